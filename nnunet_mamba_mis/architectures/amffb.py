@@ -1,0 +1,101 @@
+"""Attention-based multi-scale feature fusion bridge (AMFFB) between the encoder's skips and the decoder."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
+from nnunet_mamba_mis.architectures.scan_blocks import BFSS
+
+
+class SCABFSS(nn.Module):
+    """Spatial, then channel attention, each through a BFSS; the result is added to the input.
+
+    Args:
+        channels: Channels in and out.
+        d_state: States a channel of the scans.
+        discretization: "zoh" or "mamba".
+    """
+
+    def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh") -> None:
+        super().__init__()
+        squeezed = max(1, channels // 16)
+        self.spatial_conv = nn.Conv2d(2, 1, kernel_size=7, padding=3, bias=False)
+        self.spatial_scan = BFSS(1, d_state, discretization)
+        self.channel_in = nn.Linear(channels, squeezed, bias=False)
+        self.channel_scan = BFSS(squeezed, d_state, discretization)
+        self.channel_out = nn.Linear(squeezed, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        y = x * torch.sigmoid(self._spatial_logits(x))
+        mean, peak = y.mean(dim=(1, 2), keepdim=True), y.amax(dim=(1, 2), keepdim=True)
+        return x + y * torch.sigmoid(self._channel_logits(mean) + self._channel_logits(peak))
+
+    def _spatial_logits(self, x: Tensor) -> Tensor:
+        pooled = torch.stack([x.mean(-1), x.amax(-1)], dim=1)
+        return self.spatial_scan(self.spatial_conv(pooled).permute(0, 2, 3, 1))
+
+    def _channel_logits(self, pooled: Tensor) -> Tensor:
+        return self.channel_out(F.silu(self.channel_scan(self.channel_in(pooled))))
+
+
+class AMFFB(nn.Module):
+    """Attention on each skip, then each level becomes the product of all levels brought to its size.
+
+    Args:
+        channels: Channels of each level, highest resolution first.
+        d_state: States a channel of the scans.
+        discretization: "zoh" or "mamba".
+        attention: Whether there is the attention part.
+        fusion: Whether there is the multi-scale part.
+        width: Channels in which levels are multiplied.
+    """
+
+    def __init__(
+        self,
+        channels: list[int],
+        d_state: int = 32,
+        discretization: str = "zoh",
+        attention: bool = True,
+        fusion: bool = True,
+        width: int = 32,
+    ) -> None:
+        super().__init__()
+        self.attentions = nn.ModuleList(SCABFSS(c, d_state, discretization) for c in channels if attention)
+        levels = channels if fusion else []
+        self.reduce = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1) for c in levels)
+        self.smooth = nn.ModuleList(
+            nn.ModuleList(nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width) for _ in levels)
+            for _ in levels
+        )
+        self.expand = nn.ModuleList(nn.Conv2d(width, c, kernel_size=1) for c in levels)
+
+    def forward(self, skips: list[Tensor]) -> list[Tensor]:
+        """Skips (B, H_i, W_i, C_i) → skips of the same shapes."""
+        if len(self.attentions):
+            skips = [attention(skip) for attention, skip in zip(self.attentions, skips, strict=True)]
+        if len(self.expand):
+            reduced = [conv(skip.permute(0, 3, 1, 2)) for conv, skip in zip(self.reduce, skips, strict=True)]
+            skips = [self._fuse(target, reduced).permute(0, 2, 3, 1) for target in range(len(skips))]
+        return skips
+
+    def _fuse(self, target: int, levels: list[Tensor]) -> Tensor:
+        size = levels[target].shape[2:]
+        smoothed = [conv(_resize(x, size)) for conv, x in zip(self.smooth[target], levels, strict=True)]
+        with no_autocast(levels[target]):
+            product = at_least_float32(smoothed[0])
+            for factor in smoothed[1:]:
+                product = product * at_least_float32(factor)
+            return self.expand[target](product)
+
+
+def _resize(x: Tensor, size: torch.Size) -> Tensor:
+    """Average pooling from a higher resolution, bilinear from a lower."""
+    if x.shape[2] > size[0]:
+        return F.adaptive_avg_pool2d(x, size)
+    if x.shape[2] < size[0]:
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return x

@@ -1,0 +1,108 @@
+"""The block that encoder and decoder stack: BSSS, and the CNN and ViT blocks that the paper compares it with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba_mis.architectures.scan_blocks import SCANS
+from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
+
+
+class DepthwiseConv3x3(nn.Conv2d):
+    """Depthwise 3×3 convolution with bias on channels-last features."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, kernel_size=3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class BSSS(nn.Module):
+    """Basic block: a third of the channels gates, a third is scanned (BFSS), a third is filtered (SG).
+
+    Args:
+        channels: Channels in and out.
+        size: Height and width of the features.
+        d_state: States a channel of the scans.
+        discretization: "zoh" or "mamba".
+        scan: "bfss" or, as an ablation, "ss2d".
+        spectral_gate: Whether there is a spectral part; without it, its third of the channels is not used (ablation).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        d_state: int = 32,
+        discretization: str = "zoh",
+        scan: str = "bfss",
+        spectral_gate: bool = True,
+    ) -> None:
+        super().__init__()
+        first, second = channels // 3, 2 * channels // 3
+        self.widths = (first, second - first, channels - second)
+        used = self.widths if spectral_gate else self.widths[:2]
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in used)
+        self.projs = nn.ModuleList(nn.Linear(width, channels) for width in used)
+        self.depthwise = DepthwiseConv3x3(channels)
+        self.scan = SCANS[scan](channels, d_state, discretization)
+        if spectral_gate:
+            self.spectral_gate: SpectralGate | None = SpectralGate(size, channels)
+            self.spectral_norm = nn.LayerNorm(channels)
+        else:
+            self.spectral_gate = None
+        self.fusion = nn.Linear(2 * channels if spectral_gate else channels, channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        parts = x.split(self.widths, dim=-1)
+        parts = [proj(norm(part)) for part, norm, proj in zip(parts, self.norms, self.projs, strict=False)]
+        gate = F.silu(parts[0])
+        fused = self.scan(F.silu(self.depthwise(parts[1])))
+        if self.spectral_gate is not None:
+            spectral = F.silu(self.spectral_norm(self.spectral_gate(parts[2])))
+            fused = torch.cat([fused, spectral], dim=-1)
+        return x + self.out(gate * self.fusion(fused))
+
+
+class CNNBlock(nn.Module):
+    """Conv 3×3, BatchNorm, ReLU, without a residual (ablation). Arguments as `BSSS`, all but channels unused."""
+
+    def __init__(self, channels: int, size: tuple[int, int], **_unused) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        return F.relu(self.norm(self.conv(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
+
+
+class ViTBlock(nn.Module):
+    """Pre-norm self-attention with 4 heads and an MLP of ratio 4 (ablation). Arguments as `CNNBlock`."""
+
+    heads = 4
+
+    def __init__(self, channels: int, size: tuple[int, int], **_unused) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        qkv = self.qkv(self.norm1(x)).flatten(1, 2).unflatten(-1, (3, self.heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = x + self.proj(attended).view_as(x)
+        return x + self.mlp(self.norm2(x))
+
+
+BLOCKS = {"bsss": BSSS, "cnn": CNNBlock, "vit": ViTBlock}

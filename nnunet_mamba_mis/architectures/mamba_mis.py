@@ -1,0 +1,254 @@
+"""Mamba-MIS: a U-shaped 2D segmentation network of BSSS blocks with the AMFFB bridge."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba_mis.architectures.amffb import AMFFB
+from nnunet_mamba_mis.architectures.basic_blocks import BLOCKS
+from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
+from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge, Stem
+from nnunet_mamba_mis.architectures.scan_blocks import SCANS
+from nnunet_mamba_mis.ops.selective_scan import DISCRETIZATIONS
+
+BASE_WIDTH = 16
+ENCODER_STRIDES = (4, 8, 16, 32)
+DECODER_STRIDES = (32, 16, 8, 4, 1)
+
+
+class Depths(NamedTuple):
+    """Blocks in each stage, in the order in which features pass them."""
+
+    encoder: tuple[int, int, int, int]
+    decoder: tuple[int, int, int, int, int]
+
+
+VARIANTS = {
+    "S": Depths((1, 2, 2, 2), (2, 2, 2, 1, 1)),
+    "B": Depths((2, 2, 2, 2), (2, 2, 2, 2, 2)),
+    "L": Depths((3, 4, 4, 9), (9, 4, 4, 3, 3)),
+}
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution."""
+
+    def __init__(self, block: str, depth: int, channels: int, size: tuple[int, int], **block_kwargs) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(BLOCKS[block](channels, size, **block_kwargs) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """Stem and four stages with a patch merge between them.
+
+    Args:
+        input_channels: Channels of the image.
+        size: Height and width of the image, multiples of 32.
+        block: Name of the basic block.
+        depths: Blocks in each stage.
+        block_kwargs: Further arguments of the block.
+    """
+
+    def __init__(
+        self, input_channels: int, size: tuple[int, int], block: str, depths: tuple[int, ...], **block_kwargs
+    ) -> None:
+        super().__init__()
+        self.strides = ENCODER_STRIDES
+        self.output_channels = [BASE_WIDTH * 2**i for i in range(len(depths))]
+        self.stem = Stem(input_channels, BASE_WIDTH)
+        self.stages = nn.ModuleList(
+            Stage(block, depth, channels, _feature_size(size, stride), **block_kwargs)
+            for depth, channels, stride in zip(depths, self.output_channels, self.strides, strict=True)
+        )
+        self.merges = nn.ModuleList(PatchMerge(channels) for channels in self.output_channels[:-1])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, in, H, W) → features of each stage (B, H/stride, W/stride, C), highest resolution first."""
+        x = self.stages[0](self.stem(x))
+        features = [x]
+        for merge, stage in zip(self.merges, self.stages[1:], strict=True):
+            x = stage(merge(x))
+            features.append(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """Five stages with a patch expand before all but the first, and segmentation layers.
+
+    Segmentation layers stand full resolution first, so that a network without deep supervision has the first of
+    them; checkpoints of a network with deep supervision load into it.
+
+    Args:
+        encoder: The encoder to decode.
+        num_classes: Channels of the logits.
+        size: Height and width of the image, multiples of 32.
+        block: Name of the basic block.
+        depths: Blocks in each stage.
+        deep_supervision: Whether there are segmentation layers below full resolution, and `forward` runs them.
+        block_kwargs: Further arguments of the block.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        size: tuple[int, int],
+        block: str,
+        depths: tuple[int, ...],
+        deep_supervision: bool,
+        **block_kwargs,
+    ) -> None:
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        channels = [*reversed(encoder.output_channels), BASE_WIDTH // 2]
+        factors = [upper // lower for upper, lower in zip(DECODER_STRIDES, DECODER_STRIDES[1:], strict=False)]
+        self.stages = nn.ModuleList(
+            Stage(block, depth, c, _feature_size(size, stride), **block_kwargs)
+            for depth, c, stride in zip(depths, channels, DECODER_STRIDES, strict=True)
+        )
+        self.expands = nn.ModuleList(
+            PatchExpand(before, after, factor)
+            for before, after, factor in zip(channels, channels[1:], factors, strict=False)
+        )
+        heads = [nn.Conv2d(c, num_classes, kernel_size=1) for c in reversed(channels)]
+        self.seg_layers = nn.ModuleList(heads if deep_supervision else heads[:1])
+        self.register_load_state_dict_pre_hook(_drop_auxiliary_heads)
+
+    def forward(self, skips: list[Tensor]) -> list[Tensor]:
+        """Skips (B, H/stride, W/stride, C) → logits (B, classes, H/stride, W/stride), full resolution first.
+
+        The list holds the full resolution alone unless deep supervision is on.
+        """
+        x = self.stages[0](skips[-1])
+        features = [x]
+        for expand, stage, skip in zip(self.expands, self.stages[1:], [*reversed(skips[:-1]), None], strict=True):
+            x = expand(x)
+            x = stage(x if skip is None else x + skip)
+            features.append(x)
+        wanted = len(features) if self.deep_supervision else 1
+        return [
+            _segment(layer, x)
+            for layer, x in zip(self.seg_layers[:wanted], list(reversed(features))[:wanted], strict=False)
+        ]
+
+
+class MambaMIS(nn.Module):
+    """Mamba-MIS (Wen et al.): encoder, AMFFB bridge and decoder of BSSS blocks.
+
+    Args:
+        input_channels: Channels of the image.
+        num_classes: Channels of the logits.
+        patch_size: Height and width of the images; any size, padded to multiples of 32 inside. Spectral gates tie the
+            weights to it.
+        variant: "S", "B" or "L".
+        d_state: States a channel of the scans.
+        discretization: "zoh" (the paper's) or "mamba".
+        block: "bsss" (the paper's), "cnn" or "vit".
+        scan: "bfss" (the paper's) or "ss2d".
+        spectral_gate: Whether blocks have the spectral part.
+        attention_bridge: Whether the bridge has the attention part.
+        fusion_bridge: Whether the bridge has the multi-scale part.
+        deep_supervision: Whether to return logits of every decoder stage.
+
+    Raises:
+        ValueError: An argument is none of its choices, or not positive.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        patch_size: tuple[int, int],
+        variant: str = "B",
+        d_state: int = 32,
+        discretization: str = "zoh",
+        block: str = "bsss",
+        scan: str = "bfss",
+        spectral_gate: bool = True,
+        attention_bridge: bool = True,
+        fusion_bridge: bool = True,
+        deep_supervision: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_choice("variant", variant, VARIANTS)
+        _check_choice("discretization", discretization, DISCRETIZATIONS)
+        _check_choice("block", block, BLOCKS)
+        _check_choice("scan", scan, SCANS)
+        if len(patch_size) != 2:
+            raise ValueError(f"Mamba-MIS is a 2D network: patch_size must be (height, width), not {tuple(patch_size)}")
+        if min(input_channels, num_classes, d_state, *patch_size) < 1:
+            raise ValueError("input_channels, num_classes, d_state and patch_size must be at least 1")
+        self.input_channels = input_channels
+        self.patch_size = tuple(int(p) for p in patch_size)
+        depths = VARIANTS[variant]
+        padded = tuple(math.ceil(p / ENCODER_STRIDES[-1]) * ENCODER_STRIDES[-1] for p in self.patch_size)
+        self.padding = (0, padded[1] - self.patch_size[1], 0, padded[0] - self.patch_size[0])
+        scans = {"d_state": d_state, "discretization": discretization}
+        blocks = {"block": block, "scan": scan, "spectral_gate": spectral_gate, **scans}
+        self.encoder = Encoder(input_channels, padded, depths=depths.encoder, **blocks)
+        self.bridge = AMFFB(self.encoder.output_channels, attention=attention_bridge, fusion=fusion_bridge, **scans)
+        self.decoder = Decoder(
+            self.encoder, num_classes, padded, depths=depths.decoder, deep_supervision=deep_supervision, **blocks
+        )
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(B, input_channels, *patch_size) → logits (B, num_classes, *patch_size).
+
+        With deep supervision a list of logits, full resolution first, then at 1/4, 1/8, 1/16 and 1/32 of it, in the
+        sizes of `deep_supervision_sizes`.
+
+        Raises:
+            ValueError: x has another number of channels or another size.
+        """
+        expected = (self.input_channels, *self.patch_size)
+        if tuple(x.shape[1:]) != expected:
+            raise ValueError(f"expected images (B, {', '.join(map(str, expected))}), not {tuple(x.shape)}")
+        skips = self.encoder(F.pad(x, self.padding))
+        bridged = self.bridge(skips)
+        logits = self.decoder([*bridged[:-1], skips[-1] + bridged[-1]])
+        # padding stands below and to the right, so the upper left part is the image
+        sizes = deep_supervision_sizes(self.patch_size)
+        cropped = [y[..., :height, :width] for y, (height, width) in zip(logits, sizes, strict=False)]
+        return cropped if self.decoder.deep_supervision else cropped[0]
+
+
+def deep_supervision_sizes(patch_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Sizes of the logits under deep supervision, full resolution first, rounded as nnU-Net rounds its targets."""
+    return [
+        (max(1, round(patch_size[0] / stride)), max(1, round(patch_size[1] / stride)))
+        for stride in reversed(DECODER_STRIDES)
+    ]
+
+
+def _check_choice(name: str, value: str, choices) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(map(repr, choices))}")
+
+
+def _feature_size(size: tuple[int, ...], stride: int) -> tuple[int, int]:
+    return size[0] // stride, size[1] // stride
+
+
+def _segment(layer: nn.Module, x: Tensor) -> Tensor:
+    # the last features are sums that no norm has bounded: half precision could overflow
+    with no_autocast(x):
+        return layer(at_least_float32(x).permute(0, 3, 1, 2))
+
+
+def _drop_auxiliary_heads(decoder: Decoder, state_dict: dict, prefix: str, *_) -> None:
+    """Let a network without deep supervision load the weights of one that was trained with it."""
+    if len(decoder.seg_layers) > 1:
+        return
+    heads = f"{prefix}seg_layers."
+    for key in [key for key in state_dict if key.startswith(heads) and not key.startswith(f"{heads}0.")]:
+        del state_dict[key]

@@ -1,0 +1,33 @@
+"""Spectral gate (SG): a learned filter in the frequency domain."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
+
+
+class SpectralGate(nn.Module):
+    """Complex weight and bias for each frequency and channel, between rfft2 and irfft2 (both ortho).
+
+    Runs in float32 also under autocast. The grid belongs to the feature size it was built for.
+
+    Args:
+        size: Height and width of the features.
+        channels: Channels in and out.
+    """
+
+    def __init__(self, size: tuple[int, int], channels: int) -> None:
+        super().__init__()
+        height, width = size
+        self.size = size
+        self.weight = nn.Parameter(0.02 * torch.randn(height, width // 2 + 1, channels, 2))
+        self.bias = nn.Parameter(torch.zeros(height, width // 2 + 1, channels, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        with no_autocast(x):
+            spectrum = torch.fft.rfft2(at_least_float32(x), dim=(1, 2), norm="ortho")
+            spectrum = spectrum * torch.view_as_complex(self.weight) + torch.view_as_complex(self.bias)
+            return torch.fft.irfft2(spectrum, s=self.size, dim=(1, 2), norm="ortho")

@@ -1,0 +1,40 @@
+"""The command `mamba_mis`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from nnunet_mamba_mis import __version__
+from nnunet_mamba_mis.errors import UserError
+
+# subcommand → module with add_arguments(parser) and run(args); modules must be cheap to import
+COMMANDS = {
+    "convert": ("nnunet_mamba_mis.dataset_conversion.command", "turn a public dataset into nnU-Net's raw format"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand and return its exit status: 0, 1 for a problem the user can solve, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="mamba_mis", description="Mamba-MIS for nnU-Net v2.")
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, (module_name, summary) in COMMANDS.items():
+        module = importlib.import_module(module_name)
+        subparser = subparsers.add_parser(name, help=summary, description=module.__doc__)
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"mamba_mis: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mamba_mis: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,11 @@
+"""Shows our trainers to nnU-Net, which imports every module of this folder as a top-level module of its own.
+
+Only re-exports, so that the class nnU-Net finds is the one in `nnunet_mamba_mis.trainers`.
+"""
+
+try:
+    from nnunet_mamba_mis.trainers import *  # noqa: F403
+except ModuleNotFoundError as error:
+    # an environment without the package may inherit nnUNet_extTrainer from one that has it
+    if error.name != "nnunet_mamba_mis":
+        raise

@@ -1,0 +1,60 @@
+"""The selective scan, one position after the other: the definition that every fast path is tested against."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def zero_order_hold(x: Tensor) -> Tensor:
+    """(eˣ − 1)/x, with its limit 1 at 0; exact to rounding, and so is its derivative."""
+    small = x.abs() < 1e-2
+    series = 1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7)))))
+    safe = torch.where(small, 1.0, x)  # keeps 0/0 out of the gradient
+    return torch.where(small, series, torch.expm1(safe) / safe)
+
+
+def selective_scan_reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    discretization: str = "mamba",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Selective scan as a loop over positions; arguments and result as `selective_scan`.
+
+    h_t = e^{ΔA} h_{t−1} + w_t B_t u_t and y_t = ⟨C_t, h_t⟩ + D u_t, with w = (e^{ΔA} − 1)/A for "zoh" and Δ for "mamba".
+    """
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    batch, channels, length = u.shape
+    x, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    # one B and C for each channel: channel d belongs to group d // (channels / groups)
+    B, C = (t[:, None] if t.dim() == 3 else t for t in (B, C))
+    B, C = (t.repeat_interleave(channels // t.shape[1], dim=1) for t in (B, C))
+
+    h = x.new_zeros(batch, channels, A.shape[1])
+    y = []
+    for t in range(length):
+        step = delta[:, :, t, None]
+        weight = step * zero_order_hold(step * A) if discretization == "zoh" else step
+        h = (step * A).exp() * h + weight * B[..., t] * x[:, :, t, None]
+        y.append((h * C[..., t]).sum(-1))
+    out = torch.stack(y, dim=-1)
+    if D is not None:
+        out = out + D.to(dtype)[:, None] * x
+    if z is not None:
+        out = out * F.silu(z.to(dtype))
+    out = out.to(u.dtype)
+    return (out, h) if return_last_state else out

@@ -1,0 +1,165 @@
+"""The selective scan behind one signature, and the choice of who computes it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nnunet_mamba_mis.ops.reference import selective_scan_reference
+from nnunet_mamba_mis.ops.torch_backend import selective_scan_torch
+
+DISCRETIZATIONS = ("zoh", "mamba")
+
+
+class Backend(NamedTuple):
+    """One implementation of the scan.
+
+    Each of the two reasons is a text for people, or None if nothing stands in the way.
+    """
+
+    run: Callable[..., Tensor | tuple[Tensor, Tensor]]
+    why_unavailable: Callable[[], str | None]  # on this machine
+    why_unsuitable: Callable[[Tensor, str], str | None]  # for this u and discretization
+
+
+def _always(*_) -> None:
+    return None
+
+
+def _run_reference(*args):
+    *arguments, discretization = args
+    return selective_scan_reference(*arguments, discretization=discretization)
+
+
+def _run_mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, discretization):
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    # its kernel wants float32 parameters and positions last in memory
+    A, D, delta_bias = (t if t is None else t.float() for t in (A, D, delta_bias))
+    u, delta, B, C, z = (t if t is None else t.to(u.dtype).contiguous() for t in (u, delta, B, C, z))
+    return selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+
+
+def _mamba_ssm_unavailable() -> str | None:
+    # mamba-ssm can be there without its CUDA kernel; it then imports, and fails when called
+    if importlib.util.find_spec("mamba_ssm") is None:
+        return "mamba-ssm is not installed (optional: pip install --no-build-isolation 'nnunet-mamba-mis[cuda]')"
+    if importlib.util.find_spec("selective_scan_cuda") is None:
+        return "mamba-ssm was built without its CUDA kernel (rebuild it with MAMBA_KEEP_CUDA_BUILD=TRUE)"
+    if not torch.cuda.is_available():
+        return "there is no usable CUDA device"
+    return None
+
+
+def _mamba_ssm_unsuitable(u: Tensor, discretization: str) -> str | None:
+    if u.device.type != "cuda":
+        return f"its tensors must be on a CUDA device, not {u.device}"
+    if discretization != "mamba":
+        return f"it has the 'mamba' discretization only, not {discretization!r}"
+    if u.dtype == torch.float64:
+        return "it has no float64"
+    return None
+
+
+# fastest first
+BACKENDS = {
+    "mamba_ssm": Backend(_run_mamba_ssm, _mamba_ssm_unavailable, _mamba_ssm_unsuitable),
+    "torch": Backend(selective_scan_torch, _always, _always),
+    "reference": Backend(_run_reference, _always, _always),
+}
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that work on this machine, fastest first."""
+    return [name for name, backend in BACKENDS.items() if backend.why_unavailable() is None]
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    discretization: str = "mamba",
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Selective scan h_t = e^{ΔA} h_{t−1} + w_t B_t u_t, y_t = ⟨C_t, h_t⟩ + D u_t, from a zero state.
+
+    A drop-in for mamba_ssm's `selective_scan_fn` on every device. Runs in float32 (float64 for float64 u), also under
+    autocast; tensors may have any strides.
+
+    Args:
+        u: Input, (batch, D, L).
+        delta: Step sizes before bias and softplus, (batch, D, L).
+        A: State matrix, (D, N), real.
+        B: Input weights, (batch, N, L), or (batch, G, N, L) where each of G groups serves D/G neighbouring channels.
+        C: Output weights, shaped as B may be.
+        D: Skip weights, (D,).
+        z: Gate, (batch, D, L): the output is multiplied by SiLU(z).
+        delta_bias: Added to delta, (D,).
+        delta_softplus: Whether delta goes through softplus after the bias.
+        return_last_state: Whether to return the state after position L too.
+        discretization: "mamba", w = Δ, as the Mamba papers' code has it; or "zoh", w = (e^{ΔA} − 1)/A, the exact
+            zero-order hold (Gu and Dao 2023, equation 4).
+        backend: A name from `available_backends()`, or "auto" for the fastest that suits. A named one never falls back.
+
+    Returns:
+        y (batch, D, L) in u's dtype; with return_last_state also the last state (batch, D, N), float32 or float64.
+
+    Raises:
+        ValueError: A shape, dtype, discretization or backend name is wrong.
+        RuntimeError: The named backend does not work here or for these arguments.
+    """
+    _check_arguments(u, delta, A, B, C, D, z, delta_bias, discretization)
+    run = _choose_backend(backend, u, discretization).run
+    return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, discretization)
+
+
+def _choose_backend(name: str, u: Tensor, discretization: str) -> Backend:
+    if name == "auto":
+        return next(
+            backend
+            for backend in BACKENDS.values()
+            if backend.why_unavailable() is None and backend.why_unsuitable(u, discretization) is None
+        )
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r} is not one of 'auto', {', '.join(map(repr, BACKENDS))}")
+    backend = BACKENDS[name]
+    reason = backend.why_unavailable() or backend.why_unsuitable(u, discretization)
+    if reason:
+        raise RuntimeError(f"scan backend {name!r} cannot run: {reason}. Use backend='auto'.")
+    return backend
+
+
+def _check_arguments(u, delta, A, B, C, D, z, delta_bias, discretization) -> None:
+    if discretization not in DISCRETIZATIONS:
+        raise ValueError(f"discretization {discretization!r} is not one of {', '.join(map(repr, DISCRETIZATIONS))}")
+    if u.dim() != 3 or A.dim() != 2 or 0 in u.shape or 0 in A.shape:
+        raise ValueError(f"u must be (batch, D, L) and A (D, N), none empty, not {tuple(u.shape)} and {tuple(A.shape)}")
+    batch, channels, length = u.shape
+    expected = {"delta": (delta, u.shape), "A": (A, (channels, A.shape[1])), "z": (z, u.shape)}
+    expected |= {"D": (D, (channels,)), "delta_bias": (delta_bias, (channels,))}
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tensor.shape != torch.Size(shape):
+            raise ValueError(f"{name} must be {tuple(shape)}, not {tuple(tensor.shape)}")
+    for name, tensor in {"B": B, "C": C}.items():
+        groups = tensor.shape[1] if tensor.dim() == 4 else 1
+        shape = (batch, groups, A.shape[1], length) if tensor.dim() == 4 else (batch, A.shape[1], length)
+        if tensor.shape != torch.Size(shape) or channels % groups:
+            raise ValueError(
+                f"{name} must be (batch, N, L) or (batch, G, N, L) with batch {batch}, N {A.shape[1]}, L {length} "
+                f"and a G that divides D = {channels}, not {tuple(tensor.shape)}"
+            )
+    for name, tensor in {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z}.items():
+        if tensor is not None and not tensor.is_floating_point():
+            raise ValueError(f"{name} must be real floating point, not {tensor.dtype}")

@@ -1,0 +1,8 @@
+"""nnU-Net trainers; every name in `__all__` works as `nnUNetv2_train ... -tr NAME`."""
+
+from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
+from nnunet_mamba_mis.trainers.variants import VARIANT_TRAINERS
+
+globals().update(VARIANT_TRAINERS)
+
+__all__ = ["nnUNetTrainerMambaMIS", *VARIANT_TRAINERS]  # noqa: PLE0604

@@ -1,0 +1,179 @@
+"""The trainer that puts Mamba-MIS into nnU-Net."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from nnunetv2.paths import nnUNet_results
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.helpers import dummy_context
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+
+from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
+from nnunet_mamba_mis.trainers.parameter_groups import parameter_groups
+
+
+class nnUNetTrainerMambaMIS(nnUNetTrainer):
+    """Mamba-MIS B with nnU-Net's schedule, augmentation, loss and deep supervision, and AdamW.
+
+    Variants set the class attributes: `architecture` holds keyword arguments of `MambaMIS`.
+    """
+
+    architecture: ClassVar[dict[str, Any]] = {"variant": "B"}
+    epochs: ClassVar[int] = 1000
+    iterations_per_epoch: ClassVar[int] = 250
+    validation_iterations_per_epoch: ClassVar[int] = 50
+    max_skipped_in_a_row: ClassVar[int] = 20
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ):
+        _stop_if_unusable(plans, configuration, device)  # before nnU-Net makes folders
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 1e-3
+        self.weight_decay = 1e-2
+        self.num_epochs = self.epochs
+        self.num_iterations_per_epoch = self.iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch
+        self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+
+    # nnU-Net has a static method here and calls it on the class or an instance; a class method serves variants
+    @classmethod
+    def build_network_architecture(  # type: ignore[override]
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The network for the patch size of a 2D configuration; nnU-Net's inference calls this too."""
+        return MambaMIS(
+            num_input_channels,
+            num_output_channels,
+            tuple(configuration_manager.patch_size),
+            deep_supervision=enable_deep_supervision,
+            **cls.architecture,
+        )
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        if not self.enable_deep_supervision:
+            return None
+        height, width = self.configuration_manager.patch_size
+        return [[h / height, w / width] for h, w in deep_supervision_sizes((height, width))]
+
+    def configure_optimizers(self):
+        """AdamW with nnU-Net's polynomial decay."""
+        groups = parameter_groups(self.network, self.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's training step, but a non-finite loss or gradient leaves the weights as they are."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"]
+        if isinstance(target, list):
+            target = [t.to(self.device, non_blocking=True) for t in target]
+        else:
+            target = target.to(self.device, non_blocking=True)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        # autocast on CUDA only, as in nnU-Net
+        with torch.autocast("cuda") if self.device.type == "cuda" else dummy_context():
+            loss = self.loss(self.network(data), target)
+
+        if self.grad_scaler is None:
+            loss.backward()
+        else:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        finite = self._all_finite(loss, norm)
+        if self.grad_scaler is not None:
+            if finite:
+                self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()  # lowers the scale after an overflow
+        elif finite:
+            self.optimizer.step()
+        self._count_step(finite, loss, norm)
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def _all_finite(self, loss: Tensor, norm: Tensor) -> bool:
+        """Whether loss and gradient norm are finite on every rank: all must skip, or none."""
+        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        if self.is_ddp:
+            flag = finite.to(torch.int32)
+            dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+            return bool(flag.item())
+        return bool(finite.item())
+
+    def _count_step(self, finite: bool, loss: Tensor, norm: Tensor) -> None:
+        if finite:
+            self.skipped_in_a_row = 0
+            return
+        self.skipped_steps += 1
+        self.skipped_in_a_row += 1
+        self.print_to_log_file(
+            f"Step skipped: loss {loss.item():.4g}, gradient norm {norm.item():.4g} "
+            f"({self.skipped_in_a_row} in a row, {self.skipped_steps} since the start). "
+            "Single ones are normal in mixed precision, while its loss scale adapts."
+        )
+        if self.skipped_in_a_row >= self.max_skipped_in_a_row:
+            raise SystemExit(
+                f"Training stopped in epoch {self.current_epoch}: loss or gradient was not finite in "
+                f"{self.skipped_in_a_row} steps in a row. Checkpoints in {self.output_folder} are from before that; "
+                "weights were not updated with such a step. Likely causes: images with NaN, infinite or huge values "
+                "(check with nnUNetv2_plan_and_preprocess --verify_dataset_integrity), labels that are not 0, 1, 2, "
+                "…, or a learning rate that is too high."
+            )
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Keep skipped steps out of the mean loss, and count them in the log."""
+        losses = np.array([float(output["loss"]) for output in train_outputs])
+        finite = np.isfinite(losses)
+        if finite.any() and not finite.all():
+            self.print_to_log_file(f"Skipped {(~finite).sum()} of {len(losses)} steps: their loss was not finite")
+            # as many entries as before: under DDP ranks stack their losses
+            losses[~finite] = losses[finite].mean()
+        super().on_train_epoch_end([{"loss": loss} for loss in losses])
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write beside the file, then rename: a kill while saving leaves the previous checkpoint."""
+        partial = Path(f"{filename}.partial")
+        super().save_checkpoint(str(partial))
+        if partial.exists():  # not on other ranks, nor with checkpointing disabled
+            os.replace(partial, filename)
+
+
+def _stop_if_unusable(plans: dict, configuration: str, device: torch.device) -> None:
+    """End with one clear message where training cannot work (nnU-Net's own commands would print a stack trace)."""
+    manager = PlansManager(plans)
+    planar = [name for name in manager.available_configurations if _is_2d(manager, name)]
+    choices = f"use one of: {', '.join(planar)}" if planar else "these plans have no 2D configuration"
+    if configuration not in manager.available_configurations:
+        raise SystemExit(f"Configuration {configuration!r} is not in the plans of {manager.dataset_name}: {choices}.")
+    if configuration not in planar:
+        raise SystemExit(f"Mamba-MIS is a 2D network and cannot train configuration {configuration!r}: {choices}.")
+    if not nnUNet_results.is_set():
+        raise SystemExit("nnUNet_results is not set: export nnUNet_results=/path/for/trained/models")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            "There is no usable CUDA device (`mamba_mis doctor` says why): add -device cpu to the command."
+        )
+
+
+def _is_2d(manager: PlansManager, configuration: str) -> bool:
+    return len(manager.get_configuration(configuration).patch_size) == 2

@@ -1,0 +1,18 @@
+"""Which parameters weight decay applies to."""
+
+from __future__ import annotations
+
+from torch import nn
+
+# decay would pull A towards −1 and D towards 0, which are no neutral values
+NO_DECAY = {"A_log", "D", "bias"}
+NORMS = (nn.LayerNorm, nn.BatchNorm2d)
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
+    """Optimizer groups: all parameters with weight decay, but A_log, D, norms and biases without."""
+    decayed, exempt = [], []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            (exempt if name in NO_DECAY or isinstance(module, NORMS) else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
