@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,16 +85,15 @@ class AMFFB(nn.Module):
         return skips
 
     def _fuse(self, target: int, levels: list[Tensor]) -> Tensor:
-        size = levels[target].shape[2:]
-        smoothed = [conv(_resize(x, size)) for conv, x in zip(self.smooth[target], levels, strict=True)]
+        size = (levels[target].shape[2], levels[target].shape[3])
+        smooth: nn.ModuleList = self.smooth[target]  # type: ignore[assignment]
+        smoothed = [conv(_resize(x, size)) for conv, x in zip(smooth, levels, strict=True)]
+        # four factors multiplied overflow half precision, and so does their product as the convolution's input
         with no_autocast(levels[target]):
-            product = at_least_float32(smoothed[0])
-            for factor in smoothed[1:]:
-                product = product * at_least_float32(factor)
-            return self.expand[target](product)
+            return self.expand[target](functools.reduce(torch.mul, map(at_least_float32, smoothed)))
 
 
-def _resize(x: Tensor, size: torch.Size) -> Tensor:
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Average pooling from a higher resolution, bilinear from a lower."""
     if x.shape[2] > size[0]:
         return F.adaptive_avg_pool2d(x, size)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -111,14 +112,14 @@ class Decoder(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision
         channels = [*reversed(encoder.output_channels), BASE_WIDTH // 2]
-        factors = [upper // lower for upper, lower in zip(DECODER_STRIDES, DECODER_STRIDES[1:], strict=False)]
+        factors = [upper // lower for upper, lower in itertools.pairwise(DECODER_STRIDES)]
         self.stages = nn.ModuleList(
             Stage(block, depth, c, _feature_size(size, stride), **block_kwargs)
             for depth, c, stride in zip(depths, channels, DECODER_STRIDES, strict=True)
         )
         self.expands = nn.ModuleList(
             PatchExpand(before, after, factor)
-            for before, after, factor in zip(channels, channels[1:], factors, strict=False)
+            for (before, after), factor in zip(itertools.pairwise(channels), factors, strict=True)
         )
         heads = [nn.Conv2d(c, num_classes, kernel_size=1) for c in reversed(channels)]
         self.seg_layers = nn.ModuleList(heads if deep_supervision else heads[:1])
@@ -189,12 +190,13 @@ class MambaMIS(nn.Module):
         if min(input_channels, num_classes, d_state, *patch_size) < 1:
             raise ValueError("input_channels, num_classes, d_state and patch_size must be at least 1")
         self.input_channels = input_channels
-        self.patch_size = tuple(int(p) for p in patch_size)
+        height, width = self.patch_size = (int(patch_size[0]), int(patch_size[1]))
         depths = VARIANTS[variant]
-        padded = tuple(math.ceil(p / ENCODER_STRIDES[-1]) * ENCODER_STRIDES[-1] for p in self.patch_size)
-        self.padding = (0, padded[1] - self.patch_size[1], 0, padded[0] - self.patch_size[0])
-        scans = {"d_state": d_state, "discretization": discretization}
-        blocks = {"block": block, "scan": scan, "spectral_gate": spectral_gate, **scans}
+        coarsest = ENCODER_STRIDES[-1]
+        padded = (math.ceil(height / coarsest) * coarsest, math.ceil(width / coarsest) * coarsest)
+        self.padding = (0, padded[1] - width, 0, padded[0] - height)
+        scans: dict[str, Any] = {"d_state": d_state, "discretization": discretization}
+        blocks: dict[str, Any] = {"block": block, "scan": scan, "spectral_gate": spectral_gate, **scans}
         self.encoder = Encoder(input_channels, padded, depths=depths.encoder, **blocks)
         self.bridge = AMFFB(self.encoder.output_channels, attention=attention_bridge, fusion=fusion_bridge, **scans)
         self.decoder = Decoder(

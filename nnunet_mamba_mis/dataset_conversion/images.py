@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ _HARMLESS_STRAY_BYTES = 16
 
 # those that stand alone or are escapes in the pixel data left out
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+
+_BMP_HEADER_SIZE = 54
 
 _SIGNATURES = {
     b"\xff\xd8\xff": (".jpg", ".jpeg"),
@@ -117,8 +120,8 @@ def _check_content(path: Path) -> None:
         raise BadFileError("is a Git LFS pointer, not the file itself: run `git lfs pull` where it came from")
     if not head.startswith(tuple(_SIGNATURES)):
         raise BadFileError("is not an image: its content is neither JPEG, PNG, BMP nor TIFF")
-    # ITK does not fail on a truncated JPEG: it fills what is missing with grey
-    if head.startswith(b"\xff\xd8") and not _jpeg_has_end(path):
+    # ITK fails on a truncated PNG or TIFF, but fills what a JPEG or BMP lacks with some colour
+    if (head.startswith(b"\xff\xd8") and not _jpeg_has_end(path)) or path.stat().st_size < _bmp_size(head):
         raise BadFileError("is truncated")
 
 
@@ -136,6 +139,16 @@ def _jpeg_has_end(path: Path) -> bool:
             return True
         position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     return False
+
+
+def _bmp_size(head: bytes) -> int:
+    """Return how large a BMP file must be at least, 0 for other formats and compressed BMPs."""
+    if not head.startswith(b"BM"):
+        return 0
+    if len(head) < _BMP_HEADER_SIZE:
+        return _BMP_HEADER_SIZE
+    offset, _, width, height, _, bits, compression = struct.unpack("<IIiiHHI", head[10:34])
+    return offset + (width * bits + 31) // 32 * 4 * abs(height) if compression == 0 else 0
 
 
 def _read(path: Path) -> sitk.Image:

@@ -31,7 +31,7 @@ def selective_scan_reference(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Selective scan as a loop over positions; arguments and result as `selective_scan`.
 
-    h_t = e^{ΔA} h_{t−1} + w_t B_t u_t and y_t = ⟨C_t, h_t⟩ + D u_t, with w = (e^{ΔA} − 1)/A for "zoh" and Δ for "mamba".
+    h_t = e^{ΔA} h_{t−1} + w_t B_t u_t and y_t = ⟨C_t, h_t⟩ + D u_t; w is (e^{ΔA} − 1)/A for "zoh" and Δ for "mamba".
     """
     dtype = torch.promote_types(u.dtype, torch.float32)
     batch, channels, length = u.shape

@@ -108,7 +108,7 @@ def chunked_scan_backward(
 
     With g_t the gradient of h_t, the scan run backwards is g_t = C_t ∂y_t + decay_{t+1} g_{t+1}.
     """
-    batch, channels, length = u.shape
+    batch, _, length = u.shape
     chunks = _cut_arguments(u, delta, A, B, C, exact)
     count = starts.shape[-1] // batch
     grad_y = _cut(grad_y.unflatten(1, chunks.by_group), chunks.u.shape[0], count)
@@ -122,15 +122,24 @@ def chunked_scan_backward(
 
     block_starts: list[Tensor] = []
     _run_chunks(chunks, starts, block_starts=block_starts)
-    grads = _Gradients(*(torch.empty_like(t) for t in (chunks.u, chunks.delta)), torch.zeros_like(starts),
-                       *(torch.empty_like(t) for t in (chunks.B, chunks.C)))  # fmt: skip
+    grads = _Gradients(
+        u=torch.empty_like(chunks.u),
+        delta=torch.empty_like(chunks.delta),
+        A=torch.zeros_like(starts),
+        B=torch.empty_like(chunks.B),
+        C=torch.empty_like(chunks.C),
+    )
     for block, start in zip(reversed(chunks.blocks()), reversed(block_starts), strict=True):
         carried = _block_gradients(chunks, block, start, grad_y[block], carried, grads)
 
-    by_channel = (_join(t, batch, length).reshape(u.shape).contiguous() for t in (grads.u, grads.delta))
-    by_group = (_join(t.squeeze(3), batch, length).transpose(1, 2).contiguous() for t in (grads.B, grads.C))
+    def whole(grad: Tensor) -> Tensor:
+        return _join(grad, batch, length).reshape(u.shape).contiguous()
+
+    def whole_by_group(grad: Tensor) -> Tensor:
+        return _join(grad.squeeze(3), batch, length).transpose(1, 2).contiguous()
+
     grad_A = grads.A.sum(-1).flatten(1).t().contiguous()
-    return *by_channel, grad_A, *by_group
+    return whole(grads.u), whole(grads.delta), grad_A, whole_by_group(grads.B), whole_by_group(grads.C)
 
 
 @chunked_scan_backward.register_fake
@@ -145,7 +154,8 @@ def _(
     starts: Tensor,
     exact: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return tuple(t.new_empty(t.shape) for t in (u, delta, A, B, C))  # type: ignore[return-value]
+    grad_u, grad_delta, grad_A, grad_B, grad_C = (t.new_empty(t.shape) for t in (u, delta, A, B, C))
+    return grad_u, grad_delta, grad_A, grad_B, grad_C
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -5,4 +5,4 @@ from nnunet_mamba_mis.trainers.variants import VARIANT_TRAINERS
 
 globals().update(VARIANT_TRAINERS)
 
-__all__ = ["nnUNetTrainerMambaMIS", *VARIANT_TRAINERS]  # noqa: PLE0604
+__all__ = ["nnUNetTrainerMambaMIS", *VARIANT_TRAINERS]

@@ -11,7 +11,8 @@ NORMS = (nn.LayerNorm, nn.BatchNorm2d)
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
     """Optimizer groups: all parameters with weight decay, but A_log, D, norms and biases without."""
-    decayed, exempt = [], []
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             (exempt if name in NO_DECAY or isinstance(module, NORMS) else decayed).append(parameter)

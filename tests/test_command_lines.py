@@ -1,0 +1,190 @@
+"""The whole way through real command lines: convert, plan, preprocess, train, resume, predict."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+
+SCRIPTS = Path(sys.executable).parent
+CASES = 10
+
+# a user's own trainer, in a folder of theirs
+SHORT_TRAINER = """
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+
+class ShortTrainer(nnUNetTrainerMambaMIS_S):
+    epochs = 3
+    iterations_per_epoch = 3
+    validation_iterations_per_epoch = 1
+
+class NaNTrainer(ShortTrainer):
+    iterations_per_epoch = 30
+    broken_from = 5
+
+    def train_step(self, batch):
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps in (2, 3) or self.steps >= self.broken_from:
+            batch["data"][0, 0, 0, 0] = float("nan")
+        return super().train_step(batch)
+
+class RecoveringTrainer(NaNTrainer):
+    epochs = 1
+    iterations_per_epoch = 6
+    broken_from = 99
+"""
+
+
+def polyp_image(seed: int, height: int = 40, width: int = 36) -> tuple[np.ndarray, np.ndarray]:
+    """An RGB image with a bright disc, and its 0/255 mask."""
+    rng = np.random.default_rng(seed)
+    row, column = np.ogrid[:height, :width]
+    mask = (row - rng.integers(12, 28)) ** 2 + (column - rng.integers(12, 24)) ** 2 < rng.integers(5, 9) ** 2
+    image = rng.integers(0, 60, (height, width, 3)) + np.array([120, 60, 50]) + 70 * mask[..., None]
+    return image.astype(np.uint8), (255 * mask).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with a tiny set in Kvasir-SEG's layout and a user's trainer."""
+    root = tmp_path_factory.mktemp("command lines")  # with a space in its name
+    for folder in ("source/images", "source/masks", "raw", "preprocessed", "results", "trainers"):
+        (root / folder).mkdir(parents=True)
+    for case in range(CASES):
+        image, mask = polyp_image(case)
+        imageio.imwrite(root / f"source/images/case{case}.jpg", image, quality=95)
+        imageio.imwrite(root / f"source/masks/case{case}.jpg", np.stack([mask] * 3, -1), quality=90)
+    (root / "trainers/my_trainers.py").write_text(SHORT_TRAINER)
+    return root
+
+
+def environment(root: Path) -> dict[str, str]:
+    return os.environ | {
+        "nnUNet_raw": str(root / "raw"),
+        "nnUNet_preprocessed": str(root / "preprocessed"),
+        "nnUNet_results": str(root / "results"),
+        "nnUNet_extTrainer": str(root / "trainers"),
+        "nnUNet_def_n_proc": "1",
+    }
+
+
+def training_environment(root: Path) -> dict[str, str]:
+    # augmentation in the main process; planning does not take the 0
+    return environment(root) | {"nnUNet_n_proc_DA": "0"}
+
+
+def run(root: Path, command: str, *args: object, status: int = 0) -> str:
+    """Run an installed command to its end and return what it printed."""
+    done = subprocess.run(
+        [SCRIPTS / command, *map(str, args)],
+        env=training_environment(root) if command == "nnUNetv2_train" else environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == status, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def preprocessed(workplace) -> Path:
+    """The workplace after convert, plan and preprocess."""
+    run(workplace, "mamba_mis", "convert", "kvasir-seg", "-i", workplace / "source", "-d", 7, "-np", 1)
+    run(workplace, "nnUNetv2_plan_and_preprocess", "-d", 7, "-c", "2d", "--verify_dataset_integrity", "-npfp", 1, "-np", 1)
+    return workplace
+
+
+@pytest.fixture(scope="module")
+def trained(preprocessed) -> Path:
+    """Fold 0 trained by a user's trainer, killed in the middle and continued; returns the fold's folder."""
+    fold = preprocessed / "results/Dataset007_KvasirSEG" / "ShortTrainer__nnUNetPlans__2d" / "fold_0"
+    command = [SCRIPTS / "nnUNetv2_train", "7", "2d", "0", "-tr", "ShortTrainer", "-device", "cpu"]
+    log = (preprocessed / "killed.log").open("w")
+    process = subprocess.Popen(command, env=training_environment(preprocessed), stdout=log, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 300
+    while not (fold / "checkpoint_best.pth").exists():
+        assert process.poll() is None and time.monotonic() < deadline, (preprocessed / "killed.log").read_text()[-4000:]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (fold / "checkpoint_final.pth").exists(), "finished before it could be killed"
+    run(preprocessed, "nnUNetv2_train", 7, "2d", 0, "-tr", "ShortTrainer", "-device", "cpu", "--c")
+    return fold
+
+
+def test_training_that_was_killed_continues(trained):
+    logs = [log.read_text() for log in sorted(trained.glob("training_log_*.txt"), key=lambda p: p.stat().st_mtime)]
+    assert "Epoch 0" in logs[0] and "Training done" not in logs[0]
+    assert "Epoch 0" not in logs[-1] and "Epoch 2" in logs[-1] and "Training done" in logs[-1]
+    assert (trained / "validation" / "summary.json").exists()
+    assert not list(trained.glob("*.partial"))
+
+
+def test_checkpoint_holds_adamw_without_decay_on_state_parameters(trained):
+    checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
+    decayed, exempt = checkpoint["optimizer_state"]["param_groups"]
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.01, 0.0)
+    names = [n for n in checkpoint["network_weights"] if n.rpartition(".")[2] in ("A_log", "D", "bias")]
+    norms = [n for n in checkpoint["network_weights"] if "norm" in n and n.endswith("weight")]
+    norms += [n for n in checkpoint["network_weights"] if n.endswith("scan.fusion.0.weight")]
+    assert len(exempt["params"]) == len(names) + len(norms)
+
+
+def test_prediction_has_the_size_and_labels_of_its_image(trained, preprocessed):
+    image, _ = polyp_image(99, height=53, width=61)  # larger than any that training saw
+    (preprocessed / "new").mkdir()
+    imageio.imwrite(preprocessed / "new" / "unseen_0000.png", image)
+    run(preprocessed, "nnUNetv2_predict", "-d", 7, "-c", "2d", "-f", 0, "-tr", "ShortTrainer", "-device", "cpu",
+        "-i", preprocessed / "new", "-o", preprocessed / "out", "-npp", 1, "-nps", 1)  # fmt: skip
+    prediction = imageio.imread(preprocessed / "out" / "unseen.png")
+    assert prediction.shape == image.shape[:2] and set(np.unique(prediction)) <= {0, 1}
+
+
+def test_single_non_finite_steps_are_skipped_and_counted(preprocessed):
+    output = run(preprocessed, "nnUNetv2_train", 7, "2d", 0, "-tr", "RecoveringTrainer", "-device", "cpu")
+    assert "2 in a row, 2 since the start" in output
+    assert "Skipped 2 of 6 steps" in output
+    assert "train_loss nan" not in output and "Training done" in output
+    folder = preprocessed / "results/Dataset007_KvasirSEG/RecoveringTrainer__nnUNetPlans__2d/fold_0"
+    weights = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert all(w.isfinite().all() for w in weights.values())
+
+
+def test_twenty_non_finite_steps_in_a_row_stop_training(preprocessed):
+    output = run(preprocessed, "nnUNetv2_train", 7, "2d", 1, "-tr", "NaNTrainer", "-device", "cpu", status=1)
+    assert "Traceback" not in output
+    assert "not finite in 20 steps in a row" in output and "Likely causes" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unset", "message"),
+    [
+        (["3d_fullres", "0"], None, "Configuration '3d_fullres' is not in the plans of Dataset007_KvasirSEG"),
+        (["2d", "0"], "nnUNet_results", "nnUNet_results is not set"),
+        pytest.param(
+            ["2d", "0", "-device", "cuda"],
+            None,
+            "add -device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+    ids=["3D configuration", "path unset", "no GPU"],
+)
+def test_what_cannot_be_trained_ends_with_one_message(preprocessed, arguments, unset, message):
+    variables = training_environment(preprocessed)
+    variables.pop(unset, None)
+    command = [SCRIPTS / "nnUNetv2_train", "7", *arguments[:2], "-tr", "nnUNetTrainerMambaMIS"]
+    command += arguments[2:] or ["-device", "cpu"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (preprocessed / "results" / "Dataset007_KvasirSEG" / "nnUNetTrainerMambaMIS__nnUNetPlans__2d").exists()

@@ -1,0 +1,228 @@
+"""The selective scan: fast backends against the sequential reference, in values and all gradients."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnunet_mamba_mis.ops import available_backends, selective_scan, selective_scan_reference
+from nnunet_mamba_mis.ops.torch_backend import chunked_scan
+
+FAST_BACKENDS = [name for name in available_backends() if name not in ("reference", "mamba_ssm")]
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}  # relative to the largest value of a tensor
+
+
+def make_arguments(batch, channels, length, states, groups=None, dtype=torch.float64, scale=1.0):
+    """Random arguments; groups None gives B and C without a group axis."""
+
+    def normal(*shape):
+        return torch.randn(*shape, dtype=dtype)
+
+    by_group = (batch, states, length) if groups is None else (batch, groups, states, length)
+    return {
+        "u": normal(batch, channels, length),
+        "delta": scale * normal(batch, channels, length),
+        "A": -4 * torch.rand(channels, states, dtype=dtype),
+        "B": normal(*by_group),
+        "C": normal(*by_group),
+        "D": normal(channels),
+        "z": normal(batch, channels, length),
+        "delta_bias": normal(channels),
+    }
+
+
+def values_and_gradients(scan, arguments, **options):
+    """Outputs, last state and gradients of a random functional of both, keyed by name."""
+    leaves = {k: v.detach().clone().requires_grad_() if v is not None else None for k, v in arguments.items()}
+    y, last = scan(**leaves, return_last_state=True, **options)
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((t * torch.randn(t.shape, generator=generator, dtype=torch.float64)).sum() for t in (y, last))
+    given_leaves = {k: v for k, v in leaves.items() if v is not None}
+    gradients = torch.autograd.grad(loss, list(given_leaves.values()))
+    return {"y": y, "last_state": last, **{f"grad {k}": g for k, g in zip(given_leaves, gradients, strict=True)}}
+
+
+def assert_same(actual, expected, tolerance):
+    for name, reference in expected.items():
+        error = (actual[name].double() - reference.double()).abs().max()
+        assert error <= tolerance * max(1.0, reference.double().abs().max()), f"{name}: off by {error:.3g}"
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@pytest.mark.parametrize("discretization", ["zoh", "mamba"])
+@pytest.mark.parametrize("groups", [None, 1, 3], ids=["no-groups", "1-group", "3-groups"])
+@pytest.mark.parametrize("length", [1, 2, 7, 64, 257])
+def test_backend_agrees_with_reference(backend, discretization, groups, length):
+    arguments = make_arguments(2, 6, length, 5, groups)
+    options = {"delta_softplus": True, "discretization": discretization}
+    expected = values_and_gradients(selective_scan_reference, arguments, **options)
+    actual = values_and_gradients(selective_scan, arguments, backend=backend, **options)
+    assert_same(actual, expected, TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_backend_agrees_on_random_problems(backend, data):
+    groups = data.draw(st.sampled_from([None, 1, 2]), label="groups")
+    channels = data.draw(st.integers(1, 3), label="channels") * (groups or 1)
+    shape = (data.draw(st.integers(1, 3)), channels, data.draw(st.integers(1, 70)), data.draw(st.integers(1, 4)))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]), label="dtype")
+    arguments = make_arguments(*shape, groups, dtype, scale=data.draw(st.sampled_from([1e-6, 1.0, 30.0]), label="Δ"))
+    for name in data.draw(st.sets(st.sampled_from(["D", "z", "delta_bias"])), label="left out"):
+        arguments[name] = None
+    options = {
+        # without softplus, steps can be negative, and e^{ΔA} could overflow
+        "delta_softplus": True,
+        "discretization": data.draw(st.sampled_from(["zoh", "mamba"]), label="discretization"),
+    }
+    exact = {k: v if v is None else v.double() for k, v in arguments.items()}
+    expected = values_and_gradients(selective_scan_reference, exact, **options)
+    actual = values_and_gradients(selective_scan, arguments, backend=backend, **options)
+    assert_same(actual, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_backend_takes_any_strides(backend):
+    arguments = make_arguments(2, 4, 33, 3)
+    expected = values_and_gradients(selective_scan_reference, arguments, delta_softplus=True)
+    strided = {
+        name: tensor.mT.contiguous().mT if tensor.dim() > 1 else tensor.repeat_interleave(2)[::2]
+        for name, tensor in arguments.items()
+    }
+    strided["u"] = torch.cat([strided["u"], strided["u"]], dim=2)[:, :, :33]
+    assert not strided["delta"].is_contiguous()
+    out = selective_scan(**strided, delta_softplus=True, return_last_state=True, backend=backend)
+    assert_same(dict(zip(("y", "last_state"), out, strict=True)), {k: expected[k] for k in ("y", "last_state")}, 1e-11)
+
+
+@pytest.mark.parametrize("discretization", ["zoh", "mamba"])
+@pytest.mark.parametrize("length", [1, 5, 18])
+def test_torch_backend_passes_gradcheck(discretization, length):
+    arguments = {k: v.requires_grad_() for k, v in make_arguments(2, 2, length, 3, 2).items()}
+
+    def scan(*tensors):
+        return selective_scan(*tensors, True, return_last_state=True, discretization=discretization, backend="torch")
+
+    assert torch.autograd.gradcheck(scan, tuple(arguments.values()))
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST_BACKENDS])
+@pytest.mark.parametrize("state", [0.0, -1e-30, -1e-12, -1e-4], ids=str)
+def test_zero_order_hold_is_exact_near_zero(backend, state):
+    """Where ΔA vanishes, (e^{ΔA} − 1)/A is Δ + Δ²A/2, and its derivative by A is Δ²/2."""
+    A = torch.full((1, 1), state, dtype=torch.float64, requires_grad=True)
+    delta = torch.full((1, 1, 1), 1e-3, dtype=torch.float64)
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    y = selective_scan(one, delta, A, one, one, discretization="zoh", backend=backend)
+    (grad_A,) = torch.autograd.grad(y.sum(), A)
+    torch.testing.assert_close(y.item(), 1e-3 + 1e-6 * state / 2, rtol=1e-12, atol=0)
+    # 1e-20 stands for 0 in the fast path
+    torch.testing.assert_close(grad_A.item(), 5e-7 + 1e-9 * state / 3, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_float32_zero_order_hold_does_not_cancel(backend):
+    """e^{ΔA} − 1 in float32 would have lost four of seven digits here, in the value and in the gradient."""
+    arguments = make_arguments(1, 2, 50, 2)
+    arguments |= {"A": -0.01 * torch.rand(2, 2).double(), "delta": 0.01 * torch.rand(1, 2, 50).double()}
+    expected = values_and_gradients(selective_scan_reference, arguments, discretization="zoh")
+    single = {k: v.float() for k, v in arguments.items()}
+    actual = values_and_gradients(selective_scan, single, discretization="zoh", backend=backend)
+    assert_same(actual, expected, 2e-6)
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST_BACKENDS])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_input_is_scanned_in_float32(backend, dtype):
+    arguments = make_arguments(1, 3, 200, 4, dtype=dtype, scale=3)
+    exact = {k: v.double() for k, v in arguments.items()}
+    options = {"delta_softplus": True, "return_last_state": True}
+    expected, expected_last = selective_scan_reference(**exact, **options)
+    with torch.autocast("cpu", dtype=dtype):
+        y, last = selective_scan(**arguments, **options, backend=backend)
+    assert y.dtype == dtype and last.dtype == torch.float32
+    torch.testing.assert_close(last.double(), expected_last, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_large_steps_stay_finite(backend):
+    arguments = make_arguments(1, 2, 300, 4, dtype=torch.float32)
+    arguments["delta"] = torch.full((1, 2, 300), 1e4)
+    arguments["A"] = -torch.tensor([1e-6, 1.0, 32.0, 1e4]).repeat(2, 1)
+    for discretization in ("zoh", "mamba"):
+        results = values_and_gradients(selective_scan, arguments, discretization=discretization, backend=backend)
+        assert all(t.isfinite().all() for t in results.values())
+
+
+def test_operator_passes_opcheck():
+    arguments = make_arguments(2, 4, 21, 3, 2)
+    tensors = tuple(arguments[k].requires_grad_() for k in ("u", "delta", "A", "B", "C"))
+    torch.library.opcheck(chunked_scan, (*tensors, True))
+
+
+def test_scan_compiles_without_graph_breaks():
+    arguments = {k: v.requires_grad_() for k, v in make_arguments(1, 2, 40, 3).items()}
+    compiled = torch.compile(selective_scan, backend="aot_eager", fullgraph=True)
+    expected = values_and_gradients(selective_scan, arguments, delta_softplus=True)
+    assert_same(values_and_gradients(compiled, arguments, delta_softplus=True), expected, 1e-12)
+
+
+MEMORY_PROBE = """
+import resource, torch
+from nnunet_mamba_mis.ops import selective_scan
+B, D, L, N = 1, 32, 65536, 32
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def run(length):
+    u, delta = (torch.rand(B, D, length, requires_grad=True) for _ in range(2))
+    b, c = (torch.rand(B, N, length, requires_grad=True) for _ in range(2))
+    A = -torch.rand(D, N, requires_grad=True)
+    selective_scan(u, delta, A, b, c, discretization="zoh", backend="torch").sum().backward()
+run(64)
+before = peak(); run(L)
+print((peak() - before) / (4 * B * D * L * N))
+"""
+
+
+def test_memory_is_a_fraction_of_the_states():
+    """Forward and backward, inputs, gradients and copies included, take less than one set of states alone."""
+    out = subprocess.run([sys.executable, "-c", MEMORY_PROBE], capture_output=True, text=True, check=True).stdout
+    assert float(out) < 1, out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"delta": torch.zeros(1, 2, 4)}, "delta must be"),
+        ({"A": torch.zeros(3, 3)}, "A must be"),
+        ({"B": torch.zeros(1, 3, 3, 5)}, "B must be"),
+        ({"C": torch.zeros(1, 4, 5)}, "C must be"),
+        ({"D": torch.zeros(3)}, "D must be"),
+        ({"u": torch.zeros(1, 2, 0), "delta": torch.zeros(1, 2, 0)}, "none empty"),
+        ({"A": torch.zeros(2, 3, dtype=torch.complex64)}, "A must be real"),
+        ({"discretization": "euler"}, "discretization 'euler'"),
+        ({"backend": "fastest"}, "backend 'fastest'"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_wrong_argument_is_a_value_error(change, message):
+    arguments = make_arguments(1, 2, 5, 3, dtype=torch.float32) | change
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**arguments)
+
+
+def test_named_backend_never_falls_back():
+    arguments = make_arguments(1, 2, 5, 3, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run"):
+        selective_scan(**arguments, backend="mamba_ssm")
+
+
+def test_available_backends_are_named_fastest_first():
+    names = available_backends()
+    assert names[-2:] == ["torch", "reference"]
