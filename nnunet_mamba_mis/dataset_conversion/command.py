@@ -31,10 +31,12 @@ def run(args: argparse.Namespace) -> None:
         DATASETS[args.name], args.sources, args.dataset_id, name=args.folder_name, processes=args.processes
     )
     counts = [f"{len(list(images.iterdir()))} in {images.name}" for images in sorted(folder.glob("images*"))]
-    print(f"{folder} is complete: {', '.join(counts)}")
-    print("Next:")
-    print(f"  nnUNetv2_plan_and_preprocess -d {args.dataset_id} --verify_dataset_integrity -c 2d")
-    print(f"  nnUNetv2_train {args.dataset_id} 2d 0 -tr nnUNetTrainerMambaMIS")
+    print(
+        f"{folder} is complete: {', '.join(counts)}\n"
+        "Next:\n"
+        f"  nnUNetv2_plan_and_preprocess -d {args.dataset_id} --verify_dataset_integrity -c 2d\n"
+        f"  nnUNetv2_train {args.dataset_id} 2d 0 -tr nnUNetTrainerMambaMIS"
+    )
 
 
 class _ListDatasets(argparse.Action):

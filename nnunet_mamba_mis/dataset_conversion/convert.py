@@ -80,7 +80,7 @@ def convert_dataset(
 
 
 def _target_folder(dataset_id: int, name: str) -> Path:
-    raw = os.environ.get("nnUNet_raw")  # noqa: SIM112 (the name is nnU-Net's)
+    raw = os.environ.get("nnUNet_raw")
     if not raw:
         raise UserError("nnUNet_raw is not set: `export nnUNet_raw=/path` to the folder for nnU-Net's raw datasets")
     if not 1 <= dataset_id <= 999:

@@ -1,0 +1,43 @@
+# Everything on a fresh machine with Python ≥ 3.10, pip and make:
+#   make demo    install into .venv and run the demo
+#   make test    install into .venv and run the whole test suite
+#   make lint    ruff and mypy
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py constraints.txt $(shell find nnunet_mamba_mis -name '*.py')
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/mamba_mis demo
+
+# tests import the installed wheel, not the source tree: `pytest`, not `python -m pytest`
+test: $(VENV)/.installed-test
+	$(BIN)/pytest --durations=10
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed, $(PYTHON) is older: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
+	@echo "Installing nnU-Net, torch and this package into $(VENV): about 6 GB, a few minutes"
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info mamba_mis_demo
