@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from nnunet_mamba_mis import __version__
 from nnunet_mamba_mis.dataset_conversion import DATASETS
