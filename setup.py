@@ -1,8 +1,11 @@
-"""The build step that pyproject.toml cannot express: the file that lets nnU-Net find the trainers."""
+"""What pyproject.toml cannot express: the file that lets nnU-Net find the trainers, and the native scan."""
 
+import platform
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 TRAINER_FOLDER = "nnunet_ext_trainers"
@@ -13,6 +16,15 @@ PTH = (
     "import os; p = {folder}; v = os.environ.get('nnUNet_extTrainer', ''); "
     "p in v.split(os.pathsep) or os.environ.__setitem__('nnUNet_extTrainer', v + os.pathsep + p if v else p)\n"
 )
+
+FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-pthread"]
+# Library for each instruction set, chosen when it is loaded: never -march=native, so that a wheel runs elsewhere too.
+# Vectors of 16 bytes are what every x86-64 and 64-bit Arm machine has.
+INSTRUCTION_SETS = {"baseline": ["-DVECTOR_BYTES=16"]}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    AVX2 = ["-mavx2", "-mfma"]
+    AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mprefer-vector-width=512"]
+    INSTRUCTION_SETS |= {"avx2": ["-DVECTOR_BYTES=32", *AVX2], "avx512": ["-DVECTOR_BYTES=64", *AVX512]}
 
 
 class BuildPy(build_py):
@@ -41,4 +53,42 @@ class BuildPy(build_py):
         return f"os.path.join(sitedir, 'nnunet_mamba_mis', '{TRAINER_FOLDER}')"
 
 
-setup(cmdclass={"build_py": BuildPy})
+class BuildScan(build_ext):
+    """Compiles csrc/scan.cpp into plain shared libraries, which ctypes loads: no Python.h, no torch header."""
+
+    def build_extension(self, ext):
+        """Build one instruction set; without a compiler, installation goes on (the extension is optional)."""
+        flags = INSTRUCTION_SETS[ext.name.rpartition("_")[2]]
+        temporary = str(Path(self.build_temp) / ext.name)
+        objects = self.compiler.compile(
+            ext.sources, output_dir=temporary, extra_postargs=[*FLAGS, *flags], depends=ext.depends
+        )
+        target = self.get_ext_fullpath(ext.name)
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(objects, target, extra_postargs=["-pthread"], target_lang="c++")
+
+    def get_ext_filename(self, ext_name):
+        """A name without Python's version or ABI, as the library has neither."""
+        return str(Path(*ext_name.split("."))) + ".so"
+
+
+class AnyPythonWheel(bdist_wheel):
+    """A wheel with native code for the platform, yet for every Python 3."""
+
+    def get_tag(self):
+        """Tag without a Python version or ABI."""
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    cmdclass={"build_py": BuildPy, "build_ext": BuildScan, "bdist_wheel": AnyPythonWheel},
+    ext_modules=[
+        Extension(
+            f"nnunet_mamba_mis.ops._scan_{name}",
+            sources=["csrc/scan.cpp"],
+            depends=["csrc/scan.h", "csrc/scan_kernel.h", "csrc/vector_math.h"],
+            optional=True,
+        )
+        for name in INSTRUCTION_SETS
+    ],
+)

@@ -12,6 +12,7 @@ from nnunet_mamba_mis.errors import UserError
 # subcommand → module with add_arguments(parser) and run(args); modules must be cheap to import
 COMMANDS = {
     "convert": ("nnunet_mamba_mis.dataset_conversion.command", "turn a public dataset into nnU-Net's raw format"),
+    "demo": ("nnunet_mamba_mis.demo.command", "see it all work in minutes, on synthetic polyps or on Kvasir-SEG"),
     "doctor": ("nnunet_mamba_mis.doctor", "say what is installed, what works here, and what to do"),
 }
 

@@ -99,7 +99,19 @@ def run(root: Path, command: str, *args: object, status: int = 0) -> str:
 def preprocessed(workplace) -> Path:
     """The workplace after convert, plan and preprocess."""
     run(workplace, "mamba_mis", "convert", "kvasir-seg", "-i", workplace / "source", "-d", 7, "-np", 1)
-    run(workplace, "nnUNetv2_plan_and_preprocess", "-d", 7, "-c", "2d", "--verify_dataset_integrity", "-npfp", 1, "-np", 1)
+    run(
+        workplace,
+        "nnUNetv2_plan_and_preprocess",
+        "-d",
+        7,
+        "-c",
+        "2d",
+        "--verify_dataset_integrity",
+        "-npfp",
+        1,
+        "-np",
+        1,
+    )
     return workplace
 
 

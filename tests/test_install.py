@@ -47,10 +47,10 @@ def source(tmp_path_factory) -> Path:
     """A copy of what the package is built from."""
     folder = tmp_path_factory.mktemp("source") / "nnunet-mamba-mis"
     folder.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, folder)
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(REPOSITORY / "nnunet_mamba_mis", folder / "nnunet_mamba_mis", ignore=ignore)
+    for name in ("nnunet_mamba_mis", "csrc"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     return folder
 
 
@@ -81,6 +81,15 @@ def look_up(python: Path, *names: str, **variables: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def build_wheel(source: Path, folder: Path, **variables: str) -> Path:
+    """Build in a copy of the source, so that nothing of another build is found there."""
+    copy = shutil.copytree(source, folder / "wheel-source")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", folder, copy], check=True, env=clean_environment(**variables))
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
 @pytest.fixture(scope="session", params=["wheel", "editable"])
 def installed(request, tmp_path_factory, dependencies, source) -> tuple[Path, Path]:
     """A fresh environment with the package installed, and the folder that the package must be imported from."""
@@ -89,12 +98,10 @@ def installed(request, tmp_path_factory, dependencies, source) -> tuple[Path, Pa
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     command += ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
     if request.param == "editable":
-        subprocess.run([*command, "--editable", source], check=True, env=clean_environment())
-        return python, source
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*build, "--wheel-dir", folder, source], check=True, env=clean_environment())
-    (wheel,) = folder.glob("*.whl")
-    subprocess.run([*command, wheel], check=True, env=clean_environment())
+        editable = shutil.copytree(source, folder / "source")
+        subprocess.run([*command, "--editable", editable], check=True, env=clean_environment())
+        return python, editable
+    subprocess.run([*command, build_wheel(source, folder)], check=True, env=clean_environment())
     return python, folder / "env"
 
 
@@ -136,6 +143,19 @@ def test_environment_without_the_package_may_inherit_the_variable(dependencies, 
     (tmp_path / "other_trainers.py").write_text(OTHER_TRAINER)
     found = look_up(python, "TrainerOfTheUser", nnUNet_extTrainer=f"{folder}{os.pathsep}{tmp_path}")
     assert found == ["other_trainers TrainerOfTheUser"]
+
+
+def test_wheel_serves_every_python_and_needs_no_compiler(source, dependencies, tmp_path):
+    """Without a compiler installation succeeds, and the doctor says which scan is used and how to get the other."""
+    wheel = build_wheel(source, tmp_path, CC="/nonexistent", CXX="/nonexistent")
+    assert "-py3-none-" in wheel.name
+    python = make_environment(tmp_path / "env", dependencies)
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*command, wheel], check=True, env=clean_environment())
+    done = doctor(python, **{n: str(tmp_path) for n in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")})
+    assert done.returncode == 0, done.stdout
+    assert "cpp: it was not built" in done.stdout and "apt install g++" in done.stdout
+    assert "torch: works" in done.stdout
 
 
 def doctor(python: Path, **variables: str) -> subprocess.CompletedProcess:

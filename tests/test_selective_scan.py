@@ -10,10 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_mamba_mis.ops import available_backends, selective_scan, selective_scan_reference
+from nnunet_mamba_mis.ops import available_backends, cpp_backend, selective_scan, selective_scan_reference
 from nnunet_mamba_mis.ops.torch_backend import chunked_scan
 
 FAST_BACKENDS = [name for name in available_backends() if name not in ("reference", "mamba_ssm")]
+NATIVE = "cpp" in FAST_BACKENDS
+needs_native = pytest.mark.skipif(not NATIVE, reason=f"no native scan: {cpp_backend.why_unavailable()}")
+INSTRUCTION_SETS = cpp_backend.instruction_sets() if NATIVE else []
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}  # relative to the largest value of a tensor
 
 
@@ -161,10 +164,96 @@ def test_large_steps_stay_finite(backend):
         assert all(t.isfinite().all() for t in results.values())
 
 
+@pytest.fixture
+def threads():
+    """Set the number of threads for torch, and put it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("states", [1, 5, 32, 48])
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_every_instruction_set_agrees_with_reference(instruction_set, states, dtype, monkeypatch):
+    chosen = cpp_backend.load_library(instruction_set)
+    monkeypatch.setattr(cpp_backend, "library", lambda: chosen)
+    arguments = make_arguments(2, 4, 75, states, 2)
+    for discretization in ("zoh", "mamba"):
+        options = {"delta_softplus": True, "discretization": discretization}
+        expected = values_and_gradients(selective_scan_reference, arguments, **options)
+        given_type = {k: v.to(dtype) for k, v in arguments.items()}
+        actual = values_and_gradients(selective_scan, given_type, backend="cpp", **options)
+        assert_same(actual, expected, TOLERANCE[dtype])
+
+
+@needs_native
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(1, 1, 1500, 3), (1, 3, 1100, 2), (3, 2, 33, 4)], ids=str)
+def test_native_scan_is_right_on_any_number_of_threads(count, shape, threads):
+    """With more threads than channels, a long sequence is cut into parts."""
+    threads(count)
+    arguments = make_arguments(*shape)
+    options = {"delta_softplus": True, "discretization": "zoh"}
+    expected = values_and_gradients(selective_scan_reference, arguments, **options)
+    actual = values_and_gradients(selective_scan, arguments, backend="cpp", **options)
+    assert_same(actual, expected, TOLERANCE[torch.float64])
+    again = values_and_gradients(selective_scan, arguments, backend="cpp", **options)
+    assert all(torch.equal(actual[name], again[name]) for name in actual), "two runs differ"
+
+
+@needs_native
+def test_native_gradients_have_the_same_bits_on_any_number_of_threads(threads):
+    arguments = make_arguments(2, 16, 300, 8, 2, dtype=torch.float32)
+    results = []
+    for count in (1, 2, 5):
+        threads(count)
+        results.append(values_and_gradients(selective_scan, arguments, backend="cpp", delta_softplus=True))
+    assert all(torch.equal(results[0][name], other[name]) for other in results[1:] for name in other)
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST_BACKENDS])
+@pytest.mark.parametrize("order", ["rows", "columns"])
+def test_two_axes_of_positions_are_scanned_along_the_last(backend, order):
+    height, width = 5, 9
+    flat = make_arguments(2, 4, height * width, 3, 2)
+    planar = {k: v.unflatten(-1, (height, width)) if v.dim() > 2 else v for k, v in flat.items()}
+    if order == "columns":  # as transposed views of images
+        planar = {k: v.mT.contiguous().mT if v.dim() > 2 else v for k, v in planar.items()}
+    expected = values_and_gradients(selective_scan_reference, flat, delta_softplus=True, discretization="zoh")
+    actual = values_and_gradients(selective_scan, planar, delta_softplus=True, discretization="zoh", backend=backend)
+    assert actual["y"].shape == (2, 4, height, width)
+    flattened = {k: v.flatten(-2) if v.shape[-2:] == (height, width) else v for k, v in actual.items()}
+    assert_same(flattened, expected, TOLERANCE[torch.float64])
+
+
+@needs_native
+def test_native_scan_keeps_the_layout_of_its_input():
+    """A column-major scan of channels-last features gives channels-last features, without copies."""
+    x = torch.randn(1, 6, 7, 4)
+    columns = x.permute(0, 3, 2, 1)
+    b = torch.randn(1, 6, 7, 8).permute(0, 3, 2, 1)
+    y = selective_scan(columns, columns, -torch.rand(4, 8), b, b, delta_softplus=True, backend="cpp")
+    assert y.stride() == columns.stride()
+
+
 def test_operator_passes_opcheck():
     arguments = make_arguments(2, 4, 21, 3, 2)
     tensors = tuple(arguments[k].requires_grad_() for k in ("u", "delta", "A", "B", "C"))
     torch.library.opcheck(chunked_scan, (*tensors, True))
+
+
+@needs_native
+@pytest.mark.parametrize("optional", [True, False], ids=["with D and bias", "without"])
+def test_native_operator_passes_opcheck(optional):
+    arguments = make_arguments(2, 4, 21, 3, 2)
+    tensors = [arguments[k].requires_grad_() for k in ("u", "delta", "A", "B", "C", "D", "delta_bias")]
+    tensors[:2] = [t.unsqueeze(-2) for t in tensors[:2]]
+    tensors[3:5] = [t.unsqueeze(-2) for t in tensors[3:5]]
+    if not optional:
+        tensors[5:] = [None, None]
+    torch.library.opcheck(cpp_backend.native_scan, (*tensors, True, True, True))
 
 
 def test_scan_compiles_without_graph_breaks():
@@ -175,7 +264,7 @@ def test_scan_compiles_without_graph_breaks():
 
 
 MEMORY_PROBE = """
-import resource, torch
+import resource, sys, torch
 from nnunet_mamba_mis.ops import selective_scan
 B, D, L, N = 1, 32, 65536, 32
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -183,16 +272,18 @@ def run(length):
     u, delta = (torch.rand(B, D, length, requires_grad=True) for _ in range(2))
     b, c = (torch.rand(B, N, length, requires_grad=True) for _ in range(2))
     A = -torch.rand(D, N, requires_grad=True)
-    selective_scan(u, delta, A, b, c, discretization="zoh", backend="torch").sum().backward()
+    selective_scan(u, delta, A, b, c, discretization="zoh", backend=sys.argv[1]).sum().backward()
 run(64)
 before = peak(); run(L)
 print((peak() - before) / (4 * B * D * L * N))
 """
 
 
-def test_memory_is_a_fraction_of_the_states():
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_memory_is_a_fraction_of_the_states(backend):
     """Forward and backward, inputs, gradients and copies included, take less than one set of states alone."""
-    out = subprocess.run([sys.executable, "-c", MEMORY_PROBE], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", MEMORY_PROBE, backend]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert float(out) < 1, out
 
 

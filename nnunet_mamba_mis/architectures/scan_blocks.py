@@ -10,7 +10,7 @@ from nnunet_mamba_mis.ops import selective_scan
 
 
 class S6(nn.Module):
-    """Selective state space layer over a sequence (Mamba's S6, with the exact zero-order hold by default).
+    """Selective state space layer over an image's pixels, row after row (Mamba's S6, by default with the exact hold).
 
     Args:
         channels: Channels in and out.
@@ -28,42 +28,26 @@ class S6(nn.Module):
         self.D = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, C) → (B, L, C), in float32 also under autocast."""
+        """(B, H, W, C) → (B, H, W, C), scanned in float32 also under autocast."""
         delta = F.linear(x, self.delta.weight)  # the scan adds the bias, in float32, before its softplus
         B, C = self.bc(x).chunk(2, dim=-1)
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         y = selective_scan(
-            x.mT,
-            delta.mT,
+            _channels_second(x),
+            _channels_second(delta),
             A,
-            B.mT,
-            C.mT,
+            _channels_second(B),
+            _channels_second(C),
             self.D,
             delta_bias=self.delta.bias,
             delta_softplus=True,
             discretization=self.discretization,
         )
-        return y.mT  # type: ignore[union-attr]
+        return y.permute(0, 2, 3, 1)  # type: ignore[union-attr]
 
 
-def row_major(x: Tensor) -> Tensor:
-    """(B, H, W, C) → (B, H·W, C), row after row."""
-    return x.flatten(1, 2)
-
-
-def column_major(x: Tensor) -> Tensor:
-    """(B, H, W, C) → (B, H·W, C), column after column."""
-    return x.transpose(1, 2).flatten(1, 2)
-
-
-def from_row_major(y: Tensor, height: int, width: int) -> Tensor:
-    """(B, H·W, C) → (B, H, W, C), the inverse of `row_major`."""
-    return y.unflatten(1, (height, width))
-
-
-def from_column_major(y: Tensor, height: int, width: int) -> Tensor:
-    """(B, H·W, C) → (B, H, W, C), the inverse of `column_major`."""
-    return y.unflatten(1, (width, height)).transpose(1, 2)
+def _channels_second(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
 
 
 class BFSS(nn.Module):
@@ -84,9 +68,8 @@ class BFSS(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        _, height, width, _ = x.shape
-        rows = from_row_major(self.scans[0](row_major(x)), height, width)
-        columns = from_column_major(self.scans[1](column_major(x)), height, width)
+        rows = self.scans[0](x)
+        columns = self.scans[1](x.transpose(1, 2)).transpose(1, 2)
         return self.fusion(torch.cat([rows, columns], dim=-1))
 
 
@@ -105,11 +88,10 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        _, height, width, _ = x.shape
-        rows, columns = row_major(x), column_major(x)
-        by_rows = self.scans[0](rows) + self.scans[2](rows.flip(1)).flip(1)
-        by_columns = self.scans[1](columns) + self.scans[3](columns.flip(1)).flip(1)
-        return from_row_major(by_rows, height, width) + from_column_major(by_columns, height, width)
+        columns = x.transpose(1, 2)
+        by_rows = self.scans[0](x) + self.scans[2](x.flip(1, 2)).flip(1, 2)
+        by_columns = self.scans[1](columns) + self.scans[3](columns.flip(1, 2)).flip(1, 2)
+        return by_rows + by_columns.transpose(1, 2)
 
 
 SCANS = {"bfss": BFSS, "ss2d": SS2D}

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 Field = NDArray[np.float64]
 
 # drawn so much larger and then averaged: smooth edges
-_OVERSAMPLING = 3
+_OVERSAMPLING = 2
 
 # hue of the mucosa, between these
 _PALE_PINK = np.array([0.93, 0.66, 0.60])
@@ -76,7 +76,7 @@ class _Canvas:
 
     def blur(self, field: Field, scale: float) -> Field:
         """Smooth a field; the scale is in units of x and y."""
-        return gaussian_filter(field, scale / self.pixel, mode="reflect")
+        return gaussian_filter(field, scale / self.pixel, mode="reflect", truncate=3)
 
     def noise(self, scale: float) -> Field:
         """Smooth noise with mean 0 and standard deviation 1."""
@@ -141,7 +141,7 @@ def _polyp(canvas: _Canvas, smaller: bool) -> _Polyp:
         outline += lobes / np.sqrt(wave - 1) * np.cos(wave * direction + rng.uniform(0, 2 * np.pi))
     rho = np.hypot(u, v) / (size * outline)
     # steep at the rim, flat on top; flat lesions are the hard ones
-    dome = rng.uniform(0.45, 1.1) * size * np.sqrt((1 - rho**2.5).clip(0, None))
+    dome = rng.uniform(0.45, 1.1) * size * (1 - rho**2.5).clip(0, None) ** 0.7
     if lobes > 0.06:
         dome *= 1 + 0.12 * canvas.noise(0.10)
     paler = rng.uniform(-0.10, 0.14)
@@ -159,7 +159,7 @@ def _mucosa(canvas: _Canvas, polyps: list[_Polyp]) -> Field:
     # nearest to the camera wins: a polyp stands out of the folds behind it
     height = height * (1 - 0.8 * (domes > 0)) + domes
 
-    light = _lit(canvas, canvas.blur(height, 0.012))
+    light = _lit(canvas, canvas.blur(height, 0.018))
     # the lumen is far away, hence dark; a polyp before it is not
     depth = rng.uniform(0.3, 0.85) * np.exp(-((from_lumen / rng.uniform(0.25, 0.5)) ** 2))
     light *= 1 - depth * (1 - 0.75 * canvas.blur((domes > 0).astype(float), 0.04))
@@ -183,8 +183,7 @@ def _folds(canvas: _Canvas, from_lumen: Field) -> Field:
 
 
 def _slopes(canvas: _Canvas, height: Field) -> tuple[Field, Field]:
-    dy, dx = np.gradient(height, canvas.pixel)
-    return dy, dx
+    return np.gradient(height, canvas.pixel, axis=0), np.gradient(height, canvas.pixel, axis=1)
 
 
 def _lit(canvas: _Canvas, height: Field) -> Field:
@@ -201,14 +200,15 @@ def _contact_shadow(canvas: _Canvas, domes: Field) -> Field:
     covered = (domes > 0).astype(float)
     shift = [round(canvas.rng.uniform(-0.03, 0.03) / canvas.pixel) for _ in range(2)]
     near = np.roll(canvas.blur(covered, 0.05), shift, axis=(0, 1))
-    return 1 - canvas.rng.uniform(0.15, 0.5) * near * (1 - covered)
+    return 1 - canvas.rng.uniform(0.1, 0.4) * near * (1 - covered)
 
 
 def _surface_colour(canvas: _Canvas) -> Field:
     rng = canvas.rng
     weights = rng.dirichlet([1.5, 1.0, 0.8])
     hue = weights @ np.stack([_PALE_PINK, _ORANGE, _DARK_RED])
-    mottled = 1 + np.stack([0.03 * canvas.noise(0.2), 0.07 * canvas.noise(0.15), 0.07 * canvas.noise(0.15)], axis=-1)
+    redness, warmth = canvas.noise(0.2)[..., None], canvas.noise(0.2)[..., None]
+    mottled = 1 + redness * np.array([0.01, -0.06, -0.05]) + warmth * np.array([0.01, 0.02, -0.05])
     colour = hue * mottled * (1 + 0.025 * canvas.noise(0.02))[..., None]
     # vessels run where smooth noise changes its sign
     vessels = np.exp(-((canvas.noise(0.14) / 0.10) ** 2)) * (canvas.noise(0.3) > 0.2)
@@ -239,7 +239,7 @@ def _camera(canvas: _Canvas, colour: Field) -> Field:
     rng = canvas.rng
     blur = rng.uniform(0.2, 0.9) * _OVERSAMPLING
     colour = np.stack([gaussian_filter(channel, blur) for channel in np.moveaxis(colour, -1, 0)], axis=-1)
-    colour = _average(colour * rng.uniform(0.8, 1.15)).clip(0, None) ** rng.uniform(0.85, 1.25)
+    colour = _average(colour * rng.uniform(0.9, 1.25)).clip(0, None) ** rng.uniform(0.85, 1.25)
     return colour + rng.normal(0, rng.uniform(0.004, 0.015), colour.shape)
 
 

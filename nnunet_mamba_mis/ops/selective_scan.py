@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nnunet_mamba_mis.ops import cpp_backend
 from nnunet_mamba_mis.ops.reference import selective_scan_reference
 from nnunet_mamba_mis.ops.torch_backend import selective_scan_torch
 
@@ -35,6 +36,21 @@ def _run_reference(*args):
     return selective_scan_reference(*arguments, discretization=discretization)
 
 
+def _over_one_axis(run: Callable[..., Tensor | tuple[Tensor, Tensor]]) -> Callable[..., Tensor | tuple[Tensor, Tensor]]:
+    """Let a scan over L positions take (H, W) positions too, by copies where strides ask for them."""
+
+    def run_flat(u, delta, A, B, C, D, z, *rest):
+        if u.dim() == 3:
+            return run(u, delta, A, B, C, D, z, *rest)
+        flat_u, delta, B, C = (t.flatten(-2) for t in (u, delta, B, C))
+        result = run(flat_u, delta, A, B, C, D, z if z is None else z.flatten(-2), *rest)
+        if isinstance(result, tuple):
+            return result[0].view(u.shape), result[1]
+        return result.view(u.shape)
+
+    return run_flat
+
+
 def _run_mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, discretization):
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
@@ -55,6 +71,10 @@ def _mamba_ssm_unavailable() -> str | None:
     return None
 
 
+def _cpp_unsuitable(u: Tensor, _discretization: str) -> str | None:
+    return None if u.device.type == "cpu" else f"its tensors must be on the CPU, not {u.device}"
+
+
 def _mamba_ssm_unsuitable(u: Tensor, discretization: str) -> str | None:
     if u.device.type != "cuda":
         return f"its tensors must be on a CUDA device, not {u.device}"
@@ -67,9 +87,10 @@ def _mamba_ssm_unsuitable(u: Tensor, discretization: str) -> str | None:
 
 # fastest first
 BACKENDS = {
-    "mamba_ssm": Backend(_run_mamba_ssm, _mamba_ssm_unavailable, _mamba_ssm_unsuitable),
-    "torch": Backend(selective_scan_torch, _always, _always),
-    "reference": Backend(_run_reference, _always, _always),
+    "mamba_ssm": Backend(_over_one_axis(_run_mamba_ssm), _mamba_ssm_unavailable, _mamba_ssm_unsuitable),
+    "cpp": Backend(cpp_backend.selective_scan_cpp, cpp_backend.why_unavailable, _cpp_unsuitable),
+    "torch": Backend(_over_one_axis(selective_scan_torch), _always, _always),
+    "reference": Backend(_over_one_axis(_run_reference), _always, _always),
 }
 
 
@@ -96,14 +117,15 @@ def selective_scan(
     """Selective scan h_t = e^{ΔA} h_{t−1} + w_t B_t u_t, y_t = ⟨C_t, h_t⟩ + D u_t, from a zero state.
 
     A drop-in for mamba_ssm's `selective_scan_fn` on every device. Runs in float32 (float64 for float64 u), also under
-    autocast; tensors may have any strides.
+    autocast; tensors may have any strides. Positions may also have two axes, (H, W) in place of L everywhere: they are
+    scanned along W, then H. So `x.mT` is an image's column-major order, which the native backend scans in place.
 
     Args:
-        u: Input, (batch, D, L).
+        u: Input, (batch, D, L) or (batch, D, H, W).
         delta: Step sizes before bias and softplus, (batch, D, L).
         A: State matrix, (D, N), real.
         B: Input weights, (batch, N, L), or (batch, G, N, L) where each of G groups serves D/G neighbouring channels.
-        C: Output weights, shaped as B may be.
+        C: Output weights, shaped as B.
         D: Skip weights, (D,).
         z: Gate, (batch, D, L): the output is multiplied by SiLU(z).
         delta_bias: Added to delta, (D,).
@@ -144,22 +166,28 @@ def _choose_backend(name: str, u: Tensor, discretization: str) -> Backend:
 def _check_arguments(u, delta, A, B, C, D, z, delta_bias, discretization) -> None:
     if discretization not in DISCRETIZATIONS:
         raise ValueError(f"discretization {discretization!r} is not one of {', '.join(map(repr, DISCRETIZATIONS))}")
-    if u.dim() != 3 or A.dim() != 2 or 0 in u.shape or 0 in A.shape:
-        raise ValueError(f"u must be (batch, D, L) and A (D, N), none empty, not {tuple(u.shape)} and {tuple(A.shape)}")
-    batch, channels, length = u.shape
+    if u.dim() not in (3, 4) or A.dim() != 2 or 0 in u.shape or 0 in A.shape:
+        raise ValueError(
+            f"u must be (batch, D, L) or (batch, D, H, W) and A (D, N), none empty, "
+            f"not {tuple(u.shape)} and {tuple(A.shape)}"
+        )
+    batch, channels, *positions = u.shape
     expected = {"delta": (delta, u.shape), "A": (A, (channels, A.shape[1])), "z": (z, u.shape)}
     expected |= {"D": (D, (channels,)), "delta_bias": (delta_bias, (channels,))}
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tensor.shape != torch.Size(shape):
             raise ValueError(f"{name} must be {tuple(shape)}, not {tuple(tensor.shape)}")
     for name, tensor in {"B": B, "C": C}.items():
-        groups = tensor.shape[1] if tensor.dim() == 4 else 1
-        shape = (batch, groups, A.shape[1], length) if tensor.dim() == 4 else (batch, A.shape[1], length)
+        grouped = tensor.dim() == u.dim() + 1
+        groups = tensor.shape[1] if grouped else 1
+        shape = (batch, groups, A.shape[1], *positions) if grouped else (batch, A.shape[1], *positions)
         if tensor.shape != torch.Size(shape) or channels % groups:
             raise ValueError(
-                f"{name} must be (batch, N, L) or (batch, G, N, L) with batch {batch}, N {A.shape[1]}, L {length} "
-                f"and a G that divides D = {channels}, not {tuple(tensor.shape)}"
+                f"{name} must be (batch, N, L) or (batch, G, N, L) with batch {batch}, N {A.shape[1]}, "
+                f"L {' × '.join(map(str, positions))} and a G that divides D = {channels}, not {tuple(tensor.shape)}"
             )
+    if B.dim() != C.dim() or (B.dim() == u.dim() + 1 and B.shape[1] != C.shape[1]):
+        raise ValueError(f"B and C must have the same groups, not {tuple(B.shape)} and {tuple(C.shape)}")
     for name, tensor in {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z}.items():
         if tensor is not None and not tensor.is_floating_point():
             raise ValueError(f"{name} must be real floating point, not {tensor.dtype}")

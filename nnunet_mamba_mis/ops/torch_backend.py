@@ -45,9 +45,6 @@ def selective_scan_torch(
     dtype = torch.promote_types(u.dtype, torch.float32)
     x, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
     B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
-    if B.shape[1] != C.shape[1]:
-        groups = math.lcm(B.shape[1], C.shape[1])
-        B, C = (t.repeat_interleave(groups // t.shape[1], dim=1) for t in (B, C))
     if delta_bias is not None:
         delta = delta + delta_bias.to(dtype)[:, None]
     if delta_softplus:

@@ -1,0 +1,87 @@
+// The C interface, and threads. Built once for each instruction set into a library of its own: templates of the standard
+// library are then not shared between code for an old machine and code for a new one.
+#include "scan.h"
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "scan_kernel.h"
+
+namespace {
+
+struct Job {
+    void (*work)(void *, int64_t);
+    void *context;
+    int64_t count;
+    std::atomic<int64_t> next{0};
+};
+
+void run_job(void *pointer) {
+    Job &job = *static_cast<Job *>(pointer);
+    for (int64_t index = job.next++; index < job.count; index = job.next++) job.work(job.context, index);
+}
+
+template <class S>
+void forward(const ScanProblem &problem) {
+    const Scan<S> scan(problem);
+    problem.exact ? scan.template forward<true>() : scan.template forward<false>();
+}
+
+template <class S>
+void backward(const ScanProblem &problem) {
+    const Scan<S> scan(problem);
+    problem.exact ? scan.template backward<true>() : scan.template backward<false>();
+}
+
+}  // namespace
+
+void parallel_for(const ScanProblem &problem, int64_t count, void (*work)(void *, int64_t), void *context) {
+    Job job{work, context, count};
+    const int64_t threads = problem.threads < count ? problem.threads : count;
+    if (threads <= 1) {
+        run_job(&job);
+    } else if (problem.parallel != nullptr) {
+        problem.parallel(run_job, &job, static_cast<unsigned>(threads), 0);
+    } else {
+        std::vector<std::thread> helpers;
+        for (int64_t i = 1; i < threads; ++i) helpers.emplace_back(run_job, &job);
+        run_job(&job);
+        for (auto &helper : helpers) helper.join();
+    }
+}
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// Size of the struct this library was built with: Python refuses one that differs from its own.
+EXPORT int64_t mamba_mis_problem_size() { return sizeof(ScanProblem); }
+
+EXPORT int64_t mamba_mis_tile() { return kTile; }
+
+// Whether this machine has an instruction set; asked of the baseline library alone.
+EXPORT int32_t mamba_mis_machine_has_avx2() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 0;
+#endif
+}
+
+EXPORT int32_t mamba_mis_machine_has_avx512() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return mamba_mis_machine_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+#else
+    return 0;
+#endif
+}
+
+EXPORT void mamba_mis_scan_forward(const ScanProblem *problem) {
+    problem->is_double ? forward<double>(*problem) : forward<float>(*problem);
+}
+
+EXPORT void mamba_mis_scan_backward(const ScanProblem *problem) {
+    problem->is_double ? backward<double>(*problem) : backward<float>(*problem);
+}

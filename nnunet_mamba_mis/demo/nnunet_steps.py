@@ -1,0 +1,167 @@
+"""The commands of the demo: convert, plan and preprocess, train, predict."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nnunet_mamba_mis.demo.steps import Step, duration
+from nnunet_mamba_mis.demo.training_log import EpochReader
+
+DATASET_ID = 900
+TRAINER = "nnUNetTrainerMambaMIS_demo"
+PLANS = "nnUNetPlans"
+
+# on a CPU, larger images are worked on at a lower resolution: pixels along the longer side of the median image
+_CPU_LONG_SIDE = 160
+# the GPU memory in GB that makes nnU-Net plan batches of about 3 such images
+_CPU_MEMORY_TARGET = 0.2
+# up to here, workers cost more than they bring: each imports torch anew
+_FEW_CORES = 4
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where the demo works, and with what.
+
+    Args:
+        folder: the output folder, absolute.
+        dataset_name: what follows Dataset900_.
+        device: "cpu" or "cuda".
+        cores: that may be used.
+    """
+
+    folder: Path
+    dataset_name: str
+    device: str
+    cores: int
+
+    @property
+    def raw(self) -> Path:
+        """The converted dataset."""
+        return self.folder / "nnUNet_raw" / f"Dataset{DATASET_ID}_{self.dataset_name}"
+
+    @property
+    def fold(self) -> Path:
+        """What training wrote."""
+        model = f"{TRAINER}__{PLANS}__2d"
+        return self.folder / "nnUNet_results" / f"Dataset{DATASET_ID}_{self.dataset_name}" / model / "fold_0"
+
+    @property
+    def predictions(self) -> Path:
+        """Masks that the network found on the unseen images."""
+        return self.folder / "predictions"
+
+    def environment(self) -> dict[str, str]:
+        """Variables that all commands need."""
+        names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+        variables = {name: str(self.folder / name) for name in names}
+        if self.cores <= _FEW_CORES:
+            variables["nnUNet_def_n_proc"] = str(self.cores)
+        if self.device == "cuda":
+            # compiling the network takes longer than this short training
+            variables["nnUNet_compile"] = "f"
+        return variables
+
+
+def convert_step(place: Workplace, source: Path, hold_out: int) -> Step:
+    """Convert images and masks into nnU-Net's format, some of them into a test set."""
+    code = f"""
+from pathlib import Path
+from nnunet_mamba_mis.dataset_conversion import DATASETS
+from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+source = Path({json.dumps(str(source), ensure_ascii=False)})
+convert_dataset(DATASETS["kvasir-seg"], [source], {DATASET_ID}, name="{place.dataset_name}", hold_out={hold_out})
+"""
+    images = "image" if hold_out == 1 else "images"
+    return Step(
+        "1_convert",
+        "Convert to nnU-Net's format",
+        ["python", "-c", code],
+        remark=f"mamba_mis convert kvasir-seg -i SOURCE -d {DATASET_ID} converts all images for training;\n"
+        f"this also keeps {hold_out} {images} apart, in imagesTs and labelsTs, which training never sees.",
+    )
+
+
+def plan_step(place: Workplace) -> Step:
+    """Plan and preprocess; takes the converted images, whose size decides on the resolution."""
+    command = ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "2d", "--verify_dataset_integrity"]
+    remark = ""
+    spacing = _spacing_for_cpu(place.raw / "imagesTr") if place.device == "cpu" else 1.0
+    if spacing > 1:
+        # natural images have the spacing (999, 1, 1): a target spacing of 4 makes them a quarter as long and wide
+        command += ["-overwrite_target_spacing", "999", str(spacing), str(spacing)]
+        command += ["-gpu_memory_target", str(_CPU_MEMORY_TARGET)]
+        remark = (
+            f"The last two options suit a CPU: images at 1/{spacing} of their length and width, small batches.\n"
+            "Leave them out on a GPU. Predictions come back at the images' own size."
+        )
+    if place.cores <= _FEW_CORES:
+        command += ["-npfp", str(place.cores), "-np", str(place.cores)]
+    return Step("2_plan_and_preprocess", "Check the dataset, plan, preprocess", command, remark)
+
+
+def _spacing_for_cpu(images: Path) -> float:
+    long_sides = []
+    for path in images.glob("*.png"):
+        with Image.open(path) as image:
+            long_sides.append(max(image.size))
+    return max(1.0, round(float(np.median(long_sides)) / _CPU_LONG_SIDE, 2))
+
+
+def train_step(place: Workplace, epochs: int) -> Step:
+    """Train the network on fold 0: four fifths of the training images, the rest validate."""
+    command = ["nnUNetv2_train", str(DATASET_ID), "2d", "0", "-tr", TRAINER, "-device", place.device]
+    return Step(
+        "3_train",
+        "Train Mamba-MIS",
+        command,
+        remark=f"{epochs} short epochs; the real trainer, nnUNetTrainerMambaMIS, has 1000 long ones.",
+        # augment in the process that trains; not for all commands, as planning fails with 0
+        environment={"nnUNet_n_proc_DA": "0"} if place.cores <= _FEW_CORES else {},
+        watch=_EpochLines(epochs).watch,
+    )
+
+
+def predict_step(place: Workplace) -> Step:
+    """Segment the images kept apart."""
+    command = ["nnUNetv2_predict", "-d", str(DATASET_ID), "-i", str(place.raw / "imagesTs")]
+    command += ["-o", str(place.predictions), "-c", "2d", "-f", "0", "-tr", TRAINER, "-device", place.device]
+    if place.cores <= _FEW_CORES:
+        command += ["-npp", "1", "-nps", "1"]
+    return Step("4_predict", "Segment the unseen images", command)
+
+
+class _EpochLines:
+    """One line for each epoch of nnU-Net's training."""
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+        self.reader = EpochReader()
+        self.seconds: list[float] = []
+
+    def watch(self, line: str) -> str | None:
+        epoch = self.reader.feed(line)
+        if epoch is None:
+            return None
+        self.seconds.append(epoch.seconds)
+        left = self.epochs - len(self.seconds)
+        # the first epoch is the slowest, above all on a GPU
+        pace = self.seconds[1:] or self.seconds
+        rest = f"about {duration(left * sum(pace) / len(pace))} left" if left else "now nnU-Net validates the fold"
+        return (
+            f"epoch {len(self.seconds)}/{self.epochs}  train loss {epoch.train_loss:6.3f}  "
+            f"val loss {epoch.val_loss:6.3f}  pseudo Dice {epoch.pseudo_dice:.3f}  {duration(epoch.seconds)}, {rest}"
+        )
