@@ -1,13 +1,14 @@
 # Everything on a fresh machine with Python ≥ 3.10, pip and make:
 #   make demo    install into .venv and run the demo
 #   make test    install into .venv and run the whole test suite
+#   make bench   time the scan and the network on this CPU
 #   make lint    ruff and mypy
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py constraints.txt $(shell find nnunet_mamba_mis -name '*.py')
+SOURCES := pyproject.toml setup.py constraints.txt $(shell find nnunet_mamba_mis csrc -name '*.py' -o -path 'csrc/*')
 
-.PHONY: demo test lint format clean
+.PHONY: demo test bench lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mamba_mis demo
@@ -15,6 +16,10 @@ demo: $(VENV)/.installed
 # tests import the installed wheel, not the source tree: `pytest`, not `python -m pytest`
 test: $(VENV)/.installed-test
 	$(BIN)/pytest --durations=10
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/network.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

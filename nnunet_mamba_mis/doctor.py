@@ -166,10 +166,10 @@ def _trainers() -> Iterator[Finding]:
         return
     yield Finding(OK, f"nnUNet_extTrainer holds {folder}")
 
-    from nnunet_mamba_mis import trainers
-
     # nnU-Net imports all its own trainers first, which takes seconds, and tells of each step
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from nnunet_mamba_mis import trainers
 
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -231,9 +232,9 @@ def test_two_axes_of_positions_are_scanned_along_the_last(backend, order):
 @needs_native
 def test_native_scan_keeps_the_layout_of_its_input():
     """A column-major scan of channels-last features gives channels-last features, without copies."""
-    x = torch.randn(1, 6, 7, 4)
+    x = torch.randn(2, 6, 7, 4)
     columns = x.permute(0, 3, 2, 1)
-    b = torch.randn(1, 6, 7, 8).permute(0, 3, 2, 1)
+    b = torch.randn(2, 6, 7, 8).permute(0, 3, 2, 1)
     y = selective_scan(columns, columns, -torch.rand(4, 8), b, b, delta_softplus=True, backend="cpp")
     assert y.stride() == columns.stride()
 
@@ -283,7 +284,9 @@ print((peak() - before) / (4 * B * D * L * N))
 def test_memory_is_a_fraction_of_the_states(backend):
     """Forward and backward, inputs, gradients and copies included, take less than one set of states alone."""
     command = [sys.executable, "-c", MEMORY_PROBE, backend]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    # large tensors go back to the system when freed, so that the peak is theirs and not the allocator's
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    out = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     assert float(out) < 1, out
 
 

@@ -120,7 +120,7 @@ def selective_scan_cpp(
     y, last_state, _ = native_scan(
         x, delta, A, B, C, D, delta_bias, delta_softplus, discretization == "zoh", keep_starts
     )
-    y = y.view_as(u) if u.dim() == 4 else y.squeeze(-2)
+    y = y if u.dim() == 4 else y.squeeze(-2)
     if z is not None:
         y = y * F.silu(z.to(dtype))
     y = y.to(u.dtype)

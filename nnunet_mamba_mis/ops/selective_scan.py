@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from typing import NamedTuple
@@ -96,7 +97,17 @@ BACKENDS = {
 
 def available_backends() -> list[str]:
     """Names of the backends that work on this machine, fastest first."""
-    return [name for name, backend in BACKENDS.items() if backend.why_unavailable() is None]
+    return list(_available())
+
+
+@torch.compiler.assume_constant_result  # looking for libraries cannot be traced
+def _available() -> tuple[str, ...]:
+    return _find_available()
+
+
+@functools.cache
+def _find_available() -> tuple[str, ...]:
+    return tuple(name for name, backend in BACKENDS.items() if backend.why_unavailable() is None)
 
 
 def selective_scan(
@@ -149,11 +160,8 @@ def selective_scan(
 
 def _choose_backend(name: str, u: Tensor, discretization: str) -> Backend:
     if name == "auto":
-        return next(
-            backend
-            for backend in BACKENDS.values()
-            if backend.why_unavailable() is None and backend.why_unsuitable(u, discretization) is None
-        )
+        available = (BACKENDS[name] for name in _available())
+        return next(backend for backend in available if backend.why_unsuitable(u, discretization) is None)
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r} is not one of 'auto', {', '.join(map(repr, BACKENDS))}")
     backend = BACKENDS[name]

@@ -1,0 +1,63 @@
+"""Shared by the benchmarks: interleaved medians, peak memory, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def medians(candidates: dict[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
+    """Median seconds of each candidate; they take turns, so that a busy machine is busy for all."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for candidate in candidates.values():
+        candidate()
+    for _ in range(repeats):
+        for name, candidate in candidates.items():
+            start = time.perf_counter()
+            candidate()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_memory(script: Path, *arguments: str) -> float:
+    """Peak resident bytes of a run of `script` in a process of its own, as it prints it last."""
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}  # freed tensors go back to the system at once
+    command = [sys.executable, str(script), *arguments]
+    return float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """A table that fits a terminal."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    print(f"\n{title}")
+    for row in [header, *rows]:
+        print(
+            "  "
+            + "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+
+
+def write_json(name: str, results: dict) -> None:
+    """Write results and what they were measured on beside the script, into results/."""
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"machine": machine, **results}, indent=2) + "\n")
+    print(f"\n{path}")
