@@ -33,14 +33,16 @@ format: $(VENV)/.installed-test
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed, $(PYTHON) is older: make PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	@echo "Installing nnU-Net, torch and this package into $(VENV): about 6 GB, a few minutes"
+	rm -rf build  # setuptools would pack what an earlier build left there
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
+	rm -rf build
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[test]'
 	@touch $@
 

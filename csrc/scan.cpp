@@ -3,6 +3,7 @@
 #include "scan.h"
 
 #include <atomic>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -15,11 +16,17 @@ struct Job {
     void *context;
     int64_t count;
     std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
 };
 
 void run_job(void *pointer) {
     Job &job = *static_cast<Job *>(pointer);
-    for (int64_t index = job.next++; index < job.count; index = job.next++) job.work(job.context, index);
+    try {
+        for (int64_t index = job.next++; index < job.count; index = job.next++) job.work(job.context, index);
+    } catch (...) {  // want of memory; no exception may leave a thread, nor enter the OpenMP runtime
+        job.failed = true;
+        job.next = job.count;
+    }
 }
 
 template <class S>
@@ -48,6 +55,18 @@ void parallel_for(const ScanProblem &problem, int64_t count, void (*work)(void *
         for (int64_t i = 1; i < threads; ++i) helpers.emplace_back(run_job, &job);
         run_job(&job);
         for (auto &helper : helpers) helper.join();
+    }
+    if (job.failed) throw std::bad_alloc();
+}
+
+// 0, or 1 for want of memory: no exception may reach Python
+template <class Function>
+static int32_t status_of(Function function) {
+    try {
+        function();
+        return 0;
+    } catch (...) {
+        return 1;
     }
 }
 
@@ -78,10 +97,10 @@ EXPORT int32_t mamba_mis_machine_has_avx512() {
 #endif
 }
 
-EXPORT void mamba_mis_scan_forward(const ScanProblem *problem) {
-    problem->is_double ? forward<double>(*problem) : forward<float>(*problem);
+EXPORT int32_t mamba_mis_scan_forward(const ScanProblem *problem) {
+    return status_of([&] { problem->is_double ? forward<double>(*problem) : forward<float>(*problem); });
 }
 
-EXPORT void mamba_mis_scan_backward(const ScanProblem *problem) {
-    problem->is_double ? backward<double>(*problem) : backward<float>(*problem);
+EXPORT int32_t mamba_mis_scan_backward(const ScanProblem *problem) {
+    return status_of([&] { problem->is_double ? backward<double>(*problem) : backward<float>(*problem); });
 }

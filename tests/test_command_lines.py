@@ -177,6 +177,20 @@ def test_twenty_non_finite_steps_in_a_row_stop_training(preprocessed):
     assert "not finite in 20 steps in a row" in output and "Likely causes" in output
 
 
+def test_3d_configuration_of_a_3d_dataset_is_refused():
+    """In a process of its own, as the trainer ends it."""
+    code = """
+import torch
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
+configurations = {"2d": {"patch_size": [64, 64]}, "3d_fullres": {"patch_size": [32, 64, 64]}}
+plans = {"dataset_name": "Dataset001_CT", "configurations": configurations, "continue_training": False}
+nnUNetTrainerMambaMIS(plans, "3d_fullres", 0, {}, torch.device("cpu"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Mamba-MIS is a 2D network and cannot train configuration '3d_fullres': use one of: 2d." in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "unset", "message"),
     [

@@ -117,11 +117,11 @@ def test_trainer_found_twice_is_the_imported_class(installed):
 def test_other_folders_of_the_user_stay(installed, tmp_path):
     python, _ = installed
     (tmp_path / "other_trainers.py").write_text(OTHER_TRAINER)
-    found = look_up(python, "TrainerOfTheUser", "nnUNetTrainerMambaMIS_S", nnUNet_extTrainer=str(tmp_path))
-    assert found == [
-        "other_trainers TrainerOfTheUser",
-        "nnunet_mamba_mis.trainers.variants nnUNetTrainerMambaMIS_S",
-    ]
+    assert look_up(python, "TrainerOfTheUser", nnUNet_extTrainer=str(tmp_path)) == ["other_trainers TrainerOfTheUser"]
+    name = "nnUNetTrainerMambaMIS_S"
+    *found, _, same = look_up(python, name, name, nnUNet_extTrainer=str(tmp_path))
+    assert found == [f"nnunet_mamba_mis.trainers.variants {name}"] * 2
+    assert same == "[True, True]"
 
 
 def test_variable_holds_our_folder_once_also_in_child_processes(installed):

@@ -38,7 +38,9 @@ class SCABFSS(nn.Module):
 
     def _spatial_logits(self, x: Tensor) -> Tensor:
         pooled = torch.stack([x.mean(-1), x.amax(-1)], dim=1)
-        return self.spatial_scan(self.spatial_conv(pooled).permute(0, 2, 3, 1))
+        with no_autocast(x):  # skips are sums that no norm has bounded
+            pooled = self.spatial_conv(at_least_float32(pooled))
+        return self.spatial_scan(pooled.permute(0, 2, 3, 1))
 
     def _channel_logits(self, pooled: Tensor) -> Tensor:
         return self.channel_out(F.silu(self.channel_scan(self.channel_in(pooled))))
@@ -80,7 +82,9 @@ class AMFFB(nn.Module):
         if len(self.attentions):
             skips = [attention(skip) for attention, skip in zip(self.attentions, skips, strict=True)]
         if len(self.expand):
-            reduced = [conv(skip.permute(0, 3, 1, 2)) for conv, skip in zip(self.reduce, skips, strict=True)]
+            with no_autocast(skips[0]):
+                unbounded = [at_least_float32(skip).permute(0, 3, 1, 2) for skip in skips]
+                reduced = [conv(skip) for conv, skip in zip(self.reduce, unbounded, strict=True)]
             skips = [self._fuse(target, reduced).permute(0, 2, 3, 1) for target in range(len(skips))]
         return skips
 

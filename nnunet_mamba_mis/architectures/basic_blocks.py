@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.scan_blocks import SCANS
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 
@@ -80,7 +81,8 @@ class CNNBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        return F.relu(self.norm(self.conv(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
+        with no_autocast(x):  # the bridge's products overflow half precision
+            return F.relu(self.norm(self.conv(at_least_float32(x).permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
 
 
 class ViTBlock(nn.Module):

@@ -115,22 +115,22 @@ def _frame(canvas: _Canvas) -> Field:
 
 def _place_polyps(canvas: _Canvas, visible: Field) -> list[_Polyp]:
     polyps: list[_Polyp] = []
-    wanted = 2 if canvas.rng.random() < 0.2 else 1
+    wanted = 2 if canvas.rng.random() < 0.15 else 1
     while len(polyps) < wanted:
         polyp = _polyp(canvas, smaller=wanted == 2)
         hidden = (polyp.inside & (visible < 0.5)).sum() / polyp.inside.sum()
         overlaps = any((polyp.inside & other.inside).any() for other in polyps)
-        if hidden < 0.15 and not overlaps:
+        if hidden < 0.04 and not overlaps:
             polyps.append(polyp)
     return polyps
 
 
 def _polyp(canvas: _Canvas, smaller: bool) -> _Polyp:
     rng = canvas.rng
-    size = rng.uniform(0.22, 0.34) if smaller else rng.uniform(0.26, 0.58)
+    size = rng.uniform(0.26, 0.36) if smaller else rng.uniform(0.28, 0.56)
     stretch = rng.uniform(1.0, 1.35)
     angle = rng.uniform(0, np.pi)
-    dx, dy = canvas.x - rng.uniform(-0.75, 0.75), canvas.y - rng.uniform(-0.65, 0.65)
+    dx, dy = canvas.x - rng.uniform(-0.7, 0.7), canvas.y - rng.uniform(-0.6, 0.6)
     u = (np.cos(angle) * dx + np.sin(angle) * dy) * np.sqrt(stretch)
     v = (np.cos(angle) * dy - np.sin(angle) * dx) / np.sqrt(stretch)
     direction = np.arctan2(v, u)
@@ -141,13 +141,13 @@ def _polyp(canvas: _Canvas, smaller: bool) -> _Polyp:
         outline += lobes / np.sqrt(wave - 1) * np.cos(wave * direction + rng.uniform(0, 2 * np.pi))
     rho = np.hypot(u, v) / (size * outline)
     # steep at the rim, flat on top; flat lesions are the hard ones
-    dome = rng.uniform(0.45, 1.1) * size * (1 - rho**2.5).clip(0, None) ** 0.7
+    dome = rng.uniform(0.6, 1.1) * size * (1 - rho**2.5).clip(0, None) ** 0.7
     if lobes > 0.06:
         dome *= 1 + 0.12 * canvas.noise(0.10)
-    paler = rng.uniform(-0.10, 0.14)
-    redder = rng.uniform(-0.02, 0.10)
+    paler = rng.uniform(-0.02, 0.14)
+    redder = rng.uniform(0.10, 0.22)
     tint = 1 + paler + np.array([redder / 2, -redder, -redder])
-    return _Polyp(rho < 1, dome, tint, rng.uniform(0, 0.07))
+    return _Polyp(rho < 1, dome, tint, rng.uniform(0.02, 0.09))
 
 
 def _mucosa(canvas: _Canvas, polyps: list[_Polyp]) -> Field:
@@ -161,7 +161,7 @@ def _mucosa(canvas: _Canvas, polyps: list[_Polyp]) -> Field:
 
     light = _lit(canvas, canvas.blur(height, 0.018))
     # the lumen is far away, hence dark; a polyp before it is not
-    depth = rng.uniform(0.3, 0.85) * np.exp(-((from_lumen / rng.uniform(0.25, 0.5)) ** 2))
+    depth = rng.uniform(0.2, 0.7) * np.exp(-((from_lumen / rng.uniform(0.25, 0.5)) ** 2))
     light *= 1 - depth * (1 - 0.75 * canvas.blur((domes > 0).astype(float), 0.04))
     light *= _contact_shadow(canvas, domes)
 
@@ -179,7 +179,7 @@ def _folds(canvas: _Canvas, from_lumen: Field) -> Field:
     spacing = rng.uniform(0.45, 0.9)
     phase = from_lumen / spacing + rng.uniform(0, 1)
     ridge = np.abs((phase % 1) - 0.5) * 2
-    return rng.uniform(0.0, 0.16) * np.exp(-(((1 - ridge) / 0.35) ** 2)) * (0.6 + 0.4 * np.tanh(canvas.noise(0.4)))
+    return rng.uniform(0.0, 0.10) * np.exp(-(((1 - ridge) / 0.35) ** 2)) * (0.6 + 0.4 * np.tanh(canvas.noise(0.4)))
 
 
 def _slopes(canvas: _Canvas, height: Field) -> tuple[Field, Field]:
@@ -200,12 +200,12 @@ def _contact_shadow(canvas: _Canvas, domes: Field) -> Field:
     covered = (domes > 0).astype(float)
     shift = [round(canvas.rng.uniform(-0.03, 0.03) / canvas.pixel) for _ in range(2)]
     near = np.roll(canvas.blur(covered, 0.05), shift, axis=(0, 1))
-    return 1 - canvas.rng.uniform(0.1, 0.4) * near * (1 - covered)
+    return 1 - canvas.rng.uniform(0.3, 0.6) * near * (1 - covered)
 
 
 def _surface_colour(canvas: _Canvas) -> Field:
     rng = canvas.rng
-    weights = rng.dirichlet([1.5, 1.0, 0.8])
+    weights = rng.dirichlet([4, 3, 2])
     hue = weights @ np.stack([_PALE_PINK, _ORANGE, _DARK_RED])
     redness, warmth = canvas.noise(0.2)[..., None], canvas.noise(0.2)[..., None]
     mottled = 1 + redness * np.array([0.01, -0.06, -0.05]) + warmth * np.array([0.01, 0.02, -0.05])

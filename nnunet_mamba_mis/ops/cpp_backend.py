@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_REBUILD = (
+    "Install a compiler (Debian, Ubuntu: apt install g++), then, in the folder of the source: "
+    "pip install --force-reinstall --no-deps ."
+)
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
 
 
@@ -37,14 +41,11 @@ def why_unavailable() -> str | None:
     """Why the native code cannot be used on this machine, or None."""
     path = _library_path("baseline")
     if not path.exists():
-        return (
-            "it was not built, as there was no C++ compiler at installation. Install one (Debian, Ubuntu: "
-            "apt install g++), then: pip install --force-reinstall --no-deps nnunet-mamba-mis"
-        )
+        return f"it was not built, most likely for want of a C++ compiler at installation. {_REBUILD}"
     try:
         library()
-    except OSError as error:
-        return f"{path.name} cannot be loaded: {error}"
+    except (OSError, AttributeError) as error:  # AttributeError: an old library without one of the functions
+        return f"{path.name} cannot be loaded ({error}). {_REBUILD}"
     return None
 
 
@@ -72,7 +73,7 @@ def load_library(instruction_set: str) -> ctypes.CDLL:
         getattr(loaded, name).restype = ctypes.c_int64
     for name in ("mamba_mis_scan_forward", "mamba_mis_scan_backward"):
         getattr(loaded, name).argtypes = [ctypes.POINTER(_Problem)]
-        getattr(loaded, name).restype = None
+        getattr(loaded, name).restype = ctypes.c_int32
     if loaded.mamba_mis_problem_size() != ctypes.sizeof(_Problem):
         raise OSError("it was built from another version: reinstall nnunet-mamba-mis")
     return loaded
@@ -114,9 +115,7 @@ def selective_scan_cpp(
     B, C = (t.unsqueeze(1) if t.dim() == u.dim() else t for t in (B, C))
     if u.dim() == 3:
         x, delta, B, C = (t.unsqueeze(-2) for t in (x, delta, B, C))
-    keep_starts = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, delta, A, B, C, D, delta_bias)
-    )
+    keep_starts = torch.is_grad_enabled()
     y, last_state, _ = native_scan(
         x, delta, A, B, C, D, delta_bias, delta_softplus, discretization == "zoh", keep_starts
     )
@@ -161,7 +160,7 @@ def native_scan(
     _set(problem, "y", y)
     problem.last_state = last_state.data_ptr()
     problem.starts = starts.data_ptr() if keep_starts else None
-    library().mamba_mis_scan_forward(problem)
+    _run("forward", problem)
     del keep
     return y, last_state, starts
 
@@ -205,7 +204,7 @@ def native_scan_backward(
             _set(problem, f"grad_{name}", grad)
         else:
             setattr(problem, f"grad_{name}", grad.data_ptr() if grad.numel() else None)
-    library().mamba_mis_scan_backward(problem)
+    _run("backward", problem)
     del keep, last
     return grads
 
@@ -229,6 +228,8 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad_y, grad_last_state, _grad_starts):
     *arguments, starts = ctx.saved_tensors
+    if starts.numel() == 0:
+        raise RuntimeError("the scan was run without keep_starts, so it has no gradient")
     grads = native_scan_backward(grad_y, grad_last_state, *arguments, starts, ctx.softplus, ctx.exact)
     present = (grad if argument is not None else None for grad, argument in zip(grads, arguments, strict=True))
     return *present, None, None, None
@@ -261,6 +262,11 @@ def _problem(u, delta, A, B, C, D, delta_bias, softplus: bool, exact: bool) -> t
             keep.append(tensor.contiguous())
             setattr(problem, name, keep[-1].data_ptr())
     return problem, keep
+
+
+def _run(direction: str, problem: _Problem) -> None:
+    if getattr(library(), f"mamba_mis_scan_{direction}")(problem) != 0:
+        raise MemoryError(f"not enough memory for the {direction} scan of {problem.outer * problem.inner} positions")
 
 
 def _set(problem: _Problem, name: str, tensor: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import NamedTuple
@@ -64,11 +65,15 @@ def _run_mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_l
 def _mamba_ssm_unavailable() -> str | None:
     # mamba-ssm can be there without its CUDA kernel; it then imports, and fails when called
     if importlib.util.find_spec("mamba_ssm") is None:
-        return "mamba-ssm is not installed (optional: pip install --no-build-isolation 'nnunet-mamba-mis[cuda]')"
+        return "mamba-ssm is not installed (optional: pip install --no-build-isolation mamba-ssm causal-conv1d)"
     if importlib.util.find_spec("selective_scan_cuda") is None:
         return "mamba-ssm was built without its CUDA kernel (rebuild it with MAMBA_KEEP_CUDA_BUILD=TRUE)"
     if not torch.cuda.is_available():
         return "there is no usable CUDA device"
+    try:
+        importlib.import_module("selective_scan_cuda")
+    except ImportError as error:
+        return f"mamba-ssm's CUDA kernel does not fit this torch ({error}); rebuild it, or leave it"
     return None
 
 
@@ -196,6 +201,15 @@ def _check_arguments(u, delta, A, B, C, D, z, delta_bias, discretization) -> Non
             )
     if B.dim() != C.dim() or (B.dim() == u.dim() + 1 and B.shape[1] != C.shape[1]):
         raise ValueError(f"B and C must have the same groups, not {tuple(B.shape)} and {tuple(C.shape)}")
-    for name, tensor in {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z}.items():
+    for name, tensor in {
+        "u": u,
+        "delta": delta,
+        "A": A,
+        "B": B,
+        "C": C,
+        "D": D,
+        "z": z,
+        "delta_bias": delta_bias,
+    }.items():
         if tensor is not None and not tensor.is_floating_point():
             raise ValueError(f"{name} must be real floating point, not {tensor.dtype}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -152,10 +151,12 @@ class nnUNetTrainerMambaMIS(nnUNetTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """Write beside the file, then rename: a kill while saving leaves the previous checkpoint."""
-        partial = Path(f"{filename}.partial")
-        super().save_checkpoint(str(partial))
-        if partial.exists():  # not on other ranks, nor with checkpointing disabled
-            os.replace(partial, filename)
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)  # writes nothing, and says so
+            return
+        partial = f"{filename}.partial"
+        super().save_checkpoint(partial)
+        os.replace(partial, filename)
 
 
 def _stop_if_unusable(plans: dict, configuration: str, device: torch.device) -> None:
