@@ -26,7 +26,7 @@ from nnunet_mamba_mis.demo.synthetic_polyps import write_synthetic_set
 from nnunet_mamba_mis.demo.training_log import read_training_logs
 from nnunet_mamba_mis.trainers import VARIANT_TRAINERS
 
-SYNTHETIC_IMAGES = 72
+SYNTHETIC_IMAGES = 108
 SYNTHETIC_UNSEEN = 12
 
 
