@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _elsewhere(tmp_path_factory) -> None:
+    """Child processes must find the installed package, not the source tree, which `python -c` would put first."""
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.fixture(autouse=True)

@@ -182,7 +182,8 @@ def test_3d_configuration_of_a_3d_dataset_is_refused():
     code = """
 import torch
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
-configurations = {"2d": {"patch_size": [64, 64]}, "3d_fullres": {"patch_size": [32, 64, 64]}}
+sizes = {"2d": [64, 64], "3d_fullres": [32, 64, 64]}
+configurations = {name: {"patch_size": size, "architecture": {}} for name, size in sizes.items()}
 plans = {"dataset_name": "Dataset001_CT", "configurations": configurations, "continue_training": False}
 nnUNetTrainerMambaMIS(plans, "3d_fullres", 0, {}, torch.device("cpu"))
 """

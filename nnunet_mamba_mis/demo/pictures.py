@@ -50,6 +50,8 @@ def draw_overlays(scores: Sequence[Score], images: Path, labels: Path, predictio
         with Image.open(images / f"{score.identifier}_0000.png") as image:
             picture, scale = _tile(image.convert("RGB"))
         ax.imshow(picture, interpolation="bilinear")
+        # images differ in height: line up their titles
+        ax.set_anchor("N")
         outlines = ((labels, _TRUTH_COLOUR), (predictions, _PREDICTION_COLOUR))
         for folder, colour in outlines:
             with Image.open(folder / f"{score.identifier}.png") as mask:
