@@ -82,8 +82,12 @@ def convert_step(place: Workplace, source: Path, hold_out: int) -> Step:
 from pathlib import Path
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+from nnunet_mamba_mis.errors import UserError
 source = Path({json.dumps(str(source), ensure_ascii=False)})
-convert_dataset(DATASETS["kvasir-seg"], [source], {DATASET_ID}, name="{place.dataset_name}", hold_out={hold_out})
+try:
+    convert_dataset(DATASETS["kvasir-seg"], [source], {DATASET_ID}, name="{place.dataset_name}", hold_out={hold_out})
+except UserError as error:
+    raise SystemExit(str(error))
 """
     images = "image" if hold_out == 1 else "images"
     return Step(

@@ -13,7 +13,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "_1epoch": {"epochs": 1},
     **{f"_{epochs}epochs": {"epochs": epochs} for epochs in (5, 10, 20, 50, 100, 250, 500)},
     # short epochs for `mamba_mis demo`, minutes on a laptop
-    "_demo": {"epochs": 20, "iterations_per_epoch": 50, "validation_iterations_per_epoch": 5},
+    "_demo": {"epochs": 10, "iterations_per_epoch": 50, "validation_iterations_per_epoch": 5},
 }
 
 
