@@ -54,7 +54,7 @@ class BuildPy(build_py):
 
 
 class BuildScan(build_ext):
-    """Compiles csrc/scan.cpp into plain shared libraries, which ctypes loads: no Python.h, no torch header."""
+    """Compiles csrc/native.cpp into plain shared libraries, which ctypes loads: no Python.h, no torch header."""
 
     def build_extension(self, ext):
         """Build one instruction set; without a compiler, installation goes on (the extension is optional)."""
@@ -84,9 +84,9 @@ setup(
     cmdclass={"build_py": BuildPy, "build_ext": BuildScan, "bdist_wheel": AnyPythonWheel},
     ext_modules=[
         Extension(
-            f"nnunet_mamba_mis.ops._scan_{name}",
-            sources=["csrc/scan.cpp"],
-            depends=["csrc/scan.h", "csrc/scan_kernel.h", "csrc/vector_math.h"],
+            f"nnunet_mamba_mis.ops._native_{name}",
+            sources=["csrc/native.cpp"],
+            depends=[str(header) for header in sorted(Path("csrc").glob("*.h"))],
             optional=True,
         )
         for name in INSTRUCTION_SETS

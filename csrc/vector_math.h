@@ -1,10 +1,14 @@
 // Vectors of the width that the build sets (VECTOR_BYTES), in GCC's and Clang's vector extension, and the
-// functions of them that the scan needs. No intrinsics: the compiler chooses the instructions.
+// functions of them that the scan needs. The compiler chooses the instructions, but for three that it cannot find.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <utility>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 template <class S>
 struct Vector;
@@ -15,12 +19,12 @@ struct Vector<float> {
     typedef int32_t Int __attribute__((vector_size(VECTOR_BYTES)));
     static constexpr float kRound = 12582912.0f;  // 1.5·2²³: adding it rounds to an integer
     static constexpr int32_t kBias = 127, kMantissa = 23;
-    static constexpr float kLowest = -126.0f, kHighest = 127.0f;
+    static constexpr float kLowest = -126.0f, kHighest = 128.0f;  // 2^kHighest is infinite
     // (2^f − 1)/f on [−½, ½], minimax, relative error 1.2e-8
     static constexpr int kTerms = 6;
     static constexpr double kExp[] = {0.6931471880293428,    0.24022650922342767,  0.055503571042529544,
                                       0.009618056669882512,  0.0013390867351404268, 0.00015461447464417687};
-    static constexpr int kLogTerms = 7, kSlopeTerms = 7;
+    static constexpr int kLogTerms = 7, kSlopeTerms = 6;
 };
 
 template <>
@@ -29,7 +33,7 @@ struct Vector<double> {
     typedef int64_t Int __attribute__((vector_size(VECTOR_BYTES)));
     static constexpr double kRound = 6755399441055744.0;  // 1.5·2⁵²
     static constexpr int64_t kBias = 1023, kMantissa = 52;
-    static constexpr double kLowest = -1022.0, kHighest = 1023.0;
+    static constexpr double kLowest = -1022.0, kHighest = 1024.0;
     // (2^f − 1)/f by its Taylor series ln2^(k+1)/(k+1)!
     static constexpr int kTerms = 13;
     static constexpr double kExp[] = {0.69314718055994530942,   0.24022650695910071233,   0.055504108664821579953,
@@ -37,7 +41,7 @@ struct Vector<double> {
                                       1.5252733804059840280e-5, 1.3215486790144309488e-6, 1.0178086009239699728e-7,
                                       7.0549116208011233299e-9, 4.4455382718708114976e-10, 2.5678435993488205142e-11,
                                       1.3691488853904128881e-12};
-    static constexpr int kLogTerms = 17, kSlopeTerms = 14;
+    static constexpr int kLogTerms = 17, kSlopeTerms = 12;
 };
 
 template <class S>
@@ -65,31 +69,91 @@ inline Real<S> splat(S s) {
     return Real<S>{} + s;
 }
 
-// 2^y and 2^y − 1, both to a few units in the last place: neither follows from the other where it is small
+// Keeps the compiler from fusing a product into a sum, which would round otherwise than where it cannot be fused
 template <class S>
-inline void exp2_and_minus_1(Real<S> y, Real<S> &power, Real<S> &minus_1) {
+inline Real<S> rounded(Real<S> product) {
+#if defined(__x86_64__)
+    asm("" : "+v"(product));
+#elif defined(__aarch64__)
+    asm("" : "+w"(product));
+#endif
+    return product;
+}
+
+// Write y = n + f with a whole number n and |f| ≤ ½, for a y that is not below kLowest; gives f and 2^n, which is
+// infinite from kHighest on, so that no overflow goes unnoticed
+template <class S>
+inline Real<S> split_exponent(Real<S> y, Real<S> &power) {
+#ifdef __AVX512F__
+    // two instructions for the other branch's six
+    Real<S> n;
+    if constexpr (sizeof(S) == 4) {
+        n = (Real<S>)_mm512_roundscale_ps((__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        power = (Real<S>)_mm512_scalef_ps((__m512)splat<S>(1), (__m512)n);
+    } else {
+        n = (Real<S>)_mm512_roundscale_pd((__m512d)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        power = (Real<S>)_mm512_scalef_pd((__m512d)splat<S>(1), (__m512d)n);
+    }
+    return y - n;
+#else
     using V = Vector<S>;
-    y = y < V::kLowest ? splat<S>(V::kLowest) : y;
     y = y > V::kHighest ? splat<S>(V::kHighest) : y;
     const Real<S> shifted = y + V::kRound;
     const typename V::Int n = (typename V::Int)shifted - (typename V::Int)splat<S>(V::kRound);
-    const Real<S> f = y - (shifted - V::kRound);
-    Real<S> p = splat<S>(S(V::kExp[V::kTerms - 1]));
-    for (int k = V::kTerms - 2; k >= 0; --k) p = p * f + S(V::kExp[k]);
-    const Real<S> scale = (Real<S>)((n + V::kBias) << V::kMantissa), rest = p * f;  // 2^y = scale·(1 + rest)
-    power = scale * rest + scale;
-    minus_1 = scale * rest + (scale - S(1));
+    power = (Real<S>)((n + V::kBias) << V::kMantissa);
+    return y - (shifted - V::kRound);
+#endif
+}
+
+// The larger of y and a bound; not a number stays so
+template <class S>
+inline Real<S> at_least(Real<S> y, S bound) {
+#ifdef __AVX512F__
+    if constexpr (sizeof(S) == 4)
+        return (Real<S>)_mm512_max_ps((__m512)splat<S>(bound), (__m512)y);
+    else
+        return (Real<S>)_mm512_max_pd((__m512d)splat<S>(bound), (__m512d)y);
+#else
+    return y < bound ? splat<S>(bound) : y;
+#endif
+}
+
+// 2^y = power·(1 + rest); `power` and `rest` are enough for 2^y and for 2^y − 1, neither of which follows from the
+// other where it is small. For `count` vectors in step, which keeps more of them in flight than one after the other.
+template <class S, int count>
+inline void exp2_parts(const Real<S> *y, Real<S> *power, Real<S> *rest) {
+    using V = Vector<S>;
+    Real<S> f[count];
+    for (int i = 0; i < count; ++i) f[i] = split_exponent<S>(at_least<S>(y[i], V::kLowest), power[i]);
+    for (int i = 0; i < count; ++i) rest[i] = splat<S>(S(V::kExp[V::kTerms - 1]));
+    for (int k = V::kTerms - 2; k >= 0; --k)
+        for (int i = 0; i < count; ++i) rest[i] = rest[i] * f[i] + S(V::kExp[k]);
+    for (int i = 0; i < count; ++i) rest[i] *= f[i];
+}
+
+template <class S, int count>
+inline void exp2(const Real<S> *y, Real<S> *result) {
+    Real<S> power[count], rest[count];
+    exp2_parts<S, count>(y, power, rest);
+    for (int i = 0; i < count; ++i) result[i] = power[i] * rest[i] + power[i];
+}
+
+template <class S, int count>
+inline void exp2_minus_1(const Real<S> *y, Real<S> *result) {
+    Real<S> power[count], rest[count];
+    exp2_parts<S, count>(y, power, rest);
+    for (int i = 0; i < count; ++i) result[i] = power[i] * rest[i] + (power[i] - S(1));
 }
 
 template <class S>
 inline Real<S> exp2(Real<S> y) {
-    Real<S> power, minus_1;
-    exp2_and_minus_1<S>(y, power, minus_1);
-    return power;
+    Real<S> result;
+    exp2<S, 1>(&y, &result);
+    return result;
 }
 
-// log(1 + e^x), and its derivative 1/(1 + e^−x); x and 1 above 20, as torch and mamba_ssm have it
-template <class S>
+// log(1 + e^x), and its derivative 1/(1 + e^−x) if asked; x and 1 above 20, as torch and mamba_ssm have it
+template <class S, bool with_slope>
 inline void softplus(Real<S> x, Real<S> &value, Real<S> &slope) {
     const auto positive = x > S(0);
     const Real<S> z = exp2<S>((positive ? -x : x) * S(kLog2E));
@@ -99,7 +163,21 @@ inline void softplus(Real<S> x, Real<S> &value, Real<S> &slope) {
     for (int k = Vector<S>::kLogTerms - 2; k >= 0; --k) p = p * s2 + S(1) / S(2 * k + 1);
     const auto linear = x > S(20);
     value = linear ? x : (positive ? x : Real<S>{}) + s * p * S(2);
-    slope = linear ? splat<S>(1) : (positive ? splat<S>(1) : z) / (z + S(1));
+    if (with_slope) slope = linear ? splat<S>(1) : (positive ? splat<S>(1) : z) / (z + S(1));
+}
+
+// x/(1 + e^−x), and its derivative
+template <class S>
+struct Silu {
+    Real<S> value, slope;
+};
+
+template <class S>
+inline Silu<S> silu(Real<S> x) {
+    const auto positive = x > S(0);
+    const Real<S> z = exp2<S>((positive ? -x : x) * S(kLog2E));
+    const Real<S> sigmoid = (positive ? splat<S>(1) : z) / (z + S(1));
+    return {x * sigmoid, sigmoid * (x * (S(1) - sigmoid) + S(1))};
 }
 
 // Sum over pairs of neighbouring lanes: the first half of the result from a, the second from b

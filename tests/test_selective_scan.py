@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_mamba_mis.ops import available_backends, cpp_backend, selective_scan, selective_scan_reference
+from nnunet_mamba_mis.ops import available_backends, cpp_backend, native, selective_scan, selective_scan_reference
 from nnunet_mamba_mis.ops.torch_backend import chunked_scan
 
 FAST_BACKENDS = [name for name in available_backends() if name not in ("reference", "mamba_ssm")]
 NATIVE = "cpp" in FAST_BACKENDS
-needs_native = pytest.mark.skipif(not NATIVE, reason=f"no native scan: {cpp_backend.why_unavailable()}")
-INSTRUCTION_SETS = cpp_backend.instruction_sets() if NATIVE else []
+needs_native = pytest.mark.skipif(not NATIVE, reason=f"no native scan: {native.why_unavailable()}")
+INSTRUCTION_SETS = native.instruction_sets() if NATIVE else []
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}  # relative to the largest value of a tensor
 
 
@@ -190,8 +190,8 @@ def threads():
 @pytest.mark.parametrize("states", [1, 5, 32, 48])
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_every_instruction_set_agrees_with_reference(instruction_set, states, dtype, monkeypatch):
-    chosen = cpp_backend.load_library(instruction_set)
-    monkeypatch.setattr(cpp_backend, "library", lambda: chosen)
+    chosen = native.load_library(instruction_set)
+    monkeypatch.setattr(native, "library", lambda: chosen)
     arguments = make_arguments(2, 4, 75, states, 2)
     for discretization in ("zoh", "mamba"):
         options = {"delta_softplus": True, "discretization": discretization}
@@ -220,7 +220,7 @@ def test_native_scan_is_right_on_any_number_of_threads(count, shape, threads):
 def test_native_scan_refuses_a_gradient_it_kept_no_states_for():
     u = torch.randn(1, 2, 1, 9, requires_grad=True)
     b = torch.randn(1, 1, 3, 1, 9)
-    y, _, _ = cpp_backend.native_scan(u, u, -torch.rand(2, 3), b, b, None, None, True, True, False)
+    y, _, _ = cpp_backend.native_scan(u, u, -torch.rand(2, 3), b, b, None, None, None, True, True, False)
     with pytest.raises(RuntimeError, match="keep_starts"):
         y.sum().backward()
 
@@ -267,14 +267,15 @@ def test_operator_passes_opcheck():
 
 
 @needs_native
-@pytest.mark.parametrize("optional", [True, False], ids=["with D and bias", "without"])
+@pytest.mark.parametrize("optional", [True, False], ids=["with D, z and bias", "without"])
 def test_native_operator_passes_opcheck(optional):
     arguments = make_arguments(2, 4, 21, 3, 2)
-    tensors = [arguments[k].requires_grad_() for k in ("u", "delta", "A", "B", "C", "D", "delta_bias")]
+    tensors = [arguments[k].requires_grad_() for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
     tensors[:2] = [t.unsqueeze(-2) for t in tensors[:2]]
     tensors[3:5] = [t.unsqueeze(-2) for t in tensors[3:5]]
+    tensors[6] = tensors[6].unsqueeze(-2)
     if not optional:
-        tensors[5:] = [None, None]
+        tensors[5:] = [None, None, None]
     torch.library.opcheck(cpp_backend.native_scan, (*tensors, True, True, True))
 
 

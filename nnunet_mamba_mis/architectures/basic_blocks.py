@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.scan_blocks import SCANS
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
+from nnunet_mamba_mis.ops import Plus, Times, pixelwise
 
 
 class DepthwiseConv3x3(nn.Conv2d):
@@ -62,13 +63,13 @@ class BSSS(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
         parts = x.split(self.widths, dim=-1)
-        parts = [proj(norm(part)) for part, norm, proj in zip(parts, self.norms, self.projs, strict=False)]
-        gate = F.silu(parts[0])
-        fused = self.scan(F.silu(self.depthwise(parts[1])))
+        gate = pixelwise([parts[0]], self.norms[0], self.projs[0], nn.SiLU())
+        spatial = pixelwise([parts[1]], self.norms[1], self.projs[1])
+        fused = [self.scan(F.silu(self.depthwise(spatial)))]
         if self.spectral_gate is not None:
-            spectral = F.silu(self.spectral_norm(self.spectral_gate(parts[2])))
-            fused = torch.cat([fused, spectral], dim=-1)
-        return x + self.out(gate * self.fusion(fused))
+            spectral = self.spectral_gate(pixelwise([parts[2]], self.norms[2], self.projs[2]))
+            fused.append(pixelwise([spectral], self.spectral_norm, nn.SiLU()))
+        return pixelwise(fused, self.fusion, Times(gate), self.out, Plus(x))
 
 
 class CNNBlock(nn.Module):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba_mis.ops import selective_scan
+from nnunet_mamba_mis.ops import pixelwise, s6
 
 
 class S6(nn.Module):
@@ -29,25 +28,16 @@ class S6(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C), scanned in float32 also under autocast."""
-        delta = F.linear(x, self.delta.weight)  # the scan adds the bias, in float32, before its softplus
-        B, C = self.bc(x).chunk(2, dim=-1)
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        y = selective_scan(
-            _channels_second(x),
-            _channels_second(delta),
+        return s6(
+            x,
+            self.delta.weight,
+            self.delta.bias,
+            self.bc.weight,
             A,
-            _channels_second(B),
-            _channels_second(C),
             self.D,
-            delta_bias=self.delta.bias,
-            delta_softplus=True,
             discretization=self.discretization,
         )
-        return y.permute(0, 2, 3, 1)  # type: ignore[union-attr]
-
-
-def _channels_second(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2)
 
 
 class BFSS(nn.Module):
@@ -70,7 +60,7 @@ class BFSS(nn.Module):
         """(B, H, W, C) → (B, H, W, C)."""
         rows = self.scans[0](x)
         columns = self.scans[1](x.transpose(1, 2)).transpose(1, 2)
-        return self.fusion(torch.cat([rows, columns], dim=-1))
+        return pixelwise([rows, columns], *self.fusion)
 
 
 class SS2D(nn.Module):

@@ -1,6 +1,16 @@
-"""The selective scan, its reference and its backends."""
+"""Operations of the network with native code behind them: the selective scan, the S6 layer, pixelwise layers."""
 
+from nnunet_mamba_mis.ops.pixelwise import Plus, Times, pixelwise
 from nnunet_mamba_mis.ops.reference import selective_scan_reference
+from nnunet_mamba_mis.ops.s6 import s6
 from nnunet_mamba_mis.ops.selective_scan import available_backends, selective_scan
 
-__all__ = ["available_backends", "selective_scan", "selective_scan_reference"]
+__all__ = [
+    "Plus",
+    "Times",
+    "available_backends",
+    "pixelwise",
+    "s6",
+    "selective_scan",
+    "selective_scan_reference",
+]

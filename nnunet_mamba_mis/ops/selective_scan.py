@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_mamba_mis.ops import cpp_backend
+from nnunet_mamba_mis.ops import cpp_backend, native
 from nnunet_mamba_mis.ops.reference import selective_scan_reference
 from nnunet_mamba_mis.ops.torch_backend import selective_scan_torch
 
@@ -94,7 +94,7 @@ def _mamba_ssm_unsuitable(u: Tensor, discretization: str) -> str | None:
 # fastest first
 BACKENDS = {
     "mamba_ssm": Backend(_over_one_axis(_run_mamba_ssm), _mamba_ssm_unavailable, _mamba_ssm_unsuitable),
-    "cpp": Backend(cpp_backend.selective_scan_cpp, cpp_backend.why_unavailable, _cpp_unsuitable),
+    "cpp": Backend(cpp_backend.selective_scan_cpp, native.why_unavailable, _cpp_unsuitable),
     "torch": Backend(_over_one_axis(selective_scan_torch), _always, _always),
     "reference": Backend(_over_one_axis(_run_reference), _always, _always),
 }
@@ -159,21 +159,25 @@ def selective_scan(
         RuntimeError: The named backend does not work here or for these arguments.
     """
     _check_arguments(u, delta, A, B, C, D, z, delta_bias, discretization)
-    run = _choose_backend(backend, u, discretization).run
-    return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, discretization)
+    if backend == "auto":
+        backend = fastest_backend(u, discretization)
+    else:
+        _check_backend(backend, u, discretization)
+    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, discretization)
+    return BACKENDS[backend].run(*arguments)
 
 
-def _choose_backend(name: str, u: Tensor, discretization: str) -> Backend:
-    if name == "auto":
-        available = (BACKENDS[name] for name in _available())
-        return next(backend for backend in available if backend.why_unsuitable(u, discretization) is None)
+def fastest_backend(u: Tensor, discretization: str) -> str:
+    """Name of the fastest backend that works on this machine and for these arguments of `selective_scan`."""
+    return next(name for name in _available() if BACKENDS[name].why_unsuitable(u, discretization) is None)
+
+
+def _check_backend(name: str, u: Tensor, discretization: str) -> None:
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r} is not one of 'auto', {', '.join(map(repr, BACKENDS))}")
-    backend = BACKENDS[name]
-    reason = backend.why_unavailable() or backend.why_unsuitable(u, discretization)
+    reason = BACKENDS[name].why_unavailable() or BACKENDS[name].why_unsuitable(u, discretization)
     if reason:
         raise RuntimeError(f"scan backend {name!r} cannot run: {reason}. Use backend='auto'.")
-    return backend
 
 
 def _check_arguments(u, delta, A, B, C, D, z, delta_bias, discretization) -> None:

@@ -1,12 +1,11 @@
 // The C interface, and threads. Built once for each instruction set into a library of its own: templates of the standard
 // library are then not shared between code for an old machine and code for a new one.
-#include "scan.h"
-
 #include <atomic>
 #include <new>
 #include <thread>
 #include <vector>
 
+#include "pixelwise_kernel.h"
 #include "scan_kernel.h"
 
 namespace {
@@ -43,16 +42,16 @@ void backward(const ScanProblem &problem) {
 
 }  // namespace
 
-void parallel_for(const ScanProblem &problem, int64_t count, void (*work)(void *, int64_t), void *context) {
+void parallel_for(const Threads &threads, int64_t count, void (*work)(void *, int64_t), void *context) {
     Job job{work, context, count};
-    const int64_t threads = problem.threads < count ? problem.threads : count;
-    if (threads <= 1) {
+    const int64_t used = threads.count < count ? threads.count : count;
+    if (used <= 1) {
         run_job(&job);
-    } else if (problem.parallel != nullptr) {
-        problem.parallel(run_job, &job, static_cast<unsigned>(threads), 0);
+    } else if (threads.parallel != nullptr) {
+        threads.parallel(run_job, &job, static_cast<unsigned>(used), 0);
     } else {
         std::vector<std::thread> helpers;
-        for (int64_t i = 1; i < threads; ++i) helpers.emplace_back(run_job, &job);
+        for (int64_t i = 1; i < used; ++i) helpers.emplace_back(run_job, &job);
         run_job(&job);
         for (auto &helper : helpers) helper.join();
     }
@@ -72,10 +71,10 @@ static int32_t status_of(Function function) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Size of the struct this library was built with: Python refuses one that differs from its own.
-EXPORT int64_t mamba_mis_problem_size() { return sizeof(ScanProblem); }
+// Counts up with every change of the structs or of what they mean: Python refuses a library of another number.
+EXPORT int32_t mamba_mis_interface() { return 2; }
 
-EXPORT int64_t mamba_mis_tile() { return kTile; }
+EXPORT int32_t mamba_mis_tile() { return kTile; }
 
 // Whether this machine has an instruction set; asked of the baseline library alone.
 EXPORT int32_t mamba_mis_machine_has_avx2() {
@@ -103,4 +102,16 @@ EXPORT int32_t mamba_mis_scan_forward(const ScanProblem *problem) {
 
 EXPORT int32_t mamba_mis_scan_backward(const ScanProblem *problem) {
     return status_of([&] { problem->is_double ? backward<double>(*problem) : backward<float>(*problem); });
+}
+
+EXPORT int32_t mamba_mis_pixelwise_forward(const PixelProblem *problem) {
+    return status_of([&] {
+        problem->is_double ? PixelChain<double>(*problem).forward() : PixelChain<float>(*problem).forward();
+    });
+}
+
+EXPORT int32_t mamba_mis_pixelwise_backward(const PixelProblem *problem) {
+    return status_of([&] {
+        problem->is_double ? PixelChain<double>(*problem).backward() : PixelChain<float>(*problem).backward();
+    });
 }

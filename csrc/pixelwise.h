@@ -1,0 +1,33 @@
+// Layers that work on every pixel on its own, one after the other: the interface between Python (ctypes) and the kernel.
+#pragma once
+
+#include "threads.h"
+
+// (batch, height, width, channels), strides in elements
+struct PixelTensor {
+    void *data;
+    int64_t channels;
+    int64_t strides[4];
+};
+
+enum PixelLayerKind : int32_t { kNorm, kLinear, kSilu, kTimes, kPlus };
+
+struct PixelLayer {
+    int32_t kind;
+    int64_t channels;            // of the result
+    const void *weight, *bias;   // norm: (channels); linear: (channels, channels before), (channels); bias may be null
+    void *grad_weight, *grad_bias;
+    double eps;                  // norm
+};
+
+// The first `inputs` of the tensors are concatenated; each `times` and `plus` takes one of the others, in turn.
+// All tensors have one type, float or double. Mirrored by `_Problem` in nnunet_mamba_mis/ops/pixelwise.py.
+struct PixelProblem {
+    Threads threads;
+    int32_t is_double;
+    int64_t batch, height, width;
+    int64_t tensors, inputs, layers;
+    const PixelTensor *tensor, *grad;  // grad: of each tensor, in backward
+    const PixelLayer *layer;
+    PixelTensor y;  // result, or in backward its gradient
+};

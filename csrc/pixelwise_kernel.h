@@ -1,0 +1,331 @@
+// A chain of pixelwise layers, forward and backward.
+//
+// Pixels are taken in tiles; a tile's features are rows of channels, with pixels in the lanes, and go through all
+// layers without leaving the cache. Backward keeps nothing but the chain's inputs: it runs a tile's layers again.
+// Sums over pixels have a fixed order, whatever the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "buffer.h"
+#include "matrix.h"
+#include "pixelwise.h"
+#include "transpose.h"
+#include "vector_math.h"
+
+template <class S>
+struct PixelChain {
+    using V = Real<S>;
+    static constexpr int W = kWidth<S>;
+    static constexpr int kPixels = 32;  // in a tile
+
+    const PixelProblem &p;
+    const int64_t pixels = p.batch * p.height * p.width;
+    const int64_t tiles = (pixels + kPixels - 1) / kPixels;
+    std::vector<int64_t> widths;  // channels before each layer, and after the last
+    std::vector<int64_t> at;      // first row of those channels in a tile's features
+    std::vector<int64_t> operand; // tensor that a layer takes, if it does
+    int64_t rows = 0, widest = 0;
+
+    explicit PixelChain(const PixelProblem &problem) : p(problem) {
+        int64_t width = 0, next = p.inputs;
+        for (int64_t i = 0; i < p.inputs; ++i) width += p.tensor[i].channels;
+        for (int64_t l = 0; l <= p.layers; ++l) {
+            widths.push_back(width);
+            at.push_back(rows);
+            rows += width;
+            widest = std::max(widest, width);
+            if (l == p.layers) break;
+            const PixelLayer &layer = p.layer[l];
+            operand.push_back(layer.kind == kTimes || layer.kind == kPlus ? next++ : -1);
+            width = layer.channels;
+        }
+    }
+
+    // Offsets of a tile's pixels in a tensor
+    struct Offsets {
+        int used;
+        int64_t at[kPixels];
+    };
+
+    Offsets offsets(const PixelTensor &tensor, int64_t tile) const {
+        Offsets result;
+        const int64_t first = tile * kPixels;
+        result.used = static_cast<int>(std::min<int64_t>(kPixels, pixels - first));
+        int64_t b = first / (p.height * p.width), y = first / p.width % p.height, x = first % p.width;
+        for (int t = 0; t < result.used; ++t) {
+            result.at[t] = b * tensor.strides[0] + y * tensor.strides[1] + x * tensor.strides[2];
+            if (++x == p.width) {
+                x = 0;
+                if (++y == p.height) y = 0, ++b;
+            }
+        }
+        return result;
+    }
+
+    // A tensor's features of a tile, (channels, kPixels), zeros past the last pixel
+    void load_tile(S *to, const PixelTensor &tensor, int64_t tile) const {
+        const Offsets offset = offsets(tensor, tile);
+        const S *from = static_cast<const S *>(tensor.data);
+        const int64_t channels = tensor.channels, stride = tensor.strides[3];
+        if (offset.used < kPixels) std::fill(to, to + channels * kPixels, S(0));
+        if (stride == 1)
+            transpose<S>([&](int64_t t) { return from + offset.at[t]; }, [&](int64_t c) { return to + c * kPixels; },
+                         offset.used, channels);
+        else
+            for (int64_t c = 0; c < channels; ++c)
+                for (int t = 0; t < offset.used; ++t) to[c * kPixels + t] = from[offset.at[t] + c * stride];
+    }
+
+    void save_tile(const S *from, const PixelTensor &tensor, int64_t tile) const {
+        const Offsets offset = offsets(tensor, tile);
+        S *to = static_cast<S *>(tensor.data);
+        const int64_t channels = tensor.channels, stride = tensor.strides[3];
+        if (stride == 1 && offset.used == kPixels)
+            transpose<S>([&](int64_t c) { return from + c * kPixels; }, [&](int64_t t) { return to + offset.at[t]; },
+                         channels, kPixels);
+        else
+            for (int64_t c = 0; c < channels; ++c)
+                for (int t = 0; t < offset.used; ++t) to[offset.at[t] + c * stride] = from[c * kPixels + t];
+    }
+
+    // Features of a tile: before each layer and after the last, (rows, kPixels), and what layers need besides
+    struct Tile {
+        Buffer<S> features, operands;
+        Buffer<S> mean, scale;  // of each norm: (layers, kPixels)
+        std::vector<S *> operand;
+
+        explicit Tile(const PixelChain &chain) : features(chain.rows * kPixels), mean(chain.p.layers * kPixels),
+                                                 scale(chain.p.layers * kPixels), operand(chain.p.layers) {
+            int64_t channels = 0;
+            for (int64_t l = 0; l < chain.p.layers; ++l)
+                if (chain.operand[l] >= 0) channels += chain.widths[l];
+            operands = Buffer<S>(channels * kPixels);
+            S *next = operands;
+            for (int64_t l = 0; l < chain.p.layers; ++l)
+                if (chain.operand[l] >= 0) {
+                    operand[l] = next;
+                    next += chain.widths[l] * kPixels;
+                }
+        }
+    };
+
+    // ---- layers: x (channels, kPixels) to y, and gradients back ----------------------------------------------------
+
+    void norm(const PixelLayer &layer, int64_t channels, const S *x, S *y, S *mean, S *scale) const {
+        const S *weight = static_cast<const S *>(layer.weight), *bias = static_cast<const S *>(layer.bias);
+        for (int t = 0; t < kPixels; t += W) {
+            V sum{}, squares{};
+            for (int64_t c = 0; c < channels; ++c) sum += load<S>(x + c * kPixels + t);
+            const V center = sum / S(channels);
+            for (int64_t c = 0; c < channels; ++c) {
+                const V centered = load<S>(x + c * kPixels + t) - center;
+                squares += centered * centered;
+            }
+            const V variance = squares / S(channels) + S(layer.eps);
+            V factor;
+            for (int i = 0; i < W; ++i) factor[i] = S(1) / std::sqrt(variance[i]);
+            store<S>(mean + t, center);
+            store<S>(scale + t, factor);
+            for (int64_t c = 0; c < channels; ++c)
+                store<S>(y + c * kPixels + t,
+                         (load<S>(x + c * kPixels + t) - center) * (factor * weight[c]) + bias[c]);
+        }
+    }
+
+    // With x̂ the normalised features and g the gradient of x̂, that of x is scale (g − mean g − x̂ mean(g x̂))
+    void norm_gradient(const PixelLayer &layer, int64_t channels, const S *x, const S *grad_y, S *grad_x, const S *mean,
+                       const S *scale, S *grad_weight, S *grad_bias) const {
+        const S *weight = static_cast<const S *>(layer.weight);
+        for (int t = 0; t < kPixels; t += W) {
+            const V center = load<S>(mean + t), factor = load<S>(scale + t);
+            V sum{}, product{};
+            for (int64_t c = 0; c < channels; ++c) {
+                const V normalised = (load<S>(x + c * kPixels + t) - center) * factor;
+                const V dy = load<S>(grad_y + c * kPixels + t), g = dy * weight[c];
+                store<S>(grad_weight + c * W, load<S>(grad_weight + c * W) + dy * normalised);
+                store<S>(grad_bias + c * W, load<S>(grad_bias + c * W) + dy);
+                sum += g;
+                product += g * normalised;
+            }
+            sum /= S(channels);
+            product /= S(channels);
+            for (int64_t c = 0; c < channels; ++c) {
+                const V normalised = (load<S>(x + c * kPixels + t) - center) * factor;
+                const V g = load<S>(grad_y + c * kPixels + t) * weight[c];
+                store<S>(grad_x + c * kPixels + t, factor * (g - sum - normalised * product));
+            }
+        }
+    }
+
+    void linear(const PixelLayer &layer, int64_t channels, const S *x, S *y) const {
+        multiply<S>({static_cast<const S *>(layer.weight), channels, 1}, x, kPixels, y, kPixels, layer.channels, kPixels,
+                    channels);
+        if (!layer.bias) return;
+        const S *bias = static_cast<const S *>(layer.bias);
+        for (int64_t c = 0; c < layer.channels; ++c)
+            for (int t = 0; t < kPixels; t += W)
+                store<S>(y + c * kPixels + t, load<S>(y + c * kPixels + t) + bias[c]);
+    }
+
+    // grad_weight (layer.channels, padded channels + 1): the column after the channels is that of the bias.
+    // by_pixel (kPixels, the same) is scratch whose padding is zero.
+    void linear_gradient(const PixelLayer &layer, int64_t channels, const S *x, const S *grad_y, S *grad_x,
+                         S *grad_weight, S *by_pixel) const {
+        const int64_t width = columns(channels);
+        transpose<S>([&](int64_t c) { return x + c * kPixels; }, [&](int64_t t) { return by_pixel + t * width; },
+                     channels, kPixels);
+        for (int t = 0; t < kPixels; ++t) by_pixel[t * width + channels] = S(1);
+        multiply<S>({grad_y, kPixels, 1}, by_pixel, width, grad_weight, width, layer.channels, width, kPixels, true);
+        multiply<S>({static_cast<const S *>(layer.weight), 1, channels}, grad_y, kPixels, grad_x, kPixels, channels,
+                    kPixels, layer.channels);
+    }
+
+    static int64_t columns(int64_t channels) { return (channels + 1 + W - 1) / W * W; }
+
+    template <class Function>
+    static void map(int64_t channels, Function function) {
+        for (int64_t i = 0; i < channels * kPixels; i += W) function(i);
+    }
+
+    void run_forward(Tile &s, int64_t tile) const {
+        S *x = s.features;
+        for (int64_t i = 0, c = 0; i < p.inputs; c += p.tensor[i++].channels)
+            load_tile(x + c * kPixels, p.tensor[i], tile);
+        for (int64_t l = 0; l < p.layers; ++l) {
+            const PixelLayer &layer = p.layer[l];
+            const int64_t channels = widths[l];
+            S *y = s.features + at[l + 1] * kPixels, *other = s.operand[l];
+            if (other) load_tile(other, p.tensor[operand[l]], tile);
+            switch (layer.kind) {
+                case kNorm:
+                    norm(layer, channels, x, y, s.mean + l * kPixels, s.scale + l * kPixels);
+                    break;
+                case kLinear:
+                    linear(layer, channels, x, y);
+                    break;
+                case kSilu:
+                    map(channels, [&](int64_t i) { store<S>(y + i, silu<S>(load<S>(x + i)).value); });
+                    break;
+                case kTimes:
+                    map(channels, [&](int64_t i) { store<S>(y + i, load<S>(x + i) * load<S>(other + i)); });
+                    break;
+                case kPlus:
+                    map(channels, [&](int64_t i) { store<S>(y + i, load<S>(x + i) + load<S>(other + i)); });
+                    break;
+            }
+            x = y;
+        }
+    }
+
+    // Sums over pixels of one part of the tiles: of each layer with parameters, as its function above has them
+    struct Sums {
+        std::vector<Buffer<S>> weight, bias;
+
+        explicit Sums(const PixelChain &chain) : weight(chain.p.layers), bias(chain.p.layers) {
+            for (int64_t l = 0; l < chain.p.layers; ++l) {
+                const PixelLayer &layer = chain.p.layer[l];
+                if (layer.kind == kNorm) {
+                    weight[l] = Buffer<S>(layer.channels * W);
+                    bias[l] = Buffer<S>(layer.channels * W);
+                } else if (layer.kind == kLinear) {
+                    weight[l] = Buffer<S>(layer.channels * columns(chain.widths[l]));
+                }
+            }
+        }
+    };
+
+    void run_backward(Tile &s, int64_t tile, S *grad_y, S *grad_x, S *by_pixel, Sums &sums) const {
+        run_forward(s, tile);
+        load_tile(grad_y, p.y, tile);
+        for (int64_t l = p.layers - 1; l >= 0; --l) {
+            const PixelLayer &layer = p.layer[l];
+            const int64_t channels = widths[l];
+            const S *x = s.features + at[l] * kPixels;
+            S *other = s.operand[l];
+            switch (layer.kind) {
+                case kNorm:
+                    norm_gradient(layer, channels, x, grad_y, grad_x, s.mean + l * kPixels, s.scale + l * kPixels,
+                                  sums.weight[l], sums.bias[l]);
+                    break;
+                case kLinear:
+                    std::fill(by_pixel, by_pixel + kPixels * columns(channels), S(0));
+                    linear_gradient(layer, channels, x, grad_y, grad_x, sums.weight[l], by_pixel);
+                    break;
+                case kSilu:
+                    map(channels, [&](int64_t i) {
+                        store<S>(grad_x + i, load<S>(grad_y + i) * silu<S>(load<S>(x + i)).slope);
+                    });
+                    break;
+                case kTimes:
+                    map(channels, [&](int64_t i) {
+                        const V dy = load<S>(grad_y + i);
+                        store<S>(grad_x + i, dy * load<S>(other + i));
+                        store<S>(other + i, dy * load<S>(x + i));
+                    });
+                    save_tile(other, p.grad[operand[l]], tile);
+                    break;
+                case kPlus:
+                    save_tile(grad_y, p.grad[operand[l]], tile);
+                    continue;
+            }
+            std::swap(grad_y, grad_x);
+        }
+        for (int64_t i = 0, c = 0; i < p.inputs; c += p.tensor[i++].channels)
+            save_tile(grad_y + c * kPixels, p.grad[i], tile);
+    }
+
+    // ---- threads -------------------------------------------------------------------------------------------------
+
+    void forward() const {
+        const int64_t parts = std::min(tiles, 4 * p.threads.count);
+        for_each(p.threads, parts, [&](int64_t part) {
+            Tile s(*this);
+            for (int64_t tile = tiles * part / parts; tile < tiles * (part + 1) / parts; ++tile) {
+                run_forward(s, tile);
+                save_tile(s.features + at[p.layers] * kPixels, p.y, tile);
+            }
+        });
+    }
+
+    void backward() const {
+        // a number that does not depend on the threads: sums have the same order whatever their number is
+        const int64_t parts = std::min<int64_t>(tiles, 32);
+        std::vector<Sums> sums;
+        for (int64_t part = 0; part < parts; ++part) sums.emplace_back(*this);
+        for_each(p.threads, parts, [&](int64_t part) {
+            Tile s(*this);
+            Buffer<S> grad_y(widest * kPixels), grad_x(widest * kPixels), by_pixel(kPixels * columns(widest));
+            for (int64_t tile = tiles * part / parts; tile < tiles * (part + 1) / parts; ++tile)
+                run_backward(s, tile, grad_y, grad_x, by_pixel, sums[part]);
+        });
+        for_each(p.threads, p.layers, [&](int64_t l) { add_up(sums, l); });
+    }
+
+    void add_up(const std::vector<Sums> &sums, int64_t l) const {
+        const PixelLayer &layer = p.layer[l];
+        S *grad_weight = static_cast<S *>(layer.grad_weight), *grad_bias = static_cast<S *>(layer.grad_bias);
+        if (layer.kind == kNorm) {
+            for (int64_t c = 0; c < layer.channels; ++c) {
+                grad_weight[c] = grad_bias[c] = 0;
+                for (const Sums &part : sums)
+                    for (int i = 0; i < W; ++i) {
+                        grad_weight[c] += part.weight[l][c * W + i];
+                        grad_bias[c] += part.bias[l][c * W + i];
+                    }
+            }
+        } else if (layer.kind == kLinear) {
+            const int64_t channels = widths[l], width = columns(channels);
+            Buffer<S> total(layer.channels * width);
+            for (const Sums &part : sums)
+                for (int64_t i = 0; i < layer.channels * width; i += W)
+                    store<S>(total + i, load<S>(total + i) + load<S>(part.weight[l] + i));
+            for (int64_t j = 0; j < layer.channels; ++j) {
+                std::copy(total + j * width, total + j * width + channels, grad_weight + j * channels);
+                if (grad_bias) grad_bias[j] = total[j * width + channels];
+            }
+        }
+    }
+};

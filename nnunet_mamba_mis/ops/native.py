@@ -1,0 +1,98 @@
+"""Native code for CPUs (csrc/), loaded with ctypes: no torch header, no tie to a torch version."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+
+_REBUILD = (
+    "Install a compiler (Debian, Ubuntu: apt install g++), then, in the folder of the source: "
+    "pip install --force-reinstall --no-deps ."
+)
+_INTERFACE = 2  # mamba_mis_interface of csrc/native.cpp
+INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
+
+
+class Threads(ctypes.Structure):
+    """Threads of csrc/threads.h."""
+
+    _fields_ = [("count", ctypes.c_int64), ("parallel", ctypes.c_void_p)]
+
+
+def threads() -> Threads:
+    """As many threads as torch uses, and its own where that is possible."""
+    return Threads(torch.get_num_threads(), _openmp_parallel())
+
+
+def run(function: str, problem: ctypes.Structure) -> None:
+    """Call `mamba_mis_<function>` with a problem.
+
+    Raises:
+        MemoryError: There is not enough memory for scratch.
+    """
+    if getattr(library(), f"mamba_mis_{function}")(ctypes.byref(problem)) != 0:
+        raise MemoryError(f"not enough memory for {function.replace('_', ' ')}")
+
+
+@functools.cache
+def why_unavailable() -> str | None:
+    """Why the native code cannot be used on this machine, or None."""
+    path = _library_path("baseline")
+    if not path.exists():
+        return f"it was not built, most likely for want of a C++ compiler at installation. {_REBUILD}"
+    try:
+        library()
+    except (OSError, AttributeError) as error:  # AttributeError: an old library without one of the functions
+        return f"{path.name} cannot be loaded ({error}). {_REBUILD}"
+    return None
+
+
+@torch.compiler.assume_constant_result  # loading a library cannot be traced
+def available() -> bool:
+    """Whether the native code can be used on this machine."""
+    return why_unavailable() is None
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library for the best instruction set of this machine."""
+    return load_library(instruction_sets()[0])
+
+
+def instruction_sets() -> list[str]:
+    """Names of the instruction sets that this machine has and that there is a library for, best first."""
+    baseline = load_library("baseline")
+    return [
+        name
+        for name in INSTRUCTION_SETS
+        if name == "baseline" or (_library_path(name).exists() and getattr(baseline, f"mamba_mis_machine_has_{name}")())
+    ]
+
+
+@functools.cache
+def load_library(instruction_set: str) -> ctypes.CDLL:
+    """The library for an instruction set, which the machine must have."""
+    loaded = ctypes.CDLL(str(_library_path(instruction_set)))
+    if loaded.mamba_mis_interface() != _INTERFACE:
+        raise OSError("it was built from another version of the source")
+    return loaded
+
+
+def _library_path(instruction_set: str) -> Path:
+    return Path(__file__).with_name(f"_native_{instruction_set}.so")
+
+
+@functools.cache
+def _openmp_parallel() -> int | None:
+    """Address of GOMP_parallel in the OpenMP runtime that torch runs its own threads with, where that is known."""
+    for path in Path(torch.__file__).parent.joinpath("lib").glob("lib*omp*.so*"):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
+        except (OSError, AttributeError):
+            continue
+    return None
+
+

@@ -1,0 +1,65 @@
+"""The S6 layer as one operation: projections of Δ, B and C, softplus and scan."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_mamba_mis.ops import cpp_backend
+from nnunet_mamba_mis.ops.selective_scan import fastest_backend, selective_scan
+
+
+def s6(
+    x: Tensor,
+    delta_weight: Tensor,
+    delta_bias: Tensor,
+    bc_weight: Tensor,
+    A: Tensor,
+    D: Tensor,
+    *,
+    discretization: str = "zoh",
+) -> Tensor:
+    """Selective scan of x along its positions, with Δ = softplus(W_Δ x + b_Δ) and [B, C] = W_BC x.
+
+    The native backend projects tile by tile, so that Δ, B and C, which are many times as large as x, are neither
+    written to memory nor kept for backward. Other backends get them from two linear layers.
+
+    Args:
+        x: (batch, H, W, channels), scanned along W, then H; any strides.
+        delta_weight: (channels, channels).
+        delta_bias: (channels,).
+        bc_weight: (2N, channels), rows for B first.
+        A: (channels, N).
+        D: (channels,).
+        discretization: "zoh" or "mamba", as `selective_scan` has it.
+
+    Returns:
+        (batch, H, W, channels) in x's dtype; scanned in float32 (float64 for float64 x), also under autocast.
+    """
+    u = _channels_second(x)
+    if fastest_backend(u, discretization) == "cpp":
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight = torch.cat([delta_weight, bc_weight])
+        tensors = (t.to(dtype) for t in (u, weight, A, D, delta_bias))
+        y, _, _ = cpp_backend.native_s6(*tensors, discretization == "zoh", torch.is_grad_enabled())
+        return y.permute(0, 2, 3, 1).to(x.dtype)
+    # the scan adds the bias, in float32, before its softplus
+    delta = F.linear(x, delta_weight)
+    B, C = F.linear(x, bc_weight).chunk(2, dim=-1)
+    y = selective_scan(
+        u,
+        _channels_second(delta),
+        A,
+        _channels_second(B),
+        _channels_second(C),
+        D,
+        delta_bias=delta_bias,
+        delta_softplus=True,
+        discretization=discretization,
+    )
+    return y.permute(0, 2, 3, 1)  # type: ignore[union-attr]
+
+
+def _channels_second(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
