@@ -13,6 +13,9 @@
 
 #include "tile.h"
 
+// Outputs that wait to be written together where threads share out channels
+constexpr int64_t kWaiting = 1 << 14;
+
 template <class S>
 struct Scan {
     using V = Real<S>;
@@ -252,9 +255,13 @@ struct Scan {
     void run_forward(const Unit &unit, int64_t begin, int64_t end, S *state, S *steps) const {
         Inputs in(tiles, unit);
         const int64_t size = kTile * unit.count;
-        Buffer<S> y(size), z(p.z ? size : 0);
+        // Threads that share out the channels of one sample write to the same cache lines, and would wait for each other
+        // at every tile: outputs are written many tiles at a time.
+        const int64_t waiting = unit.count < p.channels ? std::max<int64_t>(1, kWaiting / size) : 1;
+        Buffer<S> ys(outputs ? waiting * size : 0), z(p.z ? size : 0);
         alignas(64) V sums[kTile];
         for (int64_t tile = begin; tile < end; ++tile) {
+            S *y = ys + tile % waiting * size;
             tiles.template load_inputs<false>(in, tile, outputs ? Tiles<S>::both : Tiles<S>::only_B);
             for (int64_t i = 0; i < unit.count; ++i) {
                 const int64_t d = unit.first + i;
@@ -278,7 +285,10 @@ struct Scan {
                 if (p.z) value *= silu<S>(load<S>(z + i)).value;
                 store<S>(y + i, value);
             }
-            tiles.save_channels(y, p.y, p.y_strides, unit, tile);
+            const int64_t last = std::min(end, (tile / waiting + 1) * waiting) - 1;
+            if (tile < last) continue;
+            for (int64_t done = std::max(begin, tile / waiting * waiting); done <= tile; ++done)
+                tiles.save_channels(ys + done % waiting * size, p.y, p.y_strides, unit, done);
         }
     }
 

@@ -66,7 +66,7 @@ inline void store(S *p, Real<S> v) {
 
 template <class S>
 inline Real<S> splat(S s) {
-    return Real<S>{} + s;
+    return s - Real<S>{};  // and not a sum, which is no copy where s is −0
 }
 
 // Keeps the compiler from fusing a product into a sum, which would round otherwise than where it cannot be fused

@@ -29,5 +29,5 @@ class SpectralGate(nn.Module):
         """(B, H, W, C) → (B, H, W, C)."""
         with no_autocast(x):
             spectrum = torch.fft.rfft2(at_least_float32(x), dim=(1, 2), norm="ortho")
-            spectrum = spectrum * torch.view_as_complex(self.weight) + torch.view_as_complex(self.bias)
+            spectrum = torch.addcmul(torch.view_as_complex(self.bias), spectrum, torch.view_as_complex(self.weight))
             return torch.fft.irfft2(spectrum, s=self.size, dim=(1, 2), norm="ortho")
