@@ -18,8 +18,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/pytest --durations=10
 
 bench: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[bench]'
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/network.py
+	$(BIN)/python benchmarks/bounds.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

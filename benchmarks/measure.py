@@ -14,17 +14,35 @@ from pathlib import Path
 
 import torch
 
+RESULTS = Path(__file__).parent / "results"
 
-def medians(candidates: dict[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
-    """Median seconds of each candidate; they take turns, so that a busy machine is busy for all."""
+
+def medians(
+    candidates: dict[str, Callable[[], object]],
+    repeats: int = 7,
+    warm: bool = True,
+    before: dict[str, Callable[[], object]] | None = None,
+) -> dict[str, float]:
+    """Median seconds of each candidate; they take turns, so that a busy machine is busy for all.
+
+    Args:
+        candidates: What to time, by name.
+        repeats: How often.
+        warm: Whether each runs once before it is timed.
+        before: What to run before some of them each time, outside the time taken.
+    """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for candidate in candidates.values():
-        candidate()
+    if warm:
+        for candidate in candidates.values():
+            candidate()
     for _ in range(repeats):
         for name, candidate in candidates.items():
+            if before and name in before:
+                before[name]()
             start = time.perf_counter()
-            candidate()
+            result = candidate()
             times[name].append(time.perf_counter() - start)
+            del result  # what it takes to free it is not part of the work
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -57,7 +75,7 @@ def write_json(name: str, results: dict) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    path = Path(__file__).parent / "results" / f"{name}.json"
+    path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"machine": machine, **results}, indent=2) + "\n")
     print(f"\n{path}")

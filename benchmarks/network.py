@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.ops import available_backends
+
+NETWORKS = ("MambaMIS B", "PlainConvUNet")
 
 
 def plain_conv_unet(size: int) -> nn.Module:
@@ -55,33 +58,62 @@ def train(network: nn.Module, size: int) -> None:
     loss.backward()
 
 
+def check() -> None:
+    """Stop if the network in float32 differs from itself in float64, or a gradient does."""
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        network = make("MambaMIS B", 64).to(dtype)
+        torch.manual_seed(1)
+        y = network(torch.rand(1, 3, 64, 64).to(dtype))[0]
+        results.append([y, *torch.autograd.grad(y.square().mean(), list(network.decoder.stages[-1].parameters()))])
+    for a, e in zip(*results, strict=True):
+        error = (a - e).abs().max() / e.abs().max().clamp(min=1e-3)
+        if error > 1e-3:
+            sys.exit(f"the network is wrong by {error:.1e}: nothing is timed")
+
+
+def compare(size: int) -> list[dict]:
+    """Times and peak memory of both networks at one size."""
+    networks = {name: make(name, size) for name in NETWORKS}
+    results = []
+    for what, work in {"inference": infer, "training step": train}.items():
+        times = medians({n: partial(work, networks[n], size) for n in networks}, repeats=9)
+        results.append({"size": size, "what": what, "unit": "s", **times})
+        print(".", end="", flush=True)
+    peaks = {n: peak_memory(Path(__file__), n, str(size), "train") / 2**30 for n in networks}
+    return [*results, {"size": size, "what": "training step, peak memory", "unit": "GiB", **peaks}]
+
+
+def growth() -> dict[int, float]:
+    """Seconds of inference by size, taken in turns."""
+    networks = {size: make("MambaMIS B", size) for size in (128, 256, 512, 1024)}
+    times = medians({str(size): partial(infer, network, size) for size, network in networks.items()}, repeats=7)
+    return {int(size): seconds for size, seconds in times.items()}
+
+
 def main() -> None:
     """Print ratios and write them as JSON."""
-    rows, results = [], []
-    for size in (256, 512):
-        networks = {name: make(name, size) for name in ("MambaMIS B", "PlainConvUNet")}
-        for what, work in {"inference": infer, "training step, batch 2": train}.items():
-            times = medians({n: lambda n=n, work=work: work(networks[n], size) for n in networks}, repeats=5)
-            ratio = times["MambaMIS B"] / times["PlainConvUNet"]
-            rows.append([f"{size}² {what}", *(f"{t:.3f} s" for t in times.values()), f"{ratio:.2f}×"])
-            results.append({"size": size, "what": what, "seconds": times})
-        peaks = {n: peak_memory(Path(__file__), n, str(size), "train") for n in ("MambaMIS B", "PlainConvUNet")}
-        ratio = peaks["MambaMIS B"] / peaks["PlainConvUNet"]
-        rows.append(
-            [f"{size}² training, peak memory", *(f"{p / 2**30:.2f} GiB" for p in peaks.values()), f"{ratio:.2f}×"]
-        )
-        results.append({"size": size, "what": "training, peak memory", "bytes": peaks})
-    header = ["", "MambaMIS B", "PlainConvUNet", "ratio"]
-    print_table(f"float32, {torch.get_num_threads()} threads, scan backend {available_backends()[0]}", header, rows)
-    growth = {
-        size: medians({"B": lambda size=size: infer(make("MambaMIS B", size), size)}, 3)["B"]
-        for size in (128, 256, 512, 1024)
-    }
-    per_pixel = [
-        [f"{s}²", f"{t / s**2 * 1e9:.0f} ns", f"{t / s**2 / (growth[256] / 256**2):.2f}×"] for s, t in growth.items()
+    check()
+    results = [result for size in (256, 512) for result in compare(size)]
+    rows = [
+        [f"{r['size']}² {r['what']}", *(f"{r[n]:.3f} {r['unit']}" for n in NETWORKS), f"{_ratio(r):.2f}×"]
+        for r in results
     ]
-    print_table("Inference time a pixel (with building the network)", ["size", "time", "against 256²"], per_pixel)
-    write_json("network", {"results": results, "inference_seconds": growth})
+    title = f"float32, {torch.get_num_threads()} threads, scan by {available_backends()[0]}; training at batch 2"
+    print_table(title, ["", *NETWORKS, "ratio"], rows)
+    seconds = growth()
+    per_pixel = {size: t / size**2 for size, t in seconds.items()}
+    print_table(
+        "Inference time a pixel",
+        ["size", "time", "against 256²"],
+        [[f"{s}²", f"{t * 1e9:.0f} ns", f"{t / per_pixel[256]:.2f}×"] for s, t in per_pixel.items()],
+    )
+    write_json("network", {"results": results, "inference_seconds": seconds})
+
+
+def _ratio(result: dict) -> float:
+    ours, theirs = (result[name] for name in NETWORKS)
+    return ours / theirs
 
 
 if __name__ == "__main__":

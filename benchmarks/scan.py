@@ -1,18 +1,24 @@
-"""The selective scan on a CPU: native code against our PyTorch path and against a loop over positions.
+"""The selective scan on a CPU: native code against loops over positions, mambapy and our PyTorch path.
 
-Refuses to time a wrong result. The loop is timed on a 32nd of the sequence, as its time grows with the length.
+Refuses to time a wrong result. Loops are timed once: forward on the whole of the longest sequence, forward and backward
+on a 16th of it, as their time grows with the length.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import torch
+from baselines import mambapy_scan, sequential_loop
 from measure import medians, print_table, write_json
 
 from nnunet_mamba_mis.ops import available_backends, selective_scan, selective_scan_reference
 
-LOOP_FRACTION = 32
+LONG = (1, 8, 65536, 32)
+FAST = {name: partial(selective_scan, backend=name) for name in ("cpp", "torch") if name in available_backends()}
+FAST["mambapy"] = mambapy_scan
+LOOPS = {"loop": sequential_loop, "reference": selective_scan_reference}
 
 
 def arguments(batch: int, channels: int, length: int, states: int) -> dict[str, torch.Tensor]:
@@ -40,47 +46,63 @@ def run(scan, tensors: dict[str, torch.Tensor], discretization: str, backward: b
 
 
 def check(tensors: dict[str, torch.Tensor], discretization: str) -> None:
-    """Stop if the native code is off on the start of the sequence."""
+    """Stop if anything that will be timed is off on the start of the sequence."""
     short = {name: t[..., :500] if t.dim() == 3 else t for name, t in tensors.items()}
     exact = {name: t.double() for name, t in short.items()}
     for backward in (False, True):
         expected = run(selective_scan_reference, exact, discretization, backward)
-        for name in available_backends()[:-1]:
-            actual = run(lambda name=name, **k: selective_scan(**k, backend=name), short, discretization, backward)
-            for a, e in zip(actual, expected, strict=True):
+        for name, scan in (FAST | LOOPS).items():
+            for a, e in zip(run(scan, short, discretization, backward), expected, strict=True):
                 error = (a.double() - e).abs().max() / e.abs().max()
                 if error > 1e-4:
                     sys.exit(f"{name} is wrong by {error:.1e}: nothing is timed")
 
 
+def torch_beside_native_code() -> dict[str, float]:
+    """Seconds of a convolution on its own, and of the same between native scans: one pool of threads, or two."""
+    x, weight, tensors = torch.randn(1, 32, 256, 256), torch.randn(32, 32, 3, 3), arguments(*LONG)
+
+    def convolve():
+        return torch.nn.functional.conv2d(x, weight, padding=1)
+
+    between = partial(run, FAST["cpp"], tensors, "zoh", False)
+    return medians({"alone": convolve, "between scans": convolve}, repeats=25, before={"between scans": between})
+
+
+def loop_seconds(tensors: dict[str, torch.Tensor], backward: bool) -> dict[str, float]:
+    """Seconds of the loops over positions for the whole sequence."""
+    share = 16 if backward else 1
+    part = {name: t[..., : t.shape[-1] // share] if t.dim() == 3 else t for name, t in tensors.items()}
+    candidates = {name: partial(run, scan, part, "zoh", backward) for name, scan in LOOPS.items()}
+    return {name: share * t for name, t in medians(candidates, repeats=1, warm=False).items()}
+
+
 def main() -> None:
     """Print ratios and write them as JSON."""
     rows, results = [], []
-    fast = [name for name in available_backends() if name in ("cpp", "torch")]
-    for shape in ((1, 8, 65536, 32), (1, 16, 4096, 32), (2, 128, 64, 32)):
-        length = shape[2]
+    for shape in (LONG, (1, 16, 4096, 32), (2, 128, 64, 32)):
         tensors = arguments(*shape)
-        part = {n: t[..., : max(1, length // LOOP_FRACTION)] if t.dim() == 3 else t for n, t in tensors.items()}
         for discretization in ("zoh", "mamba"):
             check(tensors, discretization)
             for backward in (False, True):
-                candidates = {
-                    name: lambda name=name: run(
-                        lambda **k: selective_scan(**k, backend=name), tensors, discretization, backward
-                    )
-                    for name in fast
-                }
-                times = medians(candidates)
-                loop = medians({"loop": lambda: run(selective_scan_reference, part, discretization, backward)}, 1)
-                times["loop"] = loop["loop"] * length / part["u"].shape[-1]
+                work = partial(run, tensors=tensors, discretization=discretization, backward=backward)
+                times = medians({name: partial(work, scan) for name, scan in FAST.items()})
+                if shape == LONG and discretization == "zoh":
+                    times |= loop_seconds(tensors, backward)
                 what = "forward, backward" if backward else "forward"
                 results.append({"shape": shape, "discretization": discretization, "what": what, "seconds": times})
-                ratios = [f"{times[name] / times[fast[0]]:.1f}×" for name in [*fast[1:], "loop"]]
-                rows.append([f"{shape} {discretization} {what}", f"{times[fast[0]] * 1e3:.2f} ms", *ratios])
+                first = next(iter(FAST))
+                others = [name for name in (*FAST, *LOOPS) if name != first]
+                ratios = [f"{times[name] / times[first]:.1f}×" if name in times else "" for name in others]
+                rows.append([f"{shape} {discretization} {what}", f"{times[first] * 1e3:.2f} ms", *ratios])
                 print(".", end="", flush=True)
-    header = ["(batch, channels, length, states)", fast[0], *(f"{name} takes" for name in [*fast[1:], "loop"])]
-    print_table(f"Selective scan, float32, {torch.get_num_threads()} threads", header, rows)
-    write_json("scan", {"results": results})
+    header = ["(batch, channels, length, states)", first, *others]
+    print_table(f"Selective scan, float32, {torch.get_num_threads()} threads: time, and what others take", header, rows)
+    beside = torch_beside_native_code() if "cpp" in FAST else {}
+    if beside:
+        ratio = beside["between scans"] / beside["alone"]
+        print(f"\nA convolution of torch between native scans takes {ratio:.2f}× its time alone")
+    write_json("scan", {"results": results, "convolution_seconds": beside})
 
 
 if __name__ == "__main__":

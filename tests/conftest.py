@@ -36,3 +36,13 @@ def _elsewhere(tmp_path_factory) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads for torch, and put it back."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

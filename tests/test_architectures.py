@@ -38,17 +38,28 @@ def parity(shared):
         return weights, torch.from_numpy(archive["input"]), torch.from_numpy(archive["output"])
 
 
-# relative to the largest logit. LayerNorms over two or three channels at full resolution amplify rounding where those
-# are nearly equal, so that any float32 evaluation has a few pixels in ten thousand that are off by 1e-4 or more
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=str)
-def test_agrees_with_the_authors_network(parity, dtype, tolerance):
+def errors(parity, dtype):
+    """Distance of our network's logits, computed in dtype, from the authors' in float64."""
     weights, x, expected = parity
     net = network((64, 64), num_classes=1).to(dtype)
     load_reference_weights(net, weights)
     with torch.no_grad():
-        error = (net(x.to(dtype)).double() - expected).abs()
-    assert error.max() <= tolerance * expected.abs().max()
-    assert error.mean() <= tolerance / 10
+        return (net(x.to(dtype)).double() - expected).abs()
+
+
+def test_agrees_with_the_authors_network(parity):
+    assert errors(parity, torch.float64).max() <= 1e-9
+
+
+def test_agrees_with_the_authors_network_in_float32(parity):
+    """LayerNorms over two or three channels amplify rounding up to 316 times where those are nearly equal.
+
+    The stem alone in float32, all else in float64, is off by 1e-4 at one pixel: one in a thousand may be further off.
+    """
+    error = errors(parity, torch.float32)
+    assert error.mean() <= 1e-5
+    assert error.quantile(0.999) <= 1e-4
+    assert error.max() <= 1e-3
 
 
 def test_reference_weights_that_do_not_fit_are_named(parity):

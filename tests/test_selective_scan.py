@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nnunet_mamba_mis.ops import available_backends, cpp_backend, native, selective_scan, selective_scan_reference
@@ -71,14 +71,22 @@ def test_backend_agrees_with_reference(backend, discretization, groups, length):
 
 
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("count", [1, 2, 5])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_backend_agrees_on_random_problems(backend, data):
+def test_backend_agrees_on_random_problems(backend, count, data, threads):
+    threads(count)
     groups = data.draw(st.sampled_from([None, 1, 2]), label="groups")
     channels = data.draw(st.integers(1, 3), label="channels") * (groups or 1)
-    shape = (data.draw(st.integers(1, 3)), channels, data.draw(st.integers(1, 70)), data.draw(st.integers(1, 4)))
+    # the native kernel's tiles have 32 positions, and sequences from 1024 on are cut where rows are few
+    length = data.draw(st.one_of(st.integers(1, 70), st.sampled_from([1023, 1025])), label="length")
+    shape = (data.draw(st.integers(1, 3), label="batch"), channels, length, data.draw(st.integers(1, 4), label="N"))
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]), label="dtype")
-    arguments = make_arguments(*shape, groups, dtype, scale=data.draw(st.sampled_from([1e-6, 1.0, 30.0]), label="Δ"))
+    arguments = make_arguments(
+        *shape, groups, dtype, scale=data.draw(st.sampled_from([1e-6, 1.0, 30.0, 1e4]), label="Δ")
+    )
+    if data.draw(st.booleans(), label="channels last"):
+        arguments = {k: v.mT.contiguous().mT if v.dim() > 2 else v for k, v in arguments.items()}
     for name in data.draw(st.sets(st.sampled_from(["D", "z", "delta_bias"])), label="left out"):
         arguments[name] = None
     options = {
@@ -175,14 +183,6 @@ def test_large_steps_stay_finite(backend):
     for discretization in ("zoh", "mamba"):
         results = values_and_gradients(selective_scan, arguments, discretization=discretization, backend=backend)
         assert all(t.isfinite().all() for t in results.values())
-
-
-@pytest.fixture
-def threads():
-    """Set the number of threads for torch, and put it back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @needs_native

@@ -129,6 +129,19 @@ def _(grad_y, grad_last_state, u, delta, A, B, C, D, z, delta_bias, starts, soft
     return _empty_gradients((u, delta, A, B, C, D, z, delta_bias))
 
 
+def s6_cpp(u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, discretization: str) -> Tensor:
+    """Outputs of `native_s6`, of tensors in any real type; computed in float32, or float64 for float64 u."""
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    x, weight, A, D, delta_bias = (t.to(dtype) for t in (u, weight, A, D, delta_bias))
+    exact = discretization == "zoh"
+    if native.needs_operator():
+        y, _, _ = native_s6(x, weight, A, D, delta_bias, exact, torch.is_grad_enabled())
+    else:  # the operator itself takes as long as a short scan
+        inputs = {"u": x, "weight": weight, "A": A, "D": D, "delta_bias": delta_bias}
+        y, _, _ = _forward(inputs, 1, True, exact, False)
+    return y.to(u.dtype)
+
+
 @torch.library.custom_op("nnunet_mamba_mis::native_s6", mutates_args=(), device_types="cpu")
 def native_s6(
     u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, exact: bool, keep_starts: bool
@@ -199,9 +212,10 @@ native_s6.register_autograd(functools.partial(_autograd, native_s6_backward), se
 def _forward(
     inputs: Mapping[str, Tensor | None], groups: int, softplus: bool, exact: bool, keep_starts: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    y, last_state, starts = _empty_outputs(inputs["u"], inputs["A"], keep_starts)
-    outputs = {"y": y, "last_state": last_state, "starts": starts if keep_starts else None}
-    _run("forward", inputs | outputs, groups, softplus, exact)
+    present = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+    y, last_state, starts = _empty_outputs(present["u"], present["A"], keep_starts)
+    outputs = {"y": y, "last_state": last_state} | ({"starts": starts} if keep_starts else {})
+    _run("forward", present | outputs, groups, softplus, exact)
     return y, last_state, starts
 
 
@@ -215,9 +229,10 @@ def _backward(
     exact: bool,
 ) -> list[Tensor]:
     grads = _empty_gradients(inputs.values())
+    present = {name: tensor for name, tensor in inputs.items() if tensor is not None}
     given = {"starts": starts, "grad_y": grad_y, "grad_last_state": grad_last_state}
-    wanted = {f"grad_{name}": grad for (name, t), grad in zip(inputs.items(), grads, strict=True) if t is not None}
-    _run("backward", inputs | given | wanted, groups, softplus, exact)
+    wanted = {f"grad_{name}": grad for name, grad in zip(inputs, grads, strict=True) if name in present}
+    _run("backward", present | given | wanted, groups, softplus, exact)
     return grads
 
 
@@ -235,15 +250,15 @@ def _empty_gradients(inputs: Iterable[Tensor | None]) -> list[Tensor]:
     ]
 
 
-def _run(direction: str, tensors: Mapping[str, Tensor | None], groups: int, softplus: bool, exact: bool) -> None:
+def _run(direction: str, tensors: Mapping[str, Tensor], groups: int, softplus: bool, exact: bool) -> None:
     """Run the native code on tensors by their names in `ScanProblem`."""
-    u, A = tensors["u"], tensors["A"]
+    u = tensors["u"]
     batch, channels, height, width = u.shape
     problem = _Problem(
         batch=batch,
         channels=channels,
         groups=groups,
-        states=A.shape[1],
+        states=tensors["A"].shape[1],
         outer=height,
         inner=width,
         is_double=u.dtype == torch.float64,
@@ -251,11 +266,13 @@ def _run(direction: str, tensors: Mapping[str, Tensor | None], groups: int, soft
         exact=exact,
         threads=native.threads(),
     )
-    # what has no strides in the struct is contiguous; the copies must live until the code has run
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    given |= {name: tensor.contiguous() for name, tensor in given.items() if not hasattr(problem, f"{name}_strides")}
-    for name, tensor in given.items():
+    keep = []  # copies must live until the code has run
+    for name, tensor in tensors.items():
+        strides = getattr(problem, f"{name}_strides", None)
+        if strides is None:
+            tensor = tensor.contiguous()
+            keep.append(tensor)
+        else:
+            strides[:] = tensor.stride()
         setattr(problem, name, tensor.data_ptr())
-        if hasattr(problem, f"{name}_strides"):
-            getattr(problem, f"{name}_strides")[:] = tensor.stride()
     native.run(f"scan_{direction}", problem)

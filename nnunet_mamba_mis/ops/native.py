@@ -58,6 +58,11 @@ def available() -> bool:
     return why_unavailable() is None
 
 
+def needs_operator() -> bool:
+    """Whether torch has to see an operation: to differentiate or to compile it."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The library for the best instruction set of this machine; malloc then keeps freed memory, see below."""
@@ -113,5 +118,3 @@ def _openmp_parallel() -> int | None:
         except (OSError, AttributeError):
             continue
     return None
-
-

@@ -65,7 +65,10 @@ _NORM, _LINEAR, _SILU, _TIMES, _PLUS = range(5)  # PixelLayerKind of csrc/pixelw
 
 
 def _native(inputs: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
-    tensors, parameters, kinds, eps = list(inputs), [], [], 0.0
+    tensors = list(inputs)
+    parameters: list[Tensor] = []
+    kinds: list[int] = []
+    eps = 0.0
     for layer in layers:
         if isinstance(layer, nn.LayerNorm):
             kinds.append(_NORM)
@@ -84,7 +87,9 @@ def _native(inputs: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
             tensors.append(layer.term)
         else:
             raise TypeError(f"{type(layer).__name__} is no pixelwise layer")
-    return native_pixelwise(tensors, parameters, len(inputs), kinds, eps)
+    # the operator itself takes as long as a small layer
+    run = native_pixelwise if native.needs_operator() else _forward
+    return run(tensors, parameters, len(inputs), kinds, eps)
 
 
 class _Tensor(ctypes.Structure):
@@ -131,6 +136,10 @@ def native_pixelwise(
         kinds: Layers, as PixelLayerKind of csrc/pixelwise.h numbers them.
         eps: What norms add to the variance.
     """
+    return _forward(tensors, parameters, inputs, kinds, eps)
+
+
+def _forward(tensors, parameters, inputs: int, kinds, eps: float) -> Tensor:
     y = _empty_result(tensors, parameters, inputs, kinds)
     _run("forward", tensors, parameters, inputs, kinds, eps, y)
     return y

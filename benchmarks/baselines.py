@@ -1,0 +1,39 @@
+"""What others do where there is no CUDA, written as they have it: baselines of the scan benchmark."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _discretize(delta: Tensor, A: Tensor, B: Tensor, u: Tensor, discretization: str) -> tuple[Tensor, Tensor]:
+    """e^{ΔA} and the weighted input, (batch, L, channels, N) each, for the whole sequence."""
+    x = delta.mT.unsqueeze(-1) * A
+    weight = torch.expm1(x) / A if discretization == "zoh" else delta.mT.unsqueeze(-1)
+    return torch.exp(x), weight * B.mT.unsqueeze(2) * u.mT.unsqueeze(-1)
+
+
+def sequential_loop(u, delta, A, B, C, D, *, delta_softplus: bool, discretization: str) -> Tensor:
+    """A loop over positions as mamba_ssm's `selective_scan_ref` has it: discretised before, one einsum a position.
+
+    Positions are unbound at once and not indexed: the gradient of an index is as large as the whole sequence.
+    """
+    assert delta_softplus
+    decay, added = _discretize(F.softplus(delta), A, B, u, discretization)
+    h = decay.new_zeros(decay.shape[0], *decay.shape[2:])
+    outputs = []
+    for decay_t, added_t, c in zip(decay.unbind(1), added.unbind(1), C.unbind(2), strict=True):
+        h = decay_t * h + added_t
+        outputs.append(torch.einsum("bdn,bn->bd", h, c))
+    return torch.stack(outputs, dim=2) + D[:, None] * u
+
+
+def mambapy_scan(u, delta, A, B, C, D, *, delta_softplus: bool, discretization: str) -> Tensor:
+    """The parallel (Blelloch) scan of mambapy, used as its Mamba block uses it."""
+    from mambapy.pscan import pscan
+
+    assert delta_softplus
+    decay, added = _discretize(F.softplus(delta), A, B, u, discretization)
+    h = pscan(decay, added)
+    return (h @ C.mT.unsqueeze(-1)).squeeze(-1).mT + D[:, None] * u
