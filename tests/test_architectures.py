@@ -208,7 +208,9 @@ def test_spectral_gate_of_ones_is_the_identity():
 def test_bfss_scans_rows_and_columns():
     """Without fusion layers: output at a position depends on what comes before it in either order, and on no more."""
     bfss = BFSS(1, d_state=4)
-    bfss.fusion = torch.nn.Identity()
+    identity = torch.nn.Linear(2, 2, bias=True)
+    torch.nn.init.eye_(identity.weight)
+    bfss.fusion = torch.nn.Sequential(identity)
     x = torch.randn(1, 4, 5, 1, requires_grad=True)
     y = bfss(x)
     by_rows = torch.autograd.grad(y[0, 2, 3, 0], x, retain_graph=True)[0][0, :, :, 0] != 0
