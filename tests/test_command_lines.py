@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_mamba_mis.ops import native
+
 SCRIPTS = Path(sys.executable).parent
 CASES = 10
 
@@ -131,6 +133,11 @@ def trained(preprocessed) -> Path:
     assert not (fold / "checkpoint_final.pth").exists(), "finished before it could be killed"
     run(preprocessed, "nnUNetv2_train", 7, "2d", 0, "-tr", "ShortTrainer", "-device", "cpu", "--c")
     return fold
+
+
+@pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
+def test_training_on_a_cpu_uses_the_native_scan(trained):
+    assert "Selective scan: backend cpp" in next(trained.glob("training_log_*.txt")).read_text()
 
 
 def test_training_that_was_killed_continues(trained):

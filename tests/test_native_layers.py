@@ -110,11 +110,33 @@ def test_pixelwise_refuses_layers_that_it_does_not_know():
         pixelwise([torch.randn(1, 2, 2, 3)], nn.ReLU())
 
 
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Times(torch.ones(1, 1, 1, 3)), r"a tensor is \(1, 1, 1, 3\), expected \(1, 2, 2, 3\)"),
+        (Plus(torch.ones(1, 2, 2, 3).double()), "all tensors must be torch.float32"),
+        (nn.Linear(4, 2), r"parameters \(2, 4\) and \(2,\) after 3 channels"),
+        (nn.LayerNorm(2), r"parameters \(2,\) and \(2,\) after 3 channels"),
+    ],
+    ids=["broadcast", "dtype", "linear", "norm"],
+)
+def test_pixelwise_refuses_what_does_not_fit(layer, message):
+    for context in (torch.no_grad(), torch.enable_grad()):
+        with context, pytest.raises(ValueError, match=message):
+            pixelwise([torch.randn(1, 2, 2, 3)], layer)
+
+
+def test_every_norm_has_its_own_eps():
+    x = 1e-3 * torch.randn(1, 3, 4, 5)
+    layers = [nn.LayerNorm(5, eps=1e-2), nn.LayerNorm(5, eps=1e-7)]
+    torch.testing.assert_close(pixelwise([x], *layers), compose([x], layers))
+
+
 def test_pixelwise_operator_passes_opcheck():
     inputs, layers, _ = make_chain(3, 5, 4, torch.float64)
     tensors = [*inputs, layers[4].factor, layers[5].term]
     parameters = [p for layer in layers[:4] for p in layer.parameters()]
-    torch.library.opcheck(native_pixelwise, (tensors, parameters, 2, [0, 1, 2, 1, 3, 4], 1e-5))
+    torch.library.opcheck(native_pixelwise, (tensors, parameters, 2, [0, 1, 2, 1, 3, 4], [1e-5]))
 
 
 def make_s6(batch, height, width, channels, states, dtype, scale=1.0):

@@ -43,10 +43,14 @@ def pixelwise(inputs: Sequence[Tensor], *layers: Layer) -> Tensor:
 
     Args:
         inputs: Features (batch, H, W, channels), any strides.
-        layers: `nn.LayerNorm` over the channels, `nn.Linear`, `nn.SiLU`, `Times` and `Plus`.
+        layers: `nn.LayerNorm` over the channels and `nn.Linear`, both with weight and bias, `nn.SiLU`, `Times`, `Plus`.
 
     Returns:
         (batch, H, W, channels after the last layer).
+
+    Raises:
+        ValueError: A tensor's shape or type does not fit (natively; elsewhere torch raises what it raises).
+        TypeError: A layer is none of these (natively).
     """
     if _native_suits(inputs[0]):
         return _native(inputs, layers)
@@ -68,12 +72,12 @@ def _native(inputs: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
     tensors = list(inputs)
     parameters: list[Tensor] = []
     kinds: list[int] = []
-    eps = 0.0
+    eps: list[float] = []
     for layer in layers:
         if isinstance(layer, nn.LayerNorm):
             kinds.append(_NORM)
             parameters += [layer.weight, layer.bias]
-            eps = layer.eps
+            eps.append(layer.eps)
         elif isinstance(layer, nn.Linear):
             kinds.append(_LINEAR)
             parameters += [layer.weight, layer.bias]
@@ -125,7 +129,7 @@ class _Problem(ctypes.Structure):
 
 @torch.library.custom_op("nnunet_mamba_mis::native_pixelwise", mutates_args=(), device_types="cpu")
 def native_pixelwise(
-    tensors: Sequence[Tensor], parameters: Sequence[Tensor], inputs: int, kinds: Sequence[int], eps: float
+    tensors: Sequence[Tensor], parameters: Sequence[Tensor], inputs: int, kinds: Sequence[int], eps: Sequence[float]
 ) -> Tensor:
     """Run pixelwise layers natively.
 
@@ -134,12 +138,12 @@ def native_pixelwise(
         parameters: Weight and bias of each norm and linear layer.
         inputs: Number of tensors that are concatenated.
         kinds: Layers, as PixelLayerKind of csrc/pixelwise.h numbers them.
-        eps: What norms add to the variance.
+        eps: What each norm adds to the variance.
     """
     return _forward(tensors, parameters, inputs, kinds, eps)
 
 
-def _forward(tensors, parameters, inputs: int, kinds, eps: float) -> Tensor:
+def _forward(tensors, parameters, inputs: int, kinds, eps: Sequence[float]) -> Tensor:
     y = _empty_result(tensors, parameters, inputs, kinds)
     _run("forward", tensors, parameters, inputs, kinds, eps, y)
     return y
@@ -157,7 +161,7 @@ def native_pixelwise_backward(
     parameters: Sequence[Tensor],
     inputs: int,
     kinds: Sequence[int],
-    eps: float,
+    eps: Sequence[float],
 ) -> list[Tensor]:
     """Gradients of `native_pixelwise` with respect to its tensors, then its parameters."""
     grads = _empty_gradients(tensors, parameters)
@@ -194,25 +198,42 @@ def _empty_gradients(tensors, parameters) -> list[Tensor]:
 
 
 def _channels(tensors, parameters, inputs: int, kinds) -> list[int]:
-    """Channels after each layer."""
+    """Channels after each layer; native code would read beyond a tensor that does not fit."""
+    first = tensors[0]
+    for t in (*tensors, *parameters):
+        if t.dtype != first.dtype or t.device != first.device:
+            raise ValueError(f"all tensors must be {first.dtype} on {first.device}, not {t.dtype} on {t.device}")
     channels = sum(t.shape[-1] for t in tensors[:inputs])
-    weights = iter(parameters[::2])
+    shapes = [t.shape[-1] for t in tensors[:inputs]]
+    weights, biases = iter(parameters[::2]), iter(parameters[1::2])
     result = []
     for kind in kinds:
         if kind in (_NORM, _LINEAR):
-            channels = next(weights).shape[0]
+            weight, bias = next(weights), next(biases)
+            expected = (channels,) if kind == _NORM else (weight.shape[0], channels)
+            if weight.shape != expected or bias.shape != expected[:1]:
+                raise ValueError(f"parameters {tuple(weight.shape)} and {tuple(bias.shape)} after {channels} channels")
+            channels = weight.shape[0]
+        elif kind in (_TIMES, _PLUS):
+            shapes.append(channels)
         result.append(channels)
+    for t, expected in zip(tensors, shapes, strict=True):
+        if t.shape != (*first.shape[:3], expected):
+            raise ValueError(f"a tensor is {tuple(t.shape)}, expected {(*first.shape[:3], expected)}")
     return result
 
 
-def _run(direction: str, tensors, parameters, inputs: int, kinds, eps: float, y: Tensor, grads=()) -> None:
+def _run(direction: str, tensors, parameters, inputs: int, kinds, eps: Sequence[float], y: Tensor, grads=()) -> None:
     contiguous = [p.contiguous() for p in parameters]
     pointers = iter([(w.data_ptr(), b.data_ptr()) for w, b in zip(contiguous[::2], contiguous[1::2], strict=True)])
     grad_parameters = grads[len(tensors) :]
     grad_pointers = iter([g.data_ptr() for g in grad_parameters])
+    remaining_eps = iter(eps)
     layers = (_Layer * len(kinds))()
     for layer, kind, channels in zip(layers, kinds, _channels(tensors, parameters, inputs, kinds), strict=True):
-        layer.kind, layer.channels, layer.eps = kind, channels, eps
+        layer.kind, layer.channels = kind, channels
+        if kind == _NORM:
+            layer.eps = next(remaining_eps)
         if kind in (_NORM, _LINEAR):
             layer.weight, layer.bias = next(pointers)
             if grads:

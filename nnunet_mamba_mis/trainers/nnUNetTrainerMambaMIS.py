@@ -16,6 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
+from nnunet_mamba_mis.ops import native
+from nnunet_mamba_mis.ops.selective_scan import fastest_backend
 from nnunet_mamba_mis.trainers.parameter_groups import parameter_groups
 
 
@@ -79,6 +81,14 @@ class nnUNetTrainerMambaMIS(nnUNetTrainer):
         groups = parameter_groups(self.network, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def on_train_start(self) -> None:
+        """Also say in the log what computes the scans."""
+        super().on_train_start()
+        discretization = self.architecture.get("discretization", "zoh")
+        backend = fastest_backend(torch.empty(0, device=self.device), discretization)
+        missing = native.why_unavailable() if self.device.type == "cpu" else None
+        self.print_to_log_file(f"Selective scan: backend {backend}{f' (native code: {missing})' if missing else ''}")
 
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's training step, but a non-finite loss or gradient leaves the weights as they are."""
