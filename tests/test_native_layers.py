@@ -126,6 +126,18 @@ def test_pixelwise_refuses_what_does_not_fit(layer, message):
             pixelwise([torch.randn(1, 2, 2, 3)], layer)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [nn.LayerNorm(3), nn.Linear(3, 2), nn.SiLU(), Times(torch.rand(1, 4, 5, 3))],
+    ids=lambda v: type(v).__name__,
+)
+def test_a_single_layer_has_its_gradients(layer):
+    x = torch.randn(1, 4, 5, 3, requires_grad=True)
+    leaves = [x, *(layer.parameters() if isinstance(layer, nn.Module) else [])]
+    expected = values_and_gradients(lambda: layer(x), leaves)
+    assert_same(values_and_gradients(lambda: pixelwise([x], layer), leaves), expected, 1e-5)
+
+
 def test_every_norm_has_its_own_eps():
     x = 1e-3 * torch.randn(1, 3, 4, 5)
     layers = [nn.LayerNorm(5, eps=1e-2), nn.LayerNorm(5, eps=1e-7)]
@@ -136,7 +148,7 @@ def test_pixelwise_operator_passes_opcheck():
     inputs, layers, _ = make_chain(3, 5, 4, torch.float64)
     tensors = [*inputs, layers[4].factor, layers[5].term]
     parameters = [p for layer in layers[:4] for p in layer.parameters()]
-    torch.library.opcheck(native_pixelwise, (tensors, parameters, 2, [0, 1, 2, 1, 3, 4], [1e-5]))
+    torch.library.opcheck(native_pixelwise, (tensors, parameters, 2, [0, 1, 2, 1, 3, 4], [1e-5] + 5 * [0.0]))
 
 
 def make_s6(batch, height, width, channels, states, dtype, scale=1.0):

@@ -74,10 +74,10 @@ def _native(inputs: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
     kinds: list[int] = []
     eps: list[float] = []
     for layer in layers:
+        eps.append(getattr(layer, "eps", 0.0))
         if isinstance(layer, nn.LayerNorm):
             kinds.append(_NORM)
             parameters += [layer.weight, layer.bias]
-            eps.append(layer.eps)
         elif isinstance(layer, nn.Linear):
             kinds.append(_LINEAR)
             parameters += [layer.weight, layer.bias]
@@ -138,7 +138,7 @@ def native_pixelwise(
         parameters: Weight and bias of each norm and linear layer.
         inputs: Number of tensors that are concatenated.
         kinds: Layers, as PixelLayerKind of csrc/pixelwise.h numbers them.
-        eps: What each norm adds to the variance.
+        eps: For each layer, what a norm adds to the variance.
     """
     return _forward(tensors, parameters, inputs, kinds, eps)
 
@@ -228,12 +228,10 @@ def _run(direction: str, tensors, parameters, inputs: int, kinds, eps: Sequence[
     pointers = iter([(w.data_ptr(), b.data_ptr()) for w, b in zip(contiguous[::2], contiguous[1::2], strict=True)])
     grad_parameters = grads[len(tensors) :]
     grad_pointers = iter([g.data_ptr() for g in grad_parameters])
-    remaining_eps = iter(eps)
     layers = (_Layer * len(kinds))()
-    for layer, kind, channels in zip(layers, kinds, _channels(tensors, parameters, inputs, kinds), strict=True):
-        layer.kind, layer.channels = kind, channels
-        if kind == _NORM:
-            layer.eps = next(remaining_eps)
+    widths = _channels(tensors, parameters, inputs, kinds)
+    for layer, kind, channels, layer_eps in zip(layers, kinds, widths, eps, strict=True):
+        layer.kind, layer.channels, layer.eps = kind, channels, layer_eps
         if kind in (_NORM, _LINEAR):
             layer.weight, layer.bias = next(pointers)
             if grads:
