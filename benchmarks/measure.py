@@ -48,9 +48,8 @@ def medians(
 
 def peak_memory(script: Path, *arguments: str) -> float:
     """Peak resident bytes of a run of `script` in a process of its own, as it prints it last."""
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}  # freed tensors go back to the system at once
     command = [sys.executable, str(script), *arguments]
-    return float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <utility>
 
 // Zeros, aligned to whole vectors and cache lines: a load across two lines costs twice.
 template <class S>

@@ -51,7 +51,10 @@ void parallel_for(const Threads &threads, int64_t count, void (*work)(void *, in
         threads.parallel(run_job, &job, static_cast<unsigned>(used), 0);
     } else {
         std::vector<std::thread> helpers;
-        for (int64_t i = 1; i < used; ++i) helpers.emplace_back(run_job, &job);
+        try {
+            for (int64_t i = 1; i < used; ++i) helpers.emplace_back(run_job, &job);
+        } catch (...) {  // fewer helpers do: whoever is there takes the next piece of work
+        }
         run_job(&job);
         for (auto &helper : helpers) helper.join();
     }

@@ -15,7 +15,7 @@ enum PixelLayerKind : int32_t { kNorm, kLinear, kSilu, kTimes, kPlus };
 struct PixelLayer {
     int32_t kind;
     int64_t channels;            // of the result
-    const void *weight, *bias;   // norm: (channels); linear: (channels, channels before), (channels); bias may be null
+    const void *weight, *bias;   // norm: (channels); linear: (channels, channels before), (channels)
     void *grad_weight, *grad_bias;
     double eps;                  // norm
 };
@@ -26,7 +26,7 @@ struct PixelProblem {
     Threads threads;
     int32_t is_double;
     int64_t batch, height, width;
-    int64_t tensors, inputs, layers;
+    int64_t inputs, layers;
     const PixelTensor *tensor, *grad;  // grad: of each tensor, in backward
     const PixelLayer *layer;
     PixelTensor y;  // result, or in backward its gradient

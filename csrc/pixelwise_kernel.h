@@ -163,7 +163,6 @@ struct PixelChain {
     void linear(const PixelLayer &layer, int64_t channels, const S *x, S *y) const {
         multiply<S>({static_cast<const S *>(layer.weight), channels, 1}, x, kPixels, y, kPixels, layer.channels, kPixels,
                     channels);
-        if (!layer.bias) return;
         const S *bias = static_cast<const S *>(layer.bias);
         for (int64_t c = 0; c < layer.channels; ++c)
             for (int t = 0; t < kPixels; t += W)
@@ -324,7 +323,7 @@ struct PixelChain {
                     store<S>(total + i, load<S>(total + i) + load<S>(part.weight[l] + i));
             for (int64_t j = 0; j < layer.channels; ++j) {
                 std::copy(total + j * width, total + j * width + channels, grad_weight + j * channels);
-                if (grad_bias) grad_bias[j] = total[j * width + channels];
+                grad_bias[j] = total[j * width + channels];
             }
         }
     }

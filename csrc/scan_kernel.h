@@ -34,9 +34,10 @@ struct Scan {
         const S *A = static_cast<const S *>(p.A);
         for (int64_t d = 0; d < p.channels; ++d)
             for (int64_t n = 0; n < states; ++n) {
-                S a = n < p.states ? A[d * p.states + n] : S(-1);
+                S a = n < p.states ? A[d * p.states + n] : S(0);
                 // an A this small acts as zero does, and spares (e^{ΔA} − 1)/A the special case
-                if (std::abs(a) < S(1e-20)) a = S(-1e-20);
+                constexpr S least = sizeof(S) == 4 ? S(1e-12) : S(1e-20);
+                if (std::abs(a) < least) a = -least;
                 A1[d * states + n] = a;
                 A2[d * states + n] = a * S(kLog2E);
                 inverse_A[d * states + n] = S(1) / a;
@@ -46,8 +47,6 @@ struct Scan {
     S *start_of(int64_t b, int64_t tile, int64_t d) const {
         return static_cast<S *>(p.starts) + ((b * tiles.count + tile) * p.channels + d) * p.states;
     }
-
-    S skip(int64_t d) const { return p.D ? static_cast<const S *>(p.D)[d] : S(0); }
 
     // Call run with the number of vectors and the first state, until all states are done
     template <class Run>
@@ -348,11 +347,12 @@ struct Scan {
         Buffer<S> rows;                                 // (kTile, row): those of B, C and, with projection, Δ
         Buffer<S> by_u, by_delta, y, grad_y, grad_z;    // (kTile, channels in the group)
         Buffer<S> by_x;                                 // (kTile, channels), with projection
+        Buffer<S> start;                                // (states), of one channel
 
         GroupGradients(const Scan &scan, const Unit &unit)
             : in(scan.tiles, unit), rows(kTile * scan.row), by_u(kTile * unit.count), by_delta(kTile * unit.count),
               y(kTile * unit.count), grad_y(kTile * unit.count), grad_z(kTile * unit.count),
-              by_x(scan.p.weight ? kTile * scan.tiles.channels : 0) {}
+              by_x(scan.p.weight ? kTile * scan.tiles.channels : 0), start(scan.states) {}
     };
 
     // Gradients of tiles [begin, end) of a sample. `gradient` (channels, states) is that of the state after them, and
@@ -371,17 +371,16 @@ struct Scan {
         Inputs &in = to.in;
         const Unit &unit = in.unit;
         Scratch s;
-        Buffer<S> start(states);
         tiles.template load_inputs<true>(in, tile, Tiles<S>::both);
         load_grad_y(to.grad_y, to.grad_z, unit, tile);
         std::fill(to.rows + 0, to.rows + kTile * row, S(0));
         for (int64_t i = 0; i < unit.count; ++i) {
             const int64_t d = unit.first + i;
             const S *from = start_of(unit.b, tile, d);
-            std::copy(from, from + p.states, start + 0);
+            std::copy(from, from + p.states, to.start + 0);
             for_states([&](auto NV, int64_t n) {
                 const int64_t at = d * states + n;
-                tile_gradients<NV, exact>(s, A2 + at, A1 + at, inverse_A + at, start + n, gradient + at, sums.A + at,
+                tile_gradients<NV, exact>(s, A2 + at, A1 + at, inverse_A + at, to.start + n, gradient + at, sums.A + at,
                                           {in.u + i, unit.count}, {in.delta + i, unit.count},
                                           {to.grad_y + i, unit.count}, {in.B + n, in.B_row}, {in.C + n, in.C_row},
                                           {to.rows + n, row}, {to.rows + tiles.at_C + n, row}, n == 0, p.z != nullptr);
@@ -507,8 +506,9 @@ struct Scan {
 
     template <bool exact>
     void backward() const {
-        // a number that does not depend on the threads: sums have the same order whatever their number is
-        const int64_t part_count = std::min<int64_t>(tiles.count, 32), width = p.channels * states;
+        // a number that does not depend on the threads: sums have the same order whatever their number is. Parts of four
+        // tiles or more, beside which a part's own sums are small.
+        const int64_t part_count = std::min<int64_t>(ceil_divide(tiles.count, 4), 32), width = p.channels * states;
         std::vector<Sums> sums;
         for (int64_t task = 0; task < p.batch * part_count; ++task) sums.emplace_back(*this);
         const auto run_part = [&](int64_t b, int64_t part, S *gradient) {

@@ -60,8 +60,8 @@ struct Tiles {
         Buffer<S> skip, bias;          // (kTile, unit.count): D and the bias of Δ, the same in each row
         Buffer<S> x;                   // (kTile, p.channels): u of all channels, where there is a projection
         Buffer<S> rows;                // (kTile, row)
-        const S *B, *C;                // rows of states in the line above, or in the tensors themselves
-        int64_t B_row, C_row;
+        const S *B = nullptr, *C = nullptr;  // rows of states in the line above, or in the tensors themselves
+        int64_t B_row = 0, C_row = 0;
 
         Inputs(const Tiles &tiles, const Unit &unit)
             : unit(unit), u(kTile * unit.count), delta(kTile * unit.count), slope(kTile * unit.count),

@@ -177,7 +177,10 @@ inline Silu<S> silu(Real<S> x) {
     const auto positive = x > S(0);
     const Real<S> z = exp2<S>((positive ? -x : x) * S(kLog2E));
     const Real<S> sigmoid = (positive ? splat<S>(1) : z) / (z + S(1));
-    return {x * sigmoid, sigmoid * (x * (S(1) - sigmoid) + S(1))};
+    // below this e^x is no longer exact, and a large x would multiply what should be zero
+    const auto vanishes = x < S(Vector<S>::kLowest / kLog2E);
+    const Real<S> slope = sigmoid * (x * (S(1) - sigmoid) + S(1));
+    return {vanishes ? Real<S>{} : x * sigmoid, vanishes ? Real<S>{} : slope};
 }
 
 // Sum over pairs of neighbouring lanes: the first half of the result from a, the second from b

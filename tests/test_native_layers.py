@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from nnunet_mamba_mis.architectures.scan_blocks import BFSS
 from nnunet_mamba_mis.ops import Plus, Times, cpp_backend, native, pixelwise, s6, selective_scan_reference
 from nnunet_mamba_mis.ops.pixelwise import native_pixelwise
 
@@ -105,25 +106,64 @@ def test_pixelwise_under_autocast_is_what_autocast_makes_of_the_layers():
         assert pixelwise([x], linear).dtype == torch.bfloat16
 
 
-def test_pixelwise_refuses_layers_that_it_does_not_know():
-    with pytest.raises(TypeError, match="ReLU is no pixelwise layer"):
-        pixelwise([torch.randn(1, 2, 2, 3)], nn.ReLU())
+class Doubled(nn.Linear):
+    """Not what its base class is."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def hooked():
+    layer = nn.Linear(3, 3)
+    layer.register_forward_hook(lambda _module, _inputs, output: output + 1)
+    return layer
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"),
+    "layer",
     [
-        (Times(torch.ones(1, 1, 1, 3)), r"a tensor is \(1, 1, 1, 3\), expected \(1, 2, 2, 3\)"),
-        (Plus(torch.ones(1, 2, 2, 3).double()), "all tensors must be torch.float32"),
-        (nn.Linear(4, 2), r"parameters \(2, 4\) and \(2,\) after 3 channels"),
-        (nn.LayerNorm(2), r"parameters \(2,\) and \(2,\) after 3 channels"),
+        nn.ReLU(),
+        nn.Linear(3, 2, bias=False),
+        nn.LayerNorm(3, elementwise_affine=False),
+        Times(torch.rand(1, 1, 1, 3)),
+        Plus(torch.rand(1, 2, 2, 3).double()),
+        Doubled(3, 2),
+        hooked(),
     ],
-    ids=["broadcast", "dtype", "linear", "norm"],
+    ids=["unknown", "no bias", "no weight", "broadcast", "other type", "subclass", "hook"],
 )
-def test_pixelwise_refuses_what_does_not_fit(layer, message):
+def test_pixelwise_leaves_to_torch_what_it_does_not_know(layer):
+    x = torch.randn(1, 2, 2, 3)
     for context in (torch.no_grad(), torch.enable_grad()):
-        with context, pytest.raises(ValueError, match=message):
-            pixelwise([torch.randn(1, 2, 2, 3)], layer)
+        with context:
+            assert torch.equal(pixelwise([x], layer), layer(x))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 2), nn.LayerNorm(2)], ids=["linear", "norm"])
+def test_pixelwise_layers_of_another_width_fail_as_in_torch(layer):
+    with pytest.raises(RuntimeError):
+        pixelwise([torch.randn(1, 2, 2, 3)], layer)
+
+
+def test_silu_of_extremes_is_that_of_torch():
+    x = torch.tensor([-1e38, -1e4, -100.0, -88.0, -80.0, 0.0, 88.0, 1e38]).reshape(1, 2, 4, 1)
+    torch.testing.assert_close(pixelwise([x], nn.SiLU()), nn.functional.silu(x), rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.filterwarnings("ignore")  # that tracing is deprecated, and what it cannot follow
+def test_traced_layers_follow_their_input():
+    block = BFSS(4, d_state=3)
+    x, other = torch.randn(2, 1, 3, 5, 4)
+    with torch.no_grad():
+        assert torch.equal(torch.jit.trace(block, x)(other), block(other))
+
+
+def test_lazily_negated_views_are_negated():
+    """The memory of such a view holds the opposite sign."""
+    block = BFSS(4, d_state=3)
+    x = torch.complex(*torch.randn(2, 1, 3, 5, 4)).conj().imag
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), block(x.clone()))
 
 
 @pytest.mark.parametrize(
@@ -232,6 +272,24 @@ def test_s6_without_native_code_is_the_same(monkeypatch):
     expected = s6(**arguments)
     monkeypatch.setattr(sys.modules[s6.__module__], "fastest_backend", lambda *_: "torch")
     torch.testing.assert_close(s6(**arguments), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(0, 2, 2, 4)}, "not empty"),
+        ({"x": torch.zeros(1, 2, 2, 5)}, r"delta_weight must be \(5, 5\)"),
+        ({"x": torch.zeros(1, 2, 2, 4, dtype=torch.int64)}, "x must be real"),
+        ({"A": torch.zeros(4, 4)}, r"bc_weight must be \(8, 4\)"),
+        ({"D": torch.zeros(3)}, r"D must be \(4,\)"),
+        ({"delta_bias": torch.zeros(4, device="meta")}, "delta_bias must be on cpu"),
+        ({"discretization": "mamab"}, "discretization 'mamab'"),
+    ],
+    ids=["empty", "channels", "integers", "states", "D", "device", "discretization"],
+)
+def test_s6_refuses_what_does_not_fit(change, message):
+    with pytest.raises(ValueError, match=message):
+        s6(**(make_s6(1, 2, 2, 4, 3, torch.float32) | change))
 
 
 def test_s6_of_half_precision_is_scanned_in_float32():

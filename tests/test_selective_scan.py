@@ -185,6 +185,19 @@ def test_large_steps_stay_finite(backend):
         assert all(t.isfinite().all() for t in results.values())
 
 
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@pytest.mark.parametrize("states", [1, 3, 5])
+def test_negative_steps_without_softplus_are_right(backend, states):
+    """e^{ΔA} is near 1 for these states, whatever stands in the lanes of a vector beside them."""
+    arguments = make_arguments(1, 2, 40, states, dtype=torch.float32)
+    arguments |= {"delta": torch.full((1, 2, 40), -100.0), "A": torch.full((2, states), -1e-4), "delta_bias": None}
+    exact = {k: v if v is None else v.double() for k, v in arguments.items()}
+    for discretization in ("zoh", "mamba"):
+        expected = values_and_gradients(selective_scan_reference, exact, discretization=discretization)
+        actual = values_and_gradients(selective_scan, arguments, discretization=discretization, backend=backend)
+        assert_same(actual, expected, 1e-4)
+
+
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("states", [1, 5, 32, 48])

@@ -5,15 +5,19 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 _REBUILD = (
     "Install a compiler (Debian, Ubuntu: apt install g++), then, in the folder of the source: "
     "pip install --force-reinstall --no-deps ."
 )
 _INTERFACE = 2  # mamba_mis_interface of csrc/native.cpp
+_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
 
@@ -25,7 +29,7 @@ class Threads(ctypes.Structure):
 
 
 def threads() -> Threads:
-    """As many threads as torch uses, and its own where that is possible."""
+    """As many threads as torch uses, and its own where its OpenMP runtime is found; new ones otherwise."""
     return Threads(torch.get_num_threads(), _openmp_parallel())
 
 
@@ -35,6 +39,7 @@ def run(function: str, problem: ctypes.Structure) -> None:
     Raises:
         MemoryError: There is not enough memory for scratch.
     """
+    _keep_freed_memory()
     if getattr(library(), f"mamba_mis_{function}")(ctypes.byref(problem)) != 0:
         raise MemoryError(f"not enough memory for {function.replace('_', ' ')}")
 
@@ -58,32 +63,39 @@ def available() -> bool:
     return why_unavailable() is None
 
 
-def needs_operator() -> bool:
-    """Whether torch has to see an operation: to differentiate or to compile it."""
-    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+def needs_operator(*tensors: Tensor) -> bool:
+    """Whether torch has to see an operation: to differentiate, trace or compile it, or for what tensors stand for."""
+    return (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or _get_current_dispatch_mode() is not None
+        or any(type(t) not in (Tensor, nn.Parameter) or t.is_neg() for t in tensors)
+    )
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library for the best instruction set of this machine; malloc then keeps freed memory, see below."""
-    _keep_freed_memory()
+    """The library for the best instruction set of this machine."""
     return load_library(instruction_sets()[0])
 
 
+@functools.cache
 def _keep_freed_memory() -> None:
     """Let glibc's malloc keep freed tensors for the next ones, instead of handing them back to the system.
 
     Otherwise every tensor above 32 MiB is fresh memory, which the system has to zero page by page: at 1024 × 1024
     pixels that is two fifths of the time of inference. Whoever has set malloc's thresholds is left with them.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ):
+    if any(name in os.environ for name in _MALLOC_VARIABLES) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # not glibc
         return
-    mallopt(_M_MMAP_THRESHOLD, 2**30)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    # an old glibc refuses a threshold above 32 MiB; setting the other alone would do harm
+    if mallopt(_M_MMAP_THRESHOLD, 2**30):
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def instruction_sets() -> list[str]:
@@ -112,9 +124,13 @@ def _library_path(instruction_set: str) -> Path:
 @functools.cache
 def _openmp_parallel() -> int | None:
     """Address of GOMP_parallel in the OpenMP runtime that torch runs its own threads with, where that is known."""
-    for path in Path(torch.__file__).parent.joinpath("lib").glob("lib*omp*.so*"):
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    # GNU's, LLVM's or Intel's; all have it
+    loaded = {line.split(maxsplit=5)[5] for line in lines if re.search(r"/lib(g|i)?omp[^/]*\.so[^/]*$", line)}
+    for path in sorted(loaded):
         try:
-            return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
+            return ctypes.cast(ctypes.CDLL(path, os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel, ctypes.c_void_p).value
         except (OSError, AttributeError):
             continue
     return None

@@ -38,62 +38,74 @@ Layer = nn.Module | Times | Plus
 def pixelwise(inputs: Sequence[Tensor], *layers: Layer) -> Tensor:
     """Concatenate inputs along channels, then apply layers in turn.
 
-    Natively, pixels go through all layers tile by tile: what lies between is neither written to memory nor kept for
-    backward, which runs the layers again. Elsewhere this is what it reads like.
+    On a CPU pixels go through all layers tile by tile, in native code: what lies between is neither written to memory
+    nor kept for backward, which runs the layers again. Elsewhere, and for layers that it does not know (subclasses,
+    layers without a bias or with hooks, tensors to be broadcast), this is what it reads like.
 
     Args:
         inputs: Features (batch, H, W, channels), any strides.
-        layers: `nn.LayerNorm` over the channels and `nn.Linear`, both with weight and bias, `nn.SiLU`, `Times`, `Plus`.
+        layers: `nn.LayerNorm` over the channels, `nn.Linear`, `nn.SiLU`, `Times`, `Plus`, and what torch runs besides.
 
     Returns:
         (batch, H, W, channels after the last layer).
-
-    Raises:
-        ValueError: A tensor's shape or type does not fit (natively; elsewhere torch raises what it raises).
-        TypeError: A layer is none of these (natively).
     """
-    if _native_suits(inputs[0]):
-        return _native(inputs, layers)
+    plan = _plan(inputs, layers)
+    if plan is not None:
+        # the operator itself takes as long as a small layer
+        run = native_pixelwise if native.needs_operator(*plan.tensors, *plan.parameters) else _forward
+        return run(*plan)
     x = torch.cat(list(inputs), dim=-1) if len(inputs) > 1 else inputs[0]
     for layer in layers:
         x = layer(x)
     return x
 
 
-def _native_suits(x: Tensor) -> bool:
-    on_cpu = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    return on_cpu and not torch.is_autocast_enabled("cpu") and native.available()
-
-
 _NORM, _LINEAR, _SILU, _TIMES, _PLUS = range(5)  # PixelLayerKind of csrc/pixelwise.h
+_KINDS: dict[type, int] = {nn.LayerNorm: _NORM, nn.Linear: _LINEAR, nn.SiLU: _SILU, Times: _TIMES, Plus: _PLUS}
 
 
-def _native(inputs: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
-    tensors = list(inputs)
-    parameters: list[Tensor] = []
-    kinds: list[int] = []
-    eps: list[float] = []
+class _Plan(NamedTuple):
+    """Arguments of `native_pixelwise`."""
+
+    tensors: list[Tensor]
+    parameters: list[Tensor]
+    inputs: int
+    kinds: list[int]
+    eps: list[float]
+
+
+def _plan(inputs: Sequence[Tensor], layers: Sequence[Layer]) -> _Plan | None:
+    """What native code is to run, or None where it cannot: it reads what it is told to, whatever lies there."""
+    first = inputs[0]
+    if not _native_suits(first) or not layers:
+        return None
+    plan = _Plan(list(inputs), [], len(inputs), [], [])
+    channels = sum(x.shape[-1] for x in inputs)
+    expected = [(*first.shape[:3], x.shape[-1]) for x in inputs]
     for layer in layers:
-        eps.append(getattr(layer, "eps", 0.0))
-        if isinstance(layer, nn.LayerNorm):
-            kinds.append(_NORM)
-            parameters += [layer.weight, layer.bias]
-        elif isinstance(layer, nn.Linear):
-            kinds.append(_LINEAR)
-            parameters += [layer.weight, layer.bias]
-        elif isinstance(layer, nn.SiLU):
-            kinds.append(_SILU)
-        elif isinstance(layer, Times):
-            kinds.append(_TIMES)
-            tensors.append(layer.factor)
-        elif isinstance(layer, Plus):
-            kinds.append(_PLUS)
-            tensors.append(layer.term)
-        else:
-            raise TypeError(f"{type(layer).__name__} is no pixelwise layer")
-    # the operator itself takes as long as a small layer
-    run = native_pixelwise if native.needs_operator() else _forward
-    return run(tensors, parameters, len(inputs), kinds, eps)
+        kind = _KINDS.get(type(layer))
+        if kind is None or (isinstance(layer, nn.Module) and (layer._forward_hooks or layer._forward_pre_hooks)):
+            return None
+        plan.kinds.append(kind)
+        plan.eps.append(getattr(layer, "eps", 0.0))
+        if isinstance(layer, (nn.LayerNorm, nn.Linear)):
+            if layer.weight is None or layer.bias is None or layer.weight.shape[1:] not in ((), (channels,)):
+                return None
+            if kind == _NORM and layer.weight.shape != (channels,):
+                return None
+            plan.parameters.extend((layer.weight, layer.bias))
+            channels = layer.weight.shape[0]
+        elif isinstance(layer, (Times, Plus)):
+            plan.tensors.append(layer[0])
+            expected.append((*first.shape[:3], channels))
+    fits = all(t.shape == shape for t, shape in zip(plan.tensors, expected, strict=True))
+    alike = all(t.dtype == first.dtype and t.device == first.device for t in (*plan.tensors, *plan.parameters))
+    return plan if fits and alike else None
+
+
+def _native_suits(x: Tensor) -> bool:
+    on_cpu = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.dim() == 4 and x.numel() > 0
+    return on_cpu and not torch.is_autocast_enabled("cpu") and native.available()
 
 
 class _Tensor(ctypes.Structure):
@@ -119,7 +131,7 @@ class _Problem(ctypes.Structure):
     _fields_ = [
         ("threads", native.Threads),
         ("is_double", ctypes.c_int32),
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "tensors", "inputs", "layers")),
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "inputs", "layers")),
         ("tensor", ctypes.POINTER(_Tensor)),
         ("grad", ctypes.POINTER(_Tensor)),
         ("layer", ctypes.POINTER(_Layer)),
@@ -198,28 +210,14 @@ def _empty_gradients(tensors, parameters) -> list[Tensor]:
 
 
 def _channels(tensors, parameters, inputs: int, kinds) -> list[int]:
-    """Channels after each layer; native code would read beyond a tensor that does not fit."""
-    first = tensors[0]
-    for t in (*tensors, *parameters):
-        if t.dtype != first.dtype or t.device != first.device:
-            raise ValueError(f"all tensors must be {first.dtype} on {first.device}, not {t.dtype} on {t.device}")
+    """Channels after each layer."""
     channels = sum(t.shape[-1] for t in tensors[:inputs])
-    shapes = [t.shape[-1] for t in tensors[:inputs]]
-    weights, biases = iter(parameters[::2]), iter(parameters[1::2])
+    weights = iter(parameters[::2])
     result = []
     for kind in kinds:
         if kind in (_NORM, _LINEAR):
-            weight, bias = next(weights), next(biases)
-            expected = (channels,) if kind == _NORM else (weight.shape[0], channels)
-            if weight.shape != expected or bias.shape != expected[:1]:
-                raise ValueError(f"parameters {tuple(weight.shape)} and {tuple(bias.shape)} after {channels} channels")
-            channels = weight.shape[0]
-        elif kind in (_TIMES, _PLUS):
-            shapes.append(channels)
+            channels = next(weights).shape[0]
         result.append(channels)
-    for t, expected in zip(tensors, shapes, strict=True):
-        if t.shape != (*first.shape[:3], expected):
-            raise ValueError(f"a tensor is {tuple(t.shape)}, expected {(*first.shape[:3], expected)}")
     return result
 
 
@@ -243,7 +241,6 @@ def _run(direction: str, tensors, parameters, inputs: int, kinds, eps: Sequence[
         batch,
         height,
         width,
-        len(tensors),
         inputs,
         len(kinds),
         (_Tensor * len(tensors))(*map(_as_tensor, tensors)),

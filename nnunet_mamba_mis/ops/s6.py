@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba_mis.ops import cpp_backend
-from nnunet_mamba_mis.ops.selective_scan import fastest_backend, selective_scan
+from nnunet_mamba_mis.ops.selective_scan import check_discretization, fastest_backend, selective_scan
 
 
 def s6(
@@ -36,7 +36,11 @@ def s6(
 
     Returns:
         (batch, H, W, channels) in x's dtype; scanned in float32 (float64 for float64 x), also under autocast.
+
+    Raises:
+        ValueError: A shape, type, device or the discretization is wrong.
     """
+    _check_arguments(x, delta_weight, delta_bias, bc_weight, A, D, discretization)
     u = _channels_second(x)
     if fastest_backend(u, discretization) == "cpp":
         weight = torch.cat([delta_weight, bc_weight])
@@ -56,6 +60,28 @@ def s6(
         discretization=discretization,
     )
     return y.permute(0, 2, 3, 1)  # type: ignore[union-attr]
+
+
+def _check_arguments(x, delta_weight, delta_bias, bc_weight, A, D, discretization: str) -> None:
+    check_discretization(discretization)
+    if x.dim() != 4 or A.dim() != 2 or x.numel() == 0 or A.numel() == 0:
+        raise ValueError(
+            f"x must be (batch, H, W, channels) and A (channels, N), not empty: {tuple(x.shape)}, {tuple(A.shape)}"
+        )
+    channels, states = x.shape[-1], A.shape[1]
+    for name, tensor, shape in (
+        ("delta_weight", delta_weight, (channels, channels)),
+        ("delta_bias", delta_bias, (channels,)),
+        ("bc_weight", bc_weight, (2 * states, channels)),
+        ("A", A, (channels, states)),
+        ("D", D, (channels,)),
+    ):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be {shape}, not {tuple(tensor.shape)}")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} must be on {x.device}, as x is, not on {tensor.device}")
+    if not x.is_floating_point():
+        raise ValueError(f"x must be real floating point, not {x.dtype}")
 
 
 def _channels_second(x: Tensor) -> Tensor:

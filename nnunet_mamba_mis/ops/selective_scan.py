@@ -180,9 +180,14 @@ def _check_backend(name: str, u: Tensor, discretization: str) -> None:
         raise RuntimeError(f"scan backend {name!r} cannot run: {reason}. Use backend='auto'.")
 
 
+def check_discretization(name: str) -> None:
+    """Raise a ValueError unless it is one of `DISCRETIZATIONS`."""
+    if name not in DISCRETIZATIONS:
+        raise ValueError(f"discretization {name!r} is not one of {', '.join(map(repr, DISCRETIZATIONS))}")
+
+
 def _check_arguments(u, delta, A, B, C, D, z, delta_bias, discretization) -> None:
-    if discretization not in DISCRETIZATIONS:
-        raise ValueError(f"discretization {discretization!r} is not one of {', '.join(map(repr, DISCRETIZATIONS))}")
+    check_discretization(discretization)
     if u.dim() not in (3, 4) or A.dim() != 2 or 0 in u.shape or 0 in A.shape:
         raise ValueError(
             f"u must be (batch, D, L) or (batch, D, H, W) and A (D, N), none empty, "
