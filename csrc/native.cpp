@@ -75,7 +75,7 @@ static int32_t status_of(Function function) {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Counts up with every change of the structs or of what they mean: Python refuses a library of another number.
-EXPORT int32_t mamba_mis_interface() { return 2; }
+EXPORT int32_t mamba_mis_interface() { return 3; }
 
 EXPORT int32_t mamba_mis_tile() { return kTile; }
 
@@ -109,12 +109,12 @@ EXPORT int32_t mamba_mis_scan_backward(const ScanProblem *problem) {
 
 EXPORT int32_t mamba_mis_pixelwise_forward(const PixelProblem *problem) {
     return status_of([&] {
-        problem->is_double ? PixelChain<double>(*problem).forward() : PixelChain<float>(*problem).forward();
+        problem->is_double ? PixelLayers<double>(*problem).forward() : PixelLayers<float>(*problem).forward();
     });
 }
 
 EXPORT int32_t mamba_mis_pixelwise_backward(const PixelProblem *problem) {
     return status_of([&] {
-        problem->is_double ? PixelChain<double>(*problem).backward() : PixelChain<float>(*problem).backward();
+        problem->is_double ? PixelLayers<double>(*problem).backward() : PixelLayers<float>(*problem).backward();
     });
 }

@@ -10,7 +10,9 @@ struct PixelTensor {
     int64_t strides[4];
 };
 
-enum PixelLayerKind : int32_t { kNorm, kLinear, kSilu, kTimes, kPlus };
+// A program for a stack of features: `load` puts a tensor's on it, each in turn; `concat`, `times` and `plus` take two from
+// it, the others one, and all put their result there. One is left at the end.
+enum PixelLayerKind : int32_t { kLoad, kConcat, kNorm, kLinear, kSilu, kTimes, kPlus };
 
 struct PixelLayer {
     int32_t kind;
@@ -20,13 +22,12 @@ struct PixelLayer {
     double eps;                  // norm
 };
 
-// The first `inputs` of the tensors are concatenated; each `times` and `plus` takes one of the others, in turn.
 // All tensors have one type, float or double. Mirrored by `_Problem` in nnunet_mamba_mis/ops/pixelwise.py.
 struct PixelProblem {
     Threads threads;
     int32_t is_double;
     int64_t batch, height, width;
-    int64_t inputs, layers;
+    int64_t layers;
     const PixelTensor *tensor, *grad;  // grad: of each tensor, in backward
     const PixelLayer *layer;
     PixelTensor y;  // result, or in backward its gradient

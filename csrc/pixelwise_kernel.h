@@ -1,8 +1,9 @@
-// A chain of pixelwise layers, forward and backward.
+// Pixelwise layers, forward and backward.
 //
 // Pixels are taken in tiles; a tile's features are rows of channels, with pixels in the lanes, and go through all
-// layers without leaving the cache. Backward keeps nothing but the chain's inputs: it runs a tile's layers again.
-// Sums over pixels have a fixed order, whatever the number of threads.
+// layers without leaving the cache. Backward keeps nothing but the tensors that were loaded: it runs a tile's layers
+// again. Every result is taken once, so that its gradient is no sum. Sums over pixels have a fixed order, whatever the
+// number of threads.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +17,7 @@
 #include "vector_math.h"
 
 template <class S>
-struct PixelChain {
+struct PixelLayers {
     using V = Real<S>;
     static constexpr int W = kWidth<S>;
     static constexpr int kPixels = 32;  // in a tile
@@ -24,25 +25,32 @@ struct PixelChain {
     const PixelProblem &p;
     const int64_t pixels = p.batch * p.height * p.width;
     const int64_t tiles = (pixels + kPixels - 1) / kPixels;
-    std::vector<int64_t> widths;  // channels before each layer, and after the last
-    std::vector<int64_t> at;      // first row of those channels in a tile's features
-    std::vector<int64_t> operand; // tensor that a layer takes, if it does
+    // by layer: rows of its result in a tile's features; the layers whose results it takes; the tensor that it loads
+    std::vector<int64_t> at, first, second, tensor;
     int64_t rows = 0, widest = 0;
 
-    explicit PixelChain(const PixelProblem &problem) : p(problem) {
-        int64_t width = 0, next = p.inputs;
-        for (int64_t i = 0; i < p.inputs; ++i) width += p.tensor[i].channels;
-        for (int64_t l = 0; l <= p.layers; ++l) {
-            widths.push_back(width);
-            at.push_back(rows);
-            rows += width;
-            widest = std::max(widest, width);
-            if (l == p.layers) break;
-            const PixelLayer &layer = p.layer[l];
-            operand.push_back(layer.kind == kTimes || layer.kind == kPlus ? next++ : -1);
-            width = layer.channels;
+    explicit PixelLayers(const PixelProblem &problem)
+        : p(problem), at(p.layers), first(p.layers), second(p.layers), tensor(p.layers) {
+        std::vector<int64_t> stack;
+        const auto pop = [&] {
+            const int64_t top = stack.back();
+            stack.pop_back();
+            return top;
+        };
+        int64_t loaded = 0;
+        for (int64_t l = 0; l < p.layers; ++l) {
+            const int32_t kind = p.layer[l].kind;
+            if (kind == kLoad) tensor[l] = loaded++;
+            if (kind == kConcat || kind == kTimes || kind == kPlus) second[l] = pop();
+            if (kind != kLoad) first[l] = pop();
+            stack.push_back(l);
+            at[l] = rows;
+            rows += p.layer[l].channels;
+            widest = std::max(widest, p.layer[l].channels);
         }
     }
+
+    int64_t channels_of(int64_t layer) const { return p.layer[layer].channels; }
 
     // Offsets of a tile's pixels in a tensor
     struct Offsets {
@@ -91,25 +99,12 @@ struct PixelChain {
                 for (int t = 0; t < offset.used; ++t) to[offset.at[t] + c * stride] = from[c * kPixels + t];
     }
 
-    // Features of a tile: before each layer and after the last, (rows, kPixels), and what layers need besides
+    // Features of a tile: each layer's result, (rows, kPixels), and what norms need besides, (layers, kPixels)
     struct Tile {
-        Buffer<S> features, operands;
-        Buffer<S> mean, scale;  // of each norm: (layers, kPixels)
-        std::vector<S *> operand;
+        Buffer<S> features, mean, scale;
 
-        explicit Tile(const PixelChain &chain) : features(chain.rows * kPixels), mean(chain.p.layers * kPixels),
-                                                 scale(chain.p.layers * kPixels), operand(chain.p.layers) {
-            int64_t channels = 0;
-            for (int64_t l = 0; l < chain.p.layers; ++l)
-                if (chain.operand[l] >= 0) channels += chain.widths[l];
-            operands = Buffer<S>(channels * kPixels);
-            S *next = operands;
-            for (int64_t l = 0; l < chain.p.layers; ++l)
-                if (chain.operand[l] >= 0) {
-                    operand[l] = next;
-                    next += chain.widths[l] * kPixels;
-                }
-        }
+        explicit Tile(const PixelLayers &layers)
+            : features(layers.rows * kPixels), mean(layers.p.layers * kPixels), scale(layers.p.layers * kPixels) {}
     };
 
     // ---- layers: x (channels, kPixels) to y, and gradients back ----------------------------------------------------
@@ -189,16 +184,22 @@ struct PixelChain {
         for (int64_t i = 0; i < channels * kPixels; i += W) function(i);
     }
 
+    static void copy(S *to, const S *from, int64_t channels) { std::memcpy(to, from, channels * kPixels * sizeof(S)); }
+
     void run_forward(Tile &s, int64_t tile) const {
-        S *x = s.features;
-        for (int64_t i = 0, c = 0; i < p.inputs; c += p.tensor[i++].channels)
-            load_tile(x + c * kPixels, p.tensor[i], tile);
         for (int64_t l = 0; l < p.layers; ++l) {
             const PixelLayer &layer = p.layer[l];
-            const int64_t channels = widths[l];
-            S *y = s.features + at[l + 1] * kPixels, *other = s.operand[l];
-            if (other) load_tile(other, p.tensor[operand[l]], tile);
+            const int64_t channels = channels_of(first[l]);
+            const S *x = s.features + at[first[l]] * kPixels, *other = s.features + at[second[l]] * kPixels;
+            S *y = s.features + at[l] * kPixels;
             switch (layer.kind) {
+                case kLoad:
+                    load_tile(y, p.tensor[tensor[l]], tile);
+                    break;
+                case kConcat:
+                    copy(y, x, channels);
+                    copy(y + channels * kPixels, other, channels_of(second[l]));
+                    break;
                 case kNorm:
                     norm(layer, channels, x, y, s.mean + l * kPixels, s.scale + l * kPixels);
                     break;
@@ -215,7 +216,6 @@ struct PixelChain {
                     map(channels, [&](int64_t i) { store<S>(y + i, load<S>(x + i) + load<S>(other + i)); });
                     break;
             }
-            x = y;
         }
     }
 
@@ -223,28 +223,37 @@ struct PixelChain {
     struct Sums {
         std::vector<Buffer<S>> weight, bias;
 
-        explicit Sums(const PixelChain &chain) : weight(chain.p.layers), bias(chain.p.layers) {
-            for (int64_t l = 0; l < chain.p.layers; ++l) {
-                const PixelLayer &layer = chain.p.layer[l];
+        explicit Sums(const PixelLayers &layers) : weight(layers.p.layers), bias(layers.p.layers) {
+            for (int64_t l = 0; l < layers.p.layers; ++l) {
+                const PixelLayer &layer = layers.p.layer[l];
                 if (layer.kind == kNorm) {
                     weight[l] = Buffer<S>(layer.channels * W);
                     bias[l] = Buffer<S>(layer.channels * W);
                 } else if (layer.kind == kLinear) {
-                    weight[l] = Buffer<S>(layer.channels * columns(chain.widths[l]));
+                    weight[l] = Buffer<S>(layer.channels * columns(layers.channels_of(layers.first[l])));
                 }
             }
         }
     };
 
-    void run_backward(Tile &s, int64_t tile, S *grad_y, S *grad_x, S *by_pixel, Sums &sums) const {
+    // grads (rows, kPixels): of each layer's result
+    void run_backward(Tile &s, int64_t tile, S *grads, S *by_pixel, Sums &sums) const {
         run_forward(s, tile);
-        load_tile(grad_y, p.y, tile);
+        load_tile(grads + at[p.layers - 1] * kPixels, p.y, tile);
         for (int64_t l = p.layers - 1; l >= 0; --l) {
             const PixelLayer &layer = p.layer[l];
-            const int64_t channels = widths[l];
-            const S *x = s.features + at[l] * kPixels;
-            S *other = s.operand[l];
+            const int64_t channels = channels_of(first[l]);
+            const S *x = s.features + at[first[l]] * kPixels, *other = s.features + at[second[l]] * kPixels;
+            const S *grad_y = grads + at[l] * kPixels;
+            S *grad_x = grads + at[first[l]] * kPixels, *grad_other = grads + at[second[l]] * kPixels;
             switch (layer.kind) {
+                case kLoad:
+                    save_tile(grad_y, p.grad[tensor[l]], tile);
+                    break;
+                case kConcat:
+                    copy(grad_x, grad_y, channels);
+                    copy(grad_other, grad_y + channels * kPixels, channels_of(second[l]));
+                    break;
                 case kNorm:
                     norm_gradient(layer, channels, x, grad_y, grad_x, s.mean + l * kPixels, s.scale + l * kPixels,
                                   sums.weight[l], sums.bias[l]);
@@ -262,18 +271,15 @@ struct PixelChain {
                     map(channels, [&](int64_t i) {
                         const V dy = load<S>(grad_y + i);
                         store<S>(grad_x + i, dy * load<S>(other + i));
-                        store<S>(other + i, dy * load<S>(x + i));
+                        store<S>(grad_other + i, dy * load<S>(x + i));
                     });
-                    save_tile(other, p.grad[operand[l]], tile);
                     break;
                 case kPlus:
-                    save_tile(grad_y, p.grad[operand[l]], tile);
-                    continue;
+                    copy(grad_x, grad_y, channels);
+                    copy(grad_other, grad_y, channels);
+                    break;
             }
-            std::swap(grad_y, grad_x);
         }
-        for (int64_t i = 0, c = 0; i < p.inputs; c += p.tensor[i++].channels)
-            save_tile(grad_y + c * kPixels, p.grad[i], tile);
     }
 
     // ---- threads -------------------------------------------------------------------------------------------------
@@ -284,7 +290,7 @@ struct PixelChain {
             Tile s(*this);
             for (int64_t tile = tiles * part / parts; tile < tiles * (part + 1) / parts; ++tile) {
                 run_forward(s, tile);
-                save_tile(s.features + at[p.layers] * kPixels, p.y, tile);
+                save_tile(s.features + at[p.layers - 1] * kPixels, p.y, tile);
             }
         });
     }
@@ -296,9 +302,9 @@ struct PixelChain {
         for (int64_t part = 0; part < parts; ++part) sums.emplace_back(*this);
         for_each(p.threads, parts, [&](int64_t part) {
             Tile s(*this);
-            Buffer<S> grad_y(widest * kPixels), grad_x(widest * kPixels), by_pixel(kPixels * columns(widest));
+            Buffer<S> grads(rows * kPixels), by_pixel(kPixels * columns(widest));
             for (int64_t tile = tiles * part / parts; tile < tiles * (part + 1) / parts; ++tile)
-                run_backward(s, tile, grad_y, grad_x, by_pixel, sums[part]);
+                run_backward(s, tile, grads, by_pixel, sums[part]);
         });
         for_each(p.threads, p.layers, [&](int64_t l) { add_up(sums, l); });
     }
@@ -316,7 +322,7 @@ struct PixelChain {
                     }
             }
         } else if (layer.kind == kLinear) {
-            const int64_t channels = widths[l], width = columns(channels);
+            const int64_t channels = channels_of(first[l]), width = columns(channels);
             Buffer<S> total(layer.channels * width);
             for (const Sums &part : sums)
                 for (int64_t i = 0; i < layer.channels * width; i += W)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS
-from nnunet_mamba_mis.ops import Plus, Times, cpp_backend, native, pixelwise, s6, selective_scan_reference
+from nnunet_mamba_mis.ops import Plus, Times, cpp_backend, deferred, native, pixelwise, s6, selective_scan_reference
 from nnunet_mamba_mis.ops.pixelwise import native_pixelwise
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
@@ -75,6 +75,25 @@ def test_pixelwise_layers_agree_with_torch(instruction_set, channels, size, dtyp
     inputs, layers, leaves = make_chain(*size, channels, dtype)
     expected = values_and_gradients(lambda: compose(inputs, layers), leaves)
     assert_same(values_and_gradients(lambda: pixelwise(inputs, *layers), leaves), expected, TOLERANCE[dtype])
+
+
+def test_deferred_layers_are_what_they_are_by_themselves():
+    inputs, layers, leaves = make_chain(5, 7, 8, torch.float64)
+    norm, last = nn.LayerNorm(16).double(), nn.Linear(16, 8).double()
+    other = torch.randn(2, 5, 7, 8, dtype=torch.float64, requires_grad=True)
+    leaves = [*leaves, other, *norm.parameters(), *last.parameters()]
+
+    def separate():
+        chain = compose(inputs, layers)
+        return compose([other, chain], [norm, last, Times(compose([other], [nn.SiLU()]))])
+
+    def together():
+        return pixelwise([other, deferred(inputs, *layers)], norm, last, Times(deferred([other], nn.SiLU())))
+
+    expected = values_and_gradients(separate, leaves)
+    assert_same(values_and_gradients(together, leaves), expected, 1e-11)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # on torch operations
+        torch.testing.assert_close(together().double(), separate().double(), rtol=0.05, atol=0.05)
 
 
 def test_norm_of_nearly_equal_channels_is_as_exact_as_that_of_torch():
@@ -188,7 +207,8 @@ def test_pixelwise_operator_passes_opcheck():
     inputs, layers, _ = make_chain(3, 5, 4, torch.float64)
     tensors = [*inputs, layers[4].factor, layers[5].term]
     parameters = [p for layer in layers[:4] for p in layer.parameters()]
-    torch.library.opcheck(native_pixelwise, (tensors, parameters, 2, [0, 1, 2, 1, 3, 4], [1e-5] + 5 * [0.0]))
+    kinds = [0, 0, 1, 2, 3, 4, 3, 0, 5, 0, 6]  # load, load, concat, norm, linear, silu, linear, load, times, load, plus
+    torch.library.opcheck(native_pixelwise, (tensors, parameters, kinds, [1e-5] * len(kinds)))
 
 
 def make_s6(batch, height, width, channels, states, dtype, scale=1.0):

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
-from nnunet_mamba_mis.architectures.scan_blocks import SCANS
+from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SCANS, SS2D
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
-from nnunet_mamba_mis.ops import Plus, Times, pixelwise
+from nnunet_mamba_mis.ops import Plus, Times, deferred, pixelwise
 
 
 class DepthwiseConv3x3(nn.Conv2d):
@@ -50,7 +50,7 @@ class BSSS(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in used)
         self.projs = nn.ModuleList(nn.Linear(width, channels) for width in used)
         self.depthwise = DepthwiseConv3x3(channels)
-        self.scan = SCANS[scan](channels, d_state, discretization)
+        self.scan: BFSS | SS2D = SCANS[scan](channels, d_state, discretization)
         if spectral_gate:
             self.spectral_gate: SpectralGate | None = SpectralGate(size, channels)
             self.spectral_norm = nn.LayerNorm(channels)
@@ -62,12 +62,12 @@ class BSSS(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
         parts = x.split(self.widths, dim=-1)
-        gate = pixelwise([parts[0]], self.norms[0], self.projs[0], nn.SiLU())
+        gate = deferred([parts[0]], self.norms[0], self.projs[0], nn.SiLU())
         spatial = pixelwise([parts[1]], self.norms[1], self.projs[1])
-        fused = [self.scan(F.silu(self.depthwise(spatial)))]
+        fused = [self.scan.deferred(F.silu(self.depthwise(spatial)))]
         if self.spectral_gate is not None:
             spectral = self.spectral_gate(pixelwise([parts[2]], self.norms[2], self.projs[2]))
-            fused.append(pixelwise([spectral], self.spectral_norm, nn.SiLU()))
+            fused.append(deferred([spectral], self.spectral_norm, nn.SiLU()))
         return pixelwise(fused, self.fusion, Times(gate), self.out, Plus(x))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba_mis.ops import pixelwise, s6
+from nnunet_mamba_mis.ops import Deferred, deferred, pixelwise, s6
 
 
 class S6(nn.Module):
@@ -58,9 +58,13 @@ class BFSS(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
+        return pixelwise([self.deferred(x)])
+
+    def deferred(self, x: Tensor) -> Deferred:
+        """As `forward`, but its fusion is left to be computed with the layers that take it."""
         rows = self.scans[0](x)
         columns = self.scans[1](x.transpose(1, 2)).transpose(1, 2)
-        return pixelwise([rows, columns], *self.fusion)
+        return deferred([rows, columns], *self.fusion)
 
 
 class SS2D(nn.Module):
@@ -83,5 +87,9 @@ class SS2D(nn.Module):
         by_columns = self.scans[1](columns) + self.scans[3](columns.flip(1, 2)).flip(1, 2)
         return by_rows + by_columns.transpose(1, 2)
 
+    def deferred(self, x: Tensor) -> Tensor:
+        """As `forward`: there is nothing to leave."""
+        return self.forward(x)
 
-SCANS = {"bfss": BFSS, "ss2d": SS2D}
+
+SCANS: dict[str, type[BFSS] | type[SS2D]] = {"bfss": BFSS, "ss2d": SS2D}

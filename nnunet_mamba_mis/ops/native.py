@@ -16,7 +16,7 @@ _REBUILD = (
     "Install a compiler (Debian, Ubuntu: apt install g++), then, in the folder of the source: "
     "pip install --force-reinstall --no-deps ."
 )
-_INTERFACE = 2  # mamba_mis_interface of csrc/native.cpp
+_INTERFACE = 3  # mamba_mis_interface of csrc/native.cpp
 _MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first

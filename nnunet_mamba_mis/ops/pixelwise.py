@@ -12,30 +12,43 @@ from torch import Tensor, nn
 from nnunet_mamba_mis.ops import native
 
 
-class Times(NamedTuple):
-    """Multiply by a tensor of the same shape."""
+class Deferred(NamedTuple):
+    """What `pixelwise(inputs, *layers)` would give, left to be computed together with the layers that take it."""
 
-    factor: Tensor
+    inputs: Sequence[Features]
+    layers: Sequence[Layer]
+
+
+class Times(NamedTuple):
+    """Multiply by features of the same shape."""
+
+    factor: Features
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply."""
-        return x * self.factor
+        return x * _compose(self.factor)
 
 
 class Plus(NamedTuple):
-    """Add a tensor of the same shape."""
+    """Add features of the same shape."""
 
-    term: Tensor
+    term: Features
 
     def __call__(self, x: Tensor) -> Tensor:
         """Add."""
-        return x + self.term
+        return x + _compose(self.term)
 
 
+Features = Tensor | Deferred
 Layer = nn.Module | Times | Plus
 
 
-def pixelwise(inputs: Sequence[Tensor], *layers: Layer) -> Tensor:
+def deferred(inputs: Sequence[Features], *layers: Layer) -> Deferred:
+    """Features to give to `pixelwise`, or to `Times` and `Plus`, in the place of a tensor; arguments as `pixelwise`."""
+    return Deferred(inputs, layers)
+
+
+def pixelwise(inputs: Sequence[Features], *layers: Layer) -> Tensor:
     """Concatenate inputs along channels, then apply layers in turn.
 
     On a CPU pixels go through all layers tile by tile, in native code: what lies between is neither written to memory
@@ -49,19 +62,25 @@ def pixelwise(inputs: Sequence[Tensor], *layers: Layer) -> Tensor:
     Returns:
         (batch, H, W, channels after the last layer).
     """
-    plan = _plan(inputs, layers)
-    if plan is not None:
-        # the operator itself takes as long as a small layer
-        run = native_pixelwise if native.needs_operator(*plan.tensors, *plan.parameters) else _forward
-        return run(*plan)
-    x = torch.cat(list(inputs), dim=-1) if len(inputs) > 1 else inputs[0]
-    for layer in layers:
+    plan = _plan(Deferred(inputs, layers))
+    if plan is None:
+        return _compose(Deferred(inputs, layers))
+    # the operator itself takes as long as a small layer
+    run = native_pixelwise if native.needs_operator(*plan.tensors, *plan.parameters) else _forward
+    return run(*plan)
+
+
+def _compose(features: Features) -> Tensor:
+    if isinstance(features, Tensor):
+        return features
+    inputs = [_compose(x) for x in features.inputs]
+    x = torch.cat(inputs, dim=-1) if len(inputs) > 1 else inputs[0]
+    for layer in features.layers:
         x = layer(x)
     return x
 
 
-_NORM, _LINEAR, _SILU, _TIMES, _PLUS = range(5)  # PixelLayerKind of csrc/pixelwise.h
-_KINDS: dict[type, int] = {nn.LayerNorm: _NORM, nn.Linear: _LINEAR, nn.SiLU: _SILU, Times: _TIMES, Plus: _PLUS}
+_LOAD, _CONCAT, _NORM, _LINEAR, _SILU, _TIMES, _PLUS = range(7)  # PixelLayerKind of csrc/pixelwise.h
 
 
 class _Plan(NamedTuple):
@@ -69,41 +88,65 @@ class _Plan(NamedTuple):
 
     tensors: list[Tensor]
     parameters: list[Tensor]
-    inputs: int
     kinds: list[int]
     eps: list[float]
 
 
-def _plan(inputs: Sequence[Tensor], layers: Sequence[Layer]) -> _Plan | None:
-    """What native code is to run, or None where it cannot: it reads what it is told to, whatever lies there."""
-    first = inputs[0]
-    if not _native_suits(first) or not layers:
+class _NotNativeError(Exception):
+    """Native code cannot run a layer: it reads what it is told to, whatever lies there."""
+
+
+def _plan(features: Deferred) -> _Plan | None:
+    plan = _Plan([], [], [], [])
+    try:
+        _add(features, plan)
+    except _NotNativeError:
         return None
-    plan = _Plan(list(inputs), [], len(inputs), [], [])
-    channels = sum(x.shape[-1] for x in inputs)
-    expected = [(*first.shape[:3], x.shape[-1]) for x in inputs]
-    for layer in layers:
-        kind = _KINDS.get(type(layer))
-        if kind is None or (isinstance(layer, nn.Module) and (layer._forward_hooks or layer._forward_pre_hooks)):
-            return None
-        plan.kinds.append(kind)
-        plan.eps.append(getattr(layer, "eps", 0.0))
-        if isinstance(layer, (nn.LayerNorm, nn.Linear)):
-            if layer.weight is None or layer.bias is None or layer.weight.shape[1:] not in ((), (channels,)):
-                return None
-            if kind == _NORM and layer.weight.shape != (channels,):
-                return None
-            plan.parameters.extend((layer.weight, layer.bias))
-            channels = layer.weight.shape[0]
-        elif isinstance(layer, (Times, Plus)):
-            plan.tensors.append(layer[0])
-            expected.append((*first.shape[:3], channels))
-    fits = all(t.shape == shape for t, shape in zip(plan.tensors, expected, strict=True))
+    first = plan.tensors[0]
     alike = all(t.dtype == first.dtype and t.device == first.device for t in (*plan.tensors, *plan.parameters))
-    return plan if fits and alike else None
+    return plan if alike and len(plan.kinds) > len(plan.tensors) else None
 
 
-def _native_suits(x: Tensor) -> bool:
+def _add(features: Features, plan: _Plan) -> int:
+    """Add the steps that leave these features on the stack; returns their channels."""
+    if isinstance(features, Tensor):
+        if not _suits(features) or (plan.tensors and features.shape[:3] != plan.tensors[0].shape[:3]):
+            raise _NotNativeError
+        plan.tensors.append(features)
+        return _step(plan, _LOAD, features.shape[-1])
+    channels = _add(features.inputs[0], plan)
+    for x in features.inputs[1:]:
+        channels = _step(plan, _CONCAT, channels + _add(x, plan))
+    for layer in features.layers:
+        channels = _add_layer(layer, channels, plan)
+    return channels
+
+
+def _add_layer(layer: Layer, channels: int, plan: _Plan) -> int:
+    if isinstance(layer, (Times, Plus)):
+        if _add(layer[0], plan) != channels:
+            raise _NotNativeError
+        return _step(plan, _TIMES if isinstance(layer, Times) else _PLUS, channels)
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        raise _NotNativeError
+    if type(layer) is nn.SiLU:
+        return _step(plan, _SILU, channels)
+    if type(layer) is nn.LayerNorm and layer.normalized_shape == (channels,) and layer.bias is not None:
+        plan.parameters.extend((layer.weight, layer.bias))
+        return _step(plan, _NORM, channels, layer.eps)
+    if type(layer) is nn.Linear and layer.in_features == channels and layer.bias is not None:
+        plan.parameters.extend((layer.weight, layer.bias))
+        return _step(plan, _LINEAR, layer.out_features)
+    raise _NotNativeError
+
+
+def _step(plan: _Plan, kind: int, channels: int, eps: float = 0.0) -> int:
+    plan.kinds.append(kind)
+    plan.eps.append(eps)
+    return channels
+
+
+def _suits(x: Tensor) -> bool:
     on_cpu = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.dim() == 4 and x.numel() > 0
     return on_cpu and not torch.is_autocast_enabled("cpu") and native.available()
 
@@ -131,7 +174,7 @@ class _Problem(ctypes.Structure):
     _fields_ = [
         ("threads", native.Threads),
         ("is_double", ctypes.c_int32),
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "inputs", "layers")),
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "layers")),
         ("tensor", ctypes.POINTER(_Tensor)),
         ("grad", ctypes.POINTER(_Tensor)),
         ("layer", ctypes.POINTER(_Layer)),
@@ -141,29 +184,28 @@ class _Problem(ctypes.Structure):
 
 @torch.library.custom_op("nnunet_mamba_mis::native_pixelwise", mutates_args=(), device_types="cpu")
 def native_pixelwise(
-    tensors: Sequence[Tensor], parameters: Sequence[Tensor], inputs: int, kinds: Sequence[int], eps: Sequence[float]
+    tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
 ) -> Tensor:
     """Run pixelwise layers natively.
 
     Args:
-        tensors: (batch, H, W, channels) each: inputs, then what `Times` and `Plus` take.
+        tensors: (batch, H, W, channels) each, in the order in which they are loaded.
         parameters: Weight and bias of each norm and linear layer.
-        inputs: Number of tensors that are concatenated.
-        kinds: Layers, as PixelLayerKind of csrc/pixelwise.h numbers them.
-        eps: For each layer, what a norm adds to the variance.
+        kinds: Steps on a stack, as PixelLayerKind of csrc/pixelwise.h numbers them.
+        eps: For each step, what a norm adds to the variance.
     """
-    return _forward(tensors, parameters, inputs, kinds, eps)
+    return _forward(tensors, parameters, kinds, eps)
 
 
-def _forward(tensors, parameters, inputs: int, kinds, eps: Sequence[float]) -> Tensor:
-    y = _empty_result(tensors, parameters, inputs, kinds)
-    _run("forward", tensors, parameters, inputs, kinds, eps, y)
+def _forward(tensors, parameters, kinds, eps: Sequence[float]) -> Tensor:
+    y = _empty_result(tensors, parameters, kinds)
+    _run("forward", tensors, parameters, kinds, eps, y)
     return y
 
 
 @native_pixelwise.register_fake
-def _(tensors, parameters, inputs, kinds, eps):
-    return _empty_result(tensors, parameters, inputs, kinds)
+def _(tensors, parameters, kinds, eps):
+    return _empty_result(tensors, parameters, kinds)
 
 
 @torch.library.custom_op("nnunet_mamba_mis::native_pixelwise_backward", mutates_args=(), device_types="cpu")
@@ -171,18 +213,17 @@ def native_pixelwise_backward(
     grad_y: Tensor,
     tensors: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    inputs: int,
     kinds: Sequence[int],
     eps: Sequence[float],
 ) -> list[Tensor]:
     """Gradients of `native_pixelwise` with respect to its tensors, then its parameters."""
     grads = _empty_gradients(tensors, parameters)
-    _run("backward", tensors, parameters, inputs, kinds, eps, grad_y, grads)
+    _run("backward", tensors, parameters, kinds, eps, grad_y, grads)
     return grads
 
 
 @native_pixelwise_backward.register_fake
-def _(grad_y, tensors, parameters, inputs, kinds, eps):
+def _(grad_y, tensors, parameters, kinds, eps):
     return _empty_gradients(tensors, parameters)
 
 
@@ -195,39 +236,44 @@ def _setup_context(ctx, inputs, output) -> None:
 def _autograd(ctx, grad_y):
     tensors, parameters = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
     grads = native_pixelwise_backward(grad_y, tensors, parameters, *ctx.options)
-    return grads[: ctx.count], grads[ctx.count :], None, None, None
+    return grads[: ctx.count], grads[ctx.count :], None, None
 
 
 native_pixelwise.register_autograd(_autograd, setup_context=_setup_context)
 
 
-def _empty_result(tensors, parameters, inputs: int, kinds) -> Tensor:
-    return tensors[0].new_empty(*tensors[0].shape[:3], _channels(tensors, parameters, inputs, kinds)[-1])
+def _empty_result(tensors, parameters, kinds) -> Tensor:
+    return tensors[0].new_empty(*tensors[0].shape[:3], _channels(tensors, parameters, kinds)[-1])
 
 
 def _empty_gradients(tensors, parameters) -> list[Tensor]:
     return [t.new_empty(t.shape) for t in (*tensors, *parameters)]
 
 
-def _channels(tensors, parameters, inputs: int, kinds) -> list[int]:
-    """Channels after each layer."""
-    channels = sum(t.shape[-1] for t in tensors[:inputs])
-    weights = iter(parameters[::2])
+def _channels(tensors, parameters, kinds) -> list[int]:
+    """Channels of each step's result."""
+    loaded, weights = iter(tensors), iter(parameters[::2])
+    stack: list[int] = []
     result = []
     for kind in kinds:
-        if kind in (_NORM, _LINEAR):
-            channels = next(weights).shape[0]
-        result.append(channels)
+        if kind == _LOAD:
+            stack.append(next(loaded).shape[-1])
+        elif kind in (_NORM, _LINEAR):
+            stack[-1] = next(weights).shape[0]
+        elif kind in (_CONCAT, _TIMES, _PLUS):
+            top = stack.pop()
+            stack[-1] += top if kind == _CONCAT else 0
+        result.append(stack[-1])
     return result
 
 
-def _run(direction: str, tensors, parameters, inputs: int, kinds, eps: Sequence[float], y: Tensor, grads=()) -> None:
+def _run(direction: str, tensors, parameters, kinds, eps: Sequence[float], y: Tensor, grads=()) -> None:
     contiguous = [p.contiguous() for p in parameters]
     pointers = iter([(w.data_ptr(), b.data_ptr()) for w, b in zip(contiguous[::2], contiguous[1::2], strict=True)])
     grad_parameters = grads[len(tensors) :]
     grad_pointers = iter([g.data_ptr() for g in grad_parameters])
     layers = (_Layer * len(kinds))()
-    widths = _channels(tensors, parameters, inputs, kinds)
+    widths = _channels(tensors, parameters, kinds)
     for layer, kind, channels, layer_eps in zip(layers, kinds, widths, eps, strict=True):
         layer.kind, layer.channels, layer.eps = kind, channels, layer_eps
         if kind in (_NORM, _LINEAR):
@@ -241,7 +287,6 @@ def _run(direction: str, tensors, parameters, inputs: int, kinds, eps: Sequence[
         batch,
         height,
         width,
-        inputs,
         len(kinds),
         (_Tensor * len(tensors))(*map(_as_tensor, tensors)),
         (_Tensor * len(tensors))(*map(_as_tensor, grads[: len(tensors)])),
