@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+from convert_trees import (
+    command,
+    contents,
+    disc,
+    error_of,
+    names,
+    only,
+    photograph,
+    read,
+    rgb,
+    run,
+    write,
+    write_kvasir,
+    write_pair,
+)
+from PIL import Image, ImageOps
 
 from nnunet_mamba_mis import __version__
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 from nnunet_mamba_mis.errors import UserError
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 KVASIR_SEG = DATASETS["kvasir-seg"]
 ISIC2017 = DATASETS["isic2017"]
 
@@ -41,12 +58,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def kvasir(tmp_path: Path) -> Path:
     """Kvasir-SEG in small: three pairs of RGB JPEGs of different sizes, in a folder of a folder."""
-    source = tmp_path / "source"
-    for i, name in enumerate(("cju0", "cju1", "cju2")):
-        size = (24 + i, 40 - i)
-        write(source / "Kvasir-SEG" / "Kvasir-SEG" / "images" / f"{name}.jpg", photograph(size, seed=i))
-        write(source / "Kvasir-SEG" / "Kvasir-SEG" / "masks" / f"{name}.jpg", rgb(disc(size)))
-    return source
+    return write_kvasir(tmp_path / "source", 3)
 
 
 @pytest.fixture
@@ -73,64 +85,8 @@ def isic(tmp_path: Path) -> Path:
     return source
 
 
-def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
-    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3))
-    ramp = np.linspace(0, 255, size[1])[None, :, None]
-    return ((noise + 3 * ramp) / 4).astype(np.uint8)
-
-
-def disc(size: tuple[int, int], value: int = 255) -> np.ndarray:
-    y, x = np.ogrid[: size[0], : size[1]]
-    return np.where((y - size[0] / 2) ** 2 + (x - size[1] / 3) ** 2 < 50, value, 0).astype(np.uint8)
-
-
-def rgb(grey: np.ndarray) -> np.ndarray:
-    return np.stack([grey] * 3, axis=-1)
-
-
-def write(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=pixels.ndim == 3), str(path))
-
-
-def read(path: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-
-
-def only(folder: Path, pattern: str) -> Path:
-    (path,) = folder.rglob(pattern)
-    return path
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "nnunet_mamba_mis.cli", "convert", *map(str, arguments)]
-
-
-def run(*arguments: object, preexec_fn: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=REPOSITORY, timeout=60, preexec_fn=preexec_fn
-    )
-
-
-def error_of(*arguments: object, preexec_fn: Callable[[], None] | None = None) -> str:
-    """Return the message of a command that has to fail as a user may expect it to."""
-    result = run(*arguments, preexec_fn=preexec_fn)
-    assert result.returncode == 1, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.startswith("mamba_mis: error: ")
-    assert "Traceback" not in result.stderr
-    # what ITK and its libraries say
-    for noise in ("WARNING", "ITK", "itk", "HDF5", "Exception"):
-        assert noise not in result.stderr
-    return result.stderr
+def report(folder: Path) -> dict:
+    return json.loads((folder / "conversion_report.json").read_text())
 
 
 # good data
@@ -143,7 +99,7 @@ def test_kvasir_seg_is_converted_exactly(kvasir: Path, raw: Path) -> None:
     assert result.stderr == ""
     assert names(raw) == ["Dataset027_KvasirSEG"]
     folder = raw / "Dataset027_KvasirSEG"
-    assert names(folder) == ["dataset.json", "imagesTr", "labelsTr"]
+    assert names(folder) == ["conversion_report.json", "dataset.json", "imagesTr", "labelsTr", "splits_final.json"]
     assert names(folder / "imagesTr") == ["cju0_0000.png", "cju1_0000.png", "cju2_0000.png"]
     assert names(folder / "labelsTr") == ["cju0.png", "cju1.png", "cju2.png"]
     for name in ("cju0", "cju1", "cju2"):
@@ -165,7 +121,7 @@ def test_kvasir_seg_is_converted_exactly(kvasir: Path, raw: Path) -> None:
 )
 def test_dataset_json_says_all_that_nnunet_needs(dataset, labels, kvasir: Path, isic: Path, raw: Path) -> None:
     source = {KVASIR_SEG.name: kvasir, ISIC2017.name: isic}[dataset.name]
-    folder = convert_dataset(dataset, [source], 1, name="Mine", processes=1)
+    folder = convert_dataset(dataset, [source], 1, name="Mine", processes=1).folder
 
     assert folder == raw / "Dataset001_Mine"
     assert json.loads((folder / "dataset.json").read_text()) == {
@@ -176,7 +132,7 @@ def test_dataset_json_says_all_that_nnunet_needs(dataset, labels, kvasir: Path, 
         "overwrite_image_reader_writer": "NaturalImage2DIO",
         "name": "Mine",
         "description": dataset.title,
-        "reference": dataset.reference,
+        "reference": f"{dataset.reference}; {dataset.url}",
         "licence": dataset.licence,
         "converted_by": f"nnunet-mamba-mis {__version__}",
     }
@@ -185,7 +141,7 @@ def test_dataset_json_says_all_that_nnunet_needs(dataset, labels, kvasir: Path, 
 def test_nnunet_accepts_the_result(isic: Path, raw: Path) -> None:
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-    folder = convert_dataset(ISIC2017, [isic], 1, processes=1)
+    folder = convert_dataset(ISIC2017, [isic], 1, processes=1).folder
 
     verify_dataset_integrity(str(folder), num_processes=1)
     # the check has teeth
@@ -195,7 +151,7 @@ def test_nnunet_accepts_the_result(isic: Path, raw: Path) -> None:
 
 
 def test_isic2017_parts_become_training_and_test_sets(isic: Path, raw: Path) -> None:
-    folder = convert_dataset(ISIC2017, [isic], 1, processes=1)
+    folder = convert_dataset(ISIC2017, [isic], 1, processes=1).folder
 
     assert {path.name: names(path) for path in folder.iterdir() if path.is_dir()} == {
         "imagesTr": ["ISIC_10_0000.png", "ISIC_1_0000.png", "ISIC_2_0000.png"],
@@ -215,18 +171,26 @@ def test_a_single_test_set_is_imagests(isic: Path, raw: Path) -> None:
     for folder in isic.glob("ISIC-2017_Test_v2_*"):
         shutil.rmtree(folder)
 
-    folder = convert_dataset(ISIC2017, [isic], 1, processes=1)
+    folder = convert_dataset(ISIC2017, [isic], 1, processes=1).folder
 
-    assert names(folder) == ["dataset.json", "imagesTr", "imagesTs", "labelsTr", "labelsTs"]
+    assert names(folder) == [
+        "conversion_report.json",
+        "dataset.json",
+        "imagesTr",
+        "imagesTs",
+        "labelsTr",
+        "labelsTs",
+        "splits_final.json",
+    ]
     assert names(folder / "imagesTs") == ["ISIC_3_0000.png", "ISIC_4_0000.png"]
     assert names(folder / "labelsTs") == ["ISIC_3.png", "ISIC_4.png"]
 
 
 def test_the_result_does_not_depend_on_the_number_of_processes(isic: Path, raw: Path) -> None:
-    one = convert_dataset(ISIC2017, [isic], 1, name="A", processes=1)
-    two = convert_dataset(ISIC2017, [isic], 2, name="A", processes=2)
+    one = convert_dataset(ISIC2017, [isic], 1, name="A", processes=1).folder
+    two = convert_dataset(ISIC2017, [isic], 2, name="A", processes=2).folder
 
-    assert len(contents(one)) == 13
+    assert len(contents(one)) == 15
     assert contents(one) == contents(two)
 
 
@@ -240,7 +204,7 @@ def test_sources_may_be_several_overlap_and_be_the_folders_themselves(kvasir: Pa
     (tmp_path / "linked" / "loop").symlink_to(kvasir, target_is_directory=True)
     (kvasir / "loop").symlink_to(tmp_path / "linked", target_is_directory=True)
 
-    folder = convert_dataset(KVASIR_SEG, [tmp_path / "images", tmp_path / "linked", kvasir], 1, processes=1)
+    folder = convert_dataset(KVASIR_SEG, [tmp_path / "images", tmp_path / "linked", kvasir], 1, processes=1).folder
 
     assert len(names(folder / "imagesTr")) == 3
 
@@ -249,28 +213,127 @@ def test_grey_images_get_three_channels(kvasir: Path, raw: Path) -> None:
     path = only(kvasir, "images/cju0.jpg")
     write(path, photograph((24, 40))[..., 0])
 
-    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1)
+    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder
 
     np.testing.assert_array_equal(read(folder / "imagesTr" / "cju0_0000.png"), rgb(read(path)))
 
 
-@pytest.mark.parametrize(
-    ("mask", "expected"),
-    [
-        (np.array([[0, 7, 112, 127], [128, 248, 254, 255]]), [[0, 0, 0, 0], [1, 1, 1, 1]]),
-        (np.array([[[0, 0, 0], [7, 6, 5]], [[255, 0, 0], [0, 200, 0]]]), [[0, 0], [1, 1]]),
-        (np.zeros((2, 3)), np.zeros((2, 3))),
-    ],
-    ids=["grey", "colour", "nothing there"],
-)
-def test_mask_values_above_127_are_foreground(mask, expected, kvasir: Path, raw: Path) -> None:
+@pytest.mark.parametrize("value", [1, 7, 127, 128, 248, 254])
+def test_mask_values_above_127_are_foreground(value: int, kvasir: Path, raw: Path) -> None:
+    mask = disc((64, 64))
+    mask[0, :3] = value
     only(kvasir, "masks/cju0.jpg").unlink()
-    write(only(kvasir, "masks") / "cju0.png", mask.astype(np.uint8))
-    write(only(kvasir, "images/cju0.jpg"), photograph(mask.shape[:2]))
+    write(only(kvasir, "masks") / "cju0.png", mask)
+    write(only(kvasir, "images/cju0.jpg"), photograph((64, 64)))
 
-    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1)
+    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder
 
-    np.testing.assert_array_equal(read(folder / "labelsTr" / "cju0.png"), expected)
+    np.testing.assert_array_equal(read(folder / "labelsTr" / "cju0.png"), mask > 127)
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 200, 0), (255, 255, 255)])
+def test_a_mask_may_be_painted_in_a_colour(colour: tuple[int, int, int], kvasir: Path, raw: Path) -> None:
+    mask = disc((64, 64), 1)[..., None] * np.array(colour, np.uint8)
+    only(kvasir, "masks/cju0.jpg").unlink()
+    write(only(kvasir, "masks") / "cju0.bmp", mask)
+    write(only(kvasir, "images/cju0.jpg"), photograph((64, 64)))
+
+    result = run("kvasir-seg", "-i", kvasir, "-d", 1, "-np", 1)
+
+    if colour == (0, 200, 0):
+        assert "is not clearly a mask" in result.stderr and "192-223" in result.stderr
+    else:
+        np.testing.assert_array_equal(read(raw / "Dataset001_KvasirSEG" / "labelsTr" / "cju0.png"), disc((64, 64), 1))
+
+
+def test_masks_of_a_whole_source_may_be_label_maps(kvasir: Path, raw: Path) -> None:
+    for path in list(only(kvasir, "masks").iterdir()):
+        write(path.with_suffix(".png"), (read(path)[..., 0] > 127).astype(np.uint8))
+        path.unlink()
+
+    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder
+
+    np.testing.assert_array_equal(read(folder / "labelsTr" / "cju0.png"), disc((24, 40), 1))
+    assert report(folder)["masks"]["brightest"] == 1
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_an_exif_orientation_is_applied_to_both(orientation: int, kvasir: Path, raw: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in (only(kvasir, "images/cju0.jpg"), only(kvasir, "masks/cju0.jpg")):
+        write(path, read(path), exif=exif)
+
+    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder
+
+    for path, out in (("images", "imagesTr/cju0_0000.png"), ("masks", "labelsTr/cju0.png")):
+        with Image.open(only(kvasir, f"{path}/cju0.jpg")) as image:
+            expected = np.asarray(ImageOps.exif_transpose(image))
+        np.testing.assert_array_equal(read(folder / out), expected if path == "images" else expected[..., 0] > 127)
+    assert report(folder)["cases"][0]["done"] == [f"EXIF orientation {orientation} applied"]
+
+
+@pytest.mark.parametrize("of", ["images", "masks"])
+def test_an_exif_orientation_of_one_alone_is_refused(of: str, kvasir: Path, raw: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = only(kvasir, f"{of}/cju0.jpg")
+    write(path, read(path), exif=exif)
+
+    message = error_of("kvasir-seg", "-i", kvasir, "-d", 1)
+
+    assert "cju0.jpg has EXIF orientation" in message and "size mismatch" in message
+
+
+def test_opaque_alpha_and_palettes_lose_nothing(kvasir: Path, raw: Path) -> None:
+    image, mask = only(kvasir, "images/cju0.jpg"), only(kvasir, "masks/cju0.jpg")
+    pixels = read(image)
+    write(image.with_suffix(".png"), np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]))
+    indexed = Image.fromarray(disc((24, 40), 1)).convert("P")
+    indexed.putpalette([0, 0, 0, 255, 255, 255])
+    indexed.save(mask.with_suffix(".png"))
+    image.unlink()
+    mask.unlink()
+
+    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder
+
+    np.testing.assert_array_equal(read(folder / "imagesTr" / "cju0_0000.png"), pixels)
+    np.testing.assert_array_equal(read(folder / "labelsTr" / "cju0.png"), disc((24, 40), 1))
+    assert report(folder)["cases"][0]["done"] == ["RGBA to RGB"]
+
+
+@pytest.mark.parametrize("side", [16, 64], ids=["smaller", "larger"])
+@pytest.mark.parametrize("keep_aspect", [False, True], ids=["stretched", "padded"])
+def test_resize(side: int, keep_aspect: bool, kvasir: Path, raw: Path) -> None:
+    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1, resize=side, keep_aspect=keep_aspect).folder
+
+    image, label = read(folder / "imagesTr" / "cju0_0000.png"), read(folder / "labelsTr" / "cju0.png")
+    assert image.shape == (side, side, 3) and label.shape == (side, side)
+    assert np.unique(label).tolist() == [0, 1]
+    source = read(only(kvasir, "images/cju0.jpg"))
+    border = (side - round(24 * side / 40)) // 2
+    if keep_aspect:
+        assert not image[:border].any() and not label[:border].any() and image[border:-border].any(axis=2).mean() > 0.9
+        image, label = image[border : side - border], label[border : side - border]
+    assert abs(image.mean() - source.mean()) < 4
+    assert abs(label.mean() - disc((24, 40), 1).mean()) < 0.03
+    case = report(folder)["cases"][0]
+    assert case["original_size"] == [40, 24]
+    assert case["done"] == [f"resized to {side} × {side}, {'padded' if keep_aspect else 'stretched'}"]
+
+
+def test_the_report_says_where_every_case_comes_from(isic: Path, raw: Path) -> None:
+    folder = convert_dataset(ISIC2017, [isic], 1, processes=1).folder
+
+    written = report(folder)
+    assert written["number_of_cases"] == {"Tr": 3, "test": 1, "validation": 2}
+    assert [case["identifier"] for case in written["cases"]] == [f"ISIC_{i}" for i in (1, 10, 2, 3, 4, 5)]
+    for case in written["cases"]:
+        for kind in ("image", "mask"):
+            data = (isic.parent / case[kind]["file"]).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == case[kind]["sha256"]
+        assert case["original_size"] == [30, 20 + int(case["identifier"][5:])]
+        assert case["done"] == []
 
 
 @pytest.mark.parametrize("stray", ["after the end", "before the end"])
@@ -279,7 +342,7 @@ def test_a_jpeg_with_harmless_stray_bytes_is_converted(stray: str, kvasir: Path,
     pixels, data = read(path), path.read_bytes()
     path.write_bytes(data + bytes(64) if stray == "after the end" else data[:-2] + bytes(8) + data[-2:])
 
-    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1)
+    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder
 
     np.testing.assert_array_equal(read(folder / "imagesTr" / "cju0_0000.png"), pixels)
 
@@ -292,7 +355,7 @@ def test_held_out_cases_are_spread_evenly(number: int, expected: list[int], tmp_
         write(tmp_path / "images" / f"c{i}.png", photograph((8, 8), i))
         write(tmp_path / "masks" / f"c{i}.png", disc((8, 8)))
 
-    folder = convert_dataset(KVASIR_SEG, [tmp_path], 1, processes=1, hold_out=number)
+    folder = convert_dataset(KVASIR_SEG, [tmp_path], 1, processes=1, hold_out=number).folder
 
     assert sorted(path.stem for path in folder.glob("labelsTs/*")) == [f"c{i}" for i in expected]
     assert sorted(path.name for path in folder.glob("imagesTs/*")) == [f"c{i}_0000.png" for i in expected]
@@ -308,18 +371,19 @@ def test_a_training_case_must_remain(number: int, kvasir: Path, raw: Path) -> No
     assert names(raw) == []
 
 
-def test_list_shows_every_dataset_in_100_columns() -> None:
+@pytest.mark.parametrize("columns", [80, 200])
+def test_list_fits_a_terminal_and_tells_all(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     result = run("--list")
 
     assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert max(map(len, lines)) <= 100
-    assert lines[0].split("  ")[0] == "NAME"
+    assert max(map(len, result.stdout.splitlines())) <= min(columns, 100)
+    text = " ".join(result.stdout.split())
     for dataset in DATASETS.values():
-        (line,) = (line for line in lines if line.startswith(dataset.name))
-        assert dataset.num_images in line
-        for part in dataset.layout.splitlines():
-            assert part.split()[0] in result.stdout
+        for fact in (f"{dataset.name}: {dataset.title}", dataset.layout, dataset.num_images, dataset.size):
+            assert " ".join(fact.split()) in text
+        assert f"licence {' '.join(dataset.licence.split())}" in text
+        assert dataset.url in text
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
@@ -327,7 +391,7 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
         "import sys, nnunet_mamba_mis.dataset_conversion.command; "
         "print({'torch', 'numpy', 'SimpleITK', 'nnunetv2'} & {*sys.modules})"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "set()", result.stderr
 
 
@@ -376,7 +440,7 @@ def _truncated_bmp(image: Path, mask: Path) -> Path:
     path = mask.with_suffix(".bmp")
     write(path, read(mask))
     mask.unlink()
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-200])
     return path
 
 
@@ -421,6 +485,44 @@ def _no_image(image: Path, mask: Path) -> Path:
     return mask
 
 
+def _soft(image: Path, mask: Path) -> Path:
+    write(mask, rgb(np.linspace(0, 255, 25 * 39).astype(np.uint8).reshape(25, 39)))
+    return mask
+
+
+def _nothing(image: Path, mask: Path) -> Path:
+    write(mask, np.zeros((25, 39, 3), np.uint8))
+    return mask
+
+
+def _image_as_mask(image: Path, mask: Path) -> Path:
+    shutil.copy(image, mask)
+    return mask
+
+
+def _foreign(image: Path, mask: Path) -> Path:
+    # as a browser leaves a download that was broken off
+    path = image.with_suffix(".jpg.crdownload")
+    path.write_bytes(b"\xff\xd8\xff")
+    return path
+
+
+def _cmyk(image: Path, mask: Path) -> Path:
+    Image.fromarray(read(image)).convert("CMYK").save(image)
+    return image
+
+
+def _huge(image: Path, mask: Path) -> Path:
+    # a header that claims 60000 × 60000 pixels, of which none is there
+    path = mask.with_suffix(".png")
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    data = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    mask.unlink()
+    return path
+
+
 def _twice(image: Path, mask: Path) -> Path:
     write(image.with_suffix(".png"), read(image))
     return image.with_suffix(".png")
@@ -432,18 +534,24 @@ def _twice(image: Path, mask: Path) -> Path:
         (_empty, "is empty (0 bytes)"),
         (_lfs_pointer, "git lfs pull"),
         (_text, "is not an image"),
-        (_truncated_jpeg, "is truncated."),
-        (_damaged_jpeg, "is damaged"),
+        (_truncated_jpeg, "is truncated or damaged"),
+        (_damaged_jpeg, "is truncated or damaged"),
         (_truncated_png, "is truncated or damaged"),
-        (_truncated_bmp, "is truncated."),
+        (_truncated_bmp, "is truncated or damaged"),
         (_wrong_suffix, "is in truth a .jpg file"),
-        (_alpha, "4 channels"),
+        (_alpha, "has transparent pixels"),
         (_16_bit, "8 bits a channel"),
-        (_labels, "no value above 1, expected a mask of 0 and 255"),
+        (_labels, "no value above 1, expected 0 and 255"),
         (_other_size, "is 25 × 39 pixels, but its image"),
         (_no_mask, "has no mask cju1.*"),
         (_no_image, "has no image cju1.*"),
         (_twice, "same case identifier as"),
+        (_soft, "is not clearly a mask"),
+        (_nothing, "is empty: nothing is drawn in it (empty mask)"),
+        (_image_as_mask, "is the same file as its image"),
+        (_foreign, "is neither an image nor a document"),
+        (_cmyk, "8 bits a channel"),
+        (_huge, "claims more than 80 million pixels"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )
@@ -466,8 +574,9 @@ def test_a_file_that_fails_in_a_worker_process_is_named_too(kvasir: Path, raw: P
 
     message = error_of("kvasir-seg", "-i", kvasir, "-d", 1, "-np", 2)
 
-    assert "error: 2 files cannot be used:" in message
-    assert f"  {png} is truncated or damaged\n  {jpeg} is damaged" in message
+    assert "error: 2 problems in the source (unreadable: 2):" in message
+    for path in (png, jpeg):
+        assert f"  unreadable: {path} is truncated or damaged" in message
     assert names(raw) == []
 
 
@@ -482,8 +591,8 @@ def test_ten_of_many_bad_files_are_listed(tmp_path: Path, raw: Path) -> None:
         convert_dataset(KVASIR_SEG, [tmp_path], 1, processes=1)
 
     lines = str(error.value).splitlines()
-    assert lines[0] == "12 files cannot be used:"
-    assert lines[1:11] == [f"  {tmp_path}/images/c{i:02}.png is empty (0 bytes)" for i in range(2, 12)]
+    assert lines[0] == "12 problems in the source (unreadable: 12):"
+    assert lines[1:11] == [f"  unreadable: {tmp_path}/images/c{i:02}.png is empty (0 bytes)" for i in range(2, 12)]
     assert lines[11] == "  and 2 more"
     assert names(raw) == []
 
@@ -551,7 +660,7 @@ def test_a_bad_argument_is_named(arguments: list[str], reason: str, kvasir: Path
     ("make", "reason"),
     [
         (lambda path: None, "does not exist"),
-        (lambda path: path.write_bytes(b"PK\3\4"), "is not a folder: unpack it"),
+        (lambda path: path.write_bytes(b"PK\3\4"), "is neither a folder nor a zip or tar archive, or it is truncated"),
         (lambda path: path.mkdir(), "found no folder images and no folder masks with images in it"),
     ],
     ids=["missing", "archive", "empty"],
@@ -589,7 +698,7 @@ def test_nnunet_raw_must_be_set(kvasir: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_nnunet_raw_may_be_a_folder_yet_to_be_made(kvasir: Path, raw: Path) -> None:
     raw.rmdir()
-    assert convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).is_dir()
+    assert convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder.is_dir()
 
 
 def test_a_target_that_cannot_be_made_is_named(kvasir: Path, raw: Path) -> None:
@@ -611,18 +720,15 @@ def test_a_full_disk_leaves_nothing(processes: int, kvasir: Path, raw: Path) -> 
 
 @pytest.mark.parametrize(
     ("processes", "sign"),
-    [(1, ".converting_*/imagesTr/*"), (2, ".converting_*/imagesTr/*"), (2, ".converting_*/labelsTr")],
-    ids=["one process", "two processes", "two processes that are starting"],
+    [(1, ".converting_*/dataset/imagesTr/*"), (2, ".converting_*/dataset/imagesTr/*"), (2, ".converting_*")],
+    ids=["one process", "two processes", "two processes, at the start"],
 )
 def test_ctrl_c_leaves_nothing(processes: int, sign: str, tmp_path: Path, raw: Path) -> None:
-    write(tmp_path / "images" / "c.png", photograph((900, 900)))
-    write(tmp_path / "masks" / "c.png", disc((900, 900)))
-    for i in range(300):
-        for folder in ("images", "masks"):
-            (tmp_path / folder / f"c{i}.png").symlink_to(tmp_path / folder / "c.png")
+    for i in range(40):
+        write_pair(tmp_path / "images" / f"c{i}.png", tmp_path / "masks" / f"c{i}.png", i, (700, 700))
     arguments = command("kvasir-seg", "-i", tmp_path, "-d", 1, "-np", processes)
     with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, start_new_session=True
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         deadline = time.monotonic() + 30
         while not list(raw.glob(sign)):
@@ -636,19 +742,6 @@ def test_ctrl_c_leaves_nothing(processes: int, sign: str, tmp_path: Path, raw: P
     assert process.returncode == 130
     assert (stdout, stderr) == ("", "mamba_mis: interrupted\n")
     assert names(raw) == []
-
-
-def test_what_a_killed_run_left_is_not_in_the_way(kvasir: Path, raw: Path) -> None:
-    old, recent = raw / ".converting_Dataset001_KvasirSEG_0a", raw / ".converting_Dataset001_KvasirSEG_0b"
-    for folder in (old, recent):
-        (folder / "imagesTr").mkdir(parents=True)
-    for folder in (old / "imagesTr", old):
-        os.utime(folder, (time.time() - 86400,) * 2)
-
-    convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1)
-
-    # the recent one may be that of a run that is not over
-    assert names(raw) == [recent.name, "Dataset001_KvasirSEG"]
 
 
 # real data

@@ -1,7 +1,15 @@
-"""Converters of public datasets into nnU-Net's raw format: one file a dataset, listed here."""
+"""Converters of public datasets into nnU-Net's raw format: one file a dataset, in `datasets`."""
 
+from importlib import import_module
+from pkgutil import iter_modules
+
+from nnunet_mamba_mis.dataset_conversion import datasets
 from nnunet_mamba_mis.dataset_conversion.base import Dataset
-from nnunet_mamba_mis.dataset_conversion.isic2017 import ISIC2017
-from nnunet_mamba_mis.dataset_conversion.kvasir_seg import KVASIR_SEG
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (ISIC2017, KVASIR_SEG)}
+
+def _all_datasets() -> dict[str, Dataset]:
+    modules = (import_module(f"{datasets.__name__}.{found.name}") for found in iter_modules(datasets.__path__))
+    return {dataset.name: dataset for module in modules for dataset in module.DATASETS}
+
+
+DATASETS: dict[str, Dataset] = _all_datasets()

@@ -3,136 +3,286 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.base import TRAINING, Case, bad_files_error
+from nnunet_mamba_mis.dataset_conversion.base import FOREIGN, MISSING, SAME_NAME, TRAINING, Case, Found, Problem
 from nnunet_mamba_mis.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 
+# what systems and publishers put beside images; hidden files are passed over too
+_JUNK = frozenset({"thumbs.db", "desktop.ini", "license", "readme", "icon\r"})
+_DOCUMENTS = frozenset({".txt", ".csv", ".md", ".pdf", ".json", ".xml", ".html"})
+
+_ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz"})
+
+# not to be walked into: what macOS's archiver adds to a zip
+_NOT_DATA = "__MACOSX"
+
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A folder of images and the folder of their masks, as a dataset distributes them.
+    """A folder of images and the folder of their masks, as a dataset distributes them; names in any case.
 
     Args:
-        images: name of the folder that holds the images.
-        masks: name of the folder that holds the masks.
+        images: end of the path of the folder with the images, such as "TestDataset/Kvasir/images"; may hold "*".
+        masks: the same of the masks.
         subset: "Tr" (must be there) or the name of a test set (may be absent).
-        mask_ending: what a mask's stem has after its image's stem.
-        not_images: stems that end so, if not empty, are something else in the folder of images.
+        image_stem: regular expression of an image's stem; its group is what image and mask share.
+        mask_stem: the same of a mask's stem.
+        others: regular expression of stems that lie among them but are neither.
+        identifier: nnU-Net's case identifier, with {} for what image and mask share.
+        several: whether images or masks may be spread over several folders.
     """
 
     images: str
     masks: str
     subset: str = TRAINING
-    mask_ending: str = ""
-    not_images: str = ""
+    image_stem: str = "(.+)"
+    mask_stem: str = "(.+)"
+    others: str = ""
+    identifier: str = "{}"
+    several: bool = False
 
 
-def find_pairs(sources: Sequence[Path], sets: Sequence[ImageSet]) -> list[Case]:
-    """Return the cases of those sets that are present.
+class Tree(dict[Path, list[Path]]):
+    """The folders below the sources and the files in each, without hidden ones and what systems leave behind.
+
+    Links are followed as far as they stay below a source; the others are reported.
+
+    Args:
+        sources: folders.
+        allowed: where links may lead, if not below these sources only.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+
+    def __init__(self, sources: Sequence[Path], allowed: Sequence[Path] = ()) -> None:
+        super().__init__()
+        self.problems: list[Problem] = []
+        self._inside = [os.path.realpath(source) for source in (*sources, *allowed)]
+        visited: set[str] = set()
+        for source in sources:
+            if source.is_file():
+                path = Path(os.path.abspath(source))
+                self.setdefault(path.parent, []).append(path)
+            for root, subfolders, names in os.walk(os.path.abspath(source), followlinks=True, onerror=_cannot_list):
+                folder = Path(root)
+                # no folder twice, however it is reached
+                if os.path.realpath(root) in visited:
+                    subfolders.clear()
+                    continue
+                visited.add(os.path.realpath(root))
+                subfolders[:] = [path.name for path in self._kept(folder, subfolders) if path.name != _NOT_DATA]
+                self[folder] = [path for path in self._kept(folder, names) if path.is_file()]
+
+    def _kept(self, folder: Path, names: list[str]) -> list[Path]:
+        # a leading dot: macOS puts ._ISIC_0000000.jpg, which is no image, beside ISIC_0000000.jpg
+        names = sorted(name for name in names if not name.startswith(".") and name.lower() not in _JUNK)
+        return [path for path in map(folder.joinpath, names) if not path.is_symlink() or self._stays_below(path)]
+
+    def _stays_below(self, link: Path) -> bool:
+        target = os.path.realpath(link)
+        if any(target == folder or target.startswith(folder.rstrip(os.sep) + os.sep) for folder in self._inside):
+            return True
+        text = f"{link} is a link to {target}, which is outside of SOURCE: give that with -i too"
+        self.problems.append(Problem(FOREIGN, text))
+        return False
+
+    def images(self, folder: Path) -> list[Path]:
+        """Return the files in a folder that are images by their name."""
+        return [path for path in self[folder] if path.suffix.lower() in IMAGE_SUFFIXES]
+
+    def matching(self, pattern: str, stem: str) -> list[Path]:
+        """Return the folders whose path ends so and that hold an image with such a stem."""
+        parts = pattern.casefold().split("/")
+        return [
+            folder
+            for folder in self
+            if all(map(fnmatchcase, _last_parts(folder, len(parts)), parts))
+            and any(re.fullmatch(stem, path.stem, re.IGNORECASE) for path in self.images(folder))
+        ]
+
+
+def _last_parts(folder: Path, number: int) -> list[str]:
+    # people unpack into a folder of the same name: train/train is train
+    parts = [name for name, _ in groupby(part.casefold() for part in folder.parts)]
+    return parts[-number:] if len(parts) >= number else [""] * number
+
+
+def _cannot_list(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}")
+
+
+def layouts(*alternatives: Sequence[ImageSet]) -> Callable[[Sequence[Path]], Found]:
+    """Return what finds the cases of a dataset that is distributed in these layouts, for `Dataset.find_cases`."""
+    return partial(_find_pairs, alternatives=alternatives)
+
+
+def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSet]]) -> Found:
+    """Return the cases of the first layout whose training set is there.
 
     Args:
         sources: folders; the sets' folders may be these themselves or lie at any depth below them.
-        sets: what to look for.
+        alternatives: layouts; a source that follows none of them is reported as lacking folders of the last.
 
     Raises:
-        UserError: a source is no folder, a folder is missing or there twice, or an image or mask is alone.
+        UserError: a folder is missing or there twice.
     """
-    found = _image_folders(sources, {name for image_set in sets for name in (image_set.images, image_set.masks)})
-    where = ", ".join(str(source) for source in sources)
-    cases: list[Case] = []
-    problems: list[str] = []
-    for image_set in sets:
-        names = (image_set.images, image_set.masks)
-        missing = [name for name in names if not found[name]]
-        if missing == list(names) and image_set.subset != TRAINING:
+    tree = Tree(sources)
+    layout = next((layout for layout in alternatives if _has_training_set(tree, layout)), alternatives[-1])
+    found = Found(problems=tree.problems)
+    for image_set in layout:
+        images = tree.matching(image_set.images, image_set.image_stem)
+        masks = tree.matching(image_set.masks, image_set.mask_stem)
+        missing = [name for name, at in ((image_set.images, images), (image_set.masks, masks)) if not at]
+        if len(missing) == 2 and image_set.subset != TRAINING:
             continue
         if missing:
             raise UserError(
-                f"found no folder {' and no folder '.join(missing)} with images in it below {where}: expected "
-                f"{image_set.images} and {image_set.masks} (`mamba_mis convert --list` describes each dataset's layout)"
+                f"found no folder {' and no folder '.join(missing)} with images in it below "
+                f"{', '.join(map(str, sources))}: expected {image_set.images} and {image_set.masks} "
+                f"(`mamba_mis convert --list` describes each dataset's layout){_hint(tree)}"
             )
-        images, masks = (_only(found[name]) for name in names)
-        cases += _pair(image_set, images, masks, problems)
-    if problems:
-        raise bad_files_error(problems)
-    return cases
+        if not image_set.several:
+            images, masks = _only(images), _only(masks)
+        _pair(tree, image_set, images, masks, found)
+    return _settle(found)
 
 
-def _image_folders(sources: Sequence[Path], names: set[str]) -> dict[str, list[Path]]:
-    """Find all folders of these names that hold an image, so that Name/Name/*.jpg counts once."""
-    found: dict[str, list[Path]] = {name: [] for name in names}
-    for folder in _walk(sources):
-        if folder.name in found and _image_files(folder):
-            found[folder.name].append(folder)
-    return found
+def _hint(tree: Tree) -> str:
+    archives = [str(path) for paths in tree.values() for path in paths if path.suffix.lower() in _ARCHIVES]
+    return f". Archives lie there, which can be given with -i: {' '.join(archives)}" if archives else ""
 
 
-def _walk(sources: Sequence[Path]) -> Iterator[Path]:
-    # links are followed, as datasets often lie on another disk; no folder is visited twice, however it is reached
-    visited: set[str] = set()
-    for source in sources:
-        if not source.exists():
-            raise UserError(f"{source} does not exist: -i takes the folder the dataset was unpacked to")
-        if not source.is_dir():
-            raise UserError(f"{source} is not a folder: unpack it and give the folder with -i")
-        for root, subfolders, _ in os.walk(os.path.abspath(source), followlinks=True):
-            real = os.path.realpath(root)
-            if real in visited:
-                subfolders.clear()
-                continue
-            visited.add(real)
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name != "__MACOSX")
-            yield Path(root)
-
-
-def _image_files(folder: Path) -> list[Path]:
-    # a leading dot: macOS puts ._ISIC_0000000.jpg, which is no image, beside ISIC_0000000.jpg
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _has_training_set(tree: Tree, layout: Sequence[ImageSet]) -> bool:
+    return all(
+        tree.matching(image_set.images, image_set.image_stem) and tree.matching(image_set.masks, image_set.mask_stem)
+        for image_set in layout
+        if image_set.subset == TRAINING
     )
 
 
-def _only(folders: list[Path]) -> Path:
+def find_in_two_folders(sources: Sequence[Path], stems: str = "{}:{}") -> Found:
+    """Return the cases of a folder of images, the first source, and a folder of masks, the second.
+
+    Args:
+        sources: two, each with a single folder of images at any depth.
+        stems: the stem of an image and that of its mask, with {} for what both share, such as "img_{}:img_{}_mask".
+
+    Raises:
+        UserError: stems is malformed, or a source is not one folder of images.
+    """
+    patterns = stems.split(":")
+    if len(patterns) != 2 or any(pattern.count("{}") != 1 for pattern in patterns):
+        raise UserError(
+            f"--stems {stems!r}: expected IMAGE:MASK, each with a {{}} for what they share, as {{}}:{{}}_mask"
+        )
+    if len(sources) != 2:
+        raise UserError(f"-i got {len(sources)} SOURCE: give the images and then the masks, `-i IMAGES MASKS`")
+    image_stem, mask_stem = (re.escape(pattern).replace(r"\{\}", "(.+)") for pattern in patterns)
+    image_set = ImageSet("*", "*", image_stem=image_stem, mask_stem=mask_stem)
+    found, tree = Found(), Tree([])
+    places: list[list[Path]] = []
+    for source in sources:
+        below = Tree([source], allowed=sources)
+        tree.update(below)
+        found.problems += below.problems
+        places.append(_only(below.matching("*", "(.+)")))
+        if not places[-1]:
+            raise UserError(f"found no folder with images in it below {source}")
+    _pair(tree, image_set, places[0], places[1], found)
+    return _settle(found)
+
+
+def _only(folders: list[Path]) -> list[Path]:
     if len(folders) > 1:
         listed = " and ".join(str(folder) for folder in folders)
         raise UserError(f"found {len(folders)} folders for the same images: {listed}. Give with -i only the one to use")
-    return folders[0]
+    return folders
 
 
-def _pair(image_set: ImageSet, images: Path, masks: Path, problems: list[str]) -> list[Case]:
-    """Pair by stem, never by position, and add to problems what has no partner."""
-    image_of: dict[str, Path] = {}
-    mask_of: dict[str, Path] = {}
-    for path in _image_files(images):
-        if not (image_set.not_images and path.stem.endswith(image_set.not_images)):
-            _add(image_of, path.stem, path, problems)
-    for path in _image_files(masks):
-        if path.stem.endswith(image_set.mask_ending):
-            _add(mask_of, path.stem.removesuffix(image_set.mask_ending), path, problems)
+def _settle(found: Found) -> Found:
+    """Sort the cases and report identifiers that several have."""
+    found.cases.sort(key=lambda case: (case.identifier, case.subset))
+    for identifier, same in groupby(found.cases, key=lambda case: case.identifier):
+        first, *others = same
+        for case in others:
+            text = f"{case.image} has the same case identifier as {first.image}"
+            found.problems.append(Problem(SAME_NAME, text, identifier))
+    return found
+
+
+def _pair(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path], found: Found) -> None:
+    """Pair by stem, never by position, and add cases, files without a partner and foreign files to what is found."""
+    image_of = _by_key(tree, images, image_set, image_set.image_stem, found)
+    mask_of = _by_key(tree, masks, image_set, image_set.mask_stem, found)
+    _check_foreign(tree, image_set, images, masks, found)
+    _match_case(image_of, mask_of)
+    for key in sorted(image_of.keys() | mask_of.keys()):
+        identifier = _identifier(image_set, key)
+        if key not in mask_of:
+            text = f"{image_of[key]} has no mask {_example(image_set.mask_stem, key)}.* in {_common(masks)}"
+            found.problems.append(Problem(MISSING, text, identifier))
+        elif key not in image_of:
+            text = f"{mask_of[key]} has no image {_example(image_set.image_stem, key)}.* in {_common(images)}"
+            found.problems.append(Problem(MISSING, text, identifier))
         else:
-            problems.append(f"{path} is not named like a mask: expected <image>{image_set.mask_ending}{path.suffix}")
-    problems += [
-        f"{image_of[identifier]} has no mask {identifier}{image_set.mask_ending}.* in {masks}"
-        for identifier in sorted(image_of.keys() - mask_of.keys())
-    ]
-    problems += [
-        f"{mask_of[identifier]} has no image {identifier}.* in {images}"
-        for identifier in sorted(mask_of.keys() - image_of.keys())
-    ]
-    return [
-        Case(identifier, image_of[identifier], mask_of[identifier], image_set.subset)
-        for identifier in sorted(image_of.keys() & mask_of.keys())
-    ]
+            found.cases.append(Case(identifier, image_of[key], mask_of[key], image_set.subset))
 
 
-def _add(files: dict[str, Path], identifier: str, path: Path, problems: list[str]) -> None:
-    if identifier in files:
-        problems.append(f"{path} has the same case identifier as {files[identifier]}")
-    files[identifier] = path
+def _by_key(tree: Tree, folders: list[Path], image_set: ImageSet, stem: str, found: Found) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for folder in folders:
+        for path in tree.images(folder):
+            if match := re.fullmatch(stem, path.stem, re.IGNORECASE):
+                # macOS decomposes letters with accents
+                key = unicodedata.normalize("NFC", match[1])
+                if key in files:
+                    text = f"{path} has the same case identifier as {files[key]}"
+                    found.problems.append(Problem(SAME_NAME, text, _identifier(image_set, key)))
+                files[key] = path
+    return files
+
+
+def _match_case(image_of: dict[str, Path], mask_of: dict[str, Path]) -> None:
+    """Give a mask without an image the key of the image without a mask that differs in upper and lower case alone."""
+    free = {key.casefold(): key for key in sorted(image_of.keys() - mask_of.keys())}
+    for key in sorted(mask_of.keys() - image_of.keys()):
+        if key.casefold() in free:
+            mask_of[free.pop(key.casefold())] = mask_of.pop(key)
+
+
+def _check_foreign(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path], found: Found) -> None:
+    known: dict[Path, list[str]] = {}
+    for folders, stem in ((images, image_set.image_stem), (masks, image_set.mask_stem)):
+        for folder in folders:
+            known.setdefault(folder, [image_set.others]).append(stem)
+    for folder, stems in known.items():
+        for path in tree[folder]:
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
+                if path.suffix.lower() not in _DOCUMENTS:
+                    found.problems.append(Problem(FOREIGN, f"{path} is neither an image nor a document"))
+            elif not any(re.fullmatch(stem, path.stem, re.IGNORECASE) for stem in stems):
+                found.problems.append(Problem(FOREIGN, f"{path} is not named like an image or mask of this set"))
+
+
+def _example(stem: str, key: str) -> str:
+    return re.sub(r"\(.+?\)", lambda _: key, stem, count=1)
+
+
+def _common(folders: list[Path]) -> Path:
+    return folders[0] if len(folders) == 1 else Path(os.path.commonpath(folders))
+
+
+def _identifier(image_set: ImageSet, key: str) -> str:
+    # what serves as part of a file name everywhere
+    return re.sub(r"[^\w.-]", "_", image_set.identifier.format(key))

@@ -1,0 +1,196 @@
+"""Check a case and convert it; both run in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from nnunet_mamba_mis.dataset_conversion.base import (
+    DUPLICATE,
+    SIZE_MISMATCH,
+    UNREADABLE,
+    BinaryMask,
+    Case,
+    ColourMask,
+    Problem,
+)
+from nnunet_mamba_mis.dataset_conversion.images import BadFileError, SourceImage, upright, write_png
+from nnunet_mamba_mis.dataset_conversion.masks import MaskFacts, label_map, measure
+from nnunet_mamba_mis.dataset_conversion.resize import resized
+
+# of a fingerprint: whether each of 16 × 16 places is brighter than the one left of it
+FINGERPRINT_SIDE = 16
+
+# an image whose places differ less than this is flat: its fingerprint would be noise
+_FLAT = 16
+
+
+_Facts = TypeVar("_Facts")
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What a readable case holds.
+
+    Args:
+        case: the case.
+        image_sha256: of the image's file.
+        mask_sha256: of the mask's file.
+        size: width and height as distributed.
+        orientation: of EXIF, the same for both.
+        mask: what is in the mask.
+        fingerprint: 256 bits, the same or nearly so for copies at another size or quality; empty for a flat image.
+    """
+
+    case: Case
+    image_sha256: str
+    mask_sha256: str
+    size: tuple[int, int]
+    orientation: int
+    mask: MaskFacts
+    fingerprint: bytes
+
+
+@dataclass(frozen=True)
+class CheckJob:
+    """A case to check."""
+
+    case: Case
+    rule: BinaryMask | ColourMask
+
+
+@dataclass(frozen=True)
+class ConvertJob:
+    """A case to convert.
+
+    Args:
+        facts: of the case.
+        rule: how to read its mask.
+        top: the brightest value of all masks.
+        image_file: PNG of the image, to be written.
+        label_file: PNG of the label map, to be written.
+        side: to resize to, in pixels; None keeps the size.
+        keep_aspect: pad rather than stretch.
+    """
+
+    facts: CaseFacts
+    rule: BinaryMask | ColourMask
+    top: int
+    image_file: Path
+    label_file: Path
+    side: int | None
+    keep_aspect: bool
+
+
+def check_case(job: CheckJob) -> CaseFacts | list[Problem]:
+    """Decode a case's files and return what they hold, or what is wrong with them."""
+    case = job.case
+    problems: list[Problem] = []
+    image = _opened(case, case.image, problems)
+    mask = _opened(case, case.mask, problems)
+    if image and mask:
+        problems += _disagreement(case, image, mask)
+    fingerprint = _of_pixels(case, case.image, image, _fingerprint, problems)
+    facts = _of_pixels(case, case.mask, mask, lambda source: measure(job.rule, source.mask()), problems)
+    if problems or image is None or mask is None or facts is None or fingerprint is None:
+        return problems
+    return CaseFacts(case, image.sha256, mask.sha256, image.size, image.orientation, facts, fingerprint)
+
+
+def _opened(case: Case, path: Path, problems: list[Problem]) -> SourceImage | None:
+    try:
+        return SourceImage(path)
+    except BadFileError as error:
+        problems.append(Problem(UNREADABLE, f"{path} {error}", case.identifier))
+        return None
+
+
+def _of_pixels(
+    case: Case,
+    path: Path,
+    source: SourceImage | None,
+    function: Callable[[SourceImage], _Facts],
+    problems: list[Problem],
+) -> _Facts | None:
+    if source is None:
+        return None
+    try:
+        source.check()
+        return function(source)
+    except BadFileError as error:
+        problems.append(Problem(UNREADABLE, f"{path} {error}", case.identifier))
+        return None
+
+
+def _disagreement(case: Case, image: SourceImage, mask: SourceImage) -> list[Problem]:
+    if image.size != mask.size:
+        image_size, mask_size = (" × ".join(map(str, source.size)) for source in (image, mask))
+        text = f"{case.mask} is {mask_size} pixels, but its image {case.image} is {image_size}"
+        return [Problem(SIZE_MISMATCH, text, case.identifier)]
+    if image.orientation != mask.orientation:
+        text = (
+            f"{case.mask} has EXIF orientation {mask.orientation}, but its image {case.image} has {image.orientation}: "
+            "which of them is upright cannot be told"
+        )
+        return [Problem(SIZE_MISMATCH, text, case.identifier)]
+    if image.sha256 == mask.sha256:
+        return [Problem(DUPLICATE, f"{case.mask} is the same file as its image {case.image}", case.identifier)]
+    return []
+
+
+def _fingerprint(source: SourceImage) -> bytes:
+    image = upright(source.rgb(), source.orientation)
+    small = image.resize((FINGERPRINT_SIDE + 1, FINGERPRINT_SIDE), Image.Resampling.BOX, reducing_gap=2).convert("L")
+    values = np.asarray(small)
+    if np.ptp(values) < _FLAT:
+        return b""
+    return np.packbits(values[:, 1:] > values[:, :-1]).tobytes()
+
+
+def convert_case(job: ConvertJob) -> list[str] | Problem:
+    """Write a case as an RGB image and a label map.
+
+    Returns:
+        What was done, in a few words each, or what is wrong with a file that was fine when it was checked.
+
+    Raises:
+        OSError: a PNG cannot be written.
+    """
+    case = job.facts.case
+    path = case.image
+    try:
+        source = _unchanged(path, job.facts.image_sha256)
+        image, done = source.rgb(), _what_is_done(job, source)
+        path = case.mask
+        label = label_map(job.rule, _unchanged(path, job.facts.mask_sha256).mask(), job.top)
+    except BadFileError as error:
+        return Problem(UNREADABLE, f"{path} {error}", case.identifier)
+    image, label = (upright(pixels, job.facts.orientation) for pixels in (image, label))
+    if job.side:
+        image = resized(image, job.side, job.keep_aspect, is_label=False)
+        label = resized(label, job.side, job.keep_aspect, is_label=True)
+    write_png(image, job.image_file)
+    write_png(label, job.label_file)
+    return done
+
+
+def _unchanged(path: Path, sha256: str) -> SourceImage:
+    source = SourceImage(path)
+    if source.sha256 != sha256:
+        raise BadFileError("changed while it was converted")
+    return source
+
+
+def _what_is_done(job: ConvertJob, source: SourceImage) -> list[str]:
+    done = [] if source.mode == "RGB" else [f"{source.mode} to RGB"]
+    if job.facts.orientation != 1:
+        done.append(f"EXIF orientation {job.facts.orientation} applied")
+    if job.side:
+        how = "padded" if job.keep_aspect else "stretched"
+        done.append(f"resized to {job.side} × {job.side}, {how}")
+    return done

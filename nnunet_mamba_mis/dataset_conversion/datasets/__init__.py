@@ -1,0 +1,1 @@
+"""The datasets: each module here says in DATASETS what it knows, and is found by being here."""

@@ -1,0 +1,53 @@
+"""CVC-ClinicDB: frames of 29 video sequences."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nnunet_mamba_mis.dataset_conversion.base import TRAINING, BinaryMask, Case, Dataset, Grouping
+from nnunet_mamba_mis.dataset_conversion.sources import ImageSet, layouts
+
+# the last frame of each
+_SEQUENCE_ENDS = (
+    *(25, 50, 67, 78, 103, 126, 151, 177, 199, 205, 227, 252, 277, 297, 317),
+    *(342, 363, 383, 408, 428, 447, 466, 478, 503, 528, 546, 571, 591, 612),
+)
+
+
+def sequences(sources: Sequence[Path], cases: Sequence[Case]) -> Mapping[str, str]:
+    """Return the sequence of each training case that has the number of a frame for a name."""
+    frames = {case.identifier: int(case.identifier) for case in cases if _is_frame(case)}
+    return {identifier: f"sequence {bisect_left(_SEQUENCE_ENDS, frame) + 1}" for identifier, frame in frames.items()}
+
+
+def _is_frame(case: Case) -> bool:
+    name = case.identifier
+    return case.subset == TRAINING and name.isdecimal() and 1 <= int(name) <= _SEQUENCE_ENDS[-1]
+
+
+SEQUENCES = Grouping("sequence of CVC-ClinicDB, by frame number", sequences)
+
+# above this, up to 112, lies what was painted where an annotation ran over the frame's border
+MASK = BinaryMask(dark=112)
+
+DATASETS = (
+    Dataset(
+        name="cvc-clinicdb",
+        folder_name="CVCClinicDB",
+        title="CVC-ClinicDB: polyps in frames of 29 colonoscopy sequences",
+        num_images="612",
+        size="140 MB",
+        layout="Original/N.tif\nGround Truth/N.tif\nor N.png; of PNG/ and TIF/, PNG/ is taken",
+        labels={"background": 0, "polyp": 1},
+        reference="Bernal et al., WM-DOVA maps for accurate polyp highlighting in colonoscopy, CMIG 2015",
+        url="https://polyp.grand-challenge.org/CVCClinicDB",
+        licence="research and education only, to be cited",
+        find_cases=layouts(
+            [ImageSet("PNG/Original", "PNG/Ground Truth")],
+            [ImageSet("CVC-ClinicDB/images", "CVC-ClinicDB/masks")],
+            [ImageSet("Original", "Ground Truth")],
+        ),
+        mask=MASK,
+        grouping=SEQUENCES,
+    ),
+)

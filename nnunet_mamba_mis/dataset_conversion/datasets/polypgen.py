@@ -1,0 +1,39 @@
+"""PolypGen: single frames of six centres."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nnunet_mamba_mis.dataset_conversion.base import Case, Dataset, Grouping
+from nnunet_mamba_mis.dataset_conversion.sources import ImageSet, layouts
+
+_CENTRES = ("C1", "C2", "C3", "C4", "C5", "C6")
+
+
+def _centres(sources: Sequence[Path], cases: Sequence[Case]) -> Mapping[str, str]:
+    return {case.identifier: re.split("_", case.identifier, maxsplit=1)[0] for case in cases}
+
+
+DATASETS = (
+    Dataset(
+        name="polypgen",
+        folder_name="PolypGen",
+        title="PolypGen: polyps in single frames of six centres",
+        num_images="1537",
+        size="4 GB",
+        layout="data_C1/images_C1/*.jpg\ndata_C1/masks_C1/*_mask.jpg\nand so on to C6 (sequences are left alone)",
+        labels={"background": 0, "polyp": 1},
+        reference="Ali et al., A multi-centre polyp detection and segmentation dataset, Scientific Data 2023",
+        url="https://www.synapse.org/PolypGen",
+        licence="CC BY 4.0, registration",
+        find_cases=layouts(
+            [
+                # the centre in front: two may use the same name
+                ImageSet(f"images_{centre}", f"masks_{centre}", mask_stem="(.+)_mask", identifier=f"{centre}_{{}}")
+                for centre in _CENTRES
+            ]
+        ),
+        grouping=Grouping("centre of PolypGen: patients are not told, but none was in two centres", _centres),
+        empty_masks=True,
+    ),
+)

@@ -1,0 +1,131 @@
+"""The files that describe a dataset: dataset.json and conversion_report.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_mamba_mis import __version__
+from nnunet_mamba_mis.dataset_conversion.base import Dataset, Problem
+from nnunet_mamba_mis.dataset_conversion.cases import CaseFacts
+
+_TOOL = f"nnunet-mamba-mis {__version__}"
+
+
+@dataclass(frozen=True)
+class Names:
+    """How files of the sources are named to people, who know nothing of folders that archives were unpacked to.
+
+    Args:
+        shown: each folder that was searched → the SOURCE it stands for.
+    """
+
+    shown: Mapping[Path, Path] = field(default_factory=dict)
+
+    def relative(self, path: Path) -> str:
+        """Return a path from the name of its SOURCE on, the same wherever that lies."""
+        for folder, source in self.shown.items():
+            start = os.path.abspath(folder)
+            if os.path.commonpath([start, path]) == start:
+                name = Path(os.path.abspath(source)).name
+                return Path(name, os.path.relpath(path, start)).as_posix()
+        return path.name
+
+    def in_text(self, text: str) -> str:
+        """Return a message with the paths that the user gave."""
+        for folder, source in self.shown.items():
+            text = text.replace(str(folder), str(source))
+        return text
+
+
+def dataset_json(dataset: Dataset, name: str, num_training: int) -> str:
+    """Return the content of dataset.json, which nnU-Net reads.
+
+    Args:
+        dataset: what was converted.
+        name: what follows "Dataset027_".
+        num_training: number of training cases.
+    """
+    # not with nnU-Net's generate_dataset_json, which puts the release into "citation"
+    return _json(
+        {
+            "channel_names": {"0": "R", "1": "G", "2": "B"},
+            "labels": dict(dataset.labels),
+            "numTraining": num_training,
+            "file_ending": ".png",
+            "overwrite_image_reader_writer": "NaturalImage2DIO",
+            "name": name,
+            "description": dataset.title,
+            "reference": "; ".join(filter(None, (dataset.reference, dataset.url))),
+            "licence": dataset.licence,
+            "converted_by": _TOOL,
+        }
+    )
+
+
+def conversion_report(
+    dataset: Dataset,
+    options: Mapping[str, object],
+    cases: Sequence[tuple[CaseFacts, str, list[str]]],
+    left_out: Sequence[Problem],
+    splits: Mapping[str, object],
+    warnings: Sequence[str],
+    duplicates: Sequence[tuple[str, str]],
+    top: int,
+    names: Names,
+) -> str:
+    """Return the content of conversion_report.json: nothing in it depends on when, where or how fast it was made.
+
+    Args:
+        dataset: what was converted.
+        options: that change the result.
+        cases: facts, subset and what was done.
+        left_out: problems that --skip-bad passed over.
+        splits: rule and size of the folds.
+        warnings: worth knowing before the dataset is used.
+        duplicates: pairs of identifiers whose images are the same, or nearly.
+        top: brightest value of all masks.
+        names: of source files.
+    """
+    return _json(
+        {
+            "dataset": dataset.name,
+            "converted_by": _TOOL,
+            "options": dict(options),
+            "masks": {"rule": dataset.mask.rule, "brightest": top},
+            "splits": dict(splits),
+            "warnings": list(warnings),
+            "duplicates": [list(pair) for pair in duplicates],
+            "number_of_cases": dict(sorted(Counter(subset for _, subset, _ in cases).items())),
+            "left_out": [
+                {"identifier": problem.case, "kind": problem.kind, "why": _shortened(problem.text, names)}
+                for problem in left_out
+            ],
+            "cases": [
+                {
+                    "identifier": facts.case.identifier,
+                    "subset": subset,
+                    "image": {"file": names.relative(facts.case.image), "sha256": facts.image_sha256},
+                    "mask": {"file": names.relative(facts.case.mask), "sha256": facts.mask_sha256},
+                    "original_size": list(facts.size),
+                    "done": done,
+                }
+                for facts, subset, done in cases
+            ],
+        }
+    )
+
+
+def _shortened(text: str, names: Names) -> str:
+    for folder, source in names.shown.items():
+        text = text.replace(os.path.abspath(folder), Path(os.path.abspath(source)).name)
+    return text
+
+
+def _json(content: Mapping[str, object]) -> str:
+    # with \u for letters beyond ASCII: file names may hold bytes that are no letters at all
+    return json.dumps(content, indent=2) + "\n"
