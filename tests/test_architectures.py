@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes, load_reference_weights
 from nnunet_mamba_mis.architectures.basic_blocks import BSSS
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge
-from nnunet_mamba_mis.architectures.scan_blocks import BFSS, S6, SS2D
+from nnunet_mamba_mis.architectures.scan_blocks import BFSS, S6, SS2D, DepthwiseMixer
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 
 ABLATIONS = [
@@ -21,6 +22,7 @@ ABLATIONS = [
     {"attention_bridge": False, "fusion_bridge": False},
     {"block": "cnn"},
     {"block": "vit"},
+    {"block": "nossm"},
     {"discretization": "mamba"},
     {"d_state": 4},
 ]
@@ -218,6 +220,28 @@ def test_bfss_scans_rows_and_columns():
     row, column = torch.meshgrid(torch.arange(4), torch.arange(5), indexing="ij")
     assert torch.equal(by_rows, row * 5 + column <= 2 * 5 + 3)
     assert torch.equal(by_columns, column * 4 + row <= 3 * 4 + 2)
+
+
+@pytest.mark.parametrize("channels", [1, 8, 16, 128])
+def test_control_without_state_spaces_has_the_parameters_and_cost_of_scans(channels):
+    """Cost in operations a pixel: 2 a weight, 9 a state of a scan, 5 a SiLU with its sum."""
+    scan, control = S6(channels), DepthwiseMixer(channels)
+    parameters = [sum(p.numel() for p in module.parameters()) for module in (scan, control)]
+    assert parameters[0] == parameters[1]
+    side = 16
+    with FlopCounterMode(display=False) as counter:
+        control(torch.randn(1, side, side, channels))
+    cost = counter.get_total_flops() / side**2 + 4 * 5 * channels
+    projections = 2 * (scan.delta.weight.numel() + scan.bc.weight.numel())
+    assert cost == pytest.approx(projections + 9 * scan.A_log.numel(), rel=0.05)
+
+
+@pytest.mark.parametrize("variant", ["S", "B", "L"])
+def test_control_without_state_spaces_has_none(variant):
+    net, control = network(variant=variant), network(variant=variant, block="nossm")
+    assert not any(isinstance(module, S6) for module in control.modules())
+    counts = [sum(p.numel() for p in n.parameters()) for n in (net, control)]
+    assert counts[0] == counts[1]
 
 
 def test_ss2d_sees_the_whole_image_from_everywhere():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_mamba_mis import trainers
 from nnunet_mamba_mis.ops import native
 
 SCRIPTS = Path(sys.executable).parent
@@ -222,3 +224,62 @@ def test_what_cannot_be_trained_ends_with_one_message(preprocessed, arguments, u
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (preprocessed / "results" / "Dataset007_KvasirSEG" / "nnUNetTrainerMambaMIS__nnUNetPlans__2d").exists()
+
+
+PAPER_TRAINER = """
+import json, sys, torch
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_paper
+folder, size = sys.argv[1], int(sys.argv[2])
+plans = json.load(open(folder + "/nnUNetPlans.json"))
+plans["configurations"]["2d"]["patch_size"] = [size, size]
+dataset = json.load(open(folder + "/dataset.json"))
+trainer = nnUNetTrainerMambaMIS_paper(plans | {"continue_training": False}, "2d", 0, dataset, torch.device("cpu"))
+trainer.initialize()
+rates = []
+for epoch in range(101):
+    trainer.lr_scheduler.step(epoch)
+    rates.append(trainer.optimizer.param_groups[0]["lr"])
+print(json.dumps({
+    "rates": [rates[0], rates[25], rates[50], rates[100]],
+    "decay": {group["weight_decay"] for group in trainer.optimizer.param_groups}.pop(),
+    "batch": trainer.batch_size, "epochs": trainer.num_epochs, "outputs": len(trainer.network.decoder.seg_layers),
+}))
+"""
+
+
+def paper_trainer(preprocessed, size):
+    folder = preprocessed / "preprocessed" / "Dataset007_KvasirSEG"
+    command = [sys.executable, "-W", "ignore", "-c", PAPER_TRAINER, folder, str(size)]
+    return subprocess.run(command, env=environment(preprocessed), capture_output=True, text=True)
+
+
+def test_paper_trainer_is_the_papers_recipe(preprocessed):
+    done = paper_trainer(preprocessed, 256)
+    assert done.returncode == 0, done.stderr[-2000:]
+    recipe = json.loads(done.stdout.splitlines()[-1])
+    assert recipe.pop("rates") == pytest.approx([1e-3, 5.05e-4, 1e-5, 1e-3])
+    assert recipe == {"decay": 0.01, "batch": 32, "epochs": 300, "outputs": 1}
+
+
+def test_paper_trainer_refuses_another_patch_size(preprocessed):
+    done = paper_trainer(preprocessed, 64)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "the plans have patches of (64, 64)" in done.stderr
+
+
+def test_every_documented_trainer_is_there():
+    lengths = ["1epoch", *(f"{n}epochs" for n in (5, 10, 20, 50, 100, 250, 500))]
+    ablations = [
+        "ss2d",
+        "noSG",
+        "attentionOnly",
+        "fusionOnly",
+        "noBridge",
+        "cnn",
+        "vit",
+        "noSSM",
+        "mambaDiscretization",
+    ]
+    names = [f"nnUNetTrainerMambaMIS_{name}" for name in ("S", "L", "paper", *lengths, *ablations)]
+    assert {"nnUNetTrainerMambaMIS", *names} <= set(trainers.__all__)
+    assert all(issubclass(getattr(trainers, name), trainers.nnUNetTrainerMambaMIS) for name in names)

@@ -19,15 +19,16 @@ class SCABFSS(nn.Module):
         channels: Channels in and out.
         d_state: States a channel of the scans.
         discretization: "zoh" or "mamba".
+        scan: BFSS, or what stands in for it.
     """
 
-    def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh") -> None:
+    def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh", scan: type[BFSS] = BFSS) -> None:
         super().__init__()
         squeezed = max(1, channels // 16)
         self.spatial_conv = nn.Conv2d(2, 1, kernel_size=7, padding=3, bias=False)
-        self.spatial_scan = BFSS(1, d_state, discretization)
+        self.spatial_scan = scan(1, d_state, discretization)
         self.channel_in = nn.Linear(channels, squeezed, bias=False)
-        self.channel_scan = BFSS(squeezed, d_state, discretization)
+        self.channel_scan = scan(squeezed, d_state, discretization)
         self.channel_out = nn.Linear(squeezed, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,6 +57,7 @@ class AMFFB(nn.Module):
         attention: Whether there is the attention part.
         fusion: Whether there is the multi-scale part.
         width: Channels in which levels are multiplied.
+        scan: BFSS, or what stands in for it.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class AMFFB(nn.Module):
         attention: bool = True,
         fusion: bool = True,
         width: int = 32,
+        scan: type[BFSS] = BFSS,
     ) -> None:
         super().__init__()
-        self.attentions = nn.ModuleList(SCABFSS(c, d_state, discretization) for c in channels if attention)
+        self.attentions = nn.ModuleList(SCABFSS(c, d_state, discretization, scan) for c in channels if attention)
         levels = channels if fusion else []
         self.reduce = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1) for c in levels)
         self.smooth = nn.ModuleList(

@@ -1,12 +1,15 @@
-"""The block that encoder and decoder stack: BSSS, and the CNN and ViT blocks that the paper compares it with."""
+"""The block that encoder and decoder stack: BSSS, and the blocks that it is compared with."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
-from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SCANS, SS2D
+from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SCANS, SS2D, NoSSM
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 from nnunet_mamba_mis.ops import Plus, Times, deferred, pixelwise
 
@@ -34,6 +37,8 @@ class BSSS(nn.Module):
         spectral_gate: Whether there is a spectral part; without it, its third of the channels is not used (ablation).
     """
 
+    scans: ClassVar[Mapping[str, type[BFSS] | type[SS2D]]] = SCANS
+
     def __init__(
         self,
         channels: int,
@@ -50,7 +55,7 @@ class BSSS(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in used)
         self.projs = nn.ModuleList(nn.Linear(width, channels) for width in used)
         self.depthwise = DepthwiseConv3x3(channels)
-        self.scan: BFSS | SS2D = SCANS[scan](channels, d_state, discretization)
+        self.scan: BFSS | SS2D = self.scans[scan](channels, d_state, discretization)
         if spectral_gate:
             self.spectral_gate: SpectralGate | None = SpectralGate(size, channels)
             self.spectral_norm = nn.LayerNorm(channels)
@@ -69,6 +74,12 @@ class BSSS(nn.Module):
             spectral = self.spectral_gate(pixelwise([parts[2]], self.norms[2], self.projs[2]))
             fused.append(deferred([spectral], self.spectral_norm, nn.SiLU()))
         return pixelwise(fused, self.fusion, Times(gate), self.out, Plus(x))
+
+
+class NoSSMBlock(BSSS):
+    """BSSS with depthwise convolutions in the place of scans (control). Arguments as `BSSS`; scan is "bfss"."""
+
+    scans: ClassVar[Mapping[str, type[BFSS] | type[SS2D]]] = {"bfss": NoSSM}
 
 
 class CNNBlock(nn.Module):
@@ -107,4 +118,4 @@ class ViTBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-BLOCKS = {"bsss": BSSS, "cnn": CNNBlock, "vit": ViTBlock}
+BLOCKS = {"bsss": BSSS, "nossm": NoSSMBlock, "cnn": CNNBlock, "vit": ViTBlock}

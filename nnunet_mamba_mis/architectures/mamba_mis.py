@@ -13,7 +13,7 @@ from nnunet_mamba_mis.architectures.amffb import AMFFB
 from nnunet_mamba_mis.architectures.basic_blocks import BLOCKS
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge, Stem
-from nnunet_mamba_mis.architectures.scan_blocks import SCANS
+from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SCANS, NoSSM
 from nnunet_mamba_mis.ops.selective_scan import DISCRETIZATIONS
 
 BASE_WIDTH = 16
@@ -154,7 +154,8 @@ class MambaMIS(nn.Module):
         variant: "S", "B" or "L".
         d_state: States a channel of the scans.
         discretization: "zoh" (the paper's) or "mamba".
-        block: "bsss" (the paper's), "cnn" or "vit".
+        block: "bsss" (the paper's), "cnn", "vit", or "nossm": depthwise convolutions in the place of all scans,
+            those of the bridge too.
         scan: "bfss" (the paper's) or "ss2d".
         spectral_gate: Whether blocks have the spectral part.
         attention_bridge: Whether the bridge has the attention part.
@@ -185,6 +186,8 @@ class MambaMIS(nn.Module):
         _check_choice("discretization", discretization, DISCRETIZATIONS)
         _check_choice("block", block, BLOCKS)
         _check_choice("scan", scan, SCANS)
+        if block == "nossm" and scan != "bfss":
+            raise ValueError(f"block 'nossm' has no scans, so that there is no scan {scan!r}")
         if len(patch_size) != 2:
             raise ValueError(f"Mamba-MIS is a 2D network: patch_size must be (height, width), not {tuple(patch_size)}")
         if min(input_channels, num_classes, d_state, *patch_size) < 1:
@@ -198,7 +201,13 @@ class MambaMIS(nn.Module):
         scans: dict[str, Any] = {"d_state": d_state, "discretization": discretization}
         blocks: dict[str, Any] = {"block": block, "scan": scan, "spectral_gate": spectral_gate, **scans}
         self.encoder = Encoder(input_channels, padded, depths=depths.encoder, **blocks)
-        self.bridge = AMFFB(self.encoder.output_channels, attention=attention_bridge, fusion=fusion_bridge, **scans)
+        self.bridge = AMFFB(
+            self.encoder.output_channels,
+            attention=attention_bridge,
+            fusion=fusion_bridge,
+            scan=NoSSM if block == "nossm" else BFSS,
+            **scans,
+        )
         self.decoder = Decoder(
             self.encoder, num_classes, padded, depths=depths.decoder, deep_supervision=deep_supervision, **blocks
         )

@@ -1,8 +1,11 @@
-"""S6 scans over an image: one direction, the paper's fusion of two (BFSS), and the sum of four (SS2D)."""
+"""S6 scans over an image: one direction, the paper's fusion of two (BFSS), the sum of four (SS2D), and a control."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.ops import Deferred, deferred, pixelwise, s6
@@ -40,6 +43,37 @@ class S6(nn.Module):
         )
 
 
+class DepthwiseMixer(nn.Module):
+    """What stands in for an S6 in the control without state spaces: as many parameters and operations, no recurrence.
+
+    A linear layer, then two depthwise 7×7 convolutions, each applied twice as a residual step. With 32 states both have
+    C² + 98C parameters. A pixel takes 2C² + 416C operations in S6 (9 for each state, as is usual, and 2 for each weight
+    of a projection), and 2C² + 412C here (5 for SiLU and sum).
+
+    Args:
+        channels: Channels in and out.
+        d_state: States of the S6 that it stands in for.
+        discretization: Unused.
+    """
+
+    def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh") -> None:
+        super().__init__()
+        # two kernels have the 3N + 2 parameters a channel of S6's B, C, A, D and the bias of Δ; their sides are odd
+        side = 2 * round((((3 * d_state + 2) / 2) ** 0.5 - 1) / 2) + 1
+        self.proj = nn.Linear(channels, channels, bias=False)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, side, padding=side // 2, groups=channels, bias=False) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        y = self.proj(x).permute(0, 3, 1, 2)
+        for conv in self.convs:
+            for _ in range(2):
+                y = y + F.silu(conv(y))
+        return y.permute(0, 2, 3, 1)
+
+
 class BFSS(nn.Module):
     """Bidirectional fusion selective scan: a row-major and a column-major S6 with their own weights, then fused.
 
@@ -49,9 +83,11 @@ class BFSS(nn.Module):
         discretization: "zoh" or "mamba".
     """
 
+    mixer: ClassVar[type[S6] | type[DepthwiseMixer]] = S6
+
     def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh") -> None:
         super().__init__()
-        self.scans = nn.ModuleList(S6(channels, d_state, discretization) for _ in range(2))
+        self.scans = nn.ModuleList(self.mixer(channels, d_state, discretization) for _ in range(2))
         self.fusion = nn.Sequential(
             nn.LayerNorm(2 * channels), nn.Linear(2 * channels, channels), nn.SiLU(), nn.Linear(channels, channels)
         )
@@ -65,6 +101,12 @@ class BFSS(nn.Module):
         rows = self.scans[0](x)
         columns = self.scans[1](x.transpose(1, 2)).transpose(1, 2)
         return deferred([rows, columns], *self.fusion)
+
+
+class NoSSM(BFSS):
+    """BFSS with depthwise convolutions in the place of its scans (control). Arguments as `BFSS`."""
+
+    mixer = DepthwiseMixer
 
 
 class SS2D(nn.Module):
@@ -92,4 +134,7 @@ class SS2D(nn.Module):
         return self.forward(x)
 
 
-SCANS: dict[str, type[BFSS] | type[SS2D]] = {"bfss": BFSS, "ss2d": SS2D}
+SCANS: dict[str, type[BFSS] | type[SS2D]] = {
+    "bfss": BFSS,
+    "ss2d": SS2D,
+}

@@ -1,8 +1,9 @@
 """nnU-Net trainers; every name in `__all__` works as `nnUNetv2_train ... -tr NAME`."""
 
 from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
+from nnunet_mamba_mis.trainers.paper import nnUNetTrainerMambaMIS_paper
 from nnunet_mamba_mis.trainers.variants import VARIANT_TRAINERS
 
 globals().update(VARIANT_TRAINERS)
 
-__all__ = ["nnUNetTrainerMambaMIS", *VARIANT_TRAINERS]
+__all__ = ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_paper", *VARIANT_TRAINERS]

@@ -12,6 +12,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "_L": {"architecture": {"variant": "L"}},
     "_1epoch": {"epochs": 1},
     **{f"_{epochs}epochs": {"epochs": epochs} for epochs in (5, 10, 20, 50, 100, 250, 500)},
+    # the paper's ablations
+    "_ss2d": {"architecture": {"scan": "ss2d"}},
+    "_noSG": {"architecture": {"spectral_gate": False}},
+    "_attentionOnly": {"architecture": {"fusion_bridge": False}},
+    "_fusionOnly": {"architecture": {"attention_bridge": False}},
+    "_noBridge": {"architecture": {"attention_bridge": False, "fusion_bridge": False}},
+    "_cnn": {"architecture": {"block": "cnn"}},
+    "_vit": {"architecture": {"block": "vit"}},
+    "_mambaDiscretization": {"architecture": {"discretization": "mamba"}},
+    # the control without state spaces, at the same parameters and cost
+    "_noSSM": {"architecture": {"block": "nossm"}},
     # short epochs for `mamba_mis demo`, minutes on a laptop
     "_demo": {"epochs": 10, "iterations_per_epoch": 50, "validation_iterations_per_epoch": 5},
 }

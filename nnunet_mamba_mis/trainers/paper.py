@@ -1,0 +1,64 @@
+"""The paper's own recipe."""
+
+from __future__ import annotations
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
+
+PATCH_SIZE = (256, 256)
+BATCH_SIZE = 32
+
+
+class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
+    """B as Wen et al. trained it: 256×256, batch 32, 300 epochs, AdamW with a cosine that rises again, one loss.
+
+    The loss is nnU-Net's Dice + cross entropy in equal parts; of two classes that is Dice + BCE. All parameters decay.
+    Augmentation and sampling are nnU-Net's, as the paper names none.
+
+    Raises:
+        SystemExit: The plans have another patch size.
+    """
+
+    epochs = 300
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+        self.configuration_manager.configuration["batch_size"] = BATCH_SIZE
+
+    @classmethod
+    def build_network_architecture(  # type: ignore[override]
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,
+    ) -> nn.Module:
+        """As its base class, for the paper's patch size only."""
+        patch_size = tuple(configuration_manager.patch_size)
+        if patch_size != PATCH_SIZE:
+            raise SystemExit(
+                f"{cls.__name__} is the paper's recipe at 256 × 256, but the plans have patches of {patch_size}: "
+                "resize the images to 256 × 256 (mamba_mis convert --resize 256) and plan anew, or set patch_size in a "
+                "copy of the plans and name it with -p"
+            )
+        return super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+
+    def configure_optimizers(self):
+        """AdamW at 1e-3 with weight decay 0.01; CosineAnnealingLR(T_max = 50, eta_min = 1e-5), stepped per epoch."""
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, CosineAnnealingLR(optimizer, T_max=50, eta_min=1e-5)
