@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_mamba_mis.errors import UserError
@@ -57,12 +57,16 @@ class Problem:
     case: str | None = None
 
 
-@dataclass
-class Found:
-    """What lies in the sources: the cases, sorted by identifier, and what is wrong with names and files."""
+class Found(list[Case]):
+    """The cases that lie in the sources, sorted by identifier.
 
-    cases: list[Case] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    Args:
+        problems: what is wrong with names and files.
+    """
+
+    def __init__(self, problems: Iterable[Problem] = ()) -> None:
+        super().__init__()
+        self.problems = list(problems)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
     found = dataset.find_cases(folders)
     problems = list(found.problems)
     readable: list[CaseFacts] = []
-    for outcome in workers.map(check_case, [CheckJob(case, dataset.mask) for case in found.cases], "Checking"):
+    for outcome in workers.map(check_case, [CheckJob(case, dataset.mask) for case in found], "Checking"):
         if isinstance(outcome, CaseFacts):
             readable.append(outcome)
         else:

@@ -186,7 +186,7 @@ def _checked_jpeg(path: Path) -> Image.Image:
             stray = re.search(r"(\d+) extraneous bytes", message)
             if stray is None or int(stray[1]) > _HARMLESS_STRAY_BYTES:
                 raise BadFileError(f"is truncated or damaged ({message})")
-    return Image.fromarray(sitk.GetArrayViewFromImage(image))
+    return Image.fromarray(sitk.GetArrayFromImage(image))
 
 
 @contextmanager

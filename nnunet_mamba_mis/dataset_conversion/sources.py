@@ -74,6 +74,7 @@ class Tree(dict[Path, list[Path]]):
             if source.is_file():
                 path = Path(os.path.abspath(source))
                 self.setdefault(path.parent, []).append(path)
+                continue
             for root, subfolders, names in os.walk(os.path.abspath(source), followlinks=True, onerror=_cannot_list):
                 folder = Path(root)
                 # no folder twice, however it is reached
@@ -139,7 +140,7 @@ def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSe
     """
     tree = Tree(sources)
     layout = next((layout for layout in alternatives if _has_training_set(tree, layout)), alternatives[-1])
-    found = Found(problems=tree.problems)
+    found = Found(tree.problems)
     for image_set in layout:
         images = tree.matching(image_set.images, image_set.image_stem)
         masks = tree.matching(image_set.masks, image_set.mask_stem)
@@ -212,8 +213,8 @@ def _only(folders: list[Path]) -> list[Path]:
 
 def _settle(found: Found) -> Found:
     """Sort the cases and report identifiers that several have."""
-    found.cases.sort(key=lambda case: (case.identifier, case.subset))
-    for identifier, same in groupby(found.cases, key=lambda case: case.identifier):
+    found.sort(key=lambda case: (case.identifier, case.subset))
+    for identifier, same in groupby(found, key=lambda case: case.identifier):
         first, *others = same
         for case in others:
             text = f"{case.image} has the same case identifier as {first.image}"
@@ -236,7 +237,7 @@ def _pair(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path]
             text = f"{mask_of[key]} has no image {_example(image_set.image_stem, key)}.* in {_common(images)}"
             found.problems.append(Problem(MISSING, text, identifier))
         else:
-            found.cases.append(Case(identifier, image_of[key], mask_of[key], image_set.subset))
+            found.append(Case(identifier, image_of[key], mask_of[key], image_set.subset))
 
 
 def _by_key(tree: Tree, folders: list[Path], image_set: ImageSet, stem: str, found: Found) -> dict[str, Path]:

@@ -46,7 +46,7 @@ def _number_to_hold_out(source: Path) -> int:
     from nnunet_mamba_mis.dataset_conversion import DATASETS
     from nnunet_mamba_mis.errors import UserError
 
-    images = len(DATASETS["kvasir-seg"].find_cases([source]).cases)
+    images = len(DATASETS["kvasir-seg"].find_cases([source]))
     hold_out = max(1, min(_MOST_UNSEEN, images // 10))
     if images - hold_out < _FEWEST_TRAINING_IMAGES:
         raise UserError(f"{source} has {images} images: at least {_FEWEST_TRAINING_IMAGES + 1} are needed")
