@@ -170,6 +170,27 @@ def test_prediction_has_the_size_and_labels_of_its_image(trained, preprocessed):
     assert prediction.shape == image.shape[:2] and set(np.unique(prediction)) <= {0, 1}
 
 
+PREDICT = """
+import sys
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point
+from nnunet_mamba_mis.ops import native
+sys.argv[0] = "nnUNetv2_predict"
+predict_entry_point()
+print("native code loaded:", native.library.cache_info().currsize == 1)
+"""
+
+
+@pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
+def test_prediction_on_a_cpu_uses_the_native_scan(trained, preprocessed, tmp_path):
+    image, _ = polyp_image(98, height=40, width=40)
+    (tmp_path / "new").mkdir()
+    imageio.imwrite(tmp_path / "new" / "unseen_0000.png", image)
+    command = [sys.executable, "-c", PREDICT, "-d", "7", "-c", "2d", "-f", "0", "-tr", "ShortTrainer", "-device", "cpu"]
+    command += ["-i", tmp_path / "new", "-o", tmp_path / "out", "-npp", "1", "-nps", "1"]
+    done = subprocess.run(command, env=environment(preprocessed), capture_output=True, text=True, timeout=300)
+    assert "native code loaded: True" in done.stdout, done.stderr[-2000:]
+
+
 def test_single_non_finite_steps_are_skipped_and_counted(preprocessed):
     output = run(preprocessed, "nnUNetv2_train", 7, "2d", 0, "-tr", "RecoveringTrainer", "-device", "cpu")
     assert "2 in a row, 2 since the start" in output
