@@ -244,10 +244,15 @@ def _empty_outputs(u: Tensor, A: Tensor, keep_starts: bool) -> tuple[Tensor, Ten
 
 
 def _empty_gradients(inputs: Iterable[Tensor | None]) -> list[Tensor]:
-    # strides of an image as it has them, those of a matrix or vector contiguous
     return [
-        torch.empty(0) if t is None else torch.empty_like(t) if t.dim() > 2 else t.new_empty(t.shape) for t in inputs
+        torch.empty(0) if t is None else _empty_in_order(t) if t.dim() > 2 else t.new_empty(t.shape) for t in inputs
     ]
+
+
+def _empty_in_order(t: Tensor) -> Tensor:
+    """A dense tensor, axes in memory in the order of those of t: `empty_like` does this for a dense t alone."""
+    order = sorted(range(t.dim()), key=t.stride, reverse=True)
+    return t.new_empty([t.shape[axis] for axis in order]).permute([order.index(axis) for axis in range(t.dim())])
 
 
 def _run(direction: str, tensors: Mapping[str, Tensor], groups: int, softplus: bool, exact: bool) -> None:
