@@ -133,6 +133,7 @@ def _devices() -> Iterator[Finding]:
 def _backends() -> Iterator[Finding]:
     import torch
 
+    from nnunet_mamba_mis.ops import native
     from nnunet_mamba_mis.ops.selective_scan import BACKENDS, selective_scan, selective_scan_reference
 
     torch.manual_seed(0)
@@ -151,7 +152,8 @@ def _backends() -> Iterator[Finding]:
             continue
         error = float((actual.cpu() - expected).abs().max())  # type: ignore[union-attr, operator]
         if error < 1e-4:
-            yield Finding(OK, f"{name}: works, off by {error:.0e} from the reference on {device}")
+            code = f" ({native.instruction_sets()[0]} code)" if name == "cpp" else ""
+            yield Finding(OK, f"{name}: works{code}, off by {error:.0e} from the reference on {device}")
         else:
             yield Finding(WRONG, f"{name}: wrong by {error:.0e} on {device}", "please report this")
 
