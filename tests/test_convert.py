@@ -512,6 +512,15 @@ def _cmyk(image: Path, mask: Path) -> Path:
     return image
 
 
+def _turned_tiff(image: Path, mask: Path) -> Path:
+    path = image.with_suffix(".tif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write(path, read(image), exif=exif)
+    image.unlink()
+    return path
+
+
 def _huge(image: Path, mask: Path) -> Path:
     # a header that claims 60000 × 60000 pixels, of which none is there
     path = mask.with_suffix(".png")
@@ -551,6 +560,7 @@ def _twice(image: Path, mask: Path) -> Path:
         (_image_as_mask, "is the same file as its image"),
         (_foreign, "is neither an image nor a document"),
         (_cmyk, "8 bits a channel"),
+        (_turned_tiff, "is a TIFF with orientation 6"),
         (_huge, "claims more than 80 million pixels"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",

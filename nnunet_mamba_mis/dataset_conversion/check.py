@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.base import DUPLICATE, EMPTY_MASK, Dataset, Problem
 from nnunet_mamba_mis.dataset_conversion.cases import CaseFacts, CheckJob, check_case
-from nnunet_mamba_mis.dataset_conversion.duplicates import Pair, exact_duplicates, near_duplicates
+from nnunet_mamba_mis.dataset_conversion.duplicates import Pair, duplicates, exact_duplicates
 from nnunet_mamba_mis.dataset_conversion.masks import full_range, mask_problem
 from nnunet_mamba_mis.dataset_conversion.workers import Workers
 
@@ -24,7 +24,7 @@ class Checked:
         problems: all that is wrong.
         notes: what is as the dataset was published, but worth knowing.
         top: the brightest value of all masks.
-        duplicates: pairs of cases with the same image, or nearly so.
+        duplicates: pairs of cases that join all with the same image, or nearly so.
     """
 
     facts: list[CaseFacts]
@@ -59,8 +59,7 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
             problems.append(Problem(DUPLICATE, text, copy.case.identifier))
     bad = {problem.case for problem in problems}
     facts = [facts for facts in readable if facts.case.identifier not in bad]
-    duplicates = [*exact_duplicates(facts), *near_duplicates(facts)]
-    return Checked(facts, problems, notes, top, duplicates)
+    return Checked(facts, problems, notes, top, duplicates(facts))
 
 
 def _judge_masks(

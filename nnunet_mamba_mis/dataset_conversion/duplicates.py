@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -25,11 +26,13 @@ def exact_duplicates(facts: Sequence[CaseFacts]) -> list[Pair]:
     return [(first[case.image_sha256], case) for case in facts if first.setdefault(case.image_sha256, case) is not case]
 
 
-def near_duplicates(facts: Sequence[CaseFacts]) -> list[Pair]:
-    """Return all pairs of images that are nearly the same, without those of the same file."""
+def duplicates(facts: Sequence[CaseFacts]) -> list[Pair]:
+    """Return pairs of the same image, or nearly so: as few as join all that belong together, however many do."""
     with_fingerprint = [case for case in facts if case.fingerprint]
-    pairs = ((with_fingerprint[i], with_fingerprint[j]) for i, j in _near_pairs(with_fingerprint))
-    return [(one, other) for one, other in pairs if one.image_sha256 != other.image_sha256]
+    near = ((with_fingerprint[i], with_fingerprint[j]) for i, j in _near_pairs(with_fingerprint))
+    forest = _Forest(case.case.identifier for case in facts)
+    pairs = itertools.chain(exact_duplicates(facts), near)
+    return [(one, other) for one, other in pairs if forest.join(one.case.identifier, other.case.identifier)]
 
 
 def _near_pairs(facts: Sequence[CaseFacts]) -> Iterator[tuple[int, int]]:
@@ -47,19 +50,36 @@ def _near_pairs(facts: Sequence[CaseFacts]) -> Iterator[tuple[int, int]]:
 
 def groups_of(members: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
     """Return members in groups, so that the two of a pair share one; everything in the order of members."""
-    parent = {member: member for member in members}
-
-    def root(member: str) -> str:
-        while parent[member] != member:
-            parent[member] = member = parent[parent[member]]
-        return member
-
+    forest = _Forest(members)
     for one, other in pairs:
-        parent[root(other)] = root(one)
+        forest.join(one, other)
     groups: dict[str, list[str]] = {}
     for member in members:
-        groups.setdefault(root(member), []).append(member)
+        groups.setdefault(forest.root(member), []).append(member)
     return list(groups.values())
+
+
+class _Forest:
+    """Members that are joined step by step; each group has a root.
+
+    Args:
+        members: each a group of its own at first.
+    """
+
+    def __init__(self, members: Iterable[str]) -> None:
+        self._parent = {member: member for member in members}
+
+    def root(self, member: str) -> str:
+        """Return what all members of a group have in common."""
+        while self._parent[member] != member:
+            self._parent[member] = member = self._parent[self._parent[member]]
+        return member
+
+    def join(self, one: str, other: str) -> bool:
+        """Make two groups one, and return whether they were two."""
+        first, second = self.root(one), self.root(other)
+        self._parent[second] = first
+        return first != second
 
 
 def chain(groups: Sequence[Sequence[str]]) -> list[tuple[str, str]]:

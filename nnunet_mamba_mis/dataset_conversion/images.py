@@ -80,6 +80,9 @@ class SourceImage:
         self.mode: str = self._image.mode
         self.size: tuple[int, int] = self._image.size
         self.orientation = _orientation(self._image)
+        if self._image.format == "TIFF" and self.orientation != 1:
+            # Pillow applies it by halves
+            raise BadFileError(f"is a TIFF with orientation {self.orientation}: save it upright")
 
     def rgb(self) -> Image.Image:
         """Decode as three channels, as stored: orientation is not applied."""
