@@ -201,3 +201,16 @@ def test_without_nnunet_preprocessed_the_way_is_told(tmp_path: Path, raw: Path, 
     splits = raw / "Dataset001_KvasirSEG" / "splits_final.json"
     assert splits.exists()
     assert f"nnUNet_preprocessed is not set: before training, copy {splits}" in result.stdout
+
+
+def test_training_images_that_copy_the_same_test_image_stay_together(tmp_path: Path, raw: Path) -> None:
+    isic2017(tmp_path / "isic")
+    train, test = (tmp_path / "isic" / f"ISIC-2017_{part}_Data" for part in ("Training", "Test_v2"))
+    truth = tmp_path / "isic" / "ISIC-2017_Test_v2_Part1_GroundTruth"
+    write_pair(test / "ISIC_0000001.jpg", truth / "ISIC_0000001_segmentation.png", 1)
+    for number in (10, 11):
+        (train / f"ISIC_00000{number}.jpg").write_bytes((test / "ISIC_0000001.jpg").read_bytes())
+
+    fold = fold_of(splits_of(convert("isic2017", tmp_path / "isic")))
+
+    assert fold["ISIC_0000010"] == fold["ISIC_0000011"] != fold["ISIC_0000012"]

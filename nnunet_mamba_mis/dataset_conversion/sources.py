@@ -120,6 +120,8 @@ def _last_parts(folder: Path, number: int) -> list[str]:
 
 
 def _cannot_list(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):
+        raise UserError(f"{error.filename} does not exist: -i takes the folder the dataset was unpacked to")
     raise UserError(f"{error.filename} cannot be read: {error.strerror}")
 
 
