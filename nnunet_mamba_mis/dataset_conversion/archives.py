@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from nnunet_mamba_mis.errors import UserError
 
@@ -49,7 +49,7 @@ class _Member:
     size: int
     refused: str
     is_folder: bool
-    source: zipfile.ZipInfo | tarfile.TarInfo
+    source: Any
 
 
 _OpenMember = Callable[[_Member], IO[bytes]]
@@ -131,11 +131,11 @@ def _unpack_one(archive: Path, folder: Path) -> None:
     with _opened(archive) as (members, open_member):
         for member in members:
             path = folder.joinpath(*_parts(member.name))
-            if member.is_folder:
-                path.mkdir(parents=True, exist_ok=True)
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                if member.is_folder:
+                    path.mkdir(parents=True, exist_ok=True)
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
                 with open_member(member) as file, path.open("xb") as copy:
                     _copy(file, copy, member, archive)
             except FileExistsError:
@@ -161,7 +161,7 @@ def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], _OpenMember]]:
         try:
             if zipfile.is_zipfile(archive):
                 zip_file = stack.enter_context(zipfile.ZipFile(archive))
-                yield map(_zip_member, zip_file.infolist()), lambda member: zip_file.open(member.name)
+                yield map(_zip_member, zip_file.infolist()), lambda member: zip_file.open(member.source)
             else:
                 tar_file = stack.enter_context(tarfile.open(archive))
                 yield map(_tar_member, tar_file), partial(_tar_open, tar_file)
@@ -191,7 +191,7 @@ def _tar_member(info: tarfile.TarInfo) -> _Member:
 
 
 def _tar_open(tar_file: tarfile.TarFile, member: _Member) -> IO[bytes]:
-    file = tar_file.extractfile(member.name)
+    file = tar_file.extractfile(member.source)
     assert file is not None, "members that are no files are refused before"
     return file
 

@@ -95,9 +95,9 @@ class Place:
         if file is None:
             return f"nnUNet_preprocessed is not set: before training, copy {here} to its {self.target.name}"
         if file.exists():
-            present = file.read_text(encoding="utf-8")
-            replaceable = self.overwrite and here.exists() and present == here.read_text(encoding="utf-8")
-            if present != text and not replaceable:
+            present = file.read_bytes()
+            replaceable = self.overwrite and here.exists() and present == here.read_bytes()
+            if present != text.encode() and not replaceable:
                 return f"{file} was there and is kept, nnU-Net uses it: to use the new splits, copy {here} over it"
         file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_name(_NEW_SPLITS_FILE)
@@ -184,7 +184,8 @@ def _restore_and_clean(raw: Path) -> None:
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
-            old.rename(target)
+            with suppress(OSError):  # that of another user
+                old.rename(target)
     for folder in raw.glob(f"{_WORK_PREFIX}*"):
         lock = _try_lock(folder)
         if lock is not None:
@@ -196,13 +197,14 @@ def _try_lock(folder: Path) -> int | None:
     """Lock a folder and return the descriptor that holds the lock, None if that cannot be done."""
     if not fcntl:
         return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor
-    except OSError:
-        os.close(descriptor)
-        return None
+    with suppress(OSError):  # another process has it, or another user's folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
+            os.close(descriptor)
+    return None
 
 
 @contextmanager
