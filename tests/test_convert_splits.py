@@ -203,6 +203,18 @@ def test_without_nnunet_preprocessed_the_way_is_told(tmp_path: Path, raw: Path, 
     assert f"nnUNet_preprocessed is not set: before training, copy {splits}" in result.stdout
 
 
+def test_splits_that_cannot_be_given_to_nnunet_do_not_cost_the_dataset(tmp_path: Path, raw: Path, monkeypatch) -> None:
+    (tmp_path / "no folder").write_text("")
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "no folder"))
+    result = run("kvasir-seg", "-i", write_kvasir(tmp_path / "source", 5), "-d", 1, "-np", 1)
+
+    assert result.returncode == 0
+    splits = raw / "Dataset001_KvasirSEG" / "splits_final.json"
+    assert splits.exists()
+    wanted = tmp_path / "no folder" / "Dataset001_KvasirSEG" / "splits_final.json"
+    assert f"{wanted} cannot be written (Not a directory): before training, copy {splits} there" in result.stdout
+
+
 def test_training_images_that_copy_the_same_test_image_stay_together(tmp_path: Path, raw: Path) -> None:
     isic2017(tmp_path / "isic")
     train, test = (tmp_path / "isic" / f"ISIC-2017_{part}_Data" for part in ("Training", "Test_v2"))

@@ -86,9 +86,6 @@ class Place:
 
         Args:
             text: content of the file.
-
-        Raises:
-            OSError: it cannot be written.
         """
         file = self.splits_for_nnunet
         here = self.target / SPLITS_FILE
@@ -99,10 +96,13 @@ class Place:
             replaceable = self.overwrite and here.exists() and present == here.read_bytes()
             if present != text.encode() and not replaceable:
                 return f"{file} was there and is kept, nnU-Net uses it: to use the new splits, copy {here} over it"
-        file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_name(_NEW_SPLITS_FILE)
-        new.write_text(text, encoding="utf-8")
-        new.replace(file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(text, encoding="utf-8")
+            new.replace(file)
+        except OSError as error:  # no reason to give up the dataset, which lies elsewhere
+            return f"{file} cannot be written ({error.strerror or error}): before training, copy {here} there"
         return f"nnU-Net uses {file}"
 
     @contextmanager
