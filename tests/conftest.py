@@ -41,8 +41,25 @@ def _seed() -> None:
 @pytest.fixture
 def threads():
     """Set the number of threads for torch, and put it back."""
-    import torch
-
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """An empty nnUNet_raw, set for this process and those it starts."""
+    folder = tmp_path / "nnUNet_raw"
+    folder.mkdir()
+    monkeypatch.setenv("nnUNet_raw", str(folder))
+    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(variable, raising=False)
+    return folder
+
+
+@pytest.fixture
+def kvasir(tmp_path):
+    """Kvasir-SEG in small: three pairs of RGB JPEGs of different sizes, in a folder of a folder."""
+    from convert_trees import write_kvasir
+
+    return write_kvasir(tmp_path / "source", 3)

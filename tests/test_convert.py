@@ -30,7 +30,6 @@ from convert_trees import (
     rgb,
     run,
     write,
-    write_kvasir,
     write_pair,
 )
 from PIL import Image, ImageOps
@@ -42,23 +41,6 @@ from nnunet_mamba_mis.errors import UserError
 
 KVASIR_SEG = DATASETS["kvasir-seg"]
 ISIC2017 = DATASETS["isic2017"]
-
-
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty nnUNet_raw, set for this process and those it starts."""
-    folder = tmp_path / "nnUNet_raw"
-    folder.mkdir()
-    monkeypatch.setenv("nnUNet_raw", str(folder))
-    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.delenv(variable, raising=False)
-    return folder
-
-
-@pytest.fixture
-def kvasir(tmp_path: Path) -> Path:
-    """Kvasir-SEG in small: three pairs of RGB JPEGs of different sizes, in a folder of a folder."""
-    return write_kvasir(tmp_path / "source", 3)
 
 
 @pytest.fixture

@@ -14,27 +14,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from convert_trees import contents, error_of, names, run, write_kvasir, write_pair
+from convert_trees import contents, error_of, names, run, write_pair
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 
 KVASIR_SEG = DATASETS["kvasir-seg"]
-
-
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "nnUNet_raw"
-    folder.mkdir()
-    monkeypatch.setenv("nnUNet_raw", str(folder))
-    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.delenv(variable, raising=False)
-    return folder
-
-
-@pytest.fixture
-def kvasir(tmp_path: Path) -> Path:
-    return write_kvasir(tmp_path / "source", 3)
 
 
 def zipped(folder: Path, archive: Path, prefix: str = "") -> Path:

@@ -25,17 +25,11 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
 
     epochs = 300
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def initialize(self) -> None:
+        """As its base class, with the paper's batch size and a loss on the full resolution alone."""
         self.enable_deep_supervision = False
         self.configuration_manager.configuration["batch_size"] = BATCH_SIZE
+        super().initialize()
 
     @classmethod
     def build_network_architecture(  # type: ignore[override]
