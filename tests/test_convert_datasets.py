@@ -42,6 +42,16 @@ from convert_trees import (
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "nnUNet_raw"
+    monkeypatch.setenv("nnUNet_raw", str(folder))
+    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(variable, raising=False)
+    return folder
+
+
 CLINIC = ["1", "10", "2", "25", "26", "612"]
 TEST_SETS = {
     f"Ts_{name}": [f"{name}_1"] for name in ("Kvasir", "CVC-ClinicDB", "CVC-ColonDB", "CVC-300", "ETIS-LaribPolypDB")

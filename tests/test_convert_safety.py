@@ -37,6 +37,19 @@ TARGET = "Dataset001_KvasirSEG"
 
 
 @pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+        (tmp_path / variable).mkdir()
+    return tmp_path / "nnUNet_raw"
+
+
+@pytest.fixture
+def kvasir(tmp_path: Path) -> Path:
+    return write_kvasir(tmp_path / "source", 6)
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB."""
     disk = tmp_path / "disk"
