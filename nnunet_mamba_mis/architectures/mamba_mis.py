@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ from nnunet_mamba_mis.ops.selective_scan import DISCRETIZATIONS
 BASE_WIDTH = 16
 ENCODER_STRIDES = (4, 8, 16, 32)
 DECODER_STRIDES = (32, 16, 8, 4, 1)
+# the same as nnU-Net's plans have them: each relative to the one before, from full resolution down, then the bottleneck,
+# which has no logits of its own
+PLANS_STRIDES = ((1, 1), (4, 4), (2, 2), (2, 2), (2, 2), (1, 1))
 
 
 class Depths(NamedTuple):
@@ -161,6 +165,8 @@ class MambaMIS(nn.Module):
         attention_bridge: Whether the bridge has the attention part.
         fusion_bridge: Whether the bridge has the multi-scale part.
         deep_supervision: Whether to return logits of every decoder stage.
+        strides: None, or `PLANS_STRIDES`: nnU-Net's trainers read the sizes of deep supervision from a plan's entry of
+            this name, and hand it on.
 
     Raises:
         ValueError: An argument is none of its choices, or not positive.
@@ -180,6 +186,7 @@ class MambaMIS(nn.Module):
         attention_bridge: bool = True,
         fusion_bridge: bool = True,
         deep_supervision: bool = False,
+        strides: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         _check_choice("variant", variant, VARIANTS)
@@ -190,6 +197,8 @@ class MambaMIS(nn.Module):
             raise ValueError(f"block 'nossm' has no scans, so that there is no scan {scan!r}")
         if len(patch_size) != 2:
             raise ValueError(f"Mamba-MIS is a 2D network: patch_size must be (height, width), not {tuple(patch_size)}")
+        if strides is not None and tuple(map(tuple, strides)) != PLANS_STRIDES:
+            raise ValueError(f"Mamba-MIS has strides {PLANS_STRIDES}, which cannot be {strides}")
         if min(input_channels, num_classes, d_state, *patch_size) < 1:
             raise ValueError("input_channels, num_classes, d_state and patch_size must be at least 1")
         self.input_channels = input_channels

@@ -18,16 +18,19 @@ from torch import Tensor, nn
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
 from nnunet_mamba_mis.ops import native
 from nnunet_mamba_mis.ops.selective_scan import fastest_backend
+from nnunet_mamba_mis.planning.architecture import planned_architecture
 from nnunet_mamba_mis.trainers.parameter_groups import parameter_groups
+from nnunet_mamba_mis.trainers.pretrained_weights import resample_pretrained_weights
 
 
 class nnUNetTrainerMambaMIS(nnUNetTrainer):
-    """Mamba-MIS B with nnU-Net's schedule, augmentation, loss and deep supervision, and AdamW.
+    """Mamba-MIS with nnU-Net's schedule, augmentation, loss and deep supervision, and AdamW.
 
-    Variants set the class attributes: `architecture` holds keyword arguments of `MambaMIS`.
+    Variants set the class attributes: `architecture` holds keyword arguments of `MambaMIS`. What it leaves open is as
+    plans of `mamba_mis plan` have it, and otherwise the network's default (B).
     """
 
-    architecture: ClassVar[dict[str, Any]] = {"variant": "B"}
+    architecture: ClassVar[dict[str, Any]] = {}
     epochs: ClassVar[int] = 1000
     iterations_per_epoch: ClassVar[int] = 250
     validation_iterations_per_epoch: ClassVar[int] = 50
@@ -50,6 +53,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainer):
         self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
+        resample_pretrained_weights(self.print_to_log_file)
 
     # nnU-Net has a static method here and calls it on the class or an instance; a class method serves variants
     @classmethod
@@ -67,8 +71,13 @@ class nnUNetTrainerMambaMIS(nnUNetTrainer):
             num_output_channels,
             tuple(configuration_manager.patch_size),
             deep_supervision=enable_deep_supervision,
-            **cls.architecture,
+            **cls.network_arguments(configuration_manager),
         )
+
+    @classmethod
+    def network_arguments(cls, configuration_manager: ConfigurationManager) -> dict[str, Any]:
+        """Keyword arguments of `MambaMIS`: what the trainer says, then what plans of ours say."""
+        return planned_architecture(configuration_manager.configuration) | cls.architecture
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
         if not self.enable_deep_supervision:
@@ -85,10 +94,20 @@ class nnUNetTrainerMambaMIS(nnUNetTrainer):
     def on_train_start(self) -> None:
         """Also say in the log what computes the scans."""
         super().on_train_start()
-        discretization = self.architecture.get("discretization", "zoh")
+        discretization = self.network_arguments(self.configuration_manager).get("discretization", "zoh")
         backend = fastest_backend(torch.empty(0, device=self.device), discretization)
         missing = native.why_unavailable() if self.device.type == "cpu" else None
         self.print_to_log_file(f"Selective scan: backend {backend}{f' (native code: {missing})' if missing else ''}")
+        self._log_what_overrules_plans()
+
+    def _log_what_overrules_plans(self) -> None:
+        for name, planned in planned_architecture(self.configuration_manager.configuration).items():
+            chosen = self.architecture.get(name, planned)
+            if chosen != planned:
+                self.print_to_log_file(
+                    f"Network: {name} {chosen}, as {type(self).__name__} says; the plans, with their patch and batch "
+                    f"size, were made for {planned} (mamba_mis plan makes others)"
+                )
 
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's training step, but a non-finite loss or gradient leaves the weights as they are."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -23,6 +25,7 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
         SystemExit: The plans have another patch size.
     """
 
+    architecture: ClassVar[dict[str, Any]] = {"variant": "B"}
     epochs = 300
 
     def initialize(self) -> None:

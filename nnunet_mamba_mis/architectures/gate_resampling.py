@@ -1,0 +1,122 @@
+"""Spectral gates of one patch size for a network of another.
+
+A gate computes y = h ⊛ x + p: its weight W is the transfer function of the filter h, its bias the spectrum of an image
+p. Both are stored on the frequencies of one grid, k/n cycles per pixel along an axis of n pixels, and each means
+something else on another:
+
+- The filter does the same at every place, so the same image content must meet the same filter: what is to be kept is
+  the response at each frequency in cycles *per pixel*. The response between the stored frequencies is the transform
+  G(f) = Σ h(t) e^{−2πift} of the filter they are samples of, with taps t from −n/2 to n/2; the new weight is G at the
+  new frequencies. This is band-limited interpolation along frequency. On a larger grid it gives h, padded with zeros;
+  on a smaller one the taps that reach beyond it come in again at the other side, as periodic images have it. Hence
+  a filter shorter than both grids stays the same filter, and frequencies that both grids have keep their weights.
+- The image p belongs to places in the patch, as position embeddings do, which are interpolated between patch sizes
+  (Dosovitskiy et al. 2021, section 3.2). So p is resized: its spectrum keeps its place in cycles *per patch*. A
+  constant stays that constant.
+
+To a larger grid and back gives the gate it began with. Tap or frequency n/2 of an even axis is also −n/2: it is halved
+between the two, which keeps real what is real, and summed on the way back. On the columns of frequency 0 and n/2,
+`irfft2` reads the Hermitian part of a weight alone; that is the part which is carried over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
+
+Size = tuple[int, int]
+
+
+def resample_spectral_gates(state_dict: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Weights for `network.load_state_dict`, from those of the same network for another patch size.
+
+    Args:
+        state_dict: Weights by the names in the network.
+        network: What they are for.
+
+    Returns:
+        All weights. Gates are resampled where `gates_to_resample` names them; others are the same tensors.
+    """
+    fitting = dict(state_dict)
+    for name, (old, new) in gates_to_resample(state_dict, network).items():
+        fitting[f"{name}.weight"] = resample_weight(state_dict[f"{name}.weight"], old, new)
+        fitting[f"{name}.bias"] = resample_bias(state_dict[f"{name}.bias"], old, new)
+    return fitting
+
+
+def gates_to_resample(state_dict: Mapping[str, Tensor], network: nn.Module) -> dict[str, tuple[Size, Size]]:
+    """For each gate whose weights are of another grid than the network's: height and width there, and here.
+
+    Empty if all fit. Gates that are not among the weights, or with other channels, are left out: they cannot fit.
+    """
+    gates = {name: gate for name, gate in network.named_modules() if isinstance(gate, SpectralGate)}
+    gates = {name: gate for name, gate in gates.items() if _is_alike(state_dict.get(f"{name}.weight"), gate)}
+    if not gates:
+        return {}
+    # n // 2 + 1 columns are those of an even n or of an odd one; the finest grid is a multiple of 8
+    finest = max(gates, key=lambda name: gates[name].size)
+    rows, columns = state_dict[f"{finest}.weight"].shape[:2]
+    old_finest, new_finest = (rows, 2 * (columns - 1)), gates[finest].size
+    if old_finest == new_finest:
+        return {}
+    sizes = {name: (_scale(gate.size, old_finest, new_finest), gate.size) for name, gate in gates.items()}
+    return {name: (old, new) for name, (old, new) in sizes.items() if _fits(state_dict[f"{name}.weight"], old)}
+
+
+def resample_weight(weight: Tensor, old: Size, new: Size) -> Tensor:
+    """Transfer function on the frequencies of another grid.
+
+    Args:
+        weight: (old H, old W // 2 + 1, C, 2), real and imaginary part last.
+        old: Height and width of the grid that it is of.
+        new: Height and width of the grid that it is for.
+
+    Returns:
+        (new H, new W // 2 + 1, C, 2).
+    """
+    taps = torch.fft.irfft2(_as_complex(weight), s=old, dim=(0, 1))
+    rows, columns = (_places(n, m, wrap=True) for n, m in zip(old, new, strict=True))
+    moved = torch.einsum("hi, wj, ijc -> hwc", rows, columns, taps)
+    return _as_stored(torch.fft.rfft2(moved, dim=(0, 1)), weight)
+
+
+def resample_bias(bias: Tensor, old: Size, new: Size) -> Tensor:
+    """Spectrum of the image that a bias adds, resized to another grid; arguments and result as `resample_weight`."""
+    image = torch.fft.irfft2(_as_complex(bias), s=old, dim=(0, 1), norm="ortho")
+    rows, columns = (_places(n, m, wrap=False).to(torch.complex128) for n, m in zip(old, new, strict=True))
+    spectrum = torch.fft.fft2(image, dim=(0, 1), norm="forward")
+    resized = torch.fft.ifft2(torch.einsum("hi, wj, ijc -> hwc", rows, columns, spectrum), dim=(0, 1), norm="forward")
+    return _as_stored(torch.fft.rfft2(resized.real, dim=(0, 1), norm="ortho"), bias)
+
+
+def _places(n: int, m: int, wrap: bool) -> Tensor:
+    """(m, n): where each of n taps or frequencies about 0 goes among m; those outside come in again, or are dropped."""
+    matrix = torch.zeros(m, n, dtype=torch.float64)
+    for i in range(-(n // 2), n // 2 + 1):
+        if wrap or 2 * abs(i) <= m:
+            matrix[i % m, i % n] += 0.5 if 2 * abs(i) == n else 1.0
+    return matrix
+
+
+def _as_complex(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.detach().to("cpu", torch.float64).contiguous())
+
+
+def _as_stored(x: Tensor, like: Tensor) -> Tensor:
+    return torch.view_as_real(x).to(like.device, like.dtype).contiguous()
+
+
+def _is_alike(weight: Tensor | None, gate: SpectralGate) -> bool:
+    return weight is not None and weight.dim() == 4 and weight.shape[2:] == gate.weight.shape[2:]
+
+
+def _scale(size: Size, old_finest: Size, new_finest: Size) -> Size:
+    return (size[0] * old_finest[0] // new_finest[0], size[1] * old_finest[1] // new_finest[1])
+
+
+def _fits(weight: Tensor, size: Size) -> bool:
+    return tuple(weight.shape[:2]) == (size[0], size[1] // 2 + 1)

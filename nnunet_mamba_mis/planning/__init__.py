@@ -1,0 +1,1 @@
+"""Plans for Mamba-MIS: patch and batch size by the memory that training takes."""
