@@ -13,6 +13,7 @@ from nnunet_mamba_mis.errors import UserError
 COMMANDS = {
     "convert": ("nnunet_mamba_mis.dataset_conversion.command", "turn a public dataset into nnU-Net's raw format"),
     "demo": ("nnunet_mamba_mis.demo.command", "see it all work in minutes, on synthetic polyps or on Kvasir-SEG"),
+    "plan": ("nnunet_mamba_mis.planning.command", "choose patch and batch size for a GPU's memory"),
     "doctor": ("nnunet_mamba_mis.doctor", "say what is installed, what works here, and what to do"),
 }
 

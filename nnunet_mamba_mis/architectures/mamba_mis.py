@@ -20,8 +20,8 @@ from nnunet_mamba_mis.ops.selective_scan import DISCRETIZATIONS
 BASE_WIDTH = 16
 ENCODER_STRIDES = (4, 8, 16, 32)
 DECODER_STRIDES = (32, 16, 8, 4, 1)
-# the same as nnU-Net's plans have them: each relative to the one before, from full resolution down, then the bottleneck,
-# which has no logits of its own
+# the same as nnU-Net's plans have them: each relative to the one before, from full resolution down, and last the
+# bottleneck, which has no logits of its own
 PLANS_STRIDES = ((1, 1), (4, 4), (2, 2), (2, 2), (2, 2), (1, 1))
 
 

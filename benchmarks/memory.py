@@ -1,0 +1,94 @@
+"""The memory model of `mamba_mis plan` against the peak of training steps, on a GPU if there is one, else on a CPU.
+
+`memory.py DEVICE VARIANT HEIGHT WIDTH BATCH` measures one and prints the bytes, over those that the process had before.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import peak_memory, print_table, write_json
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+
+from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
+from nnunet_mamba_mis.planning.memory import training_bytes
+
+CHANNELS, CLASSES = 3, 2
+
+
+SETUPS = {
+    "cpu": [("S", 128, 8), ("S", 256, 4), ("B", 128, 8), ("B", 256, 4), ("L", 128, 8), ("L", 256, 4)],
+    "cuda": [("S", 256, 12), ("B", 256, 12), ("B", 512, 4), ("L", 256, 12), ("L", 512, 4)],
+}
+
+
+def main() -> None:
+    """Print measured and modelled peaks, and write them as JSON."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    results = []
+    for variant, side, batch in SETUPS[device]:
+        peak = peak_memory(Path(__file__), device, variant, str(side), str(side), str(batch))
+        model = training_bytes(device, variant, (side, side), batch)
+        setup = {"variant": variant, "side": side, "batch": batch}
+        results.append({**setup, "peak": peak, "model": model})
+    rows = [
+        [f"{r['variant']} {r['side']}² batch {r['batch']}", f"{r['peak'] / 1e9:.2f}", f"{r['model'] / 1e9:.2f}",
+         f"{r['model'] / r['peak']:.2f}×"]
+        for r in results
+    ]  # fmt: skip
+    print_table(f"GB of a training step on a device of type {device}", ["", "measured", "model", "ratio"], rows)
+    write_json(f"memory_{device}", {"results": results})
+
+
+def measure(device: str, variant: str, height: str, width: str, batch: str) -> None:
+    """Print the bytes that training takes at most."""
+    peak = _peak_on_cuda if device == "cuda" else _peak_on_cpu
+    print(int(peak(variant, (int(height), int(width)), int(batch))))
+
+
+def _peak_on_cpu(variant: str, size: tuple[int, int], batch: int) -> int:
+    _train("cpu", "S", (32, 32), 1)  # what libraries allocate once
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    before = _status("VmRSS")
+    _train("cpu", variant, size, batch)
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    return 1024 * int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def _peak_on_cuda(variant: str, size: tuple[int, int], batch: int) -> int:
+    _train("cuda", variant, size, batch)
+    return torch.cuda.max_memory_allocated()
+
+
+def _train(device: str, variant: str, size: tuple[int, int], batch: int) -> None:
+    """Two steps as nnU-Net does them: the second has AdamW's moments."""
+    network = MambaMIS(CHANNELS, CLASSES, size, variant=variant, deep_supervision=True).to(device)
+    optimizer = torch.optim.AdamW(network.parameters())
+    scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
+    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    weights = np.array([16, 8, 4, 2, 0]) / 30
+    loss = DeepSupervisionWrapper(DC_and_CE_loss(dice, {}), weights)
+    for _ in range(2):
+        image = torch.rand(batch, CHANNELS, *size, device=device)
+        targets = [torch.randint(CLASSES, (batch, 1, *s), device=device).float() for s in deep_supervision_sizes(size)]
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, enabled=device == "cuda"):
+            value = loss(network(image), targets)
+        scaler.scale(value).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        measure(*sys.argv[1:])
+    else:
+        main()

@@ -1,0 +1,150 @@
+"""How much memory a training step of Mamba-MIS takes.
+
+A step holds most when backward begins. Then there are
+
+- weights, gradients and AdamW's two moments: 16 bytes a parameter. Spectral gates have parameters for each pixel of the
+  patch, so that they count;
+- what blocks keep for backward. All of it belongs to pixels of the block's features, so that a block of C channels and
+  H × W features keeps `per_channel` · C + `per_pixel` bytes for each of them, and each of its two scans the states
+  before every chunk of positions;
+- what the layers between blocks keep (stem, merges, expands, bridge, heads) and the loss: bytes for each pixel of the
+  image;
+- scratch of the operation that runs. It is largest in the decoder's last stage, which has full resolution, and so
+  belongs to pixels of the image, too.
+
+All but the parameters grows with the batch. Numbers are of this code as it runs on the two kinds of devices:
+
+- "cpu": float32, native code, which keeps inputs and recomputes what lies between (`ops/pixelwise.py`, `ops/s6.py`);
+- "cuda": fp16 autocast, PyTorch layer by layer, and the scan in PyTorch (`ops/torch_backend.py`): it keeps Δ, B and C,
+  the last two of 32 states each, in float32. Without torch.compile, whose savings are not counted on.
+
+What is kept was counted, tensor by tensor, at autograd's saved-tensor hooks (on a GPU's path with fake tensors).
+Scratch was fitted to peaks measured on a CPU: of native code, and for a GPU of PyTorch operations in float32, in which
+its scans run, too. `benchmarks/memory.py` compares peaks with the model.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from nnunet_mamba_mis.architectures.mamba_mis import (
+    BASE_WIDTH,
+    DECODER_STRIDES,
+    ENCODER_STRIDES,
+    VARIANTS,
+    MambaMIS,
+)
+
+_D_STATE = 32  # the network's default
+_BYTES_A_PARAMETER = 16
+_COARSEST = ENCODER_STRIDES[-1]
+_ENCODER_CHANNELS = tuple(BASE_WIDTH * 2**i for i in range(len(ENCODER_STRIDES)))
+_DECODER_CHANNELS = (*reversed(_ENCODER_CHANNELS), BASE_WIDTH // 2)
+
+
+class _Bytes(NamedTuple):
+    """What a device holds."""
+
+    per_channel: float  # a block keeps this for each channel of a pixel of its features
+    per_pixel: float  # and this for each pixel
+    between_blocks: float  # for each pixel of the image
+    scratch: float  # for each pixel of the image
+    process: float  # before there is a network: CUDA's context and libraries, or Python with nnU-Net
+
+
+_DEVICES = {
+    "cpu": _Bytes(per_channel=44.8, per_pixel=0, between_blocks=250, scratch=370, process=0.6e9),
+    "cuda": _Bytes(per_channel=85, per_pixel=551, between_blocks=272, scratch=1500, process=0.5e9),
+}
+
+
+class Stage(NamedTuple):
+    """Blocks of one size."""
+
+    depth: int
+    channels: int
+    height: int
+    width: int
+
+
+def training_bytes(
+    device: str, variant: str, patch_size: tuple[int, int], batch_size: int, input_channels: int = 3, classes: int = 2
+) -> float:
+    """Bytes that training with deep supervision takes at most, over those of the process.
+
+    Args:
+        device: "cpu" or "cuda".
+        variant: "S", "B" or "L".
+        patch_size: Height and width.
+        batch_size: Images in a batch.
+        input_channels: Channels of an image.
+        classes: Channels of the logits.
+    """
+    kept = kept_bytes(device, variant, patch_size, input_channels)
+    # logits, their softmax in cross entropy and Dice, and gradients; targets
+    loss = 20 * classes + 20
+    pixels = math.prod(_padded(patch_size))
+    an_image = kept + pixels * (loss + _DEVICES[device].scratch)
+    return _BYTES_A_PARAMETER * parameters(variant, patch_size, input_channels, classes) + batch_size * an_image
+
+
+def kept_bytes(device: str, variant: str, patch_size: tuple[int, int], input_channels: int = 3) -> float:
+    """Bytes that the network keeps for backward, for one image; arguments as `training_bytes`."""
+    bytes_ = _DEVICES[device]
+    blocks = sum(stage.depth * _kept_by_block(device, stage) for stage in stages(variant, patch_size))
+    return blocks + math.prod(_padded(patch_size)) * (bytes_.between_blocks + 4 * input_channels)
+
+
+def process_bytes(device: str) -> float:
+    """Bytes that a process takes before there is a network."""
+    return _DEVICES[device].process
+
+
+def parameters(variant: str, patch_size: tuple[int, int], input_channels: int = 3, classes: int = 2) -> int:
+    """Parameters of a network with deep supervision; arguments as `training_bytes`."""
+    smallest = (_COARSEST, _COARSEST)
+    without_gates = _count(variant, input_channels, classes) - _gate_parameters(variant, smallest)
+    return without_gates + _gate_parameters(variant, patch_size)
+
+
+def stages(variant: str, patch_size: tuple[int, int]) -> Iterator[Stage]:
+    """All stages of the network, encoder first."""
+    height, width = _padded(patch_size)
+    depths = VARIANTS[variant]
+    encoder = zip(depths.encoder, _ENCODER_CHANNELS, ENCODER_STRIDES, strict=True)
+    decoder = zip(depths.decoder, _DECODER_CHANNELS, DECODER_STRIDES, strict=True)
+    for depth, channels, stride in (*encoder, *decoder):
+        yield Stage(depth, channels, height // stride, width // stride)
+
+
+def _kept_by_block(device: str, stage: Stage) -> float:
+    bytes_ = _DEVICES[device]
+    pixels = stage.height * stage.width
+    kept = pixels * (bytes_.per_channel * stage.channels + bytes_.per_pixel)
+    if device == "cuda":
+        # states of two scans in float32, of as many chunks as a chunk has positions
+        kept += 2 * 4 * _D_STATE * stage.channels * math.sqrt(pixels)
+    return kept
+
+
+def _gate_parameters(variant: str, patch_size: tuple[int, int]) -> int:
+    # weight and bias, both complex
+    return sum(4 * s.depth * s.channels * s.height * (s.width // 2 + 1) for s in stages(variant, patch_size))
+
+
+@functools.cache
+def _count(variant: str, input_channels: int, classes: int) -> int:
+    with torch.device("meta"):
+        patch_size = (_COARSEST, _COARSEST)
+        network = MambaMIS(input_channels, classes, patch_size, variant=variant, deep_supervision=True)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _padded(patch_size: tuple[int, int]) -> tuple[int, int]:
+    height, width = (_COARSEST * math.ceil(side / _COARSEST) for side in patch_size)
+    return height, width

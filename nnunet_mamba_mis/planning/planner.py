@@ -1,0 +1,116 @@
+"""nnU-Net's planner, with patch and batch size for Mamba-MIS."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.paths import nnUNet_preprocessed
+
+from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.planning.architecture import architecture_entry
+from nnunet_mamba_mis.planning.memory import process_bytes, training_bytes
+
+PLANS_NAME = "nnUNetMambaMISPlans"
+STOCK_PLANS_NAME = "nnUNetPlans"
+CONFIGURATION = "2d"
+GIGABYTE = 1e9  # not 2³⁰: what a GPU is sold with is more, and its allocator needs the rest
+_STEP = 32  # the network pads to multiples of it
+_LARGEST_AREA = 2048**2
+# of a configuration, what preprocessing looks at
+_PREPROCESSING = (
+    "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm",
+    "resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
+)  # fmt: skip
+
+
+class MambaMISPlanner(ExperimentPlanner):
+    """Plans of one configuration, 2d; all that is not the network's is as nnU-Net plans it.
+
+    Args:
+        dataset: Id or name.
+        gpu_memory: What training may take, in GB.
+        variant: "S", "B" or "L".
+    """
+
+    def __init__(self, dataset: int | str, gpu_memory: float, variant: str) -> None:
+        # the planner below has a U-Net's memory in mind: let it have enough for the largest patch
+        super().__init__(dataset, gpu_memory_target_in_gb=1e6, plans_name=PLANS_NAME)
+        self.budget = gpu_memory * GIGABYTE
+        self.variant = variant
+
+    def get_plans_for_configuration(
+        self,
+        spacing: np.ndarray,
+        median_shape: np.ndarray,
+        data_identifier: str,
+        approximate_n_voxels_dataset: float,
+        _cache: dict,
+    ) -> dict[str, Any]:
+        """nnU-Net's configuration, with the network, and patch and batch size for it.
+
+        Raises:
+            UserError: Not even the smallest patch fits.
+        """
+        if len(spacing) == 3:
+            # `save_plans` drops it; nnU-Net makes no others for a patch that is a whole image
+            return {"patch_size": median_shape, "spacing": spacing}
+        arguments = (spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache)
+        configuration = super().get_plans_for_configuration(*arguments)
+        patch_size = self._patch_size(spacing, median_shape)
+        return configuration | {
+            "patch_size": patch_size,
+            "batch_size": self._batch_size(patch_size, approximate_n_voxels_dataset),
+            "architecture": architecture_entry(patch_size, self.variant),
+        }
+
+    def _patch_size(self, spacing: np.ndarray, median_shape: np.ndarray) -> tuple[int, int]:
+        """The median image, or less of it: of the side that shows most of the image, as long as two do not fit."""
+        # of isotropic extent, and at most 2048 × 2048 pixels
+        largest = math.sqrt(_LARGEST_AREA * spacing[0] * spacing[1]) / np.asarray(spacing)
+        patch = [_STEP * math.ceil(side / _STEP) for side in np.minimum(largest, median_shape)]
+        while self.memory((patch[0], patch[1]), self.UNet_min_batch_size) > self.budget:
+            if max(patch) == _STEP:
+                raise UserError(
+                    f"--gpu-memory {self.budget / GIGABYTE:g}: training takes at least "
+                    f"{self.memory((_STEP, _STEP), self.UNet_min_batch_size) / GIGABYTE:.1f} GB"
+                )
+            shown = [side / whole if side > _STEP else 0 for side, whole in zip(patch, median_shape, strict=True)]
+            patch[int(np.argmax(shown))] -= _STEP
+        return patch[0], patch[1]
+
+    def _batch_size(self, patch_size: tuple[int, int], pixels_in_dataset: float) -> int:
+        """As many as fit, at most 5 % of the dataset, at least 2."""
+        of_one_more = self.memory(patch_size, 2) - self.memory(patch_size, 1)
+        fitting = 1 + int((self.budget - self.memory(patch_size, 1)) / of_one_more)
+        of_dataset = round(self.max_dataset_covered * pixels_in_dataset / math.prod(patch_size))
+        return max(min(fitting, of_dataset), self.UNet_min_batch_size)
+
+    def memory(self, patch_size: tuple[int, int], batch_size: int, device: str = "cuda") -> float:
+        """Bytes that training takes, the process included."""
+        channels = len(self.dataset_json.get("channel_names", self.dataset_json.get("modality")))
+        classes = len(self.dataset_json["labels"])
+        step = training_bytes(device, self.variant, patch_size, batch_size, channels, classes)
+        return process_bytes(device) + step
+
+    def save_plans(self, plans: dict[str, Any]) -> None:
+        """Write the plans, with nnU-Net's preprocessed data if they are what these plans ask for."""
+        configuration = plans["configurations"][CONFIGURATION]
+        if self._stock_data_fit(plans):
+            configuration["data_identifier"] = f"{STOCK_PLANS_NAME}_{CONFIGURATION}"
+        plans["configurations"] = {CONFIGURATION: configuration}
+        super().save_plans(plans)
+
+    def _stock_data_fit(self, plans: dict[str, Any]) -> bool:
+        path = Path(nnUNet_preprocessed) / self.dataset_name / f"{STOCK_PLANS_NAME}.json"
+        if not path.exists():
+            return True
+        stock = load_json(str(path))
+        theirs, ours = (p["configurations"].get(CONFIGURATION, {}) for p in (stock, plans))
+        return stock["transpose_forward"] == plans["transpose_forward"] and all(
+            np.array_equal(theirs.get(name), ours[name]) for name in _PREPROCESSING
+        )
