@@ -57,6 +57,14 @@ def raw(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture(scope="session")
+def nnunet(tmp_path_factory):
+    """nnU-Net's folders and commands, for tests that share datasets and trainings."""
+    from nnunet_workplace import Workplace
+
+    return Workplace(tmp_path_factory.mktemp("nnU-Net"))
+
+
 @pytest.fixture
 def kvasir(tmp_path):
     """Kvasir-SEG in small: three pairs of RGB JPEGs of different sizes, in a folder of a folder."""

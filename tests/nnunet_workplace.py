@@ -1,0 +1,254 @@
+"""Tiny datasets, and nnU-Net's commands without their ten seconds of imports.
+
+Each command is forked from a process that has nnU-Net imported already: the entry point that the installed command
+calls, with its arguments, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+PRELOADED = [
+    "nnunetv2.run.run_training",
+    "nnunetv2.inference.predict_from_raw_data",
+    "nnunetv2.evaluation.find_best_configuration",
+    "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints",
+    "nnunetv2.model_sharing.entry_points",
+    "nnunet_mamba_mis.trainers",
+]
+
+# short trainings under the trainers' own names: nnU-Net looks into the folders of nnUNet_extTrainer in their order, so
+# that these hide the ones they derive from; it has no such way for its own trainer
+TRAINERS = '''
+import random
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunet_mamba_mis import trainers
+from nnunet_mamba_mis.trainers import paper
+
+paper.BATCH_SIZE = 1  # the paper's 32 at 256 × 256 take minutes on a CPU
+BRIEF = {"epochs": 1, "iterations_per_epoch": 2, "validation_iterations_per_epoch": 1}
+for name in trainers.__all__:
+    globals()[name] = type(name, (getattr(trainers, name),), BRIEF)
+
+
+class Learning(trainers.nnUNetTrainerMambaMIS_S):
+    """Long enough to tell bright discs apart, and always the same."""
+
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 80, 1
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(0)
+
+
+class Frozen(trainers.nnUNetTrainerMambaMIS):
+    """Leaves the weights as they are."""
+
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 1, 1
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 0.0
+
+
+class nnUNetTrainer_brief(nnUNetTrainer):
+    """nnU-Net's own."""
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
+'''
+
+
+@dataclass
+class Dataset:
+    """A dataset to write: images are (channels, H, W) for PNG, (channels, slices, H, W) for NIfTI, labels likewise."""
+
+    number: int
+    cases: dict[str, tuple[np.ndarray, np.ndarray]]
+    labels: dict[str, Any]
+    file_ending: str = ".png"
+    spacing: tuple[float, float, float] = (999.0, 1.0, 1.0)
+    further: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"Dataset{self.number:03d}_Tiny"
+
+
+class Workplace:
+    """nnU-Net's three folders, a folder with trainers, and the commands."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.raw, self.preprocessed, self.results = root / "raw", root / "preprocessed", root / "results"
+        for folder in (self.raw, self.preprocessed, self.results, root / "trainers"):
+            folder.mkdir()
+        (root / "trainers" / "brief_trainers.py").write_text(TRAINERS)
+        self.variables = os.environ | {
+            "nnUNet_raw": str(self.raw),
+            "nnUNet_preprocessed": str(self.preprocessed),
+            "nnUNet_results": str(self.results),
+            "nnUNet_extTrainer": os.pathsep.join([str(root / "trainers"), os.environ.get("nnUNet_extTrainer", "")]),
+        }
+        self.commands = 0
+
+    def start(self, command: str, *arguments: object, **variables: str) -> Running:
+        """Start one of nnU-Net's commands."""
+        self.commands += 1
+        log = self.root / f"{self.commands:03d}_{command}.log"
+        if command == "nnUNetv2_train":
+            # augmentation in the main process; planning does not take the 0
+            variables = {"nnUNet_n_proc_DA": "0", **variables}
+        process = _forks().Process(
+            target=_call, args=(command, [str(a) for a in arguments], self.variables | variables, log)
+        )
+        process.start()
+        return Running(process, log)
+
+    def run(self, command: str, *arguments: object, status: int = 0, **variables: str) -> str:
+        """Run one of nnU-Net's commands to its end and return what it printed."""
+        return self.start(command, *arguments, **variables).end(status)
+
+    def train(self, dataset: int, fold: int | str, trainer: str, *arguments: object, status: int = 0) -> str:
+        return self.run(
+            "nnUNetv2_train", dataset, "2d", fold, "-tr", trainer, "-device", "cpu", *arguments, status=status
+        )
+
+    def train_all(self, trainings: Iterable[tuple[int, int, str]], *arguments: object) -> None:
+        """Train several (dataset, fold, trainer), two at a time."""
+        running: list[Running] = []
+        for dataset, fold, trainer in trainings:
+            if len(running) == 2:
+                running.pop(0).end()
+            running.append(
+                self.start("nnUNetv2_train", dataset, "2d", fold, "-tr", trainer, "-device", "cpu", *arguments)
+            )
+        for training in running:
+            training.end()
+
+    def predict(self, dataset: int, trainer: str, images: Path, output: Path, *arguments: object) -> str:
+        # without worker processes
+        return self.run("nnUNetv2_predict", "-d", dataset, "-c", "2d", "-tr", trainer, "-device", "cpu",
+                        "-i", images, "-o", output, "-npp", 0, "-nps", 0, *arguments)  # fmt: skip
+
+    def model(self, dataset: int, trainer: str) -> Path:
+        """Folder of a trained model."""
+        (folder,) = self.results.glob(f"Dataset{dataset:03d}_*/{trainer}__nnUNetPlans__2d")
+        return folder
+
+    def add(self, dataset: Dataset) -> Dataset:
+        """Write a dataset, plan and preprocess it."""
+        raw = self.raw / dataset.name
+        for folder in ("imagesTr", "labelsTr"):
+            (raw / folder).mkdir(parents=True)
+        for case, (image, label) in dataset.cases.items():
+            write_image(raw / "imagesTr", case, image, dataset)
+            write_label(raw / "labelsTr" / f"{case}{dataset.file_ending}", label, dataset)
+        channels = len(next(iter(dataset.cases.values()))[0])
+        description = {
+            "channel_names": {str(channel): f"channel{channel}" for channel in range(channels)},
+            "labels": dataset.labels,
+            "numTraining": len(dataset.cases),
+            "file_ending": dataset.file_ending,
+            **dataset.further,
+        }
+        (raw / "dataset.json").write_text(json.dumps(description))
+        self._write_fingerprint(dataset, channels)
+        self.run("nnUNetv2_plan_and_preprocess", "-d", dataset.number, "-c", "2d", "-npfp", 1, "-np", 1)
+        return dataset
+
+    def _write_fingerprint(self, dataset: Dataset, channels: int) -> None:
+        """What nnU-Net would find: it draws ten million intensities a channel, however small the dataset."""
+        folder = self.preprocessed / dataset.name
+        folder.mkdir()
+        shapes = [(1, *image.shape[1:])[-3:] for image, _ in dataset.cases.values()]
+        intensities = {"mean": 100, "median": 100, "std": 50, "min": 0, "max": 255}
+        intensities |= {"percentile_00_5": 0, "percentile_99_5": 255}
+        fingerprint = {
+            "spacings": [dataset.spacing] * len(shapes),
+            "shapes_after_crop": shapes,
+            "foreground_intensity_properties_per_channel": {str(channel): intensities for channel in range(channels)},
+            "median_relative_size_after_cropping": 1.0,
+        }
+        (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+
+
+@dataclass
+class Running:
+    """A command that was started."""
+
+    process: Any
+    log: Path
+
+    def end(self, status: int = 0) -> str:
+        """Wait for its end and return what it printed."""
+        self.process.join(300)
+        output = self.log.read_text()
+        assert self.process.exitcode == status, output[-4000:]
+        return output
+
+
+def write_image(folder: Path, case: str, image: np.ndarray, dataset: Dataset) -> None:
+    """Three channels make one RGB PNG; otherwise each channel is a file."""
+    if dataset.file_ending == ".png" and len(image) == 3:
+        imageio.imwrite(folder / f"{case}_0000.png", np.moveaxis(image, 0, -1))
+        return
+    for channel, values in enumerate(image):
+        write_label(folder / f"{case}_{channel:04d}{dataset.file_ending}", values, dataset)
+
+
+def write_label(path: Path, values: np.ndarray, dataset: Dataset) -> None:
+    if dataset.file_ending == ".png":
+        imageio.imwrite(path, values)
+        return
+    volume = sitk.GetImageFromArray(values)
+    volume.SetSpacing(dataset.spacing[::-1])
+    volume.SetOrigin((1.0, -2.0, 3.0))
+    sitk.WriteImage(volume, path)
+
+
+@functools.cache
+def _forks():
+    """The process that commands are forked from; it starts with the first of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with pytest.MonkeyPatch.context() as environment:
+        # read when nnU-Net and torch are imported; one thread each, as two trainings run side by side
+        environment.setenv("nnUNet_def_n_proc", "1")
+        environment.setenv("OMP_NUM_THREADS", "1")
+        context.Process(target=int).start()
+    return context
+
+
+def _call(command: str, arguments: list[str], variables: dict[str, str], log: Path) -> None:
+    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.clear()
+    os.environ.update(variables | {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"})
+    multiprocessing.set_start_method(None, force=True)
+    # nnU-Net's pools would import torch in each worker, two or three seconds; forked ones have it. The tests of the
+    # command lines as installed run its own way
+    multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
+    sys.argv = [command, *arguments]
+    (script,) = entry_points(group="console_scripts", name=command)
+    sys.exit(script.load()())
