@@ -62,7 +62,7 @@ SIZES = {
     "narrow": (40, 1),
     "flat": (1, 70),
     "smaller": (17, 23),
-    "larger": (123, 97),
+    "larger": (70, 97),
 }
 
 
@@ -262,19 +262,18 @@ def test_best_configuration_is_found_among_ours_nnunets_and_both(nnunet, best):
     )
 
 
-def test_inference_instructions_can_be_followed(nnunet, best, new_images, tmp_path):
+def test_inference_instructions_can_be_followed(nnunet, best, one_image, tmp_path):
     """Each command as it is written, with folders filled in and -device cpu."""
     text = (nnunet.results / "Dataset031_Tiny" / "inference_instructions.txt").read_text()
     commands = [shlex.split(line) for line in text.splitlines() if line.startswith("nnUNetv2_")]
     assert commands[0][0] == "nnUNetv2_predict" and commands[-1][0] == "nnUNetv2_apply_postprocessing"
     for command, *arguments in commands:
         filled = [str(tmp_path / a) if a.startswith("OUTPUT_FOLDER") else a for a in arguments]
-        filled = [str(new_images) if a == "INPUT_FOLDER" else a for a in filled]
+        filled = [str(one_image) if a == "INPUT_FOLDER" else a for a in filled]
         if command == "nnUNetv2_predict":
             filled += ["-device", "cpu"]
         nnunet.run(command, *filled, nnUNet_npp="0", nnUNet_nps="0")
-    for case, size in SIZES.items():
-        assert imageio.imread(tmp_path / "OUTPUT_FOLDER_PP" / f"{case}.png").shape == size
+    assert imageio.imread(tmp_path / "OUTPUT_FOLDER_PP" / "patch.png").shape == SIZES["patch"]
 
 
 def test_ensemble_is_the_mean_of_probabilities(nnunet, folds, predicted, new_images, tmp_path):
