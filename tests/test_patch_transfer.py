@@ -171,3 +171,51 @@ def test_weights_of_other_channels_are_left_for_loading_to_refuse():
 def test_loading_weights_of_another_patch_size_as_they_are_is_an_error():
     with pytest.raises(RuntimeError, match="size mismatch for encoder"):
         network(96, 96).load_state_dict(network(64, 64).state_dict())
+
+
+# as `-pretrained_weights` loads them; with nnU-Net's commands in test_planned_training.py
+
+
+def checkpoint(folder, weights):
+    path = folder / "checkpoint_final.pth"
+    torch.save({"network_weights": weights}, path)
+    return str(path)
+
+
+def load(network, path):
+    """Load as nnU-Net does, and return what was said."""
+    from nnunet_mamba_mis.trainers.pretrained_weights import load_pretrained_weights
+
+    said = []
+    load_pretrained_weights(network, path, log=said.append)
+    return said
+
+
+def without_heads(weights):
+    return {name: tensor for name, tensor in weights.items() if ".seg_layers." not in name}
+
+
+@pytest.mark.parametrize("wrap", [lambda network: network, torch.compile], ids=["bare", "compiled"])
+def test_pretrained_weights_of_another_patch_size_are_resampled(tmp_path, wrap):
+    small, large = network(64, 64), network(96, 128)
+    (line,) = load(wrap(large), checkpoint(tmp_path, small.state_dict()))
+    assert "resampled 15 spectral gates" in line and "1 from 64×64 to 96×128" in line
+    expected = without_heads(resample_spectral_gates(small.state_dict(), large))
+    loaded = large.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_pretrained_weights_of_the_same_patch_size_are_loaded_bit_for_bit(tmp_path):
+    one, other = network(64, 64), network(64, 64)
+    assert load(other, checkpoint(tmp_path, one.state_dict())) == []
+    loaded = other.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in without_heads(one.state_dict()).items())
+
+
+def test_pretrained_weights_of_another_network_are_refused_as_nnunet_does(tmp_path):
+    path = checkpoint(tmp_path, MambaMIS(1, 2, (96, 96), variant="B", d_state=4).state_dict())
+    with pytest.raises(AssertionError, match="pretrained model"):
+        load(MambaMIS(1, 2, (64, 64), variant="L", d_state=4), path)
+    conv = nn.Conv2d(1, 1, 3)
+    load(conv, checkpoint(tmp_path, {name: torch.ones_like(tensor) for name, tensor in conv.state_dict().items()}))
+    assert torch.equal(conv.bias, torch.ones(1))
