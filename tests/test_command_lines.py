@@ -264,6 +264,7 @@ print(json.dumps({
     "rates": [rates[0], rates[25], rates[50], rates[100]],
     "decay": {group["weight_decay"] for group in trainer.optimizer.param_groups}.pop(),
     "batch": trainer.batch_size, "epochs": trainer.num_epochs, "outputs": len(trainer.network.decoder.seg_layers),
+    "loss": [type(trainer.loss).__name__, trainer.loss.weight_dice, trainer.loss.weight_ce],
 }))
 """
 
@@ -279,7 +280,8 @@ def test_paper_trainer_is_the_papers_recipe(preprocessed):
     assert done.returncode == 0, done.stderr[-2000:]
     recipe = json.loads(done.stdout.splitlines()[-1])
     assert recipe.pop("rates") == pytest.approx([1e-3, 5.05e-4, 1e-5, 1e-3])
-    assert recipe == {"decay": 0.01, "batch": 32, "epochs": 300, "outputs": 1}
+    loss = ["DC_and_CE_loss", 1, 1]
+    assert recipe == {"decay": 0.01, "batch": 32, "epochs": 300, "outputs": 1, "loss": loss}
 
 
 def test_paper_trainer_refuses_another_patch_size(preprocessed):

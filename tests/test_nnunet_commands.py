@@ -22,6 +22,8 @@ OURS = "nnUNetTrainerMambaMIS"
 STOCK = "nnUNetTrainer_brief"
 FOLDS = range(5)
 
+pytestmark = pytest.mark.slow
+
 
 def polyp(seed: int, height: int = 32, width: int = 30) -> tuple[np.ndarray, np.ndarray]:
     """An RGB image (3, H, W) with a bright disc, and its mask."""
@@ -234,6 +236,15 @@ def test_exported_model_predicts_the_same_bytes_elsewhere(nnunet, folds, predict
     for case in SIZES:
         assert (tmp_path / "out" / f"{case}.png").read_bytes() == (predicted / f"{case}.png").read_bytes()
         np.testing.assert_array_equal(probabilities(tmp_path / "out", case), probabilities(predicted, case))
+
+
+@pytest.mark.parametrize("trainer", [OURS, STOCK])
+@pytest.mark.parametrize("arguments", [[], ["--not_strict"]], ids=" ".join)
+def test_export_has_to_name_the_configuration(nnunet, folds, trainer, arguments, tmp_path):
+    """By nnU-Net's own rule: it asks for the 3D ones too, and its --not_strict changes nothing."""
+    output = nnunet.run("nnUNetv2_export_model_to_zip", "-d", NUMBER, "-o", tmp_path / "model.zip", "-tr", trainer,
+                        *arguments, status=1)  # fmt: skip
+    assert "is missing the trained model of configuration 3d_lowres" in output
 
 
 def test_results_of_folds_are_accumulated(nnunet, folds, polyps, tmp_path):

@@ -14,6 +14,8 @@ from nnunet_workplace import Dataset, write_image
 
 GREY, VOLUME, REGIONS = 21, 22, 23
 
+pytestmark = pytest.mark.slow
+
 
 def discs(seed: int, height: int = 32, width: int = 30) -> np.ndarray:
     """Labels of a disc (1) with a disc inside (2)."""
