@@ -223,6 +223,16 @@ def test_memory_for_nothing_is_one_message(preprocessed, capsys):
     assert "--gpu-memory 0.1: training takes at least" in capsys.readouterr().err
 
 
+def test_splits_that_contradict_each_other_are_one_message(preprocessed, capsys):
+    write_fingerprint(preprocessed, 40, 40)
+    raw = Path(os.environ["nnUNet_raw"]) / DATASET
+    for folder, validation in ((raw, "case0"), (preprocessed, "case1")):
+        split = {"train": ["case2", "case3"], "val": [validation]}
+        (folder / "splits_final.json").write_text(json.dumps([split]))
+    assert main(["plan", "-d", "7"]) == 1
+    assert f"splits_final.json of {DATASET} differs" in capsys.readouterr().err
+
+
 # the memory model
 
 

@@ -66,7 +66,13 @@ def _plan(dataset: str, gpu_memory: float, variant: str) -> MambaMISPlanner:
 
     # nnU-Net prints the U-Net that it begins with
     with contextlib.redirect_stdout(io.StringIO()):
-        planner = MambaMISPlanner(dataset, gpu_memory, variant)
+        try:
+            planner = MambaMISPlanner(dataset, gpu_memory, variant)
+        except (AssertionError, IndexError) as error:  # what nnU-Net compares there has no message
+            raise UserError(
+                f"splits_final.json of {dataset} differs between nnUNet_raw and nnUNet_preprocessed: remove the one "
+                "that is not wanted"
+            ) from error
         planner.plan_experiment()
     return planner
 
