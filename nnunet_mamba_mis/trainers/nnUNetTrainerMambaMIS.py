@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
@@ -21,9 +20,10 @@ from nnunet_mamba_mis.ops.selective_scan import fastest_backend
 from nnunet_mamba_mis.planning.architecture import planned_architecture
 from nnunet_mamba_mis.trainers.parameter_groups import parameter_groups
 from nnunet_mamba_mis.trainers.pretrained_weights import resample_pretrained_weights
+from nnunet_mamba_mis.trainers.resumable import ResumableTrainer
 
 
-class nnUNetTrainerMambaMIS(nnUNetTrainer):
+class nnUNetTrainerMambaMIS(ResumableTrainer):
     """Mamba-MIS with nnU-Net's schedule, augmentation, loss and deep supervision, and AdamW.
 
     Variants set the class attributes: `architecture` holds keyword arguments of `MambaMIS`. What it leaves open is as
@@ -35,6 +35,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainer):
     iterations_per_epoch: ClassVar[int] = 250
     validation_iterations_per_epoch: ClassVar[int] = 50
     max_skipped_in_a_row: ClassVar[int] = 20
+    kept: ClassVar[tuple[str, ...]] = (*ResumableTrainer.kept, "skipped_steps", "skipped_in_a_row")
 
     def __init__(
         self,
@@ -84,6 +85,38 @@ class nnUNetTrainerMambaMIS(nnUNetTrainer):
             return None
         height, width = self.configuration_manager.patch_size
         return [[h / height, w / width] for h, w in deep_supervision_sizes((height, width))]
+
+    def initialize(self) -> None:
+        """Also keep DDP from sending buffers around: in the final validation processes go through it at their own pace.
+
+        nnU-Net's own networks have none. Of ours only `_cnn` has, whose SyncBatchNorm has the same in all processes.
+        """
+        super().initialize()
+        if self.is_ddp:
+            self.network.broadcast_buffers = False
+
+    def _set_batch_size_and_oversample(self) -> None:
+        """Share the batch out equally: nnU-Net's batch Dice gathers one value per image, from all processes as many."""
+        if self.is_ddp:
+            planned, processes = self.configuration_manager.batch_size, dist.get_world_size()
+            if planned < processes:
+                raise SystemExit(
+                    f"A batch of {planned} cannot be shared out among {processes} processes: use -num_gpus {planned} "
+                    "or fewer, or set a larger batch_size in a copy of the plans and name it with -p"
+                )
+            shared = math.ceil(planned / processes) * processes
+            if shared != planned:
+                self.print_to_log_file(f"Batch size {shared}, not {planned}: the same share for each process")
+                self.configuration_manager.configuration["batch_size"] = shared
+        super()._set_batch_size_and_oversample()
+
+    def _build_loss(self) -> nn.Module:
+        """nnU-Net's loss, in which under DDP each output has a weight: one of 0 leaves parameters without gradient."""
+        loss = super()._build_loss()
+        if self.is_ddp and self.enable_deep_supervision:
+            *weights, lowest = loss.weight_factors
+            loss.weight_factors = (*weights, lowest or 1e-6)  # nnU-Net's own value where it does not compile
+        return loss
 
     def configure_optimizers(self):
         """AdamW with nnU-Net's polynomial decay."""
@@ -177,15 +210,6 @@ class nnUNetTrainerMambaMIS(nnUNetTrainer):
             # as many entries as before: under DDP ranks stack their losses
             losses[~finite] = losses[finite].mean()
         super().on_train_epoch_end([{"loss": loss} for loss in losses])
-
-    def save_checkpoint(self, filename: str) -> None:
-        """Write beside the file, then rename: a kill while saving leaves the previous checkpoint."""
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)  # writes nothing, and says so
-            return
-        partial = f"{filename}.partial"
-        super().save_checkpoint(partial)
-        os.replace(partial, filename)
 
 
 def _stop_if_unusable(plans: dict, configuration: str, device: torch.device) -> None:

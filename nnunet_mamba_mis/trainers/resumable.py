@@ -1,0 +1,239 @@
+"""nnU-Net's trainer, made to continue where it was stopped."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import torch
+import torch.distributed as dist
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_mamba_mis.trainers.random_state import get_random_state, set_random_state
+from nnunet_mamba_mis.trainers.stop_request import StopRequest
+from nnunet_mamba_mis.trainers.whole_file import SUFFIX as PARTIAL
+from nnunet_mamba_mis.trainers.whole_file import whole_file
+
+# what is added to the optimizer's state in nnU-Net's checkpoints: a dict for each process
+RESUME = "resume"
+
+
+class ResumableTrainer(nnUNetTrainer):
+    """nnU-Net's trainer, but `--c` goes on exactly where training was stopped.
+
+    `checkpoint_latest.pth` is written after every epoch (`save_every`), and in the middle of one on SIGTERM or Ctrl-C.
+    Checkpoints are nnU-Net's. What they lack, the state of the random number generators and what the steps of the epoch
+    in progress have returned so far, is added to the optimizer's state, where nnU-Net and torch pass it over.
+    """
+
+    # attributes, beside those of nnU-Net, that a checkpoint keeps
+    kept: ClassVar[tuple[str, ...]] = ("train_outputs", "val_outputs")
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.save_every = 1
+        self.train_outputs: list[dict] = []
+        self.val_outputs: list[dict] = []
+        self.stop_request = StopRequest()
+        self.is_continued = False
+        # where the generators have to be set to before the next step, if anywhere
+        self.random_state: dict[str, Any] | None = None
+        # of all processes, as the next checkpoint keeps it
+        self.progress: list[dict[str, Any]] = []
+
+    def initialize(self) -> None:
+        """Also let the optimizer's state carry what exact continuation takes."""
+        super().initialize()
+        # nnU-Net composes and writes a checkpoint in one function; of its parts this one can be added to from outside
+        self.optimizer.register_state_dict_post_hook(self._add_progress)
+
+    def run_training(self) -> None:
+        """nnU-Net's loop; SIGTERM or Ctrl-C ends it when the step in progress is done, with a checkpoint.
+
+        Raises:
+            SystemExit: with 128 + the signal's number, as shells report it.
+        """
+        self.on_train_start()
+        with self.stop_request:
+            for _ in range(self.current_epoch, self.num_epochs):
+                self._run_epoch()
+            self.on_train_end()
+            if number := self._stop_signal():
+                self._leave(number, "when training was done; --c goes on with the validation")
+
+    def _run_epoch(self) -> None:
+        """One epoch, or what a stop has left of it."""
+        if not self.train_outputs:
+            self._restore_random_state()
+        self.on_epoch_start()
+        self.on_train_epoch_start()
+        self._take_steps(self.train_step, self.dataloader_train, self.train_outputs, self.num_iterations_per_epoch)
+        self.on_train_epoch_end(self.train_outputs)
+        with torch.no_grad():
+            self.on_validation_epoch_start()
+            steps = self.num_val_iterations_per_epoch
+            self._take_steps(self.validation_step, self.dataloader_val, self.val_outputs, steps)
+            self.on_validation_epoch_end(self.val_outputs)
+        self.train_outputs, self.val_outputs = [], []
+        self.on_epoch_end()
+
+    def _take_steps(self, step: Callable[[dict], dict], batches: Iterator[dict], outputs: list, count: int) -> None:
+        """Append to `outputs` until they are `count`."""
+        while len(outputs) < count:
+            # not earlier: in an uninterrupted training the hooks before had drawn already
+            self._restore_random_state()
+            before = get_random_state(self.device)
+            batch = self._draw(batches)
+            if number := self._stop_signal():
+                self.random_state = before
+                self._stop(number)
+            assert batch is not None
+            outputs.append(step(batch))
+
+    def _draw(self, batches: Iterator[dict]) -> dict | None:
+        """The next batch, or None where a signal came first, which may have ended the data loader's workers too."""
+        if self.stop_request.signal:
+            return None
+        try:
+            return next(batches)
+        except RuntimeError:
+            if self.stop_request.signal:
+                return None
+            raise
+
+    def _stop_signal(self) -> int:
+        """Number of the signal that any of the processes got, or 0: all must stop after the same step, or none."""
+        if not self.is_ddp:
+            return self.stop_request.signal
+        number = torch.tensor(self.stop_request.signal, device=self.device)
+        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        return int(number.item())
+
+    def _stop(self, number: int) -> NoReturn:
+        self._save_latest()
+        if self.is_ddp:
+            dist.barrier()  # torch ends all processes when the first has left
+        done = f"{len(self.train_outputs)} of {self.num_iterations_per_epoch} steps"
+        if self.val_outputs:
+            done = "its training steps"
+        kept = "nothing was saved, as checkpointing is disabled" if self.disable_checkpointing else "continue with --c"
+        self._leave(number, f"in epoch {self.current_epoch} after {done}; {kept}")
+
+    def _leave(self, number: int, where: str) -> NoReturn:
+        if self.local_rank == 0:
+            self.print_to_log_file(f"Stopped by {signal.Signals(number).name} {where}")
+        raise SystemExit(128 + number)
+
+    def on_train_start(self) -> None:
+        """Also set checkpoints of an earlier training aside, or `--c` could take them for this one's."""
+        super().on_train_start()
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return
+        folder = Path(self.output_folder)
+        for leftover in folder.glob(f"checkpoint_*.pth{PARTIAL}"):
+            leftover.unlink()
+        if self.is_continued:
+            return
+        for name in ("final", "latest", "best"):
+            checkpoint = folder / f"checkpoint_{name}.pth"
+            if checkpoint.exists():
+                checkpoint.replace(folder / f"checkpoint_{name}_previous.pth")
+                self.print_to_log_file(f"An earlier training's {checkpoint.name} is now checkpoint_{name}_previous.pth")
+
+    def on_epoch_end(self) -> None:
+        """As nnU-Net, but write `checkpoint_latest.pth` last: nnU-Net's lacks the best EMA of the same epoch."""
+        save_every, self.save_every = self.save_every, sys.maxsize
+        super().on_epoch_end()
+        self.save_every = save_every
+        if self.current_epoch % save_every == 0 and self.current_epoch < self.num_epochs:
+            self._save_latest()
+
+    def _save_latest(self) -> None:
+        self.current_epoch -= 1  # nnU-Net stores the epoch after it as the next one
+        self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+        self.current_epoch += 1
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write nnU-Net's checkpoint, with what exact continuation takes beside it, whole or not at all.
+
+        Args:
+            filename: Where to write it.
+
+        Raises:
+            SystemExit: It could not be written.
+        """
+        if self.disable_checkpointing:
+            super().save_checkpoint(filename)  # writes nothing, and says so
+            return
+        self.progress = self._of_all_processes(self._own_progress())
+        if self.local_rank != 0:
+            return
+        try:
+            with whole_file(filename) as file:
+                super().save_checkpoint(file)  # type: ignore[arg-type]
+        except (OSError, RuntimeError) as error:
+            raise SystemExit(
+                f"Training stopped in epoch {self.current_epoch}: {filename} could not be written ({error}). "
+                "What was there before still is; continue with --c when the cause is gone"
+            ) from None
+
+    def _add_progress(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        return state | {RESUME: self.progress}
+
+    def _own_progress(self) -> dict[str, Any]:
+        kept = {name: getattr(self, name) for name in self.kept}
+        return {"random_state": self.random_state or get_random_state(self.device)} | kept
+
+    def _of_all_processes(self, value: Any) -> list:
+        if not self.is_ddp:
+            return [value]
+        values = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+        return values
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Also take up what exact continuation takes, if the checkpoint is ours and from as many processes.
+
+        Args:
+            filename_or_checkpoint: The file; nnU-Net's annotation has a dict too, which its code cannot take.
+
+        Raises:
+            SystemExit: The file is no checkpoint.
+        """
+        progress = _read(filename_or_checkpoint)["optimizer_state"].get(RESUME, [])
+        super().load_checkpoint(filename_or_checkpoint)
+        self.is_continued = True
+        # what a stopped epoch has logged it logs again
+        for values in self.logger.get_checkpoint().values():
+            del values[self.current_epoch :]
+        if len(progress) == (dist.get_world_size() if self.is_ddp else 1):
+            mine = progress[self.local_rank]
+            self.random_state = mine["random_state"]
+            for name in self.kept:
+                setattr(self, name, mine.get(name, getattr(self, name)))
+
+    def _restore_random_state(self) -> None:
+        if self.random_state is not None:
+            set_random_state(self.random_state, self.device)
+            self.random_state = None
+
+
+def _read(filename: dict | str) -> dict[str, Any]:
+    try:
+        # as nnU-Net reads it, for there are numpy's numbers in it; mapped, as nnU-Net reads the weights again
+        return torch.load(filename, map_location="cpu", mmap=True, weights_only=False)  # type: ignore[arg-type]
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise SystemExit(
+            f"{filename} cannot be read ({error}): move it away, then --c takes the next best checkpoint"
+        ) from None
