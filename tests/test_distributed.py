@@ -190,6 +190,7 @@ def trained(discs, nnunet, variables) -> Path:
     return nnunet.model(discs.number, "TwoProcesses") / "fold_0"
 
 
+@pytest.mark.slow
 def test_training_in_two_processes_trains_and_validates(trained):
     checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
     assert checkpoint["current_epoch"] == 3 and len(checkpoint["logging"]["train_losses"]) == 3
@@ -213,6 +214,7 @@ def continue_training(rank: int, processes: int, dataset: int, trainer: str) -> 
     continued.run_training()
 
 
+@pytest.mark.slow
 def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninterrupted_one(
     trained, discs, nnunet, variables
 ):

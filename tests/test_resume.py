@@ -172,6 +172,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.slow
 def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(in_this_process, uninterrupted):
     steps = Counter()
     for index, moment in enumerate(MOMENTS):
@@ -312,6 +313,7 @@ def stopped_and_killed(dataset, nnunet) -> tuple[Path, list[str]]:
     return nnunet.model(NUMBER, "Interrupted") / "fold_0", printed
 
 
+@pytest.mark.slow
 def test_training_stopped_and_killed_at_random_moments_equals_an_uninterrupted_one(stopped_and_killed, nnunet):
     folder, _ = stopped_and_killed
     start(nnunet, "Uninterrupted").end()
