@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+
+# Triton decides when it is first imported whether it interprets, which is all it can do without a GPU
+if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        importlib.import_module("triton")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

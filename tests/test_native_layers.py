@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS
-from nnunet_mamba_mis.ops import Plus, Times, cpp_backend, deferred, native, pixelwise, s6, selective_scan_reference
+from nnunet_mamba_mis.ops import Plus, Times, deferred, native, pixelwise, s6, selective_scan_reference
 from nnunet_mamba_mis.ops.pixelwise import native_pixelwise
+from nnunet_mamba_mis.ops.s6 import native_s6
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
 INSTRUCTION_SETS = native.instruction_sets() if native.available() else []
@@ -323,4 +324,4 @@ def test_s6_operator_passes_opcheck():
     k = {name: t.detach().requires_grad_() for name, t in make_s6(2, 3, 5, 4, 3, torch.float64).items()}
     weight = torch.cat([k["delta_weight"], k["bc_weight"]]).detach().requires_grad_()
     arguments = (k["x"].permute(0, 3, 1, 2).detach().requires_grad_(), weight, k["A"], k["D"], k["delta_bias"])
-    torch.library.opcheck(cpp_backend.native_s6, (*arguments, True, True))
+    torch.library.opcheck(native_s6, (*arguments, True, True))

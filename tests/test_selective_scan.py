@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nnunet_mamba_mis.ops import available_backends, cpp_backend, native, selective_scan, selective_scan_reference
+from nnunet_mamba_mis.ops import available_backends, native, operator, selective_scan, selective_scan_reference
 from nnunet_mamba_mis.ops.torch_backend import chunked_scan
 
 FAST_BACKENDS = [name for name in available_backends() if name not in ("reference", "mamba_ssm")]
@@ -233,7 +233,7 @@ def test_native_scan_is_right_on_any_number_of_threads(count, shape, threads):
 def test_native_scan_refuses_a_gradient_it_kept_no_states_for():
     u = torch.randn(1, 2, 1, 9, requires_grad=True)
     b = torch.randn(1, 1, 3, 1, 9)
-    y, _, _ = cpp_backend.native_scan(u, u, -torch.rand(2, 3), b, b, None, None, None, True, True, False)
+    y, _, _ = operator.scan(u, u, -torch.rand(2, 3), b, b, None, None, None, True, True, False, "cpp")
     with pytest.raises(RuntimeError, match="keep_starts"):
         y.sum().backward()
 
@@ -289,7 +289,7 @@ def test_native_operator_passes_opcheck(optional):
     tensors[6] = tensors[6].unsqueeze(-2)
     if not optional:
         tensors[5:] = [None, None, None]
-    torch.library.opcheck(cpp_backend.native_scan, (*tensors, True, True, True))
+    torch.library.opcheck(operator.scan, (*tensors, True, True, True, "cpp"))
 
 
 def test_scan_compiles_without_graph_breaks():

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_mamba_mis.ops import cpp_backend
+from nnunet_mamba_mis.ops import cpp_backend, native
+from nnunet_mamba_mis.ops.allocation import empty_gradients, empty_outputs
+from nnunet_mamba_mis.ops.operator import gradients_of_inputs, save_for_backward, saved_tensors
 from nnunet_mamba_mis.ops.selective_scan import check_discretization, fastest_backend, selective_scan
 
 
@@ -44,7 +46,7 @@ def s6(
     u = _channels_second(x)
     if fastest_backend(u, discretization) == "cpp":
         weight = torch.cat([delta_weight, bc_weight])
-        return cpp_backend.s6_cpp(u, weight, A, D, delta_bias, discretization).permute(0, 2, 3, 1)
+        return _run_native(u, weight, A, D, delta_bias, discretization).permute(0, 2, 3, 1)
     # the scan adds the bias, in float32, before its softplus
     delta = F.linear(x, delta_weight)
     B, C = F.linear(x, bc_weight).chunk(2, dim=-1)
@@ -86,3 +88,73 @@ def _check_arguments(x, delta_weight, delta_bias, bc_weight, A, D, discretizatio
 
 def _channels_second(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
+
+
+def _run_native(u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, discretization: str) -> Tensor:
+    """Outputs of `native_s6`, of tensors in any real type; computed in float32, or float64 for float64 u."""
+    x, weight, A, D, delta_bias = cpp_backend.prepare(u, weight, A, D, delta_bias)
+    exact = discretization == "zoh"
+    if native.needs_operator(x, weight, A, D, delta_bias):
+        y, _, _ = native_s6(x, weight, A, D, delta_bias, exact, torch.is_grad_enabled())
+    else:  # the operator itself takes as long as a short scan
+        inputs = {"u": x, "weight": weight, "A": A, "D": D, "delta_bias": delta_bias}
+        y, _, _ = cpp_backend.forward(inputs, 1, True, exact, False)
+    return y.to(u.dtype)
+
+
+@torch.library.custom_op("nnunet_mamba_mis::native_s6", mutates_args=(), device_types="cpu")
+def native_s6(
+    u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, exact: bool, keep_starts: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`operator.scan` with Δ, B and C projected from u, position by position, and softplus of Δ.
+
+    The projections of a tile never leave the cache: they are neither written nor kept for backward.
+
+    Args:
+        u: (batch, D, H, W).
+        weight: (D + 2N, D), rows for Δ, then B, then C.
+        A: (D, N).
+        D: (D,).
+        delta_bias: (D,).
+        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        keep_starts: Whether states before every so many positions are wanted, as backward does.
+    """
+    inputs = {"u": u, "weight": weight, "A": A, "D": D, "delta_bias": delta_bias}
+    return cpp_backend.forward(inputs, 1, True, exact, keep_starts)
+
+
+@native_s6.register_fake
+def _(u, weight, A, D, delta_bias, exact, keep_starts):
+    return empty_outputs(u, A, cpp_backend.block() if keep_starts else None)
+
+
+@torch.library.custom_op("nnunet_mamba_mis::native_s6_backward", mutates_args=(), device_types="cpu")
+def native_s6_backward(
+    grad_y: Tensor,
+    grad_last_state: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    A: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    starts: Tensor,
+    exact: bool,
+) -> list[Tensor]:
+    """Gradients of `native_s6` with respect to its five tensors."""
+    inputs = {"u": u, "weight": weight, "A": A, "D": D, "delta_bias": delta_bias}
+    return cpp_backend.backward(inputs, 1, starts, grad_y, grad_last_state, True, exact)
+
+
+@native_s6_backward.register_fake
+def _(grad_y, grad_last_state, u, weight, A, D, delta_bias, starts, exact):
+    return empty_gradients((u, weight, A, D, delta_bias), grad_y)
+
+
+def _autograd(ctx, grad_y, grad_last_state, _grad_starts):
+    inputs, starts = saved_tensors(ctx)
+    exact, _keep_starts = ctx.options
+    grads = native_s6_backward(grad_y, grad_last_state, *inputs, starts, exact)
+    return gradients_of_inputs(ctx, grads, inputs)
+
+
+native_s6.register_autograd(_autograd, setup_context=save_for_backward)

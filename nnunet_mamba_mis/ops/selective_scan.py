@@ -5,17 +5,23 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nnunet_mamba_mis.ops import cpp_backend, native
+from nnunet_mamba_mis.ops import native, triton_backend
+from nnunet_mamba_mis.ops.operator import run_operator
 from nnunet_mamba_mis.ops.reference import selective_scan_reference
 from nnunet_mamba_mis.ops.torch_backend import selective_scan_torch
+from nnunet_mamba_mis.ops.try_out import why_triton_unsuitable
 
 DISCRETIZATIONS = ("zoh", "mamba")
+
+
+logger = logging.getLogger(__name__)
 
 
 class Backend(NamedTuple):
@@ -25,12 +31,21 @@ class Backend(NamedTuple):
     """
 
     run: Callable[..., Tensor | tuple[Tensor, Tensor]]
+    device: Callable[[], str | None]  # type of the tensors that it takes; None for any
     why_unavailable: Callable[[], str | None]  # on this machine
     why_unsuitable: Callable[[Tensor, str], str | None]  # for this u and discretization
 
 
 def _always(*_) -> None:
     return None
+
+
+def _cpu() -> str:
+    return "cpu"
+
+
+def _cuda() -> str:
+    return "cuda"
 
 
 def _run_reference(*args):
@@ -77,13 +92,7 @@ def _mamba_ssm_unavailable() -> str | None:
     return None
 
 
-def _cpp_unsuitable(u: Tensor, _discretization: str) -> str | None:
-    return None if u.device.type == "cpu" else f"its tensors must be on the CPU, not {u.device}"
-
-
 def _mamba_ssm_unsuitable(u: Tensor, discretization: str) -> str | None:
-    if u.device.type != "cuda":
-        return f"its tensors must be on a CUDA device, not {u.device}"
     if discretization != "mamba":
         return f"it has the 'mamba' discretization only, not {discretization!r}"
     if u.dtype == torch.float64:
@@ -93,10 +102,16 @@ def _mamba_ssm_unsuitable(u: Tensor, discretization: str) -> str | None:
 
 # fastest first
 BACKENDS = {
-    "mamba_ssm": Backend(_over_one_axis(_run_mamba_ssm), _mamba_ssm_unavailable, _mamba_ssm_unsuitable),
-    "cpp": Backend(cpp_backend.selective_scan_cpp, native.why_unavailable, _cpp_unsuitable),
-    "torch": Backend(_over_one_axis(selective_scan_torch), _always, _always),
-    "reference": Backend(_over_one_axis(_run_reference), _always, _always),
+    "triton": Backend(
+        functools.partial(run_operator, "triton"),
+        triton_backend.device,
+        triton_backend.why_unavailable,
+        why_triton_unsuitable,
+    ),
+    "mamba_ssm": Backend(_over_one_axis(_run_mamba_ssm), _cuda, _mamba_ssm_unavailable, _mamba_ssm_unsuitable),
+    "cpp": Backend(functools.partial(run_operator, "cpp"), _cpu, native.why_unavailable, _always),
+    "torch": Backend(_over_one_axis(selective_scan_torch), _always, _always, _always),
+    "reference": Backend(_over_one_axis(_run_reference), _always, _always, _always),
 }
 
 
@@ -112,7 +127,9 @@ def _available() -> tuple[str, ...]:
 
 @functools.cache
 def _find_available() -> tuple[str, ...]:
-    return tuple(name for name, backend in BACKENDS.items() if backend.why_unavailable() is None)
+    # what is interpreted is the slowest of all
+    names = sorted(BACKENDS, key=lambda name: name == "triton" and triton_backend.interpreted())
+    return tuple(name for name in names if BACKENDS[name].why_unavailable() is None)
 
 
 def selective_scan(
@@ -168,14 +185,49 @@ def selective_scan(
 
 
 def fastest_backend(u: Tensor, discretization: str) -> str:
-    """Name of the fastest backend that works on this machine and for these arguments of `selective_scan`."""
-    return next(name for name in _available() if BACKENDS[name].why_unsuitable(u, discretization) is None)
+    """Name of the fastest backend that works on this machine and for these arguments of `selective_scan`.
+
+    Where that is PyTorch on a GPU, a warning says once why the faster ones are not it.
+    """
+    name = next(name for name in _available() if _why_unsuitable(name, u, discretization) is None)
+    if name == "torch" and u.device.type == "cuda":
+        _explain(u.device.index, u.dtype, discretization)
+    return name
+
+
+@torch.compiler.assume_constant_result
+def _why_unavailable(name: str) -> str | None:
+    return BACKENDS[name].why_unavailable()
+
+
+def _why_unsuitable(name: str, u: Tensor, discretization: str) -> str | None:
+    backend = BACKENDS[name]
+    device = backend.device()
+    if device is not None and u.device.type != device:
+        return f"its tensors must be on {device}, not {u.device}"
+    return backend.why_unsuitable(u, discretization)
+
+
+@torch.compiler.assume_constant_result  # logging cannot be traced
+def _explain(device_index: int, dtype: torch.dtype, discretization: str) -> None:
+    _warn_once(device_index, dtype, discretization)
+
+
+@functools.cache
+def _warn_once(device_index: int, dtype: torch.dtype, discretization: str) -> None:
+    u = torch.empty(0, dtype=dtype, device=torch.device("cuda", device_index))
+    reasons = (
+        f"{name}: {backend.why_unavailable() or _why_unsuitable(name, u, discretization)}"
+        for name, backend in BACKENDS.items()
+        if backend.device() == "cuda"
+    )
+    logger.warning("Selective scan on %s runs as PyTorch operations. Not as %s", u.device, "; ".join(reasons))
 
 
 def _check_backend(name: str, u: Tensor, discretization: str) -> None:
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r} is not one of 'auto', {', '.join(map(repr, BACKENDS))}")
-    reason = BACKENDS[name].why_unavailable() or BACKENDS[name].why_unsuitable(u, discretization)
+    reason = _why_unavailable(name) or _why_unsuitable(name, u, discretization)
     if reason:
         raise RuntimeError(f"scan backend {name!r} cannot run: {reason}. Use backend='auto'.")
 
