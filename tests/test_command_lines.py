@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,14 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 
 from nnunet_mamba_mis import trainers
+from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.export.fold import load_fold
+from nnunet_mamba_mis.export.programs import run_onnx, run_pt2
 from nnunet_mamba_mis.ops import native
+from nnunet_mamba_mis.planning.architecture import architecture_entry
 
 SCRIPTS = Path(sys.executable).parent
 CASES = 10
@@ -189,6 +195,110 @@ def test_prediction_on_a_cpu_uses_the_native_scan(trained, preprocessed, tmp_pat
     command += ["-i", tmp_path / "new", "-o", tmp_path / "out", "-npp", "1", "-nps", "1"]
     done = subprocess.run(command, env=environment(preprocessed), capture_output=True, text=True, timeout=300)
     assert "native code loaded: True" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def half_foreground(trained, tmp_path_factory) -> tuple[Path, str]:
+    """An unseen image, and a checkpoint with which about half of its pixels are foreground.
+
+    Training has been too short to find any; the bias of the last layer is moved.
+    """
+    image, _ = polyp_image(97, height=75, width=90)
+    image = np.pad(image, [(3, 0), (0, 5), (0, 0)])  # with black borders
+    folder = tmp_path_factory.mktemp("unseen")
+    imageio.imwrite(folder / "unseen_0000.png", image)
+    fold = load_fold(trained.parent, "0", trainer="nnUNetTrainerMambaMIS_S")
+    height, width = fold.network.patch_size
+    patch = torch.from_numpy(image[3 : 3 + height, :width]).permute(2, 0, 1).float()
+    patch = (patch - patch.mean((1, 2), keepdim=True)) / patch.std((1, 2), keepdim=True)
+    with torch.no_grad():
+        background, foreground = fold.network(patch[None])[0]
+    checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
+    checkpoint["network_weights"]["decoder.seg_layers.0.bias"][0] += (foreground - background).median()
+    torch.save(checkpoint, trained / "checkpoint_half.pth")
+    return folder, "checkpoint_half.pth"
+
+
+@pytest.fixture(scope="module")
+def exported(trained, preprocessed, half_foreground) -> Path:
+    """The fold's files, written by `mamba_mis export`."""
+    printed = run(preprocessed, "mamba_mis", "export", "-m", trained.parent, "-f", 0, "-chk", half_foreground[1],
+                  "--architecture-of", "nnUNetTrainerMambaMIS_S", "-o", preprocessed / "exported")  # fmt: skip
+    assert "onnx: largest difference to the network" in printed and "pt2: largest difference" in printed
+    return preprocessed / "exported"
+
+
+@pytest.mark.slow
+def test_documented_example_segments_as_nnunet_with_numpy_and_onnxruntime_alone(
+    exported, trained, preprocessed, half_foreground, tmp_path
+):
+    images, checkpoint = half_foreground
+    run(preprocessed, "nnUNetv2_predict", "-d", 7, "-c", "2d", "-f", 0, "-tr", "ShortTrainer", "-device", "cpu",
+        "-i", images, "-o", tmp_path, "-chk", checkpoint, "--disable_tta", "-npp", 1, "-nps", 1)  # fmt: skip
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "documentation" / "export.md").read_text(), re.DOTALL)
+    forbidden = "import sys\nsys.modules.update(dict.fromkeys(['torch', 'nnunetv2', 'nnunet_mamba_mis', 'scipy']))\n"
+    command = [
+        sys.executable,
+        "-c",
+        forbidden + blocks[-1],
+        exported,
+        images / "unseen_0000.png",
+        tmp_path / "ours.png",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours, theirs = imageio.imread(tmp_path / "ours.png"), imageio.imread(tmp_path / "unseen.png")
+    assert ours.shape == theirs.shape and 0.1 < theirs.mean() < 0.9
+    # nnU-Net adds up windows in half precision
+    assert (ours == theirs).mean() > 0.99
+
+
+@pytest.mark.slow
+def test_exported_program_is_the_trained_network(exported, trained, half_foreground):
+    fold = load_fold(trained.parent, "0", half_foreground[1], trainer="nnUNetTrainerMambaMIS_S")
+    x = torch.randn(3, 3, *fold.network.patch_size)
+    with torch.no_grad():
+        expected = fold.network(x)
+    torch.testing.assert_close(run_pt2(exported / "network.pt2", x), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(run_onnx(exported / "network.onnx", x), expected, rtol=0, atol=1e-4)
+
+
+def test_export_describes_what_nnunet_does_to_images(trained):
+    about = load_fold(trained.parent, "0", trainer="nnUNetTrainerMambaMIS_S").description
+    plans = json.loads((trained.parent / "plans.json").read_text())["configurations"]["2d"]
+    assert json.loads(json.dumps(about)) == about
+    assert about["patch_size"] == plans["patch_size"] and about["spacing"] == plans["spacing"]
+    assert [channel["scheme"] for channel in about["normalization"]] == plans["normalization_schemes"]
+    assert about["labels"] == {"background": 0, "polyp": 1} and about["regions_class_order"] is None
+    assert (about["trainer"], about["fold"]) == ("ShortTrainer", "0")
+
+
+def test_export_takes_the_network_of_the_trainer_in_the_checkpoint(trained):
+    checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
+    torch.save(checkpoint | {"trainer_name": "nnUNetTrainerMambaMIS_S"}, trained / "checkpoint_ours.pth")
+    weights = load_fold(trained.parent, "0", "checkpoint_ours.pth").network.state_dict()
+    assert all(torch.equal(weights[name], checkpoint["network_weights"][name]) for name in weights)
+
+
+def test_export_takes_the_network_of_plans_made_for_it(trained, tmp_path):
+    """As `mamba_mis plan` makes them: nnU-Net's own trainers train Mamba-MIS then."""
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "dataset.json").write_bytes((trained.parent / "dataset.json").read_bytes())
+    plans = json.loads((trained.parent / "plans.json").read_text())
+    configuration = plans["configurations"]["2d"]
+    configuration["architecture"] = architecture_entry(tuple(configuration["patch_size"]), "S")
+    (tmp_path / "plans.json").write_text(json.dumps(plans))
+    checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
+    torch.save(checkpoint | {"trainer_name": "nnUNetTrainer"}, tmp_path / "fold_0" / "checkpoint_final.pth")
+    weights = load_fold(tmp_path, "0").network.state_dict()
+    assert all(torch.equal(weights[name], checkpoint["network_weights"][name]) for name in weights)
+
+
+def test_export_refuses_weights_of_another_network(trained):
+    with pytest.raises(
+        UserError, match=r"checkpoint_final.pth do not fit the network of nnUNetTrainerMambaMIS_L: .*enc"
+    ):
+        load_fold(trained.parent, "0", trainer="nnUNetTrainerMambaMIS_L")
 
 
 def test_single_non_finite_steps_are_skipped_and_counted(preprocessed):

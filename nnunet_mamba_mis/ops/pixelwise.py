@@ -80,7 +80,7 @@ def _compose(features: Features) -> Tensor:
     return x
 
 
-_LOAD, _CONCAT, _NORM, _LINEAR, _SILU, _TIMES, _PLUS = range(7)  # PixelLayerKind of csrc/pixelwise.h
+LOAD, CONCAT, NORM, LINEAR, SILU, TIMES, PLUS = range(7)  # PixelLayerKind of csrc/pixelwise.h
 
 
 class _Plan(NamedTuple):
@@ -113,10 +113,10 @@ def _add(features: Features, plan: _Plan) -> int:
         if not _suits(features) or (plan.tensors and features.shape[:3] != plan.tensors[0].shape[:3]):
             raise _NotNativeError
         plan.tensors.append(features)
-        return _step(plan, _LOAD, features.shape[-1])
+        return _step(plan, LOAD, features.shape[-1])
     channels = _add(features.inputs[0], plan)
     for x in features.inputs[1:]:
-        channels = _step(plan, _CONCAT, channels + _add(x, plan))
+        channels = _step(plan, CONCAT, channels + _add(x, plan))
     for layer in features.layers:
         channels = _add_layer(layer, channels, plan)
     return channels
@@ -126,17 +126,17 @@ def _add_layer(layer: Layer, channels: int, plan: _Plan) -> int:
     if isinstance(layer, (Times, Plus)):
         if _add(layer[0], plan) != channels:
             raise _NotNativeError
-        return _step(plan, _TIMES if isinstance(layer, Times) else _PLUS, channels)
+        return _step(plan, TIMES if isinstance(layer, Times) else PLUS, channels)
     if layer._forward_hooks or layer._forward_pre_hooks:
         raise _NotNativeError
     if type(layer) is nn.SiLU:
-        return _step(plan, _SILU, channels)
+        return _step(plan, SILU, channels)
     if type(layer) is nn.LayerNorm and layer.normalized_shape == (channels,) and layer.bias is not None:
         plan.parameters.extend((layer.weight, layer.bias))
-        return _step(plan, _NORM, channels, layer.eps)
+        return _step(plan, NORM, channels, layer.eps)
     if type(layer) is nn.Linear and layer.in_features == channels and layer.bias is not None:
         plan.parameters.extend((layer.weight, layer.bias))
-        return _step(plan, _LINEAR, layer.out_features)
+        return _step(plan, LINEAR, layer.out_features)
     raise _NotNativeError
 
 
@@ -256,13 +256,13 @@ def _channels(tensors, parameters, kinds) -> list[int]:
     stack: list[int] = []
     result = []
     for kind in kinds:
-        if kind == _LOAD:
+        if kind == LOAD:
             stack.append(next(loaded).shape[-1])
-        elif kind in (_NORM, _LINEAR):
+        elif kind in (NORM, LINEAR):
             stack[-1] = next(weights).shape[0]
-        elif kind in (_CONCAT, _TIMES, _PLUS):
+        elif kind in (CONCAT, TIMES, PLUS):
             top = stack.pop()
-            stack[-1] += top if kind == _CONCAT else 0
+            stack[-1] += top if kind == CONCAT else 0
         result.append(stack[-1])
     return result
 
@@ -276,7 +276,7 @@ def _run(direction: str, tensors, parameters, kinds, eps: Sequence[float], y: Te
     widths = _channels(tensors, parameters, kinds)
     for layer, kind, channels, layer_eps in zip(layers, kinds, widths, eps, strict=True):
         layer.kind, layer.channels, layer.eps = kind, channels, layer_eps
-        if kind in (_NORM, _LINEAR):
+        if kind in (NORM, LINEAR):
             layer.weight, layer.bias = next(pointers)
             if grads:
                 layer.grad_weight, layer.grad_bias = next(grad_pointers), next(grad_pointers)

@@ -1,0 +1,43 @@
+"""Write a trained fold as files that run without nnU-Net and without this package.
+
+network.pt2 runs with PyTorch (torch.export.load), network.onnx with onnxruntime or any other runtime for ONNX,
+network_aoti.pt2 is compiled for this machine's kind of CPU (torch._inductor.aoti_load_package). network.json beside
+them says how images have to be prepared and what the logits mean. Each file is run, and compared with the network,
+before the folder appears. documentation/export.md has an example that needs numpy and onnxruntime alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_FORMATS = ("pt2", "onnx", "aoti")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `mamba_mis export`."""
+    model = "folder of a trained model: nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
+    parser.add_argument("-m", dest="model", metavar="MODEL_FOLDER", type=Path, required=True, help=model)
+    parser.add_argument("-f", dest="fold", metavar="FOLD", required=True, help="0, 1, 2, 3, 4 or all")
+    output = "folder to write; must not exist, or be empty"
+    parser.add_argument("-o", dest="output", metavar="FOLDER", type=Path, required=True, help=output)
+    checkpoint = "checkpoint in the fold's folder (default: checkpoint_final.pth)"
+    parser.add_argument("-chk", dest="checkpoint", metavar="NAME", default="checkpoint_final.pth", help=checkpoint)
+    kinds = "files to write (default: pt2 onnx); onnx needs pip install 'nnunet-mamba-mis[export]', aoti a C++ compiler"
+    parser.add_argument("--format", dest="formats", nargs="+", choices=_FORMATS, default=["pt2", "onnx"], help=kinds)
+    trainer = "for folds of a trainer of your own, whose code is not run: the trainer of this package with its network"
+    parser.add_argument("--architecture-of", dest="trainer", metavar="TRAINER", help=trainer)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check what can be checked, then load, write and compare."""
+    from nnunet_mamba_mis.export import requirements
+
+    formats = list(dict.fromkeys(args.formats))
+    requirements.check(formats, args.output)
+
+    from nnunet_mamba_mis.export.fold import load_fold
+    from nnunet_mamba_mis.export.folder import write_folder
+
+    fold = load_fold(args.model, args.fold, args.checkpoint, args.trainer)
+    write_folder(fold, formats, args.output)

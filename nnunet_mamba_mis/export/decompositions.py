@@ -1,0 +1,87 @@
+"""The package's own operators in PyTorch's core operations: what makes an exported program stand alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import nnunet_mamba_mis.ops  # noqa: F401 (registers the operators)
+from nnunet_mamba_mis.export import fourier
+from nnunet_mamba_mis.export.scan import cut, join, scan_chunks, scan_steps
+from nnunet_mamba_mis.ops.pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES
+
+
+def decompose_s6(
+    u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, exact: bool, keep_starts: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`native_s6`; the states that backward would start from are left empty."""
+    channels, states = A.shape
+    x = u.flatten(2).transpose(1, 2)
+    # cut before projecting: projections are many times as large
+    x = cut(x, scan_steps(x.shape[1]))
+    delta, B, C = F.linear(x, weight).split([channels, states, states], dim=-1)
+    y, last_state = scan_chunks(x, F.softplus(delta + delta_bias), A, B, C, exact)
+    y = join(y + D * x).transpose(1, 2).unflatten(2, u.shape[2:])
+    return y, last_state, u.new_empty(0)
+
+
+def decompose_chunked_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`chunked_scan`, which runs where there is no native code, of one group; as `decompose_s6`."""
+    if B.shape[1] != 1:
+        return NotImplemented
+    steps = scan_steps(u.shape[2])
+    x, delta, B, C = (cut(t.transpose(1, 2), steps) for t in (u, delta, B.squeeze(1), C.squeeze(1)))
+    y, last_state = scan_chunks(x, delta, A, B, C, exact)
+    return join(y).transpose(1, 2), last_state, u.new_empty(0)
+
+
+def decompose_pixelwise(
+    tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
+) -> Tensor:
+    """`native_pixelwise`: its steps, one after the other, on a stack."""
+    loaded = iter(tensors)
+    layers = iter(zip(parameters[::2], parameters[1::2], strict=True))
+    stack: list[Tensor] = []
+    for kind, step_eps in zip(kinds, eps, strict=True):
+        if kind == LOAD:
+            stack.append(next(loaded))
+        elif kind in (NORM, LINEAR, SILU):
+            stack.append(_layer(kind, stack.pop(), layers, step_eps))
+        else:
+            top = stack.pop()
+            stack.append(_JOINS[kind](stack.pop(), top))
+    return stack.pop()
+
+
+def _layer(kind: int, x: Tensor, layers, eps: float) -> Tensor:
+    if kind == SILU:
+        return F.silu(x)
+    weight, bias = next(layers)
+    return F.linear(x, weight, bias) if kind == LINEAR else F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+_JOINS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
+    CONCAT: lambda a, b: torch.cat([a, b], dim=-1),
+    TIMES: torch.mul,
+    PLUS: torch.add,
+}
+
+# the only place that knows the names of the operators
+_OWN = torch.ops.nnunet_mamba_mis
+Table = dict[Any, Callable[..., Any]]
+OWN_OPERATORS: Table = {
+    _OWN.native_s6.default: decompose_s6,
+    _OWN.chunked_scan.default: decompose_chunked_scan,
+    _OWN.native_pixelwise.default: decompose_pixelwise,
+}
+FOURIER_TRANSFORMS: Table = {
+    torch.ops.aten._fft_r2c.default: fourier.decompose_fft_r2c,
+    torch.ops.aten._fft_c2r.default: fourier.decompose_fft_c2r,
+    torch.ops.aten.addcmul.default: fourier.decompose_addcmul,
+}

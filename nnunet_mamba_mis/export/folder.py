@@ -1,0 +1,71 @@
+"""The folder that an export writes, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_mamba_mis.architectures import MambaMIS
+from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.export.fold import TrainedFold
+from nnunet_mamba_mis.export.programs import FORMATS, INPUT, OUTPUT
+
+DESCRIPTION = "network.json"
+# of the largest logit; float32 alone gives about 1e-5
+_LARGEST_DIFFERENCE = 1e-3
+
+
+def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:
+    """Write each format, run and compare it, and put the folder in its place when all is right.
+
+    Args:
+        fold: What to write.
+        formats: Names in `FORMATS`.
+        output: The folder, which does not exist or is empty.
+
+    Raises:
+        UserError: A file gives other numbers than the network, or the folder cannot be written.
+    """
+    output = output.absolute()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error}") from None
+    try:
+        description = fold.description | {"input": INPUT, "output": OUTPUT, "files": {}}
+        for name in formats:
+            description["files"][FORMATS[name].file] = _write(fold.network, name, partial)
+        (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        partial.chmod(0o755)  # mkdtemp's is for its owner alone
+        partial.replace(output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"{output}: {', '.join([*description['files'], DESCRIPTION])}")
+
+
+def _write(network: MambaMIS, name: str, folder: Path) -> dict[str, Any]:
+    """Write and try a format; returns what the description says about it."""
+    kind = FORMATS[name]
+    print(f"{name}: writing {kind.file}, a minute or two ...", flush=True)
+    kind.write(network, folder / kind.file)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, network.input_channels, *network.patch_size, generator=generator)
+    with torch.no_grad():
+        expected = network(images)
+    difference = (kind.run(folder / kind.file, images) - expected).abs().max().item()
+    largest = expected.abs().max().item()
+    print(f"{name}: largest difference to the network {difference:.1e}, of logits up to {largest:.1f}", flush=True)
+    if not difference <= _LARGEST_DIFFERENCE * max(1.0, largest):
+        raise UserError(
+            f"{kind.file} gives other numbers than the network (difference {difference:.3g}), and nothing was written: "
+            "please report it, with the versions that mamba_mis doctor prints"
+        )
+    return {"largest_difference": difference, "torch": torch.__version__}

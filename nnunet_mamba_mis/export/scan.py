@@ -1,0 +1,96 @@
+"""The selective scan in PyTorch's core operations, for exported programs.
+
+The L positions are K chunks of T, which advance together: a loop of T steps on (batch × K, D, N) states, where a loop
+over positions would take L, and an array over all states L times the memory of one.
+
+1. every chunk runs from a zero state: its outputs, and the state that it adds;
+2. a loop over chunks gives the state that enters each, as e^{A ΣΔ} carries a state across a whole chunk;
+3. that state decays through its chunk, and adds to the outputs.
+
+The loops are `torch.ops.higher_order.scan`: Scan in ONNX, a loop in code that Inductor generates. Time comes first.
+Backward is not needed, and not there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# a loop so short costs less than three
+_ONE_CHUNK = 16
+
+
+def scan_steps(length: int) -> int:
+    """T: the largest divisor of the number of positions that is not above its root, or all of a few."""
+    if length <= _ONE_CHUNK:
+        return length
+    return max(steps for steps in range(1, math.isqrt(length) + 1) if length % steps == 0)
+
+
+def cut(x: Tensor, steps: int) -> Tensor:
+    """(batch, L, C) → (T, K, batch, C)."""
+    return x.unflatten(1, (-1, steps)).permute(2, 1, 0, 3)
+
+
+def join(x: Tensor) -> Tensor:
+    """(T, K, batch, C) → (batch, L, C), the inverse of `cut`."""
+    return x.permute(2, 1, 0, 3).flatten(1, 2)
+
+
+def scan_chunks(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    """Outputs (T, K, batch, D) without a skip weight, and the state after the last position (batch, D, N).
+
+    Args:
+        u: (T, K, batch, D), as `cut` gives it.
+        delta: (T, K, batch, D), positive.
+        A: (D, N).
+        B: (T, K, batch, N).
+        C: (T, K, batch, N).
+        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+    """
+    steps, chunks, batch, channels = u.shape
+    # an A this small acts as zero does, and spares (e^{ΔA} − 1)/A the special case
+    A = torch.where(A.abs() < 1e-20, -1e-20, A)
+    u, delta, B, C = (x.contiguous() for x in (u, delta, B, C))
+    zero = u.new_zeros(chunks, batch, channels, A.shape[1])
+    constants = (A, A / 2, 1 / A) if exact else (A,)
+    advance = _advance_exactly if exact else _advance
+    if steps == chunks == 1:
+        last, y = advance(zero, u[0], delta[0], B[0], C[0], *constants)
+        return y.unsqueeze(0), last[0]
+    added, y = torch.ops.higher_order.scan(advance, (zero,), (u, delta, B, C), constants)
+    if chunks == 1:
+        return y, added[0]
+    start = u.new_zeros(batch, channels, A.shape[1])
+    last, entering = torch.ops.higher_order.scan(_carry, (start,), (added, delta.sum(0)), (A,))
+    _, late = torch.ops.higher_order.scan(_fade, (entering,), (delta, C), (A,))
+    return y + late, last
+
+
+def _advance_exactly(h, u, delta, B, C, A, half_A, inverse_A):
+    delta = delta.unsqueeze(-1)
+    decay = torch.exp(delta * A)
+    # e^x − 1 = tanh(x/2)(e^x + 1) has no cancellation, and ONNX has no expm1
+    weight = torch.tanh(delta * half_A) * (decay + 1) * inverse_A
+    h = decay * h + weight * (u.unsqueeze(-1) * B.unsqueeze(-2))
+    return h, _output(h, C)
+
+
+def _advance(h, u, delta, B, C, A):
+    h = torch.exp(delta.unsqueeze(-1) * A) * h + (delta * u).unsqueeze(-1) * B.unsqueeze(-2)
+    return h, _output(h, C)
+
+
+def _carry(h, added, delta, A):
+    return torch.exp(delta.unsqueeze(-1) * A) * h + added, h.clone()
+
+
+def _fade(h, delta, C, A):
+    h = torch.exp(delta.unsqueeze(-1) * A) * h
+    return h, _output(h, C)
+
+
+def _output(h: Tensor, C: Tensor) -> Tensor:
+    return torch.matmul(h, C.unsqueeze(-1)).squeeze(-1)
