@@ -14,6 +14,7 @@ COMMANDS = {
     "convert": ("nnunet_mamba_mis.dataset_conversion.command", "turn a public dataset into nnU-Net's raw format"),
     "demo": ("nnunet_mamba_mis.demo.command", "see it all work in minutes, on synthetic polyps or on Kvasir-SEG"),
     "plan": ("nnunet_mamba_mis.planning.command", "choose patch and batch size for a GPU's memory"),
+    "benchmark": ("nnunet_mamba_mis.benchmark.command", "compare trainers by cross-validation"),
     "doctor": ("nnunet_mamba_mis.doctor", "say what is installed, what works here, and what to do"),
     "export": ("nnunet_mamba_mis.export.command", "write a trained fold as .pt2 and ONNX, to run without nnU-Net"),
 }

@@ -1,0 +1,1 @@
+"""Trainers compared by cross-validation: training the grid, scores, statistics and the report."""
