@@ -2,13 +2,14 @@
 #   make demo    install into .venv and run the demo
 #   make test    install into .venv and run the whole test suite
 #   make bench   time the scan and the network on this CPU
+#   make bench-gpu   the same on a GPU
 #   make lint    ruff and mypy
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find nnunet_mamba_mis csrc -name '*.py' -o -path 'csrc/*')
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench bench-gpu lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mamba_mis demo
@@ -22,6 +23,11 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/bounds.py
+
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python benchmarks/scan_gpu.py
+	$(BIN)/python benchmarks/network_gpu.py
+	$(BIN)/python benchmarks/memory.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -46,6 +46,32 @@ def medians(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def gpu_medians(candidates: dict[str, Callable[[], object]], repeats: int = 25) -> dict[str, float]:
+    """Median seconds of each candidate on the GPU, by its own clock; they take turns, each with a cold L2 cache."""
+    flush = torch.empty(2**28, dtype=torch.uint8, device="cuda")
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for candidate in candidates.values():
+        for _ in range(3):  # compiles, and fills the allocator's cache
+            candidate()
+    for _ in range(repeats):
+        for name, candidate in candidates.items():
+            flush.zero_()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            candidate()
+            end.record()
+            end.synchronize()
+            times[name].append(start.elapsed_time(end) / 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def describe_gpu() -> str:
+    """The name of the GPU, and the versions of what runs on it."""
+    import triton
+
+    return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Triton {triton.__version__}"
+
+
 def peak_memory(script: Path, *arguments: str) -> float:
     """Peak resident bytes of a run of `script` in a process of its own, as it prints it last."""
     command = [sys.executable, str(script), *arguments]

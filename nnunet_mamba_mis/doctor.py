@@ -144,7 +144,7 @@ def _backends() -> Iterator[Finding]:
         if reason is not None:
             yield Finding(NOTE, f"{name}: {reason}")
             continue
-        device = "cuda" if backend.why_unsuitable(arguments[0], "mamba") is not None else "cpu"
+        device = backend.device() or "cpu"
         try:
             actual = selective_scan(*(t.to(device) for t in arguments), backend=name)
         except Exception as problem:

@@ -5,8 +5,7 @@ A step holds most when backward begins. Then there are
 - weights, gradients and AdamW's two moments: 16 bytes a parameter. Spectral gates have parameters for each pixel of the
   patch, so that they count;
 - what blocks keep for backward. All of it belongs to pixels of the block's features, so that a block of C channels and
-  H × W features keeps `per_channel` · C + `per_pixel` bytes for each of them, and each of its two scans the states
-  before every chunk of positions;
+  H × W features keeps `per_channel` · C + `per_pixel` bytes for each of them, the scans' states among it;
 - what the layers between blocks keep (stem, merges, expands, bridge, heads) and the loss: bytes for each pixel of the
   image;
 - scratch of the operation that runs. It is largest in the decoder's last stage, which has full resolution, and so
@@ -15,12 +14,12 @@ A step holds most when backward begins. Then there are
 All but the parameters grows with the batch. Numbers are of this code as it runs on the two kinds of devices:
 
 - "cpu": float32, native code, which keeps inputs and recomputes what lies between (`ops/pixelwise.py`, `ops/s6.py`);
-- "cuda": fp16 autocast, PyTorch layer by layer, and the scan in PyTorch (`ops/torch_backend.py`): it keeps Δ, B and C,
-  the last two of 32 states each, in float32. Without torch.compile, whose savings are not counted on.
+- "cuda": fp16 autocast, PyTorch layer by layer, and the scan in Triton (`ops/triton_backend.py`): it keeps Δ, B and C,
+  the last two of 32 states each, and a state for every 8 positions. Savings of torch.compile are not counted on.
 
 What is kept was counted, tensor by tensor, at autograd's saved-tensor hooks (on a GPU's path with fake tensors).
-Scratch was fitted to peaks measured on a CPU: of native code, and for a GPU of PyTorch operations in float32, in which
-its scans run, too. `benchmarks/memory.py` compares peaks with the model.
+Scratch was fitted to peaks measured on a CPU; for a GPU it is reckoned, generously, from what the last stage's backward
+allocates, and has not been measured. `benchmarks/memory.py` compares peaks with the model.
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ from nnunet_mamba_mis.architectures.mamba_mis import (
     MambaMIS,
 )
 
-_D_STATE = 32  # the network's default
 _BYTES_A_PARAMETER = 16
 _COARSEST = ENCODER_STRIDES[-1]
 _ENCODER_CHANNELS = tuple(BASE_WIDTH * 2**i for i in range(len(ENCODER_STRIDES)))
@@ -59,7 +57,7 @@ class _Bytes(NamedTuple):
 
 _DEVICES = {
     "cpu": _Bytes(per_channel=44.8, per_pixel=0, between_blocks=250, scratch=370, process=0.6e9),
-    "cuda": _Bytes(per_channel=85, per_pixel=551, between_blocks=272, scratch=1500, process=0.5e9),
+    "cuda": _Bytes(per_channel=97.3, per_pixel=296, between_blocks=236, scratch=1000, process=0.5e9),
 }
 
 
@@ -124,12 +122,7 @@ def stages(variant: str, patch_size: tuple[int, int]) -> Iterator[Stage]:
 
 def _kept_by_block(device: str, stage: Stage) -> float:
     bytes_ = _DEVICES[device]
-    pixels = stage.height * stage.width
-    kept = pixels * (bytes_.per_channel * stage.channels + bytes_.per_pixel)
-    if device == "cuda":
-        # states of two scans in float32, of as many chunks as a chunk has positions
-        kept += 2 * 4 * _D_STATE * stage.channels * math.sqrt(pixels)
-    return kept
+    return stage.height * stage.width * (bytes_.per_channel * stage.channels + bytes_.per_pixel)
 
 
 def _gate_parameters(variant: str, patch_size: tuple[int, int]) -> int:
