@@ -2,8 +2,8 @@
 
 from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
 from nnunet_mamba_mis.trainers.paper import nnUNetTrainerMambaMIS_paper
-from nnunet_mamba_mis.trainers.variants import VARIANT_TRAINERS
+from nnunet_mamba_mis.trainers.variants import CONTROLS, VARIANT_TRAINERS
 
-globals().update(VARIANT_TRAINERS)
+globals().update(CONTROLS | VARIANT_TRAINERS)
 
-__all__ = ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_paper", *VARIANT_TRAINERS]
+__all__ = ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_paper", *CONTROLS, *VARIANT_TRAINERS]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 # decay would pull A towards −1 and D towards 0, which are no neutral values
 NO_DECAY = {"A_log", "D", "bias"}
-NORMS = (nn.LayerNorm, nn.BatchNorm2d)
+NORMS = (nn.LayerNorm, _NormBase)  # the second is batch and instance norm of any dimension
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:

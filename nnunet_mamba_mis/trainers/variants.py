@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import nnUNetTrainerAdamW1e3
 from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
+from nnunet_mamba_mis.trainers.robust import RobustTrainer
+from nnunet_mamba_mis.trainers.umamba import nnUNetTrainerUMambaBot, nnUNetTrainerUMambaEnc
+
+EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500)
+LENGTHS = {f"_{epochs}epoch{'s' if epochs > 1 else ''}": {"epochs": epochs} for epochs in EPOCHS}
 
 # name after nnUNetTrainerMambaMIS → class attributes that differ
 VARIANTS: dict[str, dict[str, Any]] = {
     "_S": {"architecture": {"variant": "S"}},
     "_L": {"architecture": {"variant": "L"}},
-    "_1epoch": {"epochs": 1},
-    **{f"_{epochs}epochs": {"epochs": epochs} for epochs in (5, 10, 20, 50, 100, 250, 500)},
+    **LENGTHS,
     # the paper's ablations
     "_ss2d": {"architecture": {"scan": "ss2d"}},
     "_noSG": {"architecture": {"spectral_gate": False}},
@@ -28,11 +33,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _make(suffix: str, attributes: dict[str, Any]) -> type[nnUNetTrainerMambaMIS]:
+def _make(base: type[RobustTrainer], suffix: str, attributes: dict[str, Any]) -> type[RobustTrainer]:
     changes = ", ".join(f"{name} {value}" for name, value in attributes.items())
-    body = {"__module__": __name__, "__doc__": f"nnUNetTrainerMambaMIS with {changes}.", **attributes}
-    return type(f"nnUNetTrainerMambaMIS{suffix}", (nnUNetTrainerMambaMIS,), body)
+    body = {"__module__": __name__, "__doc__": f"{base.__name__} with {changes}.", **attributes}
+    return type(f"{base.__name__}{suffix}", (base,), body)
 
 
-VARIANT_TRAINERS = {trainer.__name__: trainer for trainer in (_make(*item) for item in VARIANTS.items())}
+def _by_name(*trainers: type[RobustTrainer]) -> dict[str, type[RobustTrainer]]:
+    return {trainer.__name__: trainer for trainer in trainers}
+
+
+CONTROLS = _by_name(nnUNetTrainerAdamW1e3, nnUNetTrainerUMambaBot, nnUNetTrainerUMambaEnc)
+VARIANT_TRAINERS = _by_name(*(_make(nnUNetTrainerMambaMIS, *variant) for variant in VARIANTS.items()))
+# comparisons are between trainings of one length: whatever is compared has them all, as nnU-Net's own trainer has
+COMPARED = [trainer for trainer in VARIANT_TRAINERS.values() if "architecture" in vars(trainer)] + [*CONTROLS.values()]
+VARIANT_TRAINERS |= _by_name(*(_make(trainer, *length) for trainer in COMPARED for length in LENGTHS.items()))
 globals().update(VARIANT_TRAINERS)  # the classes say that they live here

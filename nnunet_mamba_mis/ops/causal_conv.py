@@ -1,0 +1,47 @@
+"""The short causal convolution of a Mamba block."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """SiLU of a depthwise convolution in which a position sees itself and those before it, with zeros before the first.
+
+    On a GPU causal-conv1d computes it, where that is installed and fits; everywhere else torch's convolution.
+
+    Args:
+        x: (batch, channels, L).
+        weight: (channels, 1, width), the last tap for the position itself.
+        bias: (channels,).
+
+    Returns:
+        (batch, channels, L).
+    """
+    width = weight.shape[-1]
+    if x.is_cuda and 2 <= width <= 4 and _has_kernel():
+        from causal_conv1d import causal_conv1d_fn
+
+        return causal_conv1d_fn(x.contiguous(), weight.squeeze(1), bias, activation="silu")
+    return F.silu(F.conv1d(F.pad(x, (width - 1, 0)), weight, bias, groups=len(weight)))
+
+
+@torch.compiler.assume_constant_result  # looking for libraries cannot be traced
+def _has_kernel() -> bool:
+    return _find_kernel()
+
+
+@functools.cache
+def _find_kernel() -> bool:
+    # built for another torch, it is there and cannot be imported
+    try:
+        importlib.import_module("causal_conv1d_cuda")
+    except ImportError:
+        return False
+    return importlib.util.find_spec("causal_conv1d") is not None
