@@ -16,6 +16,7 @@ from nnunet_mamba_mis.ops.allocation import empty_gradients, empty_outputs
 
 BLOCK = 8  # positions between two states that are kept for backward
 _WARP = 32
+_MOST_CHANNELS = 8  # of a program; more would have kernels compiled for each width of the network
 _WIDTH = 4  # states that a lane loads at once
 _TILES_IN_REGISTERS = 8  # of so many states
 _WIDTH_OF_GRADIENTS = 2
@@ -110,7 +111,8 @@ def backward(
             ends=ends,
             parts=parts,
             WIDTH=_WIDTH_OF_GRADIENTS,
-            TILES_OF_PART=-(-problem.tiles // parts),
+            tiles_of_part=-(-problem.tiles // parts),
+            SEVERAL_TILES=problem.tiles > parts,
             part_size=grads["B"].numel(),
             **gradients,
         )
@@ -137,7 +139,7 @@ class _Problem:
         self.length = height * width
         self.blocks = -(-self.length // BLOCK)
         self.per_group = self.channels // groups
-        P = min(_WARP, _power_of_two(self.per_group))
+        P = min(_MOST_CHANNELS, _power_of_two(self.per_group))
         self.K = _WARP // P
         self.tiles = -(-self.per_group // P)
         tiles_of_states = -(-self.states // _WIDTH)
@@ -177,7 +179,7 @@ class _Problem:
         programs = self.rows * self.tiles * -(-chunks // self.K)
         given: dict[str, Any] = {
             "chunks": chunks,
-            "CHUNK": chunk,
+            "chunk": chunk,
             "BACKWARD": False,
             "y": None,
             "last_state": None,

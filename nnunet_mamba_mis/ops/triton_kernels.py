@@ -169,7 +169,8 @@ def _advance(h, x, delta, u, B, inverse_A, EXACT: tl.constexpr):
     return tl.exp2(x) * h + B * (delta * u)[:, None]
 
 
-@triton.jit
+# what differs from one size of features to the next must not have kernels compiled again
+@triton.jit(do_not_specialize=["chunks", "chunk"])
 def walk(
     u,
     delta,
@@ -188,11 +189,11 @@ def walk(
     last_state,
     sizes,
     chunks,
+    chunk,
     SOFTPLUS: tl.constexpr,
     EXACT: tl.constexpr,
     BACKWARD: tl.constexpr,
     ROWS: tl.constexpr,
-    CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
     SLICES: tl.constexpr,
     TILES: tl.constexpr,
@@ -214,7 +215,7 @@ def walk(
     order = (pid // (sizes.tiles * sizes.groups) % together).to(tl.int32) * K + slot
     sample = pid // (sizes.tiles * sizes.groups) // together
     live = live_channel & (order < chunks)
-    first = (chunks - 1 - order if BACKWARD else order) * CHUNK
+    first = (chunks - 1 - order if BACKWARD else order) * chunk
     row = ((sample * chunks + order) * sizes.channels + channel)[:, None] * sizes.states
     sample_row = (sample * sizes.channels + channel)[:, None] * sizes.states
     for slice in tl.static_range(SLICES):
@@ -234,9 +235,9 @@ def walk(
             else:
                 h = h + (tl.zeros((P * K, WIDTH), tl.float32),)
         total = tl.zeros((P * K,), tl.float32)
-        for i in range(0, CHUNK // BLOCK):
+        for i in range(0, chunk // BLOCK):
             if kept is not None:
-                block = first // BLOCK + (CHUNK // BLOCK - 1 - i if BACKWARD else i)
+                block = first // BLOCK + (chunk // BLOCK - 1 - i if BACKWARD else i)
                 kept_row = (sample * tl.cdiv(sizes.length, BLOCK) + block) * sizes.channels + channel
                 live_block = live & (block * BLOCK < sizes.length)
                 for tile in tl.static_range(TILES):
@@ -244,7 +245,7 @@ def walk(
                     mask = live_block[:, None] & (states < sizes.states)[None, :]
                     tl.store(kept + kept_row[:, None] * sizes.states + states[None, :], h[tile], mask=mask)
             for j in range(i * BLOCK, i * BLOCK + BLOCK):
-                position = first + (CHUNK - 1 - j if BACKWARD else j)
+                position = first + (chunk - 1 - j if BACKWARD else j)
                 there = live & (position < sizes.length)
                 raw = _raw_delta(delta, delta_bias, sample, channel, there, position, sizes.columns, ROWS)
                 step_delta = _delta(raw, there, SOFTPLUS)
@@ -303,7 +304,7 @@ def _join(decay, state, next_decay, next_state):
     return decay * next_decay, next_decay * state + next_state
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])
 def carry(A, start, added, sums, sizes, chunks, TILE: tl.constexpr, COLUMNS: tl.constexpr):
     """Turn what chunks add into the states that enter them, in place, from `start` (batch, D, N) or zero."""
     pid = tl.program_id(0).to(tl.int64)
@@ -345,7 +346,7 @@ def _sum_blocks(x, P: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr):
     return tl.reshape(tl.broadcast_to(total, (K, P, WIDTH)), (P * K, WIDTH))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles_of_part"])
 def gradients(
     grad_y,
     u,
@@ -369,11 +370,12 @@ def gradients(
     sizes,
     parts,
     part_size,
+    tiles_of_part,
     SOFTPLUS: tl.constexpr,
     EXACT: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    TILES_OF_PART: tl.constexpr,
+    SEVERAL_TILES: tl.constexpr,
     WIDTH: tl.constexpr,
     P: tl.constexpr,
     K: tl.constexpr,
@@ -391,8 +393,8 @@ def gradients(
     group = pid // parts % sizes.groups
     order = (pid // (parts * sizes.groups) % together).to(tl.int32)
     sample = pid // (parts * sizes.groups) // together
-    first_tile = part * TILES_OF_PART
-    for tile in range(first_tile, tl.minimum(first_tile + TILES_OF_PART, sizes.tiles)):
+    first_tile = part * (tiles_of_part if SEVERAL_TILES else 1)
+    for tile in range(first_tile, tl.minimum(first_tile + (tiles_of_part if SEVERAL_TILES else 1), sizes.tiles)):
         channel, live, slot = _lanes(group * sizes.tiles + tile, sizes, P, K)
         first_of_group = tl.arange(0, P * K) % P == 0
         block = order * K + slot
@@ -478,7 +480,7 @@ def gradients(
                 to_C = _at_states(grad_C, sample, group, first + t, states, sizes.columns, ROWS) + part * part_size
                 all_B = _sum_channels(g * weight * step_u, P, K, WIDTH)
                 all_C = _sum_channels(from_grad, P, K, WIDTH)
-                if TILES_OF_PART > 1:
+                if SEVERAL_TILES:
                     earlier = tl.where(tile > first_tile, writes, False)
                     all_B += _load(to_B, earlier)
                     all_C += _load(to_C, earlier)
