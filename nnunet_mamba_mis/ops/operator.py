@@ -111,6 +111,7 @@ def save_for_backward(ctx, inputs, output) -> None:
     """Set up the context of an operator with tensors, options and, among these, `keep_starts`; output 2 is starts."""
     tensors = [value for value in inputs if value is None or isinstance(value, Tensor)]
     ctx.options = inputs[len(tensors) :]
+    ctx.set_materialize_grads(False)  # that of starts would be as large as they are
     ctx.save_for_backward(*tensors, output[2])
 
 
@@ -128,10 +129,22 @@ def saved_tensors(ctx) -> tuple[list[Tensor | None], Tensor]:
     return inputs, starts
 
 
+def gradients_of_outputs(inputs, grad_y: Tensor | None, grad_last_state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Gradients of y and of the last state, zeros for None; u is input 0 and A input 2."""
+    u, A = inputs[0], inputs[2]
+    if grad_y is None:
+        grad_y = torch.zeros_like(u)
+    if grad_last_state is None:
+        dtype = torch.promote_types(u.dtype, torch.float32)
+        grad_last_state = u.new_zeros(u.shape[0], u.shape[1], A.shape[1], dtype=dtype)
+    return grad_y, grad_last_state
+
+
 def _autograd(ctx, grad_y, grad_last_state, _grad_starts):
     inputs, starts = saved_tensors(ctx)
     softplus, exact, _keep_starts, engine = ctx.options
-    grads = scan_backward(grad_y, grad_last_state, *inputs, starts, softplus, exact, engine)
+    given = gradients_of_outputs(inputs, grad_y, grad_last_state)
+    grads = scan_backward(*given, *inputs, starts, softplus, exact, engine)
     return gradients_of_inputs(ctx, grads, inputs)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nnunet_mamba_mis.ops import cpp_backend, native
 from nnunet_mamba_mis.ops.allocation import empty_gradients, empty_outputs
-from nnunet_mamba_mis.ops.operator import gradients_of_inputs, save_for_backward, saved_tensors
+from nnunet_mamba_mis.ops.operator import gradients_of_inputs, gradients_of_outputs, save_for_backward, saved_tensors
 from nnunet_mamba_mis.ops.selective_scan import check_discretization, fastest_backend, selective_scan
 
 
@@ -153,7 +153,8 @@ def _(grad_y, grad_last_state, u, weight, A, D, delta_bias, starts, exact):
 def _autograd(ctx, grad_y, grad_last_state, _grad_starts):
     inputs, starts = saved_tensors(ctx)
     exact, _keep_starts = ctx.options
-    grads = native_s6_backward(grad_y, grad_last_state, *inputs, starts, exact)
+    given = gradients_of_outputs(inputs, grad_y, grad_last_state)
+    grads = native_s6_backward(*given, *inputs, starts, exact)
     return gradients_of_inputs(ctx, grads, inputs)
 
 

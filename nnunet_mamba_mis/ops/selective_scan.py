@@ -219,7 +219,7 @@ def _warn_once(device_index: int, dtype: torch.dtype, discretization: str) -> No
     reasons = (
         f"{name}: {backend.why_unavailable() or _why_unsuitable(name, u, discretization)}"
         for name, backend in BACKENDS.items()
-        if backend.device() == "cuda"
+        if name in ("triton", "mamba_ssm")
     )
     logger.warning("Selective scan on %s runs as PyTorch operations. Not as %s", u.device, "; ".join(reasons))
 
@@ -274,3 +274,5 @@ def _check_arguments(u, delta, A, B, C, D, z, delta_bias, discretization) -> Non
     }.items():
         if tensor is not None and not tensor.is_floating_point():
             raise ValueError(f"{name} must be real floating point, not {tensor.dtype}")
+        if tensor is not None and tensor.device != u.device:
+            raise ValueError(f"{name} must be on {u.device}, as u is, not on {tensor.device}")

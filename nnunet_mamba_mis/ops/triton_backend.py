@@ -20,8 +20,7 @@ _MOST_CHANNELS = 8  # of a program; more would have kernels compiled for each wi
 _WIDTH = 4  # states that a lane loads at once
 _TILES_IN_REGISTERS = 8  # of so many states
 _WIDTH_OF_GRADIENTS = 2
-_PROGRAMS = 1536  # enough to fill a large GPU
-_CHUNKS = (512, 256, 128, 64, 32, 16)
+_PROGRAMS_OF_MULTIPROCESSOR = 12  # for which its registers suffice
 _CHUNKS_TOGETHER = 64  # that one step of the scan over chunks takes
 
 
@@ -144,12 +143,13 @@ class _Problem:
         self.tiles = -(-self.per_group // P)
         tiles_of_states = -(-self.states // _WIDTH)
         self.slices = -(-tiles_of_states // _TILES_IN_REGISTERS)
-        self.sizes = _kernels().Sizes(self.channels, groups, self.states, self.length, width, self.tiles)
+        self.sizes = _kernels().Sizes(self.channels, groups, self.length, width, self.tiles)
         self.constants = {
             "SOFTPLUS": softplus,
             "EXACT": exact,
             "BLOCK": BLOCK,
             "SLICES": self.slices,
+            "STATES": self.states,
             "TILES": min(tiles_of_states, _TILES_IN_REGISTERS),
             "WIDTH": _WIDTH,
             "P": P,
@@ -162,8 +162,10 @@ class _Problem:
         Each has its own sums of the gradients of B and C, which together take no more memory than the kept states.
         """
         within_memory = self.per_group // (2 * BLOCK)
-        wanted = -(-_PROGRAMS * self.K // (self.rows * self.blocks))
-        return max(1, min(self.tiles, within_memory, wanted))
+        wanted = -(-_programs(self.device) * self.K // (self.rows * self.blocks))
+        parts = max(1, min(self.tiles, within_memory, wanted))
+        # none without a tile, as with three parts of four
+        return -(-self.tiles // -(-self.tiles // parts))
 
     def walk(self, start: Tensor | None, kept: Tensor | None, **arguments: Any) -> None:
         """Walk over all chunks, from zero or `start` (batch, D, N), leaving the state before each block in `kept`.
@@ -173,8 +175,8 @@ class _Problem:
             kept: (batch, blocks, D, N) in a row.
             arguments: Further ones of the kernel `walk`.
         """
-        fitting = self.length * self.rows * self.tiles // (self.K * _PROGRAMS)
-        chunk = next(size for size in _CHUNKS if size <= fitting or size == _CHUNKS[-1])
+        positions = -(-self.length * self.rows * self.tiles // (self.K * _programs(self.device)))
+        chunk = BLOCK * max(2, -(-positions // BLOCK))
         chunks = -(-self.length // chunk)
         programs = self.rows * self.tiles * -(-chunks // self.K)
         given: dict[str, Any] = {
@@ -220,6 +222,13 @@ class _Problem:
 @functools.cache
 def _kernels() -> Any:
     return importlib.import_module("nnunet_mamba_mis.ops.triton_kernels")
+
+
+@functools.cache
+def _programs(device: torch.device) -> int:
+    """How many fill a GPU."""
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return _PROGRAMS_OF_MULTIPROCESSOR * multiprocessors
 
 
 def _power_of_two(value: int) -> int:

@@ -55,7 +55,6 @@ class Sizes(NamedTuple):
 
     channels: int
     groups: int
-    states: int
     length: int
     columns: int
     tiles: int  # of P channels, in a group
@@ -91,7 +90,7 @@ def _at(x, sample, channel, position, columns, ROWS: tl.constexpr):
 def _at_states(x, sample, group, position, states, columns, ROWS: tl.constexpr):
     """Pointers to values of a `Grouped`, (lanes, states)."""
     first = x.data + _offset(x, sample, position, columns, ROWS) + group * x.group
-    return first[:, None] + states[None, :] * x.state
+    return first[:, None] + states.to(tl.int64)[None, :] * x.state
 
 
 @triton.jit
@@ -100,13 +99,13 @@ def _load(pointers, mask):
 
 
 @triton.jit
-def _load_A(A, channel, live, states, sizes):
-    """A log₂ e, so that e^{ΔA} is a power of two, and 1/A; as of A = −1 where there is none."""
-    mask = live[:, None] & (states < sizes.states)[None, :]
-    value = tl.load(A + channel[:, None] * sizes.states + states[None, :], mask=mask, other=-1.0).to(tl.float32)
+def _load_A(A, channel, live, states, STATES: tl.constexpr):
+    """A log₂ e, so that e^{ΔA} is a power of two, and 1/A; where there is no state, such that it stays 0."""
+    mask = live[:, None] & (states < STATES)[None, :]
+    value = _load(A + channel[:, None] * STATES + states[None, :], mask)
     # an A this small acts as zero does, and spares (e^{ΔA} − 1)/A the special case
     value = tl.where(tl.abs(value) < 1e-20, -1e-20, value)
-    return value * LOG2_E, 1 / value
+    return value * LOG2_E, tl.where(mask, 1 / value, 0.0)
 
 
 @triton.jit
@@ -130,7 +129,7 @@ def _weight_by_A(x_2, decay):
 @triton.jit
 def _softplus(x):
     """log(1 + e^x), and x itself from 20 on, as in torch."""
-    e = tl.exp2(tl.minimum(x, 20.0) * LOG2_E)
+    e = tl.exp2(x * LOG2_E)
     # log(1 + e) would lose a small e: 2 artanh(e / (2 + e)) does not
     s = e / (2 + e)
     square = s * s
@@ -170,7 +169,7 @@ def _advance(h, x, delta, u, B, inverse_A, EXACT: tl.constexpr):
 
 
 # what differs from one size of features to the next must not have kernels compiled again
-@triton.jit(do_not_specialize=["chunks", "chunk"])
+@triton.jit(do_not_specialize=["sizes", "chunks", "chunk"])
 def walk(
     u,
     delta,
@@ -197,6 +196,7 @@ def walk(
     BLOCK: tl.constexpr,
     SLICES: tl.constexpr,
     TILES: tl.constexpr,
+    STATES: tl.constexpr,
     WIDTH: tl.constexpr,
     P: tl.constexpr,
     K: tl.constexpr,
@@ -216,16 +216,16 @@ def walk(
     sample = pid // (sizes.tiles * sizes.groups) // together
     live = live_channel & (order < chunks)
     first = (chunks - 1 - order if BACKWARD else order) * chunk
-    row = ((sample * chunks + order) * sizes.channels + channel)[:, None] * sizes.states
-    sample_row = (sample * sizes.channels + channel)[:, None] * sizes.states
+    row = ((sample * chunks + order) * sizes.channels + channel)[:, None] * STATES
+    sample_row = (sample * sizes.channels + channel)[:, None] * STATES
     for slice in tl.static_range(SLICES):
         h = ()
         values_A = ()
         inverse_A = ()
         for tile in tl.static_range(TILES):
             states = (slice * TILES + tile) * WIDTH + tl.arange(0, WIDTH)
-            mask = live[:, None] & (states < sizes.states)[None, :]
-            value_A, inverse = _load_A(A, channel, live, states, sizes)
+            mask = live[:, None] & (states < STATES)[None, :]
+            value_A, inverse = _load_A(A, channel, live, states, STATES)
             values_A = values_A + (value_A,)
             inverse_A = inverse_A + (inverse,)
             if entering is not None:
@@ -242,8 +242,8 @@ def walk(
                 live_block = live & (block * BLOCK < sizes.length)
                 for tile in tl.static_range(TILES):
                     states = (slice * TILES + tile) * WIDTH + tl.arange(0, WIDTH)
-                    mask = live_block[:, None] & (states < sizes.states)[None, :]
-                    tl.store(kept + kept_row[:, None] * sizes.states + states[None, :], h[tile], mask=mask)
+                    mask = live_block[:, None] & (states < STATES)[None, :]
+                    tl.store(kept + kept_row[:, None] * STATES + states[None, :], h[tile], mask=mask)
             for j in range(i * BLOCK, i * BLOCK + BLOCK):
                 position = first + (chunk - 1 - j if BACKWARD else j)
                 there = live & (position < sizes.length)
@@ -260,7 +260,7 @@ def walk(
                 advanced = ()
                 for tile in tl.static_range(TILES):
                     states = (slice * TILES + tile) * WIDTH + tl.arange(0, WIDTH)
-                    mask = there[:, None] & (states < sizes.states)[None, :]
+                    mask = there[:, None] & (states < STATES)[None, :]
                     step_B = _load(_at_states(B, sample, group, position, states, sizes.columns, ROWS), mask)
                     x = step_delta[:, None] * values_A[tile]
                     if BACKWARD:
@@ -288,10 +288,10 @@ def walk(
         for tile in tl.static_range(TILES):
             states = (slice * TILES + tile) * WIDTH + tl.arange(0, WIDTH)
             if added is not None:
-                mask = (live & goes_on)[:, None] & (states < sizes.states)[None, :]
-                tl.store(added + row + sizes.channels * sizes.states + states[None, :], h[tile], mask=mask)
+                mask = (live & goes_on)[:, None] & (states < STATES)[None, :]
+                tl.store(added + row + sizes.channels * STATES + states[None, :], h[tile], mask=mask)
             if last_state is not None:
-                mask = (live & ~goes_on)[:, None] & (states < sizes.states)[None, :]
+                mask = (live & ~goes_on)[:, None] & (states < STATES)[None, :]
                 tl.store(last_state + sample_row + states[None, :], h[tile], mask=mask)
         if added is not None:
             if slice == 0:
@@ -304,16 +304,16 @@ def _join(decay, state, next_decay, next_state):
     return decay * next_decay, next_decay * state + next_state
 
 
-@triton.jit(do_not_specialize=["chunks"])
-def carry(A, start, added, sums, sizes, chunks, TILE: tl.constexpr, COLUMNS: tl.constexpr):
+@triton.jit(do_not_specialize=["sizes", "chunks"])
+def carry(A, start, added, sums, sizes, chunks, STATES: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr):
     """Turn what chunks add into the states that enter them, in place, from `start` (batch, D, N) or zero."""
     pid = tl.program_id(0).to(tl.int64)
-    values = sizes.states * sizes.channels
+    values = STATES * sizes.channels
     column = pid % tl.cdiv(values, COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
     sample = pid // tl.cdiv(values, COLUMNS)
     there = column < values
     value_A = _load(A + column, there)
-    channel = column // sizes.states
+    channel = column // STATES
     if start is None:
         h = tl.zeros((COLUMNS,), tl.float32)
     else:
@@ -346,7 +346,7 @@ def _sum_blocks(x, P: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr):
     return tl.reshape(tl.broadcast_to(total, (K, P, WIDTH)), (P * K, WIDTH))
 
 
-@triton.jit(do_not_specialize=["tiles_of_part"])
+@triton.jit(do_not_specialize=["sizes", "tiles_of_part"])
 def gradients(
     grad_y,
     u,
@@ -376,6 +376,7 @@ def gradients(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     SEVERAL_TILES: tl.constexpr,
+    STATES: tl.constexpr,
     WIDTH: tl.constexpr,
     P: tl.constexpr,
     K: tl.constexpr,
@@ -418,12 +419,12 @@ def gradients(
             sum_u = sum_u + (tl.zeros((P * K,), tl.float32),)
             sum_delta = sum_delta + (tl.zeros((P * K,), tl.float32),)
             sum_y = sum_y + (tl.zeros((P * K,), tl.float32),)
-        kept_row = ((sample * blocks + block) * sizes.channels + channel)[:, None] * sizes.states
-        sum_row = ((sample * together + order) * sizes.channels + channel)[:, None] * sizes.states
-        for first_state in range(0, sizes.states, WIDTH):
+        kept_row = ((sample * blocks + block) * sizes.channels + channel)[:, None] * STATES
+        sum_row = ((sample * together + order) * sizes.channels + channel)[:, None] * STATES
+        for first_state in range(0, STATES, WIDTH):
             states = first_state + tl.arange(0, WIDTH)
-            live_states = (states < sizes.states)[None, :]
-            value_A, inverse_A = _load_A(A, channel, live, states, sizes)
+            live_states = (states < STATES)[None, :]
+            value_A, inverse_A = _load_A(A, channel, live, states, STATES)
             mask = (live & (first < sizes.length))[:, None] & live_states
             h = _load(starts + kept_row + states[None, :], mask)
             r = _load(ends + kept_row + states[None, :], mask)
