@@ -6,8 +6,12 @@ import json
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from small_dataset import NUMBER, discs
+from test_umamba import PLAIN, TO_IMPORT
+from test_umamba import make as make_umamba
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -123,6 +127,33 @@ def test_a_network_has_the_operations_that_run_with_and_without_native_code(argu
 def test_operations_grow_with_pixels_but_for_the_logarithm_of_transforms():
     small, large = (count_flops(lambda s=s: MambaMIS(3, 2, (s, s)), (1, 3, s, s)) for s in (128, 256))
     assert 4 < large / small < 4.1
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """Parameters and operations in the table of the documentation."""
+    text = (REPOSITORY / "documentation" / "benchmark.md").read_text()
+    table = text.split("| network | parameters, millions | FLOPs, billions |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.strip().splitlines()[1:]]
+    return {name: (parameters, flops) for name, parameters, flops in rows}
+
+
+NETWORKS = {
+    "nnU-Net": lambda: get_network_from_plans(f"{PlainConvUNet.__module__}.PlainConvUNet", PLAIN, TO_IMPORT, 3, 2),
+    "U-Mamba_Bot": lambda: make_umamba("bottleneck", PLAIN, 3),
+    "U-Mamba_Enc": lambda: make_umamba("encoder", PLAIN, 3),
+    "Mamba-MIS S": lambda: MambaMIS(3, 2, (256, 256), variant="S"),
+    "Mamba-MIS B": lambda: MambaMIS(3, 2, (256, 256)),
+    "Mamba-MIS L": lambda: MambaMIS(3, 2, (256, 256), variant="L"),
+    "Mamba-MIS B `_noSSM`": lambda: MambaMIS(3, 2, (256, 256), block="nossm"),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_documented_costs_are_those_counted(name):
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in NETWORKS[name]().parameters()) / 1e6
+    flops = count_flops(NETWORKS[name], (1, 3, 256, 256)) / 1e9
+    assert documented()[name] == (f"{parameters:.1f}", f"{flops:.{1 if flops > 10 else 2}f}")
 
 
 @pytest.mark.slow
