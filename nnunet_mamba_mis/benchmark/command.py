@@ -7,6 +7,8 @@ import importlib
 
 # subcommand → module with add_arguments(parser) and run(args); modules must be cheap to import
 COMMANDS = {
+    "run": ("nnunet_mamba_mis.benchmark.run_command", "train and validate datasets × trainers × plans × folds × seeds"),
+    "status": ("nnunet_mamba_mis.benchmark.status_command", "show how far the jobs of run are"),
     "report": ("nnunet_mamba_mis.benchmark.report_command", "score and compare what is in the results folders"),
 }
 

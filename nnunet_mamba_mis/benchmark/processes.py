@@ -1,0 +1,198 @@
+"""A job as a process: at most one at a time, on all machines that share the results; none is left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from nnunet_mamba_mis.benchmark.jobs import CHECKPOINTS, Job, as_typed
+from nnunet_mamba_mis.demo.steps import find_executable
+
+LOCK = "benchmark.lock"
+# begins the lines that this module adds to a job's log
+NOTE = "# mamba_mis benchmark:"
+_POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def try_lock(job: Job) -> int | None:
+    """Take a job for this process and those it starts for it.
+
+    The lock is on an open file that the job's processes inherit: whatever happens to the process that took it, it
+    holds until the last of them has ended, and no longer.
+
+    Returns:
+        A file descriptor to close afterwards, or None if the job runs.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(job.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _end_orphans(lock)
+        os.close(lock)
+        return None
+    os.ftruncate(lock, 0)
+    return lock
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process works on the job of this folder."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # shared, to be in nobody's way for longer than this moment
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+
+
+def holder(job: Job) -> str:
+    """Machine and process that work on a job, in words."""
+    with suppress(OSError, ValueError):
+        host, pid = (job.folder / LOCK).read_text().split()
+        return f"process {pid} on {host}"
+    return "another process"
+
+
+def _end_orphans(lock: int) -> None:
+    """End workers whose training, on this machine, was ended by force: they would hold the lock forever."""
+    host, _, pid = os.pread(lock, 1000, 0).decode().strip().rpartition(" ")
+    # its number cannot have been given to another group, as long as one of its own is there, which holds the lock
+    if host == socket.gethostname() and not _is_alive(int(pid)):
+        _signal_group(int(pid), signal.SIGKILL)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended, but that nobody asked for its status, does not."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+class RunningJob:
+    """A job's command, started in a group of processes of its own, with all it prints in the job's log.
+
+    Args:
+        job: what to run.
+        lock: from `try_lock`; closed when the command has ended.
+        device: nnU-Net's name of it.
+        variables: environment variables for the command, beside the job's own.
+    """
+
+    def __init__(self, job: Job, lock: int, device: str, variables: Mapping[str, str]):
+        self.job = job
+        self.lock = lock
+        self.was_stopped = False
+        _set_broken_checkpoints_aside(job.folder)
+        command, variables = job.command(device), {**job.variables(), **variables}
+        self._note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}: {as_typed(command, variables)}")
+        executable = find_executable(command[0])
+        with job.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [executable, *command[1:]], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env={**os.environ, **variables, "PYTHONUNBUFFERED": "1"}, pass_fds=[lock], start_new_session=True,
+                preexec_fn=_prepare(lock, os.getpid()),
+            )  # fmt: skip
+
+    def has_ended(self) -> bool:
+        """Whether the command has."""
+        if not hasattr(os, "waitid"):  # macOS
+            return self.process.poll() is not None
+        # poll() takes a lock, and a handler of a signal asks too, perhaps in the middle of it
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def wait(self) -> None:
+        """Wait for the end of the command."""
+        while not self.has_ended():
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Ask it to end: our trainers save where they are, nnU-Net's end at once."""
+        self.was_stopped = True
+        _signal_group(self.process.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.was_stopped = True
+        _signal_group(self.process.pid, signal.SIGKILL)
+
+    def finish(self) -> str:
+        """Clean up after a command that has ended.
+
+        Returns:
+            What became of the job: "done", "stopped" or why it failed.
+        """
+        _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left
+        outcome = self._outcome(self.process.wait())
+        self._note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {outcome}")
+        fcntl.flock(self.lock, fcntl.LOCK_UN)
+        os.close(self.lock)
+        return outcome
+
+    def _outcome(self, status: int) -> str:
+        if status == 0 and self.job.is_done():
+            return "done"
+        if self.was_stopped or status in [code for number in _STOP_SIGNALS for code in (-number, 128 + number)]:
+            return "stopped"
+        if status == 0:
+            return "failed: it ended without a validation/summary.json"
+        if status == -signal.SIGKILL:
+            return "failed: ended by SIGKILL, perhaps for want of memory"
+        return f"failed: {f'signal {-status}' if status < 0 else f'exit status {status}'}"
+
+    def _note(self, text: str) -> None:
+        with self.job.log.open("ab") as log:
+            log.write(f"{NOTE} {text}\n".encode())
+
+
+def _prepare(lock: int, parent: int) -> Callable[[], None]:
+    """What the new process does before it becomes the command."""
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    who = socket.gethostname()
+
+    def prepare() -> None:
+        os.pwrite(lock, f"{who} {os.getpid()}\n".encode(), 0)
+        # a cluster sends these to all processes of a job, and they end a program that does not know them
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(128 + signal.SIGTERM)
+
+    return prepare
+
+
+def _set_broken_checkpoints_aside(folder: Path) -> None:
+    """A checkpoint that a kill left half-written must not keep `--c` from an older one; torch's are zip archives."""
+    for path in (folder / name for name in CHECKPOINTS):
+        if path.exists() and not zipfile.is_zipfile(path):
+            path.replace(f"{path}.broken")

@@ -1,0 +1,106 @@
+"""`mamba_mis benchmark run --slurm` on a real Slurm, started here for the test."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from small_dataset import NUMBER, discs
+
+from nnunet_mamba_mis.benchmark.jobs import Job
+
+TRAINERS = """
+import time
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+
+class Queued(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 6, 2, 1
+
+    def train_step(self, batch):
+        time.sleep(0.4)
+        return super().train_step(batch)
+
+class Refusing(nnUNetTrainer):
+    def on_train_start(self):
+        raise ValueError("not today")
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """Variables with which its commands find a Slurm of one node."""
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'nnunet-mamba-mis[slurm]'")
+    script = REPOSITORY / "scripts" / "start_slurm_for_tests.sh"
+    # not pytest's own folder: sockets have short paths
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        started = subprocess.run(["bash", script, folder], capture_output=True, text=True)
+        if started.returncode == 3:
+            pytest.skip(started.stderr.strip())
+        assert started.returncode == 0, started.stdout + started.stderr
+        yield {"SLURM_CONF": f"{folder}/slurm.conf"}
+        subprocess.run(["bash", script, folder, "stop"], check=True)
+
+
+def wait_until(condition, seconds: float = 280) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_path):
+    (nnunet.root / "trainers" / "slurm_trainers.py").write_text(TRAINERS)
+    dataset, results = discs(nnunet), tmp_path / "results"
+    results.mkdir()
+    variables = nnunet.variables | slurm | {"nnUNet_results": str(results), "OMP_NUM_THREADS": "1"}
+
+    def call(*command: object) -> str:
+        return subprocess.run([*map(str, command)], env=variables, text=True, capture_output=True, check=True).stdout
+
+    benchmark = [sys.executable, "-m", "nnunet_mamba_mis.cli", "benchmark"]
+    submit = [*benchmark, "run", "-d", NUMBER, "--trainers", "Queued", "Refusing", "--folds", 0, "-device", "cpu"]
+    submit += ["--slurm", "--partition", "tests", "--time", "1:00:00", "--memory", 0.4, "--cpus", 1]
+    submit += ["--array-limit", 2, "--sbatch", "comment=lab"]
+    queued, refusing = (
+        Job(results, dataset.name, trainer, "nnUNetPlans", "2d", 0) for trainer in ("Queued", "Refusing")
+    )
+    output = call(*submit)
+    number = re.search(r"^(\d+)_0: .* Queued", output, re.M)[1]
+    assert "2 jobs: 0 done, 0 in the queue, 2 new" in output
+    described = call("scontrol", "show", "job", number)
+    for setting in ("Partition=tests", "TimeLimit=01:00:00", "ArrayTaskThrottle=2", "Comment=lab", "Requeue=1"):
+        assert setting in described
+    # a second time at once: nothing new
+    assert "0 new" in call(*submit)
+
+    wait_until(lambda: queued.log.exists() and "Epoch 2" in queued.log.read_text())
+    assert re.search(r"Queued +running +[234]/6", call(*benchmark, "status"))
+    # what Slurm sends before the time limit and before a preemption
+    call("scancel", "--signal=USR2", f"{number}_0")
+    wait_until(queued.is_done)
+    log = queued.log.read_text()
+    commands = re.findall(r"nnUNetv2_train .*", log)
+    assert len(commands) == 2 and commands[1].endswith("--c")
+    assert "Stopped by SIGTERM in epoch" in log
+    epochs = [int(epoch) for epoch in re.findall(r": Epoch (\d+)", log)]
+    assert sorted(set(epochs)) == list(range(6)) and len(epochs) <= 7 and epochs == sorted(epochs)
+    # one that fails by itself is not queued again
+    wait_until(lambda: not call("squeue", "--noheader"))
+    assert len(re.findall(r"nnUNetv2_train .*", refusing.log.read_text())) == 1
+    assert re.search(r"Refusing +failed", call(*benchmark, "status"))
+    assert "ValueError: not today" in "".join(
+        path.read_text() for path in Path(results).glob("benchmark_slurm/*_1*.out")
+    )
+    print(output, log[-1500:], call("sinfo"), sep="\n")
+    assert "1 done, 0 in the queue, 1 new" in call(*submit)
+    call("scancel", "--user", str(os.getuid()))
