@@ -83,10 +83,12 @@ def benchmark(nnunet, dataset, tmp_path):
     return Benchmark(nnunet, tmp_path / "results")
 
 
-def wait_until(condition, seconds: float = 280) -> None:
-    end = time.monotonic() + seconds
+def wait_until(condition, command: subprocess.Popen | None = None) -> None:
+    """Wait for what comes while a command runs."""
+    end = time.monotonic() + 280
     while not condition():
         assert time.monotonic() < end
+        assert command is None or command.poll() is None, command.communicate()[0]
         time.sleep(0.1)
 
 
@@ -104,12 +106,12 @@ def test_killed_and_started_again_a_grid_loses_nothing_and_runs_no_job_twice(ben
     grid = ["run", "-d", NUMBER, "--trainers", "Quick", "Failing", "Long", "--folds", 0, "--jobs", 2, "-device", "cpu"]
     quick, failing, long = map(benchmark.job, ("Quick", "Failing", "Long"))
     first = benchmark.start(*grid)
-    wait_until(lambda: long.log.exists() and "Epoch 2" in long.log.read_text())
+    wait_until(lambda: long.log.exists() and "Epoch 2" in long.log.read_text(), first)
     # while it runs
     table = benchmark.run("status", "-d", NUMBER)
     assert re.search(r"Long +running +[234]/8 +0\.\d{3} +\d+ s", table), table
-    wait_until(quick.is_done)
-    wait_until(lambda: "failed: exit status 1" in failing.log.read_text())
+    wait_until(quick.is_done, first)
+    wait_until(lambda: "failed: exit status 1" in failing.log.read_text(), first)
     assert not long.is_done()
     first.kill()
     first.communicate()
@@ -137,14 +139,14 @@ def test_two_commands_share_the_work_and_ctrl_c_saves_it(benchmark):
     grid = ["run", "-d", NUMBER, "--trainers", "Long", "--folds", 0, "-device", "cpu"]
     long = benchmark.job("Long")
     first = benchmark.start(*grid)
-    wait_until(lambda: long.log.exists() and "Epoch 1" in long.log.read_text())
+    wait_until(lambda: long.log.exists() and "Epoch 1" in long.log.read_text(), first)
     second = benchmark.start(*grid)
     time.sleep(1)
     first.send_signal(signal.SIGINT)
     output, _ = first.communicate(timeout=60)
     assert first.returncode == 130, output
     assert "stopped after" in output and "the same command goes on" in output
-    wait_until(lambda: len(starts(long)) == 2)
+    wait_until(lambda: len(starts(long)) == 2, second)
     second.terminate()
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 128 + signal.SIGTERM, output

@@ -6,11 +6,12 @@ import contextlib
 import io
 import itertools
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
-from nnunetv2.training.dataloading.utils import infer_dataset_class
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -98,8 +99,9 @@ def _name(dataset: str, problems: list[str]) -> str | None:
 
 
 def _problems_of_trainer(trainer: str) -> list[str]:
-    # nnU-Net prints where it looks
-    with contextlib.redirect_stdout(io.StringIO()):
+    # nnU-Net prints where it looks, and modules that it imports on the way warn
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             found = recursive_find_trainer_class_by_name(trainer)
         except AssertionError:

@@ -13,6 +13,7 @@ from nnunet_mamba_mis.benchmark.jobs import Job
 from nnunet_mamba_mis.benchmark.processes import RunningJob, holder, try_lock
 from nnunet_mamba_mis.demo.nnunet_steps import count_cores
 from nnunet_mamba_mis.demo.steps import duration, last_lines
+from nnunet_mamba_mis.errors import UserError
 
 _POLL_SECONDS = 0.3
 
@@ -44,14 +45,21 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], device: st
 
     Returns:
         Exit status: 0, 1 if a job is not done, 128 and the number of the signal that stopped it.
+
+    Raises:
+        UserError: a lock or log cannot be written.
     """
     with _noted_signals() as signals:
         runner = _Runner(jobs, slots, device)
-        while runner.is_busy() and not signals:
-            runner.step()
-            time.sleep(_POLL_SECONDS)
-        if runner.is_busy():
-            runner.stop(signals)
+        try:
+            while runner.is_busy() and not signals:
+                runner.step()
+                time.sleep(_POLL_SECONDS)
+            if runner.is_busy():
+                runner.stop(signals)
+        except OSError as error:
+            runner.ask_to_end()
+            raise UserError(f"{error}; what runs is told to save and end, and the same command goes on") from error
         print(f"{len(jobs)} jobs: {runner.summary()}", flush=True)
         if signals:
             print("Stopped; the same command goes on", flush=True)
@@ -112,8 +120,7 @@ class _Runner:
         """Pass the signal on and wait; another Ctrl-C ends them at once."""
         name = signal.Signals(signals[0]).name
         print(f"{name}: waiting for {len(self.running)} to save where they are (again Ctrl-C: do not)", flush=True)
-        for running, _ in self.running.values():
-            running.stop()
+        self.ask_to_end()
         while self.running:
             if signals.count(signal.SIGINT) > 1:
                 for running, _ in self.running.values():
@@ -122,6 +129,10 @@ class _Runner:
                 if running.has_ended():
                     self._collect(slot, running, time.monotonic() - began)
             time.sleep(_POLL_SECONDS)
+
+    def ask_to_end(self) -> None:
+        for running, _ in self.running.values():
+            running.stop()
 
     def summary(self) -> str:
         counts = {outcome: self.outcomes.count(outcome) for outcome in ("done", "failed", "stopped")}
