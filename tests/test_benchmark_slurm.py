@@ -62,10 +62,13 @@ def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_
     (nnunet.root / "trainers" / "slurm_trainers.py").write_text(TRAINERS)
     dataset, results = discs(nnunet), tmp_path / "results"
     results.mkdir()
-    variables = nnunet.variables | slurm | {"nnUNet_results": str(results), "OMP_NUM_THREADS": "1"}
+    variables = nnunet.variables | slurm | {"nnUNet_results": str(results)}
+    variables |= {"OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
 
     def call(*command: object) -> str:
-        return subprocess.run([*map(str, command)], env=variables, text=True, capture_output=True, check=True).stdout
+        done = subprocess.run([*map(str, command)], env=variables, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     benchmark = [sys.executable, "-m", "nnunet_mamba_mis.cli", "benchmark"]
     submit = [*benchmark, "run", "-d", NUMBER, "--trainers", "Queued", "Refusing", "--folds", 0, "-device", "cpu"]
@@ -101,6 +104,5 @@ def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_
     assert "ValueError: not today" in "".join(
         path.read_text() for path in Path(results).glob("benchmark_slurm/*_1*.out")
     )
-    print(output, log[-1500:], call("sinfo"), sep="\n")
     assert "1 done, 0 in the queue, 1 new" in call(*submit)
     call("scancel", "--user", str(os.getuid()))

@@ -124,10 +124,10 @@ def _parameters(device: str, args: argparse.Namespace) -> dict[str, Any]:
     if wrong:
         raise UserError(f"--sbatch {' '.join(wrong)}: NAME=VALUE is needed, as account=lab")
     return {
-        "name": "mamba_mis",
+        "job_name": "mamba_mis",
         "partition": args.partition,
-        "timeout_min": _minutes(args.time),
-        "mem_gb": args.memory,
+        "time": _minutes(args.time),
+        "mem": f"{round(args.memory * 1024)}M",
         "cpus_per_task": args.cpus,
         "gres": args.gres if device == "cuda" else None,
         "array_parallelism": args.array_limit,
