@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 import torch
 from small_dataset import NUMBER, discs
 
+from nnunet_mamba_mis.benchmark import run_command
 from nnunet_mamba_mis.benchmark.jobs import Job
 from nnunet_mamba_mis.benchmark.processes import RunningJob, is_running, try_lock
 from nnunet_mamba_mis.benchmark.progress import read_progress
@@ -229,6 +231,22 @@ def test_all_that_is_wrong_is_said_before_anything_starts(benchmark, nnunet):
     ):
         assert reason in output
     assert not list(benchmark.results.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments, trainers, plans",
+    [
+        ("--trainers A B", ["A", "B"], ["nnUNetPlans"]),
+        ("--trainers A --plans P Q", ["A"], ["P", "Q"]),
+        ("--preset sizes", [f"nnUNetTrainerMambaMIS{size}" for size in ("_S", "", "_L")], ["nnUNetPlans"]),
+        ("--preset sizes --plans P", [f"nnUNetTrainerMambaMIS{size}" for size in ("_S", "", "_L")], ["P"]),
+    ],
+)
+def test_trainers_are_named_or_a_presets(arguments, trainers, plans):
+    parser = argparse.ArgumentParser()
+    run_command.add_arguments(parser)
+    compared = run_command._compared(parser.parse_args(["-d", "1", *arguments.split()]))
+    assert tuple(map(list, compared)) == (trainers, plans)
 
 
 def test_workers_of_a_killed_training_do_not_keep_the_job_from_going_on(tmp_path):

@@ -8,8 +8,10 @@ same command again at any time. Runs here (--jobs or --gpus), or submits the job
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nnunet_mamba_mis.benchmark.presets import PRESETS, get_preset
 from nnunet_mamba_mis.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,8 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis benchmark run`."""
     add = parser.add_argument
     add("-d", dest="datasets", metavar="ID", nargs="+", required=True, help="nnU-Net's ids of the datasets")
-    add("--trainers", metavar="NAME", nargs="+", required=True, help="trainers, nnU-Net's or any that it finds")
-    add("--plans", metavar="NAME", nargs="+", default=["nnUNetPlans"], help="names of plans (default: nnUNetPlans)")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--trainers", metavar="NAME", nargs="+", help="trainers, nnU-Net's or any that it finds")
+    which.add_argument("--preset", choices=PRESETS, help="the trainers and plans of a fair comparison")
+    add("--epochs", metavar="N", type=int, help="length of the preset's trainers (default: 1000)")
+    add("--plans", metavar="NAME", nargs="+", help="names of plans (default: nnUNetPlans, or the preset's)")
     add("-c", dest="configuration", metavar="NAME", default="2d", help="configuration of the plans (default: 2d)")
     add("--folds", metavar="N", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="folds (default: 0 1 2 3 4)")
     seeds = "repeat with these seeds, results in seed_N in nnUNet_results (default: once, as nnU-Net does, unseeded)"
@@ -59,8 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_mamba_mis.benchmark.grid import make_grid, write_missing_splits
 
     device = _device(args)
-    seeds = args.seeds or [None]
-    jobs = make_grid(args.datasets, args.trainers, args.plans, args.configuration, args.folds, seeds)
+    jobs = make_grid(args.datasets, *_compared(args), args.configuration, args.folds, args.seeds or [None])
     if args.dry_run:
         _show(jobs, device, args)
         return 0
@@ -86,6 +90,16 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise UserError("--slurm goes without --jobs and --gpus: --array-limit says how many run at a time")
     if args.gpus and args.device not in (None, "cuda"):
         raise UserError(f"--gpus and -device {args.device} exclude each other")
+
+
+def _compared(args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]:
+    """Trainers and plans."""
+    if args.preset is not None:
+        preset = get_preset(args.preset, args.epochs)
+        return preset.trainers, args.plans or [preset.plans]
+    if args.epochs is not None:
+        raise UserError("--epochs goes with --preset: a trainer has its length in its name, as _50epochs")
+    return args.trainers, args.plans or ["nnUNetPlans"]
 
 
 def _device(args: argparse.Namespace) -> str:
