@@ -25,7 +25,7 @@ from PIL import Image
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
-from nnunet_mamba_mis.dataset_conversion.splits import grouped_folds
+from nnunet_mamba_mis.dataset_conversion.splits import grouped_folds, groups_to_keep
 
 
 @pytest.fixture
@@ -69,7 +69,9 @@ def test_frames_of_a_sequence_stay_together(tmp_path: Path, raw: Path) -> None:
     fold = fold_of(splits_of(folder))
     assert fold["1"] == fold["2"] == fold["10"] == fold["25"]
     assert fold["26"] != fold["1"] != fold["612"] != fold["26"]
-    assert "sequence of CVC-ClinicDB" in json.loads((folder / "conversion_report.json").read_text())["splits"]["rule"]
+    recorded = json.loads((folder / "conversion_report.json").read_text())["splits"]
+    assert "sequence of CVC-ClinicDB" in recorded["rule"]
+    assert recorded["groups"] == [["1", "10", "2", "25"]]
 
 
 def test_the_sequences_are_those_of_the_data_set() -> None:
@@ -119,13 +121,15 @@ def test_folds_are_even_and_do_not_depend_on_order() -> None:
     identifiers = [f"c{i}" for i in range(100)]
     group_of = {f"c{i}": f"g{i // 7}" for i in range(70)}
 
-    folds = grouped_folds(identifiers, group_of, [("c71", "c72"), ("c72", "c99")])
+    groups = groups_to_keep(identifiers, group_of, [("c71", "c72"), ("c72", "c99")])
+    folds = grouped_folds(identifiers, groups)
 
     assert all(18 <= len(split["val"]) <= 22 for split in folds)
     fold = fold_of(folds)
     assert fold["c71"] == fold["c72"] == fold["c99"]
     assert all(fold[f"c{i}"] == fold[f"c{i // 7 * 7}"] for i in range(70))
-    shuffled = grouped_folds(identifiers[::-1], group_of, [("c72", "c99"), ("c71", "c72")])
+    backwards = identifiers[::-1]
+    shuffled = grouped_folds(backwards, groups_to_keep(backwards, group_of, [("c72", "c99"), ("c71", "c72")]))
     assert [sorted(split["val"]) for split in shuffled] == [split["val"] for split in folds]
 
 

@@ -22,10 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", dest="output", metavar="FOLDER", type=Path, default=Path("benchmark_report"), help=output)
     tolerance = "of the normalised surface Dice, in the unit of the images' spacing, pixels for PNGs (default: 2)"
     parser.add_argument("--tolerance", metavar="DISTANCE", type=float, default=2.0, help=tolerance)
+    processes = "processes that score (default: 1)"
+    parser.add_argument("-np", dest="processes", metavar="N", type=int, default=1, help=processes)
 
 
 def run(args: argparse.Namespace) -> None:
     """Read, score, compare, write."""
     from nnunet_mamba_mis.benchmark.report import make_report
 
-    make_report(args.datasets, args.results, args.trainers, args.output, args.tolerance)
+    make_report(args.datasets, args.results, args.trainers, args.output, args.tolerance, args.processes)

@@ -173,7 +173,11 @@ class _Writer:
                 for facts, what in zip(self.checked.facts, done, strict=True)
             ],
             self.checked.problems,
-            {"rule": plan.split_rule, "validation_cases": [len(split["val"]) for split in plan.splits]},
+            {
+                "rule": plan.split_rule,
+                "validation_cases": [len(split["val"]) for split in plan.splits],
+                "groups": sorted(map(sorted, plan.groups)),
+            },
             plan.warnings,
             plan.duplicates,
             self.checked.top,

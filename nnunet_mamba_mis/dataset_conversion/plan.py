@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_mamba_mis.dataset_conversion.base import TRAINING, Dataset
 from nnunet_mamba_mis.dataset_conversion.check import Checked, named
 from nnunet_mamba_mis.dataset_conversion.duplicates import chain, groups_of
-from nnunet_mamba_mis.dataset_conversion.splits import Split, grouped_folds, official_split
+from nnunet_mamba_mis.dataset_conversion.splits import Split, grouped_folds, groups_to_keep, official_split
 from nnunet_mamba_mis.errors import UserError
 
 _HELD_OUT = "holdout"
@@ -47,6 +47,7 @@ class Plan:
         suffixes: what follows "images" and "labels" in the folders of each subset.
         split_rule: of the folds, in words.
         splits: the folds; none if all training cases belong together.
+        groups: training cases that the folds keep together, two and more.
         duplicates: pairs of identifiers that join all with the same image, or nearly so.
         warnings: worth knowing before the dataset is used.
     """
@@ -55,6 +56,7 @@ class Plan:
     suffixes: dict[str, str]
     split_rule: str
     splits: list[Split]
+    groups: list[list[str]]
     duplicates: list[tuple[str, str]]
     warnings: list[str]
 
@@ -79,14 +81,15 @@ def make_plan(dataset: Dataset, options: Options, folders: Sequence[Path], check
     if options.official:
         rule = "one fold: the official training and validation sets"
         splits = official_split(_training(subset_of), validation)
+        groups: list[list[str]] = []
     else:
-        rule, splits = _grouped_splits(dataset, folders, checked, subset_of, duplicates)
+        rule, splits, groups = _grouped_splits(dataset, folders, checked, subset_of, duplicates)
     # in the official split, the validation set is apart
     leaks = _leaks(duplicates, published if options.official else subset_of)
     warnings = [*checked.notes, *dataset.warnings(published), *leaks]
     if not splits:
         warnings.append("all training images belong together, so there are no splits: nnU-Net will make its own")
-    return Plan(subset_of, _suffixes(subset_of), rule, splits, duplicates, warnings)
+    return Plan(subset_of, _suffixes(subset_of), rule, splits, groups, duplicates, warnings)
 
 
 def _training(subset_of: Mapping[str, str]) -> list[str]:
@@ -123,7 +126,7 @@ def _grouped_splits(
     checked: Checked,
     subset_of: Mapping[str, str],
     duplicates: Sequence[tuple[str, str]],
-) -> tuple[str, list[Split]]:
+) -> tuple[str, list[Split], list[list[str]]]:
     group_of: Mapping[str, str] = {}
     shared = "duplicates and near duplicates"
     if dataset.grouping:
@@ -132,8 +135,10 @@ def _grouped_splits(
     # two training images may be joined by way of one in a test set
     alike = groups_of(list(subset_of), duplicates)
     in_training = [[identifier for identifier in group if subset_of[identifier] == TRAINING] for group in alike]
-    folds = grouped_folds(_training(subset_of), group_of, chain([group for group in in_training if group]))
-    return f"{len(folds)} folds that keep together: {shared}", folds
+    training = _training(subset_of)
+    groups = groups_to_keep(training, group_of, chain([group for group in in_training if group]))
+    folds = grouped_folds(training, groups)
+    return f"{len(folds)} folds that keep together: {shared}", folds, [group for group in groups if len(group) > 1]
 
 
 def _leaks(duplicates: Sequence[tuple[str, str]], subset_of: Mapping[str, str]) -> list[str]:

@@ -85,7 +85,7 @@ def conversion_report(
         options: that change the result.
         cases: facts, subset and what was done.
         left_out: problems that --skip-bad passed over.
-        splits: rule and size of the folds.
+        splits: rule and size of the folds, and the groups that they keep together.
         warnings: worth knowing before the dataset is used.
         duplicates: pairs of identifiers whose images are the same, or nearly.
         top: brightest value of all masks.

@@ -12,10 +12,10 @@ Split = dict[str, list[str]]
 _FOLDS = 5
 
 
-def grouped_folds(
+def groups_to_keep(
     identifiers: Sequence[str], group_of: Mapping[str, str], duplicates: Sequence[tuple[str, str]]
-) -> list[Split]:
-    """Return five folds, or as many as there are groups, that never divide a group; none if there is only one group.
+) -> list[list[str]]:
+    """Return all cases in groups that no split may divide; most have one case, if nothing is known of more.
 
     Args:
         identifiers: of the training cases.
@@ -26,11 +26,22 @@ def grouped_folds(
     for identifier in identifiers:
         if identifier in group_of:
             together.setdefault(group_of[identifier], []).append(identifier)
-    groups = groups_of(identifiers, [*chain(list(together.values())), *duplicates])
+    return groups_of(identifiers, [*chain(list(together.values())), *duplicates])
+
+
+def grouped_folds(identifiers: Sequence[str], groups: Sequence[list[str]]) -> list[Split]:
+    """Return five folds, or as many as there are groups, that never divide a group; none if there is only one group.
+
+    Args:
+        identifiers: of the training cases.
+        groups: all of them, in groups.
+    """
     if len(groups) < 2:
         return []
     # large ones first, so that small ones even the folds out; else in an order that has nothing to do with names
-    groups.sort(key=lambda group: (-len(group), hashlib.sha256(min(group).encode("utf-8", "surrogateescape")).digest()))
+    groups = sorted(
+        groups, key=lambda group: (-len(group), hashlib.sha256(min(group).encode("utf-8", "surrogateescape")).digest())
+    )
     folds: list[list[str]] = [[] for _ in range(min(_FOLDS, len(groups)))]
     for group in groups:
         min(folds, key=len).extend(group)

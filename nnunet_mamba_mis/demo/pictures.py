@@ -6,23 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import patheffects
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 from PIL import Image
 
 from nnunet_mamba_mis.demo.scoring import Score
 from nnunet_mamba_mis.demo.training_log import Epoch
+from nnunet_mamba_mis.overlays import PREDICTION_COLOUR, TRUTH_COLOUR, legend_handles, outline, tile
 
-# apart from each other, and from red and orange mucosa, for every kind of colour vision
-_TRUTH_COLOUR = "#f7f7f7"
-_PREDICTION_COLOUR = "#00a8ff"
-
-# pixels of an image in the grid, along its longer side
-_TILE = 420
 _TILE_INCHES = 2.3
 _MOST_COLUMNS = 8
 
@@ -48,28 +39,24 @@ def draw_overlays(scores: Sequence[Score], images: Path, labels: Path, predictio
         ax.set_axis_off()
     for ax, score in zip(axes, scores, strict=False):
         with Image.open(images / f"{score.identifier}_0000.png") as image:
-            picture, scale = _tile(image.convert("RGB"))
+            picture, scale = tile(image.convert("RGB"))
         ax.imshow(picture, interpolation="bilinear")
         # images differ in height: line up their titles
         ax.set_anchor("N")
-        outlines = ((labels, _TRUTH_COLOUR), (predictions, _PREDICTION_COLOUR))
+        outlines = ((labels, TRUTH_COLOUR), (predictions, PREDICTION_COLOUR))
         for folder, colour in outlines:
             with Image.open(folder / f"{score.identifier}.png") as mask:
-                _outline(ax, np.asarray(mask) > 0, scale, colour)
+                outline(ax, np.asarray(mask) > 0, scale, colour)
         dice = f"Dice {score.dice:.3f}" if score.defined else "no polyp, none found"
         ax.set_title(dice, fontsize=10, pad=3)
         name = score.identifier if len(score.identifier) <= 26 else f"{score.identifier[:25]}…"
         ax.text(0.5, -0.02, name, transform=ax.transAxes, ha="center", va="top", fontsize=6, color="0.45")
     top = 1 - heading / (height + heading)
     figure.subplots_adjust(0.01, 0.12 / (height + heading), 0.99, top, wspace=0.05, hspace=0.16)
-    handles = [
-        Line2D([], [], color=colour, linewidth=2.5, label=label, path_effects=_dark_rim(4.5))
-        for colour, label in ((_TRUTH_COLOUR, "ground truth"), (_PREDICTION_COLOUR, "prediction"))
-    ]
     figure.suptitle(
         "Unseen images, worst to best", x=0.01, y=1 - 0.1 / (height + heading), ha="left", va="top", fontsize=13
     )
-    figure.legend(handles=handles, loc="upper right", ncols=2, frameon=False, fontsize=10)
+    figure.legend(handles=legend_handles(), loc="upper right", ncols=2, frameon=False, fontsize=10)
     figure.savefig(file)
 
 
@@ -91,26 +78,3 @@ def draw_training_curve(epochs: Sequence[Epoch], file: Path) -> None:
         ax.grid(color="0.9")
         ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(file)
-
-
-def _tile(image: Image.Image) -> tuple[NDArray[np.uint8], float]:
-    """Return the image no larger than a tile, and by how much it was scaled."""
-    scale = min(1.0, _TILE / max(image.size))
-    if scale < 1:
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
-    return np.asarray(image), scale
-
-
-def _outline(ax: Axes, mask: NDArray[np.bool_], scale: float, colour: str) -> None:
-    if not mask.any():
-        return
-    # a rim of background closes the outline where the mask touches the border
-    rows, columns = ((np.arange(-1, size + 1) + 0.5) * scale - 0.5 for size in mask.shape)
-    contour = ax.contour(columns, rows, np.pad(mask, 1), levels=[0.5], colors=[colour], linewidths=1.3)
-    contour.set_path_effects(_dark_rim(2.6))
-    ax.set_xlim(columns[1] - scale / 2, columns[-2] + scale / 2)
-    ax.set_ylim(rows[-2] + scale / 2, rows[1] - scale / 2)
-
-
-def _dark_rim(width: float) -> list[patheffects.AbstractPathEffect]:
-    return [patheffects.Stroke(linewidth=width, foreground="black", alpha=0.65), patheffects.Normal()]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf))"
 _PATTERNS = {
+    "number": re.compile(r"\bEpoch (\d+)\b"),
     "train_loss": re.compile(rf"\btrain_loss {_NUMBER}"),
     "val_loss": re.compile(rf"\bval_loss {_NUMBER}"),
     # NumPy 2 writes np.float32(0.5)
@@ -22,12 +23,14 @@ class Epoch:
     """What nnU-Net reports of an epoch.
 
     Args:
+        number: of the epoch, from 0.
         train_loss: mean over the training batches.
         val_loss: mean over the validation batches.
         pseudo_dice: of the first foreground class, over the validation batches as a whole.
         seconds: how long it took.
     """
 
+    number: int
     train_loss: float
     val_loss: float
     pseudo_dice: float
@@ -47,9 +50,8 @@ class EpochReader:
                 self._values[name] = float(match[1])
         if len(self._values) < len(_PATTERNS):
             return None
-        epoch = Epoch(**self._values)
-        self._values = {}
-        return epoch
+        values, self._values = self._values, {}
+        return Epoch(number=int(values.pop("number")), **values)
 
 
 def read_epochs(lines: Iterable[str]) -> Iterator[Epoch]:

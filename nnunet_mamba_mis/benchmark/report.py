@@ -1,0 +1,324 @@
+"""Read, score and compare what was trained, and write the report."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from nnunet_mamba_mis.benchmark import figures, overlay_cases, results, tables
+from nnunet_mamba_mis.benchmark.document import Block, Heading, Picture, Text, Warnings, to_html, to_markdown
+from nnunet_mamba_mis.benchmark.metrics import METRICS
+from nnunet_mamba_mis.benchmark.results import Fold, Found, Truth
+from nnunet_mamba_mis.benchmark.scores import MEAN, Scores, score_all
+from nnunet_mamba_mis.benchmark.settings import Training, read_training, unfair
+from nnunet_mamba_mis.benchmark.statistics import RESAMPLES, Comparison, compare_all, estimate
+from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.trainers.whole_file import whole_file
+
+# compared pair by pair; the first is the one that is spoken of
+_COMPARED = ("dice", "nsd", "hd95")
+# two-sided, with five observations, Wilcoxon's p cannot be below 0.0625
+_FEWEST_GROUPS = 6
+
+Costs = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A dataset's results.
+
+    Args:
+        truth: the dataset.
+        found: folds and what is missing.
+        trainings: of each fold.
+        scores: of the cases that all models have.
+        names: short ones of the models, the baseline first.
+        costs: further ones: kind → model → number.
+    """
+
+    truth: Truth
+    found: Found
+    trainings: Mapping[Fold, Training]
+    scores: Scores
+    names: tables.Names
+    costs: Mapping[str, Mapping[str, float]]
+
+    @property
+    def main_row(self) -> str:
+        """What is spoken of: the only class, or the mean of all."""
+        return self.scores.rows[-1]
+
+    @property
+    def group_of(self) -> Mapping[str, str]:
+        """The group of cases that share one."""
+        return self.truth.group_of
+
+    def compare(self, metric: str) -> list[Comparison]:
+        """Compare every pair of models."""
+        values = {name: self.scores.values(model, metric, self.main_row) for model, name in self.names.items()}
+        return compare_all(values, self.group_of)
+
+
+def make_report(
+    datasets: Sequence[str],
+    roots: Sequence[Path] | None,
+    trainers: Sequence[str] | None,
+    output: Path,
+    tolerance: float,
+    processes: int = 1,
+    costs: Costs | None = None,
+) -> None:
+    """Write report.html, report.md, cases.csv and figures.
+
+    Args:
+        datasets: ids or names.
+        roots: folders like nnUNet_results; that of the environment by default.
+        trainers: to compare, the baseline first; all by default.
+        output: folder to write; its other files are left alone.
+        tolerance: of the normalised surface Dice, in the unit of the spacing.
+        processes: to score with.
+        costs: further ones of a dataset's models: dataset → kind of cost → model (trainer__plans__configuration) →
+            number.
+
+    Raises:
+        UserError: something is missing or contradictory.
+    """
+    _check(tolerance, processes)
+    raw, preprocessed, stock_results = (
+        Path(os.environ[name]) if os.environ.get(name) else None
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    )
+    roots = roots or ([stock_results] if stock_results else [])
+    _check_roots(roots)
+    truths = [results.find_truth(dataset, raw, preprocessed) for dataset in dict.fromkeys(datasets)]
+    found = [results.find_folds(truth, roots, trainers) for truth in truths]
+    evaluated = [
+        _evaluate(truth, of_dataset, tolerance, processes, (costs or {}).get(truth.name, {}))
+        for truth, of_dataset in zip(truths, found, strict=True)
+    ]
+    output.mkdir(parents=True, exist_ok=True)
+    blocks = [*_introduction(tolerance), *(block for one in evaluated for block in _dataset(one, output))]
+    title = "Benchmark: " + ", ".join(truth.name for truth in truths)
+    blocks.insert(0, Heading(1, title))
+    for name, content in {
+        "cases.csv": _cases(evaluated),
+        "report.md": to_markdown(blocks),
+        "report.html": to_html(title, blocks),
+    }.items():
+        with whole_file(output / name) as file:
+            file.write(content.encode())
+    print(f"{output / 'report.html'}, report.md and cases.csv are written")
+
+
+def _check(tolerance: float, processes: int) -> None:
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise UserError(f"--tolerance {tolerance:g}: it must be a distance, 0 or more")
+    if processes < 1:
+        raise UserError(f"-np {processes}: it must be 1 or more")
+    if importlib.util.find_spec("monai") is None:
+        raise UserError("distances between surfaces need monai: pip install 'nnunet-mamba-mis[benchmark]'")
+
+
+def _check_roots(roots: Sequence[Path]) -> None:
+    if not roots:
+        raise UserError("nnUNet_results is not set: export nnUNet_results=/path, or name folders with --results")
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"there is no folder {root}: --results takes folders like nnUNet_results")
+
+
+def _evaluate(
+    truth: Truth, found: Found, tolerance: float, processes: int, costs: Mapping[str, Mapping[str, float]]
+) -> Evaluated:
+    trainings = {fold: read_training(fold) for fold in found.folds}
+    scores = score_all(truth, found, tolerance, processes, print)
+    if not scores.runs:
+        have = "; ".join(f"{model}: folds {_folds(found, model)}" for model in found.models)
+        reasons = "\n  ".join(["", *found.problems, *scores.problems])
+        raise UserError(
+            f"{truth.name}: the models have no case in common, so nothing can be compared ({have}); choose with "
+            f"--trainers{reasons}"
+        )
+    names = results.short_names(found.models)
+    named = {
+        kind: {name: of_model[str(model)] for model, name in names.items() if str(model) in of_model}
+        for kind, of_model in costs.items()
+    }
+    return Evaluated(truth, found, trainings, scores, names, named)
+
+
+def _folds(found: Found, model: results.Model) -> str:
+    return ", ".join(str(fold.number) for fold in found.folds if fold.model == model)
+
+
+def _introduction(tolerance: float) -> list[Block]:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("nnunet-mamba-mis", "nnunetv2", "torch", "monai"))
+    return [
+        Text(
+            "Validation cases of cross-validation, predicted by nnU-Net with the fold that was not trained on them. "
+            "Every number in a table is over the same cases for all models; what was left out is named."
+        ),
+        Text(
+            "Scores are means over cases ± standard deviation. [Brackets] are 95% intervals of the mean: percentiles "
+            f"of {RESAMPLES:,} bootstrap samples that draw whole groups (patients, lesions, sequences) where the "
+            "dataset's conversion recorded them, cases otherwise. A case in which a class is in neither ground truth "
+            "nor prediction has no score and is counted below. HD95 and NSD are between surfaces with subvoxels, in "
+            f"the unit of the images' spacing (pixels for PNGs); NSD's tolerance is {tolerance:g}; where one mask is "
+            "empty, HD95 is the image's diagonal and NSD 0."
+        ),
+        Text(f"Made with {packages}."),
+    ]
+
+
+def _dataset(one: Evaluated, output: Path) -> list[Block]:
+    blocks: list[Block] = [Heading(2, one.truth.name), Text(_what_was_compared(one)), Warnings(_warnings(one))]
+    if len(one.names) > 1:
+        blocks.append(Text(" ".join(tables.verdicts(one.compare("dice"), "dice", one.names))))
+    blocks += [Heading(3, "Scores")]
+    for row in one.scores.rows:
+        if len(one.scores.rows) > 1:
+            blocks.append(Text(f"{row[0].upper()}{row[1:]}:"))
+        blocks.append(tables.score_table(one.scores, one.names, row, one.group_of))
+    blocks += [Text(f"Mean Dice of each fold{_of_row(one)}:"), tables.fold_table(one.scores, one.names, one.main_row)]
+    blocks += [
+        Text("Empty masks: the class is in neither ground truth nor prediction, only in the one, only in the other."),
+        tables.empty_table(one.scores, one.names),
+        Text(
+            "All pixels of all cases together, as papers on skin lesions and polyps print them under the names Dice, "
+            "IoU and mIoU. Large objects dominate these; they are not to be compared with means over cases."
+        ),
+        tables.pixel_table(one.scores, one.names),
+    ]
+    blocks += _comparisons(one, output)
+    blocks += _cost(one, output)
+    blocks += [Heading(3, "How they were trained"), tables.training_table(one.names, one.trainings)]
+    return [*blocks, *_curves(one, output), *_overlays(one, output)]
+
+
+def _what_was_compared(one: Evaluated) -> str:
+    cases = one.scores.cases
+    grouped = {one.group_of[case] for case in cases if case in one.group_of}
+    units = len(grouped) + sum(case not in one.group_of for case in cases)
+    groups = f" in {units} groups" if grouped else " (no groups are recorded: each case is one of its own)"
+    seeds = sorted({run.seed for run in one.scores.runs})
+    of_seeds = f", seeds {', '.join(seeds)}" if seeds != [""] else ""
+    folds = ", ".join(map(str, sorted({run.fold for run in one.scores.runs})))
+    return f"{len(cases)} cases{groups}, folds {folds}{of_seeds}, baseline {next(iter(one.names.values()))}."
+
+
+def _warnings(one: Evaluated) -> list[str]:
+    found = [*unfair(one.trainings), *one.found.problems, *one.scores.problems]
+    if len({run.seed for run in one.scores.runs}) == 1:
+        found.append("One seed: how much scores vary from training to training is not known, and in no interval.")
+    return found
+
+
+def _of_row(one: Evaluated) -> str:
+    return f" ({MEAN})" if one.main_row == MEAN else ""
+
+
+def _comparisons(one: Evaluated, output: Path) -> list[Block]:
+    blocks: list[Block] = [Heading(3, "Paired comparison")]
+    compared = {metric: one.compare(metric) for metric in _COMPARED}
+    if not compared["dice"]:
+        return [*blocks, Text("There are no two models with scores on the same cases, so nothing is tested.")]
+    blocks.append(
+        Text(
+            "Differences on the same cases. Wilcoxon's signed-rank test, two-sided, compares the means of groups, or "
+            "cases where there are none; higher / lower / equal counts them. The effect size is the matched-pairs "
+            "rank-biserial correlation: 1 if the first named is higher everywhere, -1 if it is lower. Holm's "
+            "adjustment is for all pairs of a table. For HD95, lower is better. Folds share training images, which "
+            f"no such test accounts for.{_of_row(one)}"
+        )
+    )
+    fewest = min(pair.difference.groups for pairs in compared.values() for pair in pairs)
+    if fewest < _FEWEST_GROUPS:
+        blocks.append(Warnings([f"With {fewest} groups, no difference can be significant at 5%, however large."]))
+    blocks += [tables.comparison_table(pairs, metric) for metric, pairs in compared.items()]
+    baseline = next(iter(one.names.values()))
+    dice = {name: one.scores.values(model, "dice", one.main_row) for model, name in one.names.items()}
+    differences = {
+        pair.second: (pair, {case: value - dice[baseline][case] for case, value in dice[pair.second].items()})
+        for pair in compared["dice"]
+        if pair.first == baseline
+    }
+    file = figures.draw_paired_differences(differences, "Dice", baseline, output / f"{one.truth.name}_differences.png")
+    caption = "Difference in Dice to the baseline, case by case. Dashed: mean; grey: its 95% interval."
+    return [*blocks, Picture(file, caption)]
+
+
+def _cost(one: Evaluated, output: Path) -> list[Block]:
+    costs = {**tables.training_costs(one.names, one.trainings), **one.costs}
+    if not costs:
+        return []
+    hardware = {
+        name: "; ".join(
+            dict.fromkeys(t.hardware for fold, t in one.trainings.items() if fold.model == model and t.hardware)
+        )
+        for model, name in one.names.items()
+    }
+    dice = {name: estimate(one.scores.values(m, "dice", one.main_row), one.group_of) for m, name in one.names.items()}
+    plotted = {tables.SECONDS_PER_EPOCH: costs.get(tables.SECONDS_PER_EPOCH, {}), **one.costs}
+    file = figures.draw_cost(
+        dice, {kind: known for kind, known in plotted.items() if known}, output / f"{one.truth.name}_cost.png"
+    )
+    return [
+        Heading(3, "Cost"),
+        Text(
+            "Times are nnU-Net's own, from the logs; they compare only on the same hardware with nothing else running."
+        ),
+        tables.cost_table(one.names, costs, hardware),
+        Picture(file, "Mean Dice against cost."),
+    ]
+
+
+def _curves(one: Evaluated, output: Path) -> list[Block]:
+    epochs = {
+        name: [training.epochs for fold, training in one.trainings.items() if fold.model == model and training.epochs]
+        for model, name in one.names.items()
+    }
+    known = {name: folds for name, folds in epochs.items() if folds}
+    if not known:
+        return []
+    file = figures.draw_training_curves(known, output / f"{one.truth.name}_training.png")
+    return [Picture(file, "Course of training from nnU-Net's logs. Thin: folds; thick: their mean.")]
+
+
+def _overlays(one: Evaluated, output: Path) -> list[Block]:
+    chosen = overlay_cases.choose(one.scores, one.names, one.main_row)
+    if not chosen:
+        return []
+    shown = overlay_cases.panels(chosen, one.truth, one.found.folds, one.scores, list(one.names))
+    file = figures.draw_overlays(shown, list(one.names.values()), output / f"{one.truth.name}_overlays.png")
+    rule = (
+        "Cases are chosen by rule: at fixed quantiles of the baseline's Dice, and each other model's largest gain and "
+        "loss against it."
+    )
+    return [Heading(3, "Predictions"), Text(rule), Picture(file, "Ground truth and predictions.")]
+
+
+def _cases(evaluated: Sequence[Evaluated]) -> str:
+    """One row per case, fold, model, seed and class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ["dataset", "case", "group", "fold", "trainer", "plans", "configuration", "seed", "class"]
+    writer.writerow([*names, "tp", "fp", "fn", "tn", *METRICS])
+    for one in evaluated:
+        for model, runs in one.scores.of_model.items():
+            for run, scored in runs.items():
+                group = one.group_of.get(run.case, run.case)
+                for name, score in scored.items():
+                    counts = score.counts
+                    pixels = [counts.tp, counts.fp, counts.fn, counts.tn]
+                    values = [score.value(metric) for metric in METRICS]
+                    cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+                    which = [one.truth.name, run.case, group, run.fold, *model, run.seed, name]
+                    writer.writerow([*which, *pixels, *cells])
+    return text.getvalue()
