@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunet_workplace import Dataset, write_image
+
+from nnunet_mamba_mis.cli import main
 
 GREY, VOLUME, REGIONS = 21, 22, 23
 
@@ -125,6 +128,25 @@ def test_2d_configuration_of_a_3d_dataset_is_learned(nnunet, learned):
 def test_regions_of_five_channels_are_learned(nnunet, learned):
     scores = dice(nnunet, REGIONS)
     assert set(scores) == {"(1, 2)", "2"} and min(scores.values()) > 0.5, scores
+
+
+def test_benchmark_scores_classes_and_regions_as_nnunet_does(nnunet, learned, tmp_path, monkeypatch):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, nnunet.variables[name])
+    datasets = [str(number) for number in (GREY, VOLUME, REGIONS)]
+    command = ["benchmark", "report", "-d", *datasets, "--trainers", "Learning", "-o", str(tmp_path)]
+    assert main(command) == 0
+    with (tmp_path / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number in (GREY, VOLUME, REGIONS):
+        means = {}
+        for row in rows:
+            if row["dataset"].startswith(f"Dataset{number:03d}"):
+                means.setdefault(row["class"], []).append(float(row["dice"] or "nan"))
+        ours = [np.nanmean(values) for values in means.values()]
+        assert ours == pytest.approx(list(dice(nnunet, number).values()), rel=1e-5)
+    text = (tmp_path / "report.md").read_text()
+    assert "Mean of classes:" in text and "whole tumour" in text
 
 
 def test_regions_have_overlapping_probabilities(nnunet, learned):

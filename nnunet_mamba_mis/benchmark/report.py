@@ -97,13 +97,13 @@ def make_report(
     )
     roots = roots or ([stock_results] if stock_results else [])
     _check_roots(roots)
+    _make_folder(output)
     truths = [results.find_truth(dataset, raw, preprocessed) for dataset in dict.fromkeys(datasets)]
     found = [results.find_folds(truth, roots, trainers) for truth in truths]
     evaluated = [
         _evaluate(truth, of_dataset, tolerance, processes, (costs or {}).get(truth.name, {}))
         for truth, of_dataset in zip(truths, found, strict=True)
     ]
-    output.mkdir(parents=True, exist_ok=True)
     blocks = [*_introduction(tolerance), *(block for one in evaluated for block in _dataset(one, output))]
     title = "Benchmark: " + ", ".join(truth.name for truth in truths)
     blocks.insert(0, Heading(1, title))
@@ -132,6 +132,13 @@ def _check_roots(roots: Sequence[Path]) -> None:
     for root in roots:
         if not root.is_dir():
             raise UserError(f"there is no folder {root}: --results takes folders like nnUNet_results")
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"-o {output}: the folder cannot be made: {error.strerror}") from None
 
 
 def _evaluate(
