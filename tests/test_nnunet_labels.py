@@ -149,6 +149,18 @@ def test_benchmark_scores_classes_and_regions_as_nnunet_does(nnunet, learned, tm
     assert "Mean of classes:" in text and "whole tumour" in text
 
 
+def test_benchmark_shows_measured_costs(nnunet, learned, tmp_path, monkeypatch):
+    for name, value in nnunet.variables.items():
+        if name.startswith("nnUNet_"):
+            monkeypatch.setenv(name, value)
+    assert (
+        main(["benchmark", "report", "-d", str(GREY), "--trainers", "Learning", "--cost", "cpu", "-o", str(tmp_path)])
+        == 0
+    )
+    text = (tmp_path / "report.md").read_text()
+    assert "FLOPs of a patch, billions" in text and "seconds to predict an image" in text
+
+
 def test_regions_have_overlapping_probabilities(nnunet, learned):
     whole, core = probabilities(nnunet, REGIONS)
     assert ((whole > 0.5) & (core > 0.5)).any()

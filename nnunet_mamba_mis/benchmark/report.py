@@ -7,7 +7,7 @@ import importlib.util
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from nnunet_mamba_mis.benchmark import figures, overlay_cases, results, tables
 from nnunet_mamba_mis.benchmark.document import Block, Heading, Picture, Text, Warnings, to_html, to_markdown
 from nnunet_mamba_mis.benchmark.metrics import METRICS
-from nnunet_mamba_mis.benchmark.results import Fold, Found, Truth
+from nnunet_mamba_mis.benchmark.results import Fold, Found, Model, Truth
 from nnunet_mamba_mis.benchmark.scores import MEAN, Scores, score_all
 from nnunet_mamba_mis.benchmark.settings import Training, read_training, unfair
 from nnunet_mamba_mis.benchmark.statistics import RESAMPLES, Comparison, compare_all, estimate
@@ -27,7 +27,8 @@ _COMPARED = ("dice", "nsd", "hd95")
 # two-sided, with five observations, Wilcoxon's p cannot be below 0.0625
 _FEWEST_GROUPS = 6
 
-Costs = Mapping[str, Mapping[str, Mapping[str, float]]]
+# of a dataset's models: kind of cost → model → number
+Costs = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Evaluated:
     trainings: Mapping[Fold, Training]
     scores: Scores
     names: tables.Names
-    costs: Mapping[str, Mapping[str, float]]
+    costs: Costs
 
     @property
     def main_row(self) -> str:
@@ -73,7 +74,7 @@ def make_report(
     output: Path,
     tolerance: float,
     processes: int = 1,
-    costs: Costs | None = None,
+    measure: Callable[[str, Sequence[Model]], Costs] | None = None,
 ) -> None:
     """Write report.html, report.md, cases.csv and figures.
 
@@ -84,8 +85,7 @@ def make_report(
         output: folder to write; its other files are left alone.
         tolerance: of the normalised surface Dice, in the unit of the spacing.
         processes: to score with.
-        costs: further ones of a dataset's models: dataset → kind of cost → model (trainer__plans__configuration) →
-            number.
+        measure: takes dataset and models, returns costs beyond those in the logs.
 
     Raises:
         UserError: something is missing or contradictory.
@@ -101,7 +101,7 @@ def make_report(
     truths = [results.find_truth(dataset, raw, preprocessed) for dataset in dict.fromkeys(datasets)]
     found = [results.find_folds(truth, roots, trainers) for truth in truths]
     evaluated = [
-        _evaluate(truth, of_dataset, tolerance, processes, (costs or {}).get(truth.name, {}))
+        _evaluate(truth, of_dataset, tolerance, processes, measure(truth.name, of_dataset.models) if measure else {})
         for truth, of_dataset in zip(truths, found, strict=True)
     ]
     blocks = [*_introduction(tolerance), *(block for one in evaluated for block in _dataset(one, output))]
@@ -141,9 +141,7 @@ def _make_folder(output: Path) -> None:
         raise UserError(f"-o {output}: the folder cannot be made: {error.strerror}") from None
 
 
-def _evaluate(
-    truth: Truth, found: Found, tolerance: float, processes: int, costs: Mapping[str, Mapping[str, float]]
-) -> Evaluated:
+def _evaluate(truth: Truth, found: Found, tolerance: float, processes: int, costs: Costs) -> Evaluated:
     trainings = {fold: read_training(fold) for fold in found.folds}
     scores = score_all(truth, found, tolerance, processes, print)
     if not scores.runs:
@@ -161,7 +159,7 @@ def _evaluate(
     return Evaluated(truth, found, trainings, scores, names, named)
 
 
-def _folds(found: Found, model: results.Model) -> str:
+def _folds(found: Found, model: Model) -> str:
     return ", ".join(str(fold.number) for fold in found.folds if fold.model == model)
 
 

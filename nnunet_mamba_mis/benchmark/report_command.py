@@ -7,6 +7,7 @@ report.html, which needs no other file and no network, report.md, cases.csv and 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 
@@ -22,12 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", dest="output", metavar="FOLDER", type=Path, default=Path("benchmark_report"), help=output)
     tolerance = "of the normalised surface Dice, in the unit of the images' spacing, pixels for PNGs (default: 2)"
     parser.add_argument("--tolerance", metavar="DISTANCE", type=float, default=2.0, help=tolerance)
+    cost = "measure parameters, FLOPs, memory of training and seconds per image of every model here, on this device"
+    parser.add_argument("--cost", dest="cost_device", choices=("cpu", "cuda"), help=cost)
     processes = "processes that score (default: 1)"
     parser.add_argument("-np", dest="processes", metavar="N", type=int, default=1, help=processes)
 
 
 def run(args: argparse.Namespace) -> None:
     """Read, score, compare, write."""
+    from nnunet_mamba_mis.benchmark.cost import dataset_costs
     from nnunet_mamba_mis.benchmark.report import make_report
 
-    make_report(args.datasets, args.results, args.trainers, args.output, args.tolerance, args.processes)
+    measure = partial(dataset_costs, device=args.cost_device) if args.cost_device else None
+    make_report(args.datasets, args.results, args.trainers, args.output, args.tolerance, args.processes, measure)

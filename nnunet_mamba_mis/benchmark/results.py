@@ -7,23 +7,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from nnunet_mamba_mis.benchmark.cost import Model
 from nnunet_mamba_mis.errors import UserError
 
 _SEED_FOLDER = re.compile(r"seed_(\w+)")
 BASELINE = "nnUNetTrainer"
-
-
-class Model(NamedTuple):
-    """What is compared: the name of a folder in nnUNet_results/DATASET."""
-
-    trainer: str
-    plans: str
-    configuration: str
-
-    def __str__(self) -> str:
-        return "__".join(self)
 
 
 @dataclass(frozen=True)
@@ -132,15 +122,17 @@ def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | No
     """
     folds: list[Fold] = []
     problems: list[str] = []
+    known: set[str] = set()
     for seed, root in _seeds(roots):
         for folder in sorted((root / truth.name).glob("*__*__*")):
             model = Model(*folder.name.split("__", 2))
+            known.add(model.trainer)
             if trainers is not None and model.trainer not in trainers:
                 continue
             for path in sorted(folder.glob("fold_*")):
                 if fold := _read_fold(truth, model, seed, path, problems):
                     folds.append(fold)
-    _check_found(truth.name, folds, roots, trainers, problems)
+    _check_found(truth.name, folds, roots, trainers, known, problems)
     order = list(trainers) if trainers else [BASELINE, *sorted({fold.model.trainer for fold in folds})]
     folds.sort(key=lambda fold: (order.index(fold.model.trainer), fold.model, fold.seed, fold.number))
     return Found(folds, [*_missing_folds(truth, folds), *problems])
@@ -200,18 +192,22 @@ def _differences_from_split(name: str, predicted: set[str], expected: set[str]) 
 
 
 def _check_found(
-    dataset: str, folds: Sequence[Fold], roots: Sequence[Path], trainers: Sequence[str] | None, problems: Sequence[str]
+    dataset: str,
+    folds: Sequence[Fold],
+    roots: Sequence[Path],
+    trainers: Sequence[str] | None,
+    known: set[str],
+    problems: Sequence[str],
 ) -> None:
     where = ", ".join(map(str, roots))
-    if not folds:
-        raise UserError("\n  ".join([f"{dataset} has no validated fold in {where}", *problems]))
     there = {fold.model.trainer for fold in folds}
     for trainer in trainers or ():
         if trainer not in there:
-            known = ", ".join(sorted(there))
-            raise UserError(
-                f"--trainers {trainer}: {dataset} has no validated fold of it in {where}; there are {known}"
-            )
+            lines = [f"--trainers {trainer}: {dataset} has no validated fold of it in {where}"]
+            lines.append(f"there are results of {', '.join(sorted(known)) or 'no trainer'}")
+            raise UserError("\n  ".join([*lines, *problems]))
+    if not folds:
+        raise UserError("\n  ".join([f"{dataset} has no validated fold in {where}", *problems]))
     seen: dict[tuple[Model, str, int], Path] = {}
     for fold in folds:
         other = seen.setdefault((fold.model, fold.seed, fold.number), fold.folder)
