@@ -150,6 +150,14 @@ def test_seeds_are_averaged_case_by_case(place):
     assert "One seed" not in text
 
 
+def test_seeds_that_only_some_models_have_are_left_out_and_named(compared):
+    write_folds(compared, OURS, 1, random=5, seed="1")
+    text = report(compared)
+    assert f"⚠ {STOCK}__nnUNetPlans__2d of seed 1: no validated fold 0, 1 of 2" in text
+    assert f"⚠ 8 of 16 predictions of {OURS}__nnUNetPlans__2d are left out of every table" in text
+    assert {row["seed"] for row in rows_of_csv(compared)} == {""}
+
+
 def test_costs_given_by_others_are_shown_beside_accuracy(compared):
     def measure(dataset, models):
         return {"parameters": {str(model): 33.5e6 for model in models}} if dataset == "Dataset007_Discs" else {}

@@ -213,7 +213,7 @@ def _what_was_compared(one: Evaluated) -> str:
     units = len(grouped) + sum(case not in one.group_of for case in cases)
     groups = f" in {units} groups" if grouped else " (no groups are recorded: each case is one of its own)"
     seeds = sorted({run.seed for run in one.scores.runs})
-    of_seeds = f", seeds {', '.join(seeds)}" if seeds != [""] else ""
+    of_seeds = f", seeds {', '.join(seed or 'none' for seed in seeds)}" if seeds != [""] else ""
     folds = ", ".join(map(str, sorted({run.fold for run in one.scores.runs})))
     return f"{len(cases)} cases{groups}, folds {folds}{of_seeds}, baseline {next(iter(one.names.values()))}."
 

@@ -145,9 +145,9 @@ def short_names(models: Sequence[Model]) -> dict[Model, str]:
 
 
 def _seeds(roots: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Each root and the folders seed_N in it, with the seed."""
     for root in roots:
-        inside = [folder for folder in sorted(root.glob("seed_*")) if folder.is_dir()]
-        for folder in inside or [root]:
+        for folder in (root, *sorted(root.glob("seed_*"))):
             match = _SEED_FOLDER.fullmatch(folder.name)
             yield (match[1] if match else ""), folder
 
