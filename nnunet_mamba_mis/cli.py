@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 from nnunet_mamba_mis import __version__
@@ -21,7 +22,26 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand and return its exit status: 0, 1 for a problem the user can solve, 130 for Ctrl-C."""
+    """Run a subcommand and return its exit status: 0, 1 for a problem the user can solve, 130 for Ctrl-C.
+
+    141 is for output that nobody reads any more, as by `| head`.
+    """
+    try:
+        status = _run(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        return 141
+    except UserError as error:
+        print(f"mamba_mis: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mamba_mis: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="mamba_mis", description="Mamba-MIS for nnU-Net v2.")
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -31,14 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
     args = parser.parse_args(argv)
-    try:
-        return args.run(args) or 0
-    except UserError as error:
-        print(f"mamba_mis: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("mamba_mis: interrupted", file=sys.stderr)
-        return 130
+    return args.run(args) or 0
 
 
 if __name__ == "__main__":

@@ -790,3 +790,9 @@ def _assert_matches(folder: Path, subset: str, images: list[Path], source: Path)
         np.testing.assert_array_equal(image, read(source / path.name))
         assert label.shape == image.shape[:2]
         assert np.unique(label).tolist() == [0, 1]
+
+
+def test_output_that_is_not_read_to_its_end_is_no_error():
+    command = f"{Path(sys.executable).with_name('mamba_mis')} convert --list | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode in (0, 141) and not done.stderr
