@@ -4,7 +4,7 @@
 #   sbatch --array=0-4 scripts/slurm_train_folds.sh 101 2d nnUNetTrainerMambaMIS
 #   sbatch --array=0-4 --gres=gpu:2 scripts/slurm_train_folds.sh 101 2d nnUNetTrainerMambaMIS -num_gpus 2 --npz
 #
-# Dataset, configuration and trainer come first; what follows goes to nnUNetv2_train as it is. Two minutes before the
+# Dataset, configuration and trainer come first; what follows goes to nnUNetv2_train as it is. Five minutes before the
 # time limit Slurm sends SIGTERM; training then writes a checkpoint, the task goes back into the queue, and continues
 # with --c. A training that fails by itself is not queued again.
 #SBATCH --job-name=mamba_mis
@@ -12,7 +12,7 @@
 #SBATCH --cpus-per-task=12
 #SBATCH --mem=32G
 #SBATCH --time=24:00:00
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:TERM@300
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x_%A_%a.log
@@ -34,8 +34,9 @@ stop() {
     stops=$((stops + 1))
     # With several GPUs the processes that train are children of the command, which itself would die of the signal,
     # and Slurm would end them with it before their checkpoint is written.
-    if [[ " $* " =~ " -num_gpus "([0-9]+) && ${BASH_REMATCH[1]} -gt 1 ]]; then
-        pkill -TERM -P "$training"
+    # Before there are such processes there is nothing to save.
+    if [[ " $* " =~ " -num_gpus"[\ =]([0-9]+) && ${BASH_REMATCH[1]} -gt 1 ]]; then
+        pkill -TERM -P "$training" || kill -TERM "$training"
     else
         kill -TERM "$training"
     fi

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,17 +64,37 @@ class Processes:
 
     def end(self, status: int = 0) -> list[Any]:
         """Wait for the end of all and return what the function returned in each."""
+        deadline = time.monotonic() + 200
         for process in self.all:
-            process.join(200)
-        assert [process.exitcode for process in self.all] == [status] * len(self.all), "\n".join(
+            process.join(max(0, deadline - time.monotonic()))
+        statuses = [process.exitcode for process in self.all]
+        self.kill()
+        assert statuses == [status] * len(self.all), "\n".join(
             self.output(rank)[-3000:] for rank in range(len(self.all))
         )
         if status:
             return []
         return [torch.load(self.folder / f"{rank}.pt", weights_only=False) for rank in range(len(self.all))]
 
+    def wait_for(self, line: str) -> None:
+        """Wait until the first has printed this."""
+        deadline = time.monotonic() + 200
+        while line not in self.output():
+            if not self.all[0].is_alive() or time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(self.output()[-3000:])
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End those that are left, and what they started."""
+        for process in self.all:
+            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
 
 def _run(rank: int, processes: int, folder: Path, variables: dict, function: Callable, arguments: tuple) -> None:
+    os.setpgrp()
     log = os.open(folder / f"{rank}.log", os.O_CREAT | os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)

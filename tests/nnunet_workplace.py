@@ -10,8 +10,11 @@ import functools
 import json
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -199,12 +202,38 @@ class Running:
     process: Any
     log: Path
 
+    def output(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait_for(self, line: str) -> None:
+        """Wait until it has printed this."""
+        with self._killed_on_failure():
+            deadline = time.monotonic() + 200
+            while line not in self.output():
+                assert self.process.is_alive() and time.monotonic() < deadline, self.output()[-4000:]
+                time.sleep(0.01)
+
     def end(self, status: int = 0) -> str:
         """Wait for its end and return what it printed."""
-        self.process.join(300)
-        output = self.log.read_text()
-        assert self.process.exitcode == status, output[-4000:]
-        return output
+        with self._killed_on_failure():
+            self.process.join(300)
+            assert self.process.exitcode == status, self.output()[-4000:]
+        return self.output()
+
+    @contextmanager
+    def _killed_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            kill_group(self.process)
+            raise
+
+
+def kill_group(process: Any) -> None:
+    """End a process that leads a group, and those that it started."""
+    process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def write_image(folder: Path, case: str, image: np.ndarray, dataset: Dataset) -> None:
@@ -240,6 +269,7 @@ def _forks():
 
 
 def _call(command: str, arguments: list[str], variables: dict[str, str], log: Path) -> None:
+    os.setpgrp()
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,6 +36,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from ddp_on_cpu import OnCPU
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
 class TwoProcesses(OnCPU, nnUNetTrainerNoDA):
@@ -47,6 +52,11 @@ class TwoProcesses(OnCPU, nnUNetTrainerNoDA):
 class TwoStopped(TwoProcesses):
     pass
 
+class TwoLong(TwoProcesses):
+    epochs = 1000
+
+class OnGPU(nnUNetTrainerMambaMIS_S):
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 2, 50, 2
 """
 
 
@@ -219,9 +229,7 @@ def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninte
     trained, discs, nnunet, variables
 ):
     training = Processes(2, variables, train, discs.number, "TwoStopped")
-    while "Epoch 1" not in training.output():
-        assert training.all[0].is_alive(), training.output()[-2000:]
-        time.sleep(0.01)
+    training.wait_for("Epoch 1")
     os.kill(training.all[1].pid, signal.SIGTERM)  # the first writes the checkpoint
     training.end(128 + signal.SIGTERM)
     assert training.output().count("Stopped by SIGTERM in epoch") == 1
@@ -236,6 +244,103 @@ def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninte
         assert torch.equal(weight, uninterrupted["network_weights"][name]), name
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signalled", "handler"),
+    [
+        ("command", signal.default_int_handler),
+        ("command", signal.SIG_IGN),  # of Ctrl-C, as a shell starts what it puts in the background
+        ("its processes", signal.default_int_handler),  # as the Slurm script does
+    ],
+    ids=["command", "command in background", "its processes"],
+)
+def test_sigterm_with_num_gpus_leaves_a_checkpoint_and_no_process(discs, variables, tmp_path, signalled, handler):
+    """The way of `-num_gpus 2` through torch's `mp.spawn`, which has signals of its own for its processes."""
+    log = tmp_path / "log"
+    started = variables | {
+        "nnUNet_results": str(tmp_path), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]),
+    }  # fmt: skip
+    script = [REPOSITORY / "tests" / "num_gpus_on_cpu.py", str(discs.number), "TwoLong", tmp_path / "rendezvous"]
+    with log.open("w") as output:
+        command = subprocess.Popen(
+            [sys.executable, *script], env=started, stdout=output, stderr=output, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+        )  # fmt: skip
+    try:
+        wait_until(lambda: "Epoch 1" in log.read_text() or command.poll() is not None, 200)
+        processes = children(command.pid)
+        for pid in [command.pid] if signalled == "command" else processes:
+            os.kill(pid, signal.SIGTERM)
+        assert command.wait(60) == (-signal.SIGTERM if signalled == "command" else 1), log.read_text()
+        wait_until(lambda: not any(map(is_alive, processes)), 60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(command.pid, signal.SIGKILL)
+        command.wait()
+    assert log.read_text().count("continue with --c") == 1, log.read_text()
+    (checkpoint,) = tmp_path.rglob("checkpoint_latest.pth")
+    assert len(torch.load(checkpoint, weights_only=False)["optimizer_state"]["resume"]) == 2
+
+
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+def test_compiled_training_on_a_gpu_stops_and_continues(discs, nnunet):
+    arguments = ["nnUNetv2_train", discs.number, "2d", 2, "-tr", "OnGPU", "-device", "cuda"]
+    training = nnunet.start(*arguments, nnUNet_compile="true")
+    training.wait_for("Epoch 1")
+    os.kill(training.process.pid, signal.SIGTERM)
+    output = training.end(128 + signal.SIGTERM)
+    assert "Using torch.compile" in output and "continue with --c" in output
+    stopped = int(re.findall(r"Stopped by SIGTERM in epoch (\d+)", output)[0])
+    continued = nnunet.run(*arguments, "--c", nnUNet_compile="true")
+    assert int(re.search(r"Epoch (\d+)\b", continued)[1]) == stopped
+    folder = nnunet.model(discs.number, "OnGPU") / "fold_2"
+    assert (folder / "validation" / "summary.json").exists()
+    assert_finite(folder / "checkpoint_final.pth")
+
+
+def assert_finite(checkpoint: Path) -> None:
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("name", ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_cnn"])
+def test_nccl_on_one_gpu(discs, nnunet, variables, name):
+    """nnU-Net's `run_ddp` as one process of one: DDP, nccl and SyncBatchNorm are the real ones."""
+    function = "from nnunetv2.run.run_training import run_ddp; run_ddp"
+    arguments = (0, str(discs.number), "2d", 3, name, "nnUNetPlans", False, False, False, None, False, False, 1)
+    rendezvous = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(run_training.find_free_network_port())}
+    command = [sys.executable, "-c", f"{function}{arguments}"]
+    subprocess.run(command, env=variables | rendezvous, check=True, timeout=300)
+    folder = nnunet.model(discs.number, name) / "fold_3"
+    assert (folder / "validation" / "summary.json").exists()
+    assert_finite(folder / "checkpoint_final.pth")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("name", ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_cnn"])
@@ -243,8 +348,7 @@ def test_num_gpus_2(discs, nnunet, name):
     nnunet.run("nnUNetv2_train", discs.number, "2d", 1, "-tr", name, "-num_gpus", 2)
     folder = nnunet.model(discs.number, name) / "fold_1"
     assert (folder / "validation" / "summary.json").exists()
-    weights = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    assert all(weight.isfinite().all() for weight in weights.values())
+    assert_finite(folder / "checkpoint_final.pth")
 
 
 SCRIPT = REPOSITORY / "scripts" / "slurm_train_folds.sh"
@@ -252,12 +356,13 @@ SCRIPT = REPOSITORY / "scripts" / "slurm_train_folds.sh"
 # what a cluster has: nnU-Net's command, which here ends as told, and Slurm's
 COMMANDS = {
     "nnUNetv2_train": """#!/bin/bash
-echo "train $*"
-[[ $* == *" -num_gpus 2 "* ]] && {
-    (trap 'kill $!; echo rank got TERM; exit 143' TERM; sleep 30 & wait) & wait $!; exit 1
+[[ $* =~ -num_gpus.2 && ! $NO_RANKS ]] && {
+    (trap 'kill $!; echo rank got TERM; exit 143' TERM; echo "train $*"; sleep 30 & wait) & wait $!; exit 1
 }
-trap 'kill $!; sleep 0.2; echo command got TERM; exit 143' TERM
+trap '[[ $! ]] && kill $!; sleep 0.2; echo command got TERM; exit 143' TERM
+echo "train $*"
 [[ $TRAINING_ENDS ]] && exit "$TRAINING_ENDS"
+[[ $NO_RANKS ]] && { while true; do :; done }
 sleep 30 & wait
 """,
     "scontrol": '#!/bin/bash\necho "scontrol $*"\n',
@@ -281,16 +386,24 @@ def slurm(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reached", "status"),
-    [([], "command got TERM", 143), (["-num_gpus", "2"], "rank got TERM", 1)],
-    ids=["one process", "several"],
+    ("arguments", "variables", "reached", "status"),
+    [
+        ([], {}, "command got TERM", 143),
+        (["-num_gpus", "2"], {}, "rank got TERM", 1),
+        (["-num_gpus=2"], {}, "rank got TERM", 1),
+        (["-num_gpus", "2"], {"NO_RANKS": "1"}, "command got TERM", 143),
+    ],
+    ids=["one process", "several", "several, with =", "several, not yet started"],
 )
-def test_array_task_that_runs_out_of_time_is_queued_again(slurm, arguments, reached, status):
-    task = slurm("101", "2d", "nnUNetTrainerMambaMIS", *arguments)
+def test_array_task_that_runs_out_of_time_is_queued_again(slurm, arguments, variables, reached, status):
+    task = slurm("101", "2d", "nnUNetTrainerMambaMIS", *arguments, **variables)
     first = task.stdout.readline()
     assert first == " ".join(["train 101 2d 3 -tr nnUNetTrainerMambaMIS", *arguments, "--c\n"])
-    time.sleep(0.3)
-    task.send_signal(signal.SIGTERM)  # as --signal=B:TERM@120: to the script alone
+    caught = 1 << (signal.SIGTERM - 1)
+    wait_until(
+        lambda: int(re.search(r"SigCgt:\s(\w+)", Path(f"/proc/{task.pid}/status").read_text())[1], 16) & caught, 20
+    )
+    task.send_signal(signal.SIGTERM)  # as --signal=B:TERM@300: to the script alone
     output, _ = task.communicate(timeout=20)
     assert output.splitlines() == [reached, "scontrol requeue 7"]
     assert task.returncode == status

@@ -23,6 +23,7 @@ from small_dataset import NUMBER, discs
 
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
 from nnunet_mamba_mis.trainers.stop_request import StopRequest
+from nnunet_mamba_mis.trainers.whole_file import whole_file
 
 # trainers of a user, in a folder of theirs
 TRAINERS = """
@@ -33,7 +34,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoD
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
 
 class Uninterrupted(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
-    epochs, iterations_per_epoch, validation_iterations_per_epoch = 6, 4, 2
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 10, 4, 2
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -208,6 +209,53 @@ def test_ctrl_c_twice_ends_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+class Torn:
+    """What is interrupted, or fails, while torch writes it."""
+
+    def __init__(self, number: int = 0):
+        self.number = number
+
+    def __reduce__(self):
+        if self.number:
+            signal.raise_signal(self.number)
+        else:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return int, ()
+
+
+def test_ctrl_c_again_while_the_checkpoint_is_written_waits_for_it(in_this_process, capsys):
+    trainer = make(in_this_process, seed=1, moment=("train_step", 2), signals=(signal.SIGINT,))
+    trainer.my_init_kwargs["torn"] = Torn(signal.SIGINT)
+    assert stop(trainer) == 128 + signal.SIGINT
+    assert "Stopped by SIGINT in epoch 0 after 2 of 3 steps" in capsys.readouterr().out
+    assert len(make(in_this_process, seed=1, continued=True).train_outputs) == 2
+
+
+def test_interrupted_file_is_no_full_disk(tmp_path):
+    class Interrupted:
+        def write(self, content):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "file.pth"):
+        torch.save(torch.zeros(9), Interrupted())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_error_that_is_not_the_disks_is_not_called_so(in_this_process):
+    trainer = make(in_this_process, seed=1, moment=("train_step", 2))
+    trainer.my_init_kwargs["torn"] = Torn()
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        trainer.run_training()
+
+
+def test_second_ctrl_c_is_not_obeyed_in_one_of_several_processes():
+    """There it may be the kernel's, which says by one or several that the command has died."""
+    with StopRequest(spawned=True) as request:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+    assert request.signal == signal.SIGINT
+
+
 def test_signals_that_are_ignored_stay_so(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of nohup, or a shell's background job
     try:
@@ -263,26 +311,37 @@ def test_checkpoint_that_cannot_be_read_is_named(in_this_process, content):
         make(in_this_process, seed=1, continued=True)
 
 
+def test_checkpoint_in_the_format_before_torch_1_6_continues(in_this_process):
+    trainer = make(in_this_process, seed=1, moment=("train_step", 2))
+    stop(trainer)
+    path = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    torch.save(torch.load(path, weights_only=False), path, _use_new_zipfile_serialization=False)
+    assert len(make(in_this_process, seed=1, continued=True).train_outputs) == 2
+
+
+def test_checkpoint_without_the_state_of_a_training_is_named(in_this_process):
+    trainer = make(in_this_process, seed=1)
+    torch.save({"network_weights": {}}, Path(trainer.output_folder) / "checkpoint_latest.pth")
+    with pytest.raises(SystemExit, match=r"checkpoint_latest.pth has no optimizer_state"):
+        make(in_this_process, seed=1, continued=True)
+
+
 def test_checkpoints_of_an_earlier_training_are_set_aside(in_this_process):
     trainer = make(in_this_process, seed=1, moment=("train_step", 1))
     folder = Path(trainer.output_folder)
     (folder / "checkpoint_final.pth").write_bytes(b"earlier")
+    (folder / "checkpoint_final_previous_1.pth").write_bytes(b"still earlier")
     (folder / "checkpoint_best.pth.partial").write_bytes(b"killed")
     stop(trainer)
-    assert (folder / "checkpoint_final_previous.pth").read_bytes() == b"earlier"
+    assert (folder / "checkpoint_final_previous_1.pth").read_bytes() == b"still earlier"
+    assert (folder / "checkpoint_final_previous_2.pth").read_bytes() == b"earlier"
     # so that this is continued
     assert make(in_this_process, seed=1, continued=True).train_outputs
     assert {file.name for file in folder.glob("checkpoint*")} == {
-        "checkpoint_final_previous.pth",
+        "checkpoint_final_previous_1.pth",
+        "checkpoint_final_previous_2.pth",
         "checkpoint_latest.pth",
     }
-
-
-def wait_for(training: Running, line: str) -> None:
-    deadline = time.monotonic() + 200
-    while not training.log.exists() or line not in training.log.read_text():
-        assert training.process.is_alive() and time.monotonic() < deadline, training.log.read_text()[-3000:]
-        time.sleep(0.01)
 
 
 def start(nnunet: Workplace, trainer: str, *arguments: object, **variables: str) -> Running:
@@ -292,15 +351,15 @@ def start(nnunet: Workplace, trainer: str, *arguments: object, **variables: str)
 @pytest.fixture(scope="module")
 def stopped_and_killed(dataset, nnunet) -> tuple[Path, list[str]]:
     """A training stopped by SIGTERM, continued, killed by SIGKILL, continued; its folder and what was printed."""
-    moments = random.Random(os.getpid())
+    moments = random.Random(6)
     printed = []
     for arguments, epoch, number, status in (
         ([], 1, signal.SIGTERM, 128 + signal.SIGTERM),
         (["--c"], 3, signal.SIGKILL, -signal.SIGKILL),
     ):
         training = start(nnunet, "Interrupted", *arguments)
-        wait_for(training, f"Epoch {epoch}")
-        delay = moments.uniform(0, 1)
+        training.wait_for(f"Epoch {epoch}")
+        delay = moments.uniform(0, 0.5)
         time.sleep(delay)
         os.kill(training.process.pid, number)
         printed.append(training.end(status))
@@ -334,7 +393,7 @@ def test_signal_in_the_final_validation_ends_it_and_costs_nothing(stopped_and_ki
     folder, _ = stopped_and_killed
     before = torch.load(folder / "checkpoint_final.pth", weights_only=False)
     validation = start(nnunet, "Interrupted", "--val")
-    wait_for(validation, "predicting")
+    validation.wait_for("predicting")
     os.kill(validation.process.pid, signal.SIGTERM)
     validation.end(-signal.SIGTERM)
     assert_equal(torch.load(folder / "checkpoint_final.pth", weights_only=False), before)
@@ -344,7 +403,7 @@ def test_signal_in_the_final_validation_ends_it_and_costs_nothing(stopped_and_ki
 def test_workers_that_get_the_signal_too_do_not_cost_the_checkpoint(dataset, nnunet, number):
     """A cluster signals all processes of a job, and Ctrl-C those of a terminal."""
     training = start(nnunet, "WithWorkers", nnUNet_n_proc_DA="2")
-    wait_for(training, "Epoch 1")
+    training.wait_for("Epoch 1")
     pid = training.process.pid
     workers = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     assert len(workers) >= 3
@@ -352,7 +411,7 @@ def test_workers_that_get_the_signal_too_do_not_cost_the_checkpoint(dataset, nnu
         os.kill(process, number)
     began = time.monotonic()
     output = training.end(128 + number)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert f"Stopped by {number.name}" in output and "continue with --c" in output
     assert (nnunet.model(NUMBER, "WithWorkers") / "fold_0" / "checkpoint_latest.pth").exists()
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

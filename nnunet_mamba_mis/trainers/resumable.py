@@ -6,8 +6,10 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
+from zipfile import is_zipfile
 
 import torch
 import torch.distributed as dist
@@ -45,7 +47,7 @@ class ResumableTrainer(nnUNetTrainer):
         self.save_every = 1
         self.train_outputs: list[dict] = []
         self.val_outputs: list[dict] = []
-        self.stop_request = StopRequest()
+        self.stop_request = StopRequest(spawned=self.is_ddp)
         self.is_continued = False
         # where the generators have to be set to before the next step, if anywhere
         self.random_state: dict[str, Any] | None = None
@@ -143,13 +145,17 @@ class ResumableTrainer(nnUNetTrainer):
         folder = Path(self.output_folder)
         for leftover in folder.glob(f"checkpoint_*.pth{PARTIAL}"):
             leftover.unlink()
-        if self.is_continued:
-            return
-        for name in ("final", "latest", "best"):
-            checkpoint = folder / f"checkpoint_{name}.pth"
+        if not self.is_continued:
+            self._set_aside([folder / f"checkpoint_{name}.pth" for name in ("final", "latest", "best")])
+
+    def _set_aside(self, checkpoints: list[Path]) -> None:
+        """Rename those that are there, all to the first number that none has: none is ever replaced."""
+        numbered = ([path.with_stem(f"{path.stem}_previous_{n}") for path in checkpoints] for n in count(1))
+        free = next(paths for paths in numbered if not any(path.exists() for path in paths))
+        for checkpoint, path in zip(checkpoints, free, strict=True):
             if checkpoint.exists():
-                checkpoint.replace(folder / f"checkpoint_{name}_previous.pth")
-                self.print_to_log_file(f"An earlier training's {checkpoint.name} is now checkpoint_{name}_previous.pth")
+                checkpoint.rename(path)
+                self.print_to_log_file(f"An earlier training's {checkpoint.name} is now {path.name}")
 
     def on_epoch_end(self) -> None:
         """As nnU-Net, but write `checkpoint_latest.pth` last: nnU-Net's lacks the best EMA of the same epoch."""
@@ -180,13 +186,13 @@ class ResumableTrainer(nnUNetTrainer):
         if self.local_rank != 0:
             return
         try:
-            with whole_file(filename) as file:
+            with self.stop_request.deferred(), whole_file(filename) as file:
                 super().save_checkpoint(file)  # type: ignore[arg-type]
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise SystemExit(
-                f"Training stopped in epoch {self.current_epoch}: {filename} could not be written ({error}). "
+                f"Training stopped: {filename} could not be written ({error}). "
                 "What was there before still is; continue with --c when the cause is gone"
-            ) from None
+            ) from error
 
     def _add_progress(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         return state | {RESUME: self.progress}
@@ -209,7 +215,7 @@ class ResumableTrainer(nnUNetTrainer):
             filename_or_checkpoint: The file; nnU-Net's annotation has a dict too, which its code cannot take.
 
         Raises:
-            SystemExit: The file is no checkpoint.
+            SystemExit: The file is no checkpoint of a training.
         """
         progress = _read(filename_or_checkpoint)["optimizer_state"].get(RESUME, [])
         super().load_checkpoint(filename_or_checkpoint)
@@ -229,11 +235,15 @@ class ResumableTrainer(nnUNetTrainer):
             self.random_state = None
 
 
-def _read(filename: dict | str) -> dict[str, Any]:
+def _read(filename: Any) -> dict[str, Any]:
     try:
-        # as nnU-Net reads it, for there are numpy's numbers in it; mapped, as nnU-Net reads the weights again
-        return torch.load(filename, map_location="cpu", mmap=True, weights_only=False)  # type: ignore[arg-type]
+        # as nnU-Net reads it, for there are numpy's numbers in it; mapped, as nnU-Net reads the weights again, but for
+        # torch's format of before 1.6, which cannot be
+        checkpoint = torch.load(filename, map_location="cpu", mmap=is_zipfile(filename), weights_only=False)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise SystemExit(
             f"{filename} cannot be read ({error}): move it away, then --c takes the next best checkpoint"
-        ) from None
+        ) from error
+    if "optimizer_state" not in checkpoint:
+        raise SystemExit(f"{filename} has no optimizer_state: a training cannot be continued from it")
+    return checkpoint

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -15,14 +18,34 @@ class StopRequest:
     Signals that are ignored (`nohup`), or that the program handles itself, are left as they are, and so are all outside
     of the main thread, where Python delivers none.
 
-    Attributes:
-        signal: Number of the first signal that came, or 0.
+    Args:
+        spawned: Whether this is one of the processes of a training with several. There no second Ctrl-C is obeyed:
+            when the command that started them has died, torch has the kernel send them SIGINT, once or more often. As
+            they may ignore it (a shell's background job), the death itself counts as SIGTERM too.
     """
 
-    def __init__(self) -> None:
-        self.signal = 0
+    def __init__(self, spawned: bool = False) -> None:
+        self._first = 0
+        self._spawned = spawned
+        self._obeys_second = not spawned
         self._process = os.getpid()
         self._handlers: dict[int, signal.Handlers] = {}
+
+    @property
+    def signal(self) -> int:
+        """Number of the first signal that came, or 0."""
+        if not self._first and self._spawned and _command_is_gone():
+            return signal.SIGTERM
+        return self._first
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While entered, a second Ctrl-C is not obeyed either: for what is short and should not be torn."""
+        before, self._obeys_second = self._obeys_second, False
+        try:
+            yield
+        finally:
+            self._obeys_second = before
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -38,7 +61,12 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         # a process forked since then, as of a data loader, has inherited this handler but shall end
         inherited = os.getpid() != self._process
-        if inherited or number == self.signal == signal.SIGINT:
+        if inherited or (self._obeys_second and number == self._first == signal.SIGINT):
             signal.signal(number, self._handlers[number])
             signal.raise_signal(number)
-        self.signal = self.signal or number
+        self._first = self._first or number
+
+
+def _command_is_gone() -> bool:
+    command = multiprocessing.parent_process()
+    return command is not None and not command.is_alive()

@@ -20,6 +20,9 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
 
     Yields:
         A file to write bytes to.
+
+    Raises:
+        OSError: It could not be written.
     """
     partial = Path(f"{path}{SUFFIX}")
     try:
@@ -28,8 +31,12 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())  # or the name could reach the disk before the content
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        # torch's writer, left by an exception, raises another: that the file is not complete
+        cause = error.__context__
+        if isinstance(error, RuntimeError) and isinstance(cause, (OSError, KeyboardInterrupt)):
+            raise cause from None
         raise
     _sync_folder(partial.parent)
 
