@@ -2,7 +2,7 @@
 
 nnU-Net compares every weight's shape with the network's before it loads anything, and asks neither trainer nor network.
 So the function is wrapped where nnU-Net calls it: weights of another patch size are resampled, then nnU-Net's own
-function gets them. It gets everything else as it came.
+function gets them. It gets everything else as it came. What others have put in its place stays there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import collections
 import functools
 import io
 import sys
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -29,13 +30,20 @@ def resample_pretrained_weights(log: Callable[[str], None]) -> None:
     """Let nnU-Net load pretrained weights of other patch sizes in this process.
 
     Args:
-        log: Takes the line that says what was resampled.
+        log: Method that takes the line that says what was resampled. Its object is not kept alive; without it the line
+            is printed.
     """
+    method = weakref.WeakMethod(log)
+    loader = functools.partial(load_pretrained_weights, log=lambda line: (method() or print)(line))
     for name in CALLERS:
         caller = sys.modules.get(name)
-        if hasattr(caller, "load_pretrained_weights"):
-            loader = functools.partial(load_pretrained_weights, log=log)
+        if _is_replaceable(getattr(caller, "load_pretrained_weights", None)):
             caller.load_pretrained_weights = loader  # type: ignore[union-attr]
+
+
+def _is_replaceable(function: object) -> bool:
+    """Whether it is nnU-Net's function, or what an earlier trainer has put in its place."""
+    return function is load_fitting_weights or getattr(function, "func", None) is load_pretrained_weights
 
 
 def load_pretrained_weights(network: nn.Module, fname: str, verbose: bool = False, *, log=print) -> None:
@@ -47,7 +55,7 @@ def load_pretrained_weights(network: nn.Module, fname: str, verbose: bool = Fals
         verbose: Whether nnU-Net's function lists all weights.
         log: Takes the line that says what was resampled.
     """
-    bare = _unwrap(network)
+    bare = unwrap(network)
     if not isinstance(bare, MambaMIS):
         return load_fitting_weights(network, fname, verbose)
     # as nnU-Net's function reads it, which comes next
@@ -56,10 +64,21 @@ def load_pretrained_weights(network: nn.Module, fname: str, verbose: bool = Fals
     if not gates:
         return load_fitting_weights(network, fname, verbose)
     log(f"Pretrained weights {fname} are of another patch size: resampled {describe(gates)}")
-    resampled = io.BytesIO()
+    resampled = _NamedBuffer(fname)
     torch.save({"network_weights": resample_spectral_gates(weights, bare)}, resampled)
     resampled.seek(0)
     load_fitting_weights(network, resampled, verbose)
+
+
+class _NamedBuffer(io.BytesIO):
+    """A file in memory, for which nnU-Net prints the name of the one on the disk."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 def describe(gates: dict) -> str:
@@ -73,7 +92,8 @@ def _size(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
 
 
-def _unwrap(network: nn.Module) -> nn.Module:
+def unwrap(network: nn.Module) -> nn.Module:
+    """The network in the wrappers of DDP and torch.compile."""
     if isinstance(network, DistributedDataParallel):
         network = network.module
     return network._orig_mod if isinstance(network, OptimizedModule) else network
