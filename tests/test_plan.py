@@ -156,11 +156,75 @@ def test_data_that_nnunet_preprocessed_are_used_again(preprocessed, capsys):
     (preprocessed / "nnUNetPlans_2d" / "case0.b2nd").touch()
     assert planned(preprocessed)["data_identifier"] == "nnUNetPlans_2d"
     assert "nnUNetv2_preprocess" not in capsys.readouterr().out
+    assert planned(preprocessed)["data_identifier"] == "nnUNetPlans_2d", "planned again, it is the same"
 
     # unless they were made for another spacing
     plan_experiment_dataset(7, overwrite_target_spacing=(999.0, 2.0, 2.0))
     assert planned(preprocessed)["data_identifier"] == f"{PLANS}_2d"
     assert f"nnUNetv2_preprocess -d 7 -plans_name {PLANS} -c 2d" in capsys.readouterr().out
+
+
+def test_data_have_a_folder_of_their_own_before_nnunet_has_planned(preprocessed):
+    """nnU-Net could plan another spacing later, and would write into the folder of its own plans."""
+    write_fingerprint(preprocessed, 40, 40)
+    assert planned(preprocessed)["data_identifier"] == f"{PLANS}_2d"
+
+
+@pytest.fixture
+def trained(preprocessed, tmp_path, monkeypatch):
+    """Plans for S, and the folder of a network that was trained with them."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    write_fingerprint(preprocessed, 40, 40)
+    planned(preprocessed, "--variant", "S")
+    folder = tmp_path / "results" / DATASET / f"nnUNetTrainerMambaMIS__{PLANS}__2d"
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "fold_0" / "checkpoint_latest.pth").touch()
+    return folder
+
+
+def replan_variant(folder):
+    return ["--variant", "B"]
+
+
+def replan_patch(folder):
+    write_fingerprint(folder, 200, 200)
+    return ["--variant", "S"]
+
+
+@pytest.mark.parametrize("change", [replan_variant, replan_patch])
+def test_plans_that_a_network_was_trained_with_are_not_changed(trained, preprocessed, capsys, change):
+    path = preprocessed / f"{PLANS}.json"
+    before = path.read_bytes()
+    arguments = change(preprocessed)
+    assert main(["plan", "-d", "7", *arguments]) == 1
+    message = capsys.readouterr().err
+    assert f"{trained} was trained with it" in message and "--plans-name" in message
+    assert path.read_bytes() == before
+
+    assert main(["plan", "-d", "7", *arguments, "--plans-name", "other"]) == 0
+    assert json.loads((preprocessed / "other.json").read_text())["plans_name"] == "other"
+    assert "nnUNetv2_train 7 2d 0 -tr nnUNetTrainerMambaMIS -p other" in capsys.readouterr().out
+    assert path.read_bytes() == before
+
+
+def test_plans_that_stay_as_they_are_may_be_made_again(trained, preprocessed):
+    planned(preprocessed, "--variant", "S")
+
+
+def test_plans_that_no_network_was_trained_with_are_replaced(preprocessed):
+    write_fingerprint(preprocessed, 40, 40)
+    for variant in "SB":
+        assert planned(preprocessed, "--variant", variant)["architecture"]["arch_kwargs"]["variant"] == variant
+
+
+def test_plans_of_another_network_are_not_replaced(preprocessed, capsys):
+    write_fingerprint(preprocessed, 40, 40)
+    path = preprocessed / "nnUNetResEncUNetMPlans.json"
+    path.write_text(json.dumps({"configurations": {"2d": {"architecture": {"network_class_name": "a.ResEncUNet"}}}}))
+    before = path.read_bytes()
+    assert main(["plan", "-d", "7", "--plans-name", path.stem]) == 1
+    assert f"{path} is of another network" in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_3d_dataset_gets_the_2d_configuration_alone(raw, tmp_path, monkeypatch):
@@ -202,8 +266,11 @@ def test_own_configurations_in_the_plans_stay(preprocessed):
         (["-d", "Dataset008_Absent"], "Dataset008_Absent/dataset.json does not exist"),
         (["-d", "discs"], "-d discs: neither an id nor a name"),
         (["-d", "7", "--gpu-memory", "0"], "--gpu-memory 0: it must be above 0"),
+        (["-d", "7", "--plans-name", "../mine"], "--plans-name ../mine: letters, digits"),
+        (["-d", "7", "--plans-name", "my__plans"], "--plans-name my__plans: letters, digits"),
+        (["-d", "7", "--plans-name", "nnUNetPlans"], "nnU-Net's own plans have this name"),
     ],
-    ids=["no fingerprint", "no such id", "no such name", "neither", "no memory"],
+    ids=["no fingerprint", "no such id", "no such name", "neither", "no memory", "no name", "parted", "nnU-Net's"],
 )
 def test_what_cannot_be_planned_is_one_message(preprocessed, capsys, arguments, message):
     assert main(["plan", *arguments]) == 1

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunet_mamba_mis.errors import UserError
-from nnunet_mamba_mis.planning.architecture import architecture_entry
+from nnunet_mamba_mis.planning.architecture import NETWORK_CLASS, architecture_entry
 from nnunet_mamba_mis.planning.memory import process_bytes, training_bytes
 
 PLANS_NAME = "nnUNetMambaMISPlans"
@@ -35,11 +38,12 @@ class MambaMISPlanner(ExperimentPlanner):
         dataset: Id or name.
         gpu_memory: What training may take, in GB.
         variant: "S", "B" or "L".
+        plans_name: Name of the plans, which is the file's.
     """
 
-    def __init__(self, dataset: int | str, gpu_memory: float, variant: str) -> None:
+    def __init__(self, dataset: int | str, gpu_memory: float, variant: str, plans_name: str = PLANS_NAME) -> None:
         # the planner below has a U-Net's memory in mind: let it have enough for the largest patch
-        super().__init__(dataset, gpu_memory_target_in_gb=1e6, plans_name=PLANS_NAME)
+        super().__init__(dataset, gpu_memory_target_in_gb=1e6, plans_name=plans_name)
         self.budget = gpu_memory * GIGABYTE
         self.variant = variant
 
@@ -98,19 +102,55 @@ class MambaMISPlanner(ExperimentPlanner):
         return process_bytes(device) + step
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Write the plans, with nnU-Net's preprocessed data if they are what these plans ask for."""
+        """Write the plans, with nnU-Net's preprocessed data if they are what these plans ask for.
+
+        Raises:
+            UserError: There are plans of this name, which are of another network, or trained networks need.
+        """
+        recursive_fix_for_json_export(plans)
         configuration = plans["configurations"][CONFIGURATION]
+        self._check_replaceable(configuration)
         if self._stock_data_fit(plans):
             configuration["data_identifier"] = f"{STOCK_PLANS_NAME}_{CONFIGURATION}"
         plans["configurations"] = {CONFIGURATION: configuration}
         super().save_plans(plans)
 
-    def _stock_data_fit(self, plans: dict[str, Any]) -> bool:
-        path = Path(nnUNet_preprocessed) / self.dataset_name / f"{STOCK_PLANS_NAME}.json"
+    def _check_replaceable(self, configuration: dict[str, Any]) -> None:
+        path = self._plans_file(self.plans_identifier)
         if not path.exists():
-            return True
+            return
+        earlier = load_json(str(path))["configurations"].get(CONFIGURATION, {})
+        if earlier.get("architecture", {}).get("network_class_name") != NETWORK_CLASS:
+            raise UserError(f"{path} is of another network than Mamba-MIS: choose another --plans-name")
+        if _equal(earlier, configuration, ("patch_size", "architecture", *_PREPROCESSING)):
+            return
+        if trained := self._trained_networks():
+            raise UserError(
+                f"{path} would change, and {trained[0]} was trained with it: the next training would replace the plans "
+                "that it is loaded with. Give these plans a name of their own (--plans-name), or move the trained "
+                "networks away"
+            )
+
+    def _trained_networks(self) -> list[Path]:
+        """Folders of networks that were trained with plans of this name."""
+        if not nnUNet_results.is_set():
+            return []
+        results = Path(nnUNet_results) / self.dataset_name
+        checkpoints = results.glob(f"*__{self.plans_identifier}__*/fold_*/checkpoint_*.pth")
+        return sorted({checkpoint.parent.parent for checkpoint in checkpoints})
+
+    def _stock_data_fit(self, plans: dict[str, Any]) -> bool:
+        path = self._plans_file(STOCK_PLANS_NAME)
+        if not path.exists():  # and may be planned with any spacing later
+            return False
         stock = load_json(str(path))
         theirs, ours = (p["configurations"].get(CONFIGURATION, {}) for p in (stock, plans))
-        return stock["transpose_forward"] == plans["transpose_forward"] and all(
-            np.array_equal(theirs.get(name), ours[name]) for name in _PREPROCESSING
-        )
+        return stock["transpose_forward"] == plans["transpose_forward"] and _equal(theirs, ours, _PREPROCESSING)
+
+    def _plans_file(self, name: str) -> Path:
+        return Path(nnUNet_preprocessed) / self.dataset_name / f"{name}.json"
+
+
+def _equal(earlier: dict[str, Any], planned: dict[str, Any], names: Iterable[str]) -> bool:
+    """Whether what is planned is in a file already, which has lists for tuples."""
+    return all(earlier.get(name) == json.loads(json.dumps(planned[name])) for name in names)
