@@ -207,7 +207,7 @@ def half_foreground(trained, tmp_path_factory) -> tuple[Path, str]:
     image = np.pad(image, [(3, 0), (0, 5), (0, 0)])  # with black borders
     folder = tmp_path_factory.mktemp("unseen")
     imageio.imwrite(folder / "unseen_0000.png", image)
-    fold = load_fold(trained.parent, "0", trainer="nnUNetTrainerMambaMIS_S")
+    fold = load_fold(trained.parent, "0")
     height, width = fold.network.patch_size
     patch = torch.from_numpy(image[3 : 3 + height, :width]).permute(2, 0, 1).float()
     patch = (patch - patch.mean((1, 2), keepdim=True)) / patch.std((1, 2), keepdim=True)
@@ -223,7 +223,8 @@ def half_foreground(trained, tmp_path_factory) -> tuple[Path, str]:
 def exported(trained, preprocessed, half_foreground) -> Path:
     """The fold's files, written by `mamba_mis export`."""
     printed = run(preprocessed, "mamba_mis", "export", "-m", trained.parent, "-f", 0, "-chk", half_foreground[1],
-                  "--architecture-of", "nnUNetTrainerMambaMIS_S", "-o", preprocessed / "exported")  # fmt: skip
+                  "-o", preprocessed / "exported")  # fmt: skip
+    assert "discretization zoh" in printed and "(as the checkpoint says)" in printed
     assert "onnx: largest difference to the network" in printed and "pt2: largest difference" in printed
     return preprocessed / "exported"
 
@@ -255,7 +256,7 @@ def test_documented_example_segments_as_nnunet_with_numpy_and_onnxruntime_alone(
 
 @pytest.mark.slow
 def test_exported_program_is_the_trained_network(exported, trained, half_foreground):
-    fold = load_fold(trained.parent, "0", half_foreground[1], trainer="nnUNetTrainerMambaMIS_S")
+    fold = load_fold(trained.parent, "0", half_foreground[1])
     x = torch.randn(3, 3, *fold.network.patch_size)
     with torch.no_grad():
         expected = fold.network(x)
@@ -264,7 +265,7 @@ def test_exported_program_is_the_trained_network(exported, trained, half_foregro
 
 
 def test_export_describes_what_nnunet_does_to_images(trained):
-    about = load_fold(trained.parent, "0", trainer="nnUNetTrainerMambaMIS_S").description
+    about = load_fold(trained.parent, "0").description
     plans = json.loads((trained.parent / "plans.json").read_text())["configurations"]["2d"]
     assert json.loads(json.dumps(about)) == about
     assert about["patch_size"] == plans["patch_size"] and about["spacing"] == plans["spacing"]
@@ -273,8 +274,15 @@ def test_export_describes_what_nnunet_does_to_images(trained):
     assert (about["trainer"], about["fold"]) == ("ShortTrainer", "0")
 
 
+def without_its_network(fold: Path) -> dict:
+    """A checkpoint as older ones are, which do not say what their network is."""
+    checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    del checkpoint["optimizer_state"]["network"]
+    return checkpoint
+
+
 def test_export_takes_the_network_of_the_trainer_in_the_checkpoint(trained):
-    checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
+    checkpoint = without_its_network(trained)
     torch.save(checkpoint | {"trainer_name": "nnUNetTrainerMambaMIS_S"}, trained / "checkpoint_ours.pth")
     weights = load_fold(trained.parent, "0", "checkpoint_ours.pth").network.state_dict()
     assert all(torch.equal(weights[name], checkpoint["network_weights"][name]) for name in weights)
@@ -288,17 +296,16 @@ def test_export_takes_the_network_of_plans_made_for_it(trained, tmp_path):
     configuration = plans["configurations"]["2d"]
     configuration["architecture"] = architecture_entry(tuple(configuration["patch_size"]), "S")
     (tmp_path / "plans.json").write_text(json.dumps(plans))
-    checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
+    checkpoint = without_its_network(trained)
     torch.save(checkpoint | {"trainer_name": "nnUNetTrainer"}, tmp_path / "fold_0" / "checkpoint_final.pth")
     weights = load_fold(tmp_path, "0").network.state_dict()
     assert all(torch.equal(weights[name], checkpoint["network_weights"][name]) for name in weights)
 
 
 def test_export_refuses_weights_of_another_network(trained):
-    with pytest.raises(
-        UserError, match=r"checkpoint_final.pth do not fit the network of nnUNetTrainerMambaMIS_L: .*enc"
-    ):
-        load_fold(trained.parent, "0", trainer="nnUNetTrainerMambaMIS_L")
+    torch.save(without_its_network(trained), trained / "checkpoint_old.pth")
+    with pytest.raises(UserError, match=r"checkpoint_old.pth do not fit the network as nnUNetTrainerMambaMIS_L .*enc"):
+        load_fold(trained.parent, "0", "checkpoint_old.pth", "nnUNetTrainerMambaMIS_L")
 
 
 def test_single_non_finite_steps_are_skipped_and_counted(preprocessed):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from nnunet_mamba_mis import cli
-from nnunet_mamba_mis.architectures import MambaMIS
+from nnunet_mamba_mis.architectures import VARIANTS, MambaMIS
 from nnunet_mamba_mis.architectures.amffb import AMFFB
 from nnunet_mamba_mis.architectures.basic_blocks import BSSS, CNNBlock, NoSSMBlock, ViTBlock
+from nnunet_mamba_mis.architectures.mamba_mis import Depths
 from nnunet_mamba_mis.errors import UserError
 from nnunet_mamba_mis.export import fourier, programs
 from nnunet_mamba_mis.export.decompositions import decompose_chunked_scan, decompose_pixelwise, decompose_s6
@@ -25,6 +27,8 @@ from nnunet_mamba_mis.export.scan import scan_steps
 from nnunet_mamba_mis.ops import native, selective_scan
 from nnunet_mamba_mis.ops.pixelwise import native_pixelwise
 from nnunet_mamba_mis.ops.torch_backend import chunked_scan
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
+from nnunet_mamba_mis.trainers.parameter_groups import parameter_groups
 
 needs_native = pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
 
@@ -138,11 +142,21 @@ class Bridge(nn.Module):
         return torch.cat([fine.flatten(1), coarse.flatten(1)], 1)
 
 
+def tiny_network(patch_size: tuple[int, int], **kwargs) -> MambaMIS:
+    """A whole network, of one block a stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "S", Depths((1,) * 4, (1,) * 5))
+        return MambaMIS(4, 2, patch_size, variant="S", **kwargs)
+
+
 PARTS = {
     "BSSS": lambda: Part(BSSS(6, (4, 6), 4), 6),
     "mamba": lambda: Part(BSSS(6, (4, 6), 4, discretization="mamba"), 6),
     "ss2d": lambda: Part(BSSS(6, (4, 6), 4, scan="ss2d"), 6),
     "no spectral gate": lambda: Part(BSSS(6, (4, 6), 4, spectral_gate=False), 6),
+    "patch of no multiple of 32": lambda: tiny_network(
+        (20, 37), block="cnn", attention_bridge=False, fusion_bridge=False
+    ),
     "nossm": lambda: Part(NoSSMBlock(6, (4, 6), 4), 6),
     "cnn": lambda: Part(CNNBlock(6, (4, 6)), 6),
     "vit": lambda: Part(ViTBlock(8, (4, 6)), 8),
@@ -163,10 +177,10 @@ def test_every_part_runs_in_onnxruntime(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_network_in_onnxruntime_is_within_1e4(tmp_path):
-    net = MambaMIS(3, 2, (64, 64), variant="B").eval()
+    net = tiny_network((64, 64)).eval()
     programs.write_onnx(net, tmp_path / "net.onnx")
     for batch in (1, 2):
-        x = torch.randn(batch, 3, 64, 64)
+        x = torch.randn(batch, 4, 64, 64)
         torch.testing.assert_close(programs.run_onnx(tmp_path / "net.onnx", x), net(x), rtol=0, atol=1e-4)
 
 
@@ -226,8 +240,13 @@ def model(tmp_path) -> Path:
     folder = tmp_path / "nnUNetTrainerMambaMIS__nnUNetPlans__2d"
     (folder / "fold_0").mkdir(parents=True)
     (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": "R"}, "labels": {"background": 0, "a": 1}}))
-    configuration = {"patch_size": [32, 32], "architecture": {}, "normalization_schemes": ["ZScoreNormalization"]}
-    plans = {"dataset_name": "Dataset001_Test", "configurations": {"2d": configuration}}
+    configuration = {
+        "patch_size": [32, 32], "batch_size": 2, "batch_dice": True, "spacing": [1.0, 1.0], "architecture": {},
+        "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [False], "data_identifier": "none",
+    }  # fmt: skip
+    plans = {"dataset_name": "Dataset001_Test", "plans_name": "nnUNetPlans", "transpose_forward": [0, 1, 2]}
+    plans["foreground_intensity_properties_per_channel"] = {"0": {}}
+    plans["configurations"] = {"2d": configuration}
     (folder / "plans.json").write_text(json.dumps(plans))
     return folder
 
@@ -235,6 +254,127 @@ def model(tmp_path) -> Path:
 def write_checkpoint(model: Path, **contents) -> None:
     usual = {"network_weights": {}, "init_args": {"configuration": "2d"}, "trainer_name": "nnUNetTrainerMambaMIS"}
     torch.save(usual | contents, model / "fold_0" / "checkpoint_final.pth")
+
+
+class OwnTrainer(nnUNetTrainerMambaMIS):
+    """As a user derives one."""
+
+    architecture: ClassVar = {"variant": "S", "discretization": "mamba"}
+
+
+class OwnNetwork(MambaMIS):
+    """As a user derives one: the weights are ours, what is computed with them need not be."""
+
+
+class OwnNetworkTrainer(nnUNetTrainerMambaMIS):
+    """Of a network of one's own."""
+
+    @classmethod
+    def build_network_architecture(
+        cls, plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
+    ):
+        arguments = (num_input_channels, num_output_channels, configuration_manager.patch_size)
+        return OwnNetwork(*arguments, variant="S", deep_supervision=enable_deep_supervision)
+
+
+@pytest.fixture
+def train(model, monkeypatch):
+    """What a trainer leaves in the folder, but for the training; returns its network."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(model.parent / name))
+    data = model.parent / "nnUNet_preprocessed" / "Dataset001_Test" / "none"
+    data.mkdir(parents=True)
+    (data / "case.b2nd").touch()  # by their names nnU-Net tells how to read them
+
+    def run(trainer):
+        plans, dataset = (json.loads((model / name).read_text()) for name in ("plans.json", "dataset.json"))
+        made = trainer(plans | {"continue_training": False}, "2d", 0, dataset, torch.device("cpu"))
+        made.initialize()
+        for parameter in made.network.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        made.save_checkpoint(str(model / "fold_0" / "checkpoint_final.pth"))
+        return made.network
+
+    return run
+
+
+def forget_network(model):
+    """As checkpoints were before they said what their network is."""
+    path = model / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    del checkpoint["optimizer_state"]["network"]
+    torch.save(checkpoint, path)
+
+
+def test_fold_of_a_trainer_of_ones_own_has_the_network_that_it_was_trained_with(train, model):
+    trained = train(OwnTrainer).eval()
+    fold = load_fold(model, "0")
+    x = torch.randn(1, 1, 32, 32)
+    torch.testing.assert_close(fold.network(x), trained(x)[0])
+    assert fold.description["network"] == trained.arguments
+    assert (fold.description["network"]["discretization"], fold.description["trainer"]) == ("mamba", "OwnTrainer")
+
+    # which weights alone do not tell
+    forget_network(model)
+    other = load_fold(model, "0", trainer="nnUNetTrainerMambaMIS_S")
+    assert not torch.allclose(other.network(x), fold.network(x), atol=1e-3)
+    assert other.description["network"]["discretization"] == "zoh"
+    assert "nnUNetTrainerMambaMIS_S has it; the checkpoint does not say" in other.description["network_source"]
+
+
+def test_user_trainer_that_hides_a_name_of_ours_is_not_taken_for_it(train, model):
+    train(type("nnUNetTrainerMambaMIS_S", (OwnTrainer,), {}))
+    assert load_fold(model, "0").description["network"]["discretization"] == "mamba"
+
+
+def test_nnunet_continues_from_a_checkpoint_that_says_what_its_network_is(train, model):
+    train(OwnTrainer)
+    path = model / "fold_0" / "checkpoint_final.pth"
+    state = torch.load(path, weights_only=False)["optimizer_state"]
+    network = MambaMIS(1, 2, (32, 32), variant="S", deep_supervision=True)
+    groups = parameter_groups(network, 0.01)
+    torch.optim.AdamW(groups).load_state_dict(state)
+
+
+def contradict_trainer(train, model):
+    train(OwnTrainer)
+    return ["--architecture-of", "nnUNetTrainerMambaMIS_S"]
+
+
+def contradict_plans(train, model):
+    train(OwnTrainer)
+    plans = json.loads((model / "plans.json").read_text())
+    plans["configurations"]["2d"]["patch_size"] = [64, 32]
+    (model / "plans.json").write_text(json.dumps(plans))
+
+
+def contradict_record(train, model):
+    train(OwnTrainer)
+    path = model / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["optimizer_state"]["network"]["arguments"]["scan"] = "of next year"
+    torch.save(checkpoint, path)
+
+
+def contradict_class(train, model):
+    train(OwnNetworkTrainer)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (contradict_trainer, "has discretization 'mamba', but 'zoh' in nnUNetTrainerMambaMIS_S"),
+        (contradict_plans, "has patch_size [32, 32], but [64, 32] in plans.json"),
+        (contradict_record, "cannot build the network in"),
+        (contradict_class, "is test_export.OwnNetwork, which is not of this package"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_contradicts_the_checkpoints_network_is_one_message(prepare, message, train, model, capsys):
+    arguments = prepare(train, model) or []
+    output = model.parent / "exported"
+    assert cli.main(["export", "-m", str(model), "-f", "0", "-o", str(output), "--format", "pt2", *arguments]) == 1
+    assert message in capsys.readouterr().err and not output.exists()
 
 
 class Strange:
@@ -290,7 +430,7 @@ def refuse_output(model):
         (refuse_code, "holds more than weights and numbers, and was not loaded"),
         (refuse_other_file, "is not a checkpoint of nnU-Net"),
         (refuse_configuration, "has no configuration '3d_fullres'"),
-        (refuse_trainer, "trained with MyTrainer, which is not a trainer of this package"),
+        (refuse_trainer, "trained with MyTrainer, which is not a trainer of Mamba-MIS in this package"),
         (refuse_output, "is there already and not empty"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

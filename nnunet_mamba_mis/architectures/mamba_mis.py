@@ -168,6 +168,10 @@ class MambaMIS(nn.Module):
         strides: None, or `PLANS_STRIDES`: nnU-Net's trainers read the sizes of deep supervision from a plan's entry of
             this name, and hand it on.
 
+    Attributes:
+        arguments: The arguments that make this network, in values that JSON can hold: all but the last two, which
+            change nothing in its logits.
+
     Raises:
         ValueError: An argument is none of its choices, or not positive.
     """
@@ -203,6 +207,19 @@ class MambaMIS(nn.Module):
             raise ValueError("input_channels, num_classes, d_state and patch_size must be at least 1")
         self.input_channels = input_channels
         height, width = self.patch_size = (int(patch_size[0]), int(patch_size[1]))
+        self.arguments: dict[str, Any] = {
+            "input_channels": input_channels,
+            "num_classes": num_classes,
+            "patch_size": [height, width],
+            "variant": variant,
+            "d_state": d_state,
+            "discretization": discretization,
+            "block": block,
+            "scan": scan,
+            "spectral_gate": spectral_gate,
+            "attention_bridge": attention_bridge,
+            "fusion_bridge": fusion_bridge,
+        }
         depths = VARIANTS[variant]
         coarsest = ENCODER_STRIDES[-1]
         padded = (math.ceil(height / coarsest) * coarsest, math.ceil(width / coarsest) * coarsest)

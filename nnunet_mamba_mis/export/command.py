@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 _FORMATS = ("pt2", "onnx", "aoti")
 
@@ -25,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-chk", dest="checkpoint", metavar="NAME", default="checkpoint_final.pth", help=checkpoint)
     kinds = "files to write (default: pt2 onnx); onnx needs pip install 'nnunet-mamba-mis[export]', aoti a C++ compiler"
     parser.add_argument("--format", dest="formats", nargs="+", choices=_FORMATS, default=["pt2", "onnx"], help=kinds)
-    trainer = "for folds of a trainer of your own, whose code is not run: the trainer of this package with its network"
+    trainer = (
+        "for checkpoints that do not say what their network is and name a trainer of your own, whose code is not run: "
+        "the trainer of this package with its network"
+    )
     parser.add_argument("--architecture-of", dest="trainer", metavar="TRAINER", help=trainer)
 
 
@@ -40,4 +44,9 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_mamba_mis.export.folder import write_folder
 
     fold = load_fold(args.model, args.fold, args.checkpoint, args.trainer)
+    print(f"Mamba-MIS {_in_a_line(fold.network.arguments)} ({fold.description['network_source']})", flush=True)
     write_folder(fold, formats, args.output)
+
+
+def _in_a_line(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in arguments.items())

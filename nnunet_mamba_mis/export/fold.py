@@ -17,6 +17,7 @@ from nnunet_mamba_mis import __version__, trainers
 from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.errors import UserError
 from nnunet_mamba_mis.planning.architecture import NETWORK_CLASS
+from nnunet_mamba_mis.trainers.network_record import recorded_network
 
 
 class TrainedFold(NamedTuple):
@@ -35,10 +36,11 @@ def load_fold(
         model: Folder with plans.json, dataset.json and the folds.
         fold: "0", "1", …, or "all".
         checkpoint: Name of the file in the fold's folder.
-        trainer: Trainer of ours with the network that the fold has; by default the one that the checkpoint names.
+        trainer: Trainer of ours with the network that the fold has, for checkpoints that do not say what it is; by
+            default the one that the checkpoint names. Where the checkpoint says it, the two must agree.
 
     Raises:
-        UserError: A file is missing or broken, the trainer is not ours, or weights do not fit its network.
+        UserError: A file is missing or broken, the network is not ours, or weights, plans or trainer contradict it.
     """
     plans, dataset = (_read_json(model / name, model) for name in ("plans.json", "dataset.json"))
     path = model / f"fold_{fold}" / checkpoint
@@ -48,14 +50,21 @@ def load_fold(
     if configuration not in manager.available_configurations:
         raise UserError(f"{model}/plans.json has no configuration {configuration!r}, which the checkpoint names")
     planned = manager.get_configuration(configuration)
-    name = trainer or trained["trainer_name"]
-    network = _build(name, manager, planned, dataset)
+    record = recorded_network(trained)
+    if record is None:
+        name = trainer or trained["trainer_name"]
+        network, source = _build(name, manager, planned, dataset), f"as {name} has it; the checkpoint does not say"
+    else:
+        network, source = _build_recorded(record, path, manager, planned, dataset), "as the checkpoint says"
+        if trainer:
+            _compare(network, _build(trainer, manager, planned, dataset), path, trainer)
     try:
         network.load_state_dict(trained["network_weights"])
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
-        raise UserError(f"the weights in {path} do not fit the network of {name}: {first:.200} ...") from None
+        raise UserError(f"the weights in {path} do not fit the network {source}: {first:.200} ...") from None
     about = {"trainer": trained["trainer_name"], "configuration": configuration, "fold": fold, "checkpoint": checkpoint}
+    about |= {"network": network.arguments, "network_source": source}
     about["mirror_axes"] = list(trained.get("inference_allowed_mirroring_axes") or [])
     return TrainedFold(network.eval(), about | _describe(manager, planned, dataset, network))
 
@@ -101,19 +110,58 @@ def _numpy_globals() -> list[Any]:
 
 
 def _build(name: str, manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any]) -> MambaMIS:
-    inputs = determine_num_input_channels(manager, planned, dataset)
-    outputs = manager.get_label_manager(dataset).num_segmentation_heads
-    if name in trainers.__all__:
-        build = getattr(trainers, name).build_network_architecture
-        return build(manager, planned, inputs, outputs, enable_deep_supervision=False)
+    """The network as a trainer of ours has it, or the plans."""
+    inputs, outputs = _channels(manager, planned, dataset)
+    known = {name: getattr(trainers, name) for name in trainers.__all__}
+    known = {name: known[name] for name in known if issubclass(known[name], trainers.nnUNetTrainerMambaMIS)}
+    if name in known:
+        return known[name].build_network_architecture(manager, planned, inputs, outputs, enable_deep_supervision=False)
     architecture = planned.configuration.get("architecture", {})
     if architecture.get("network_class_name") == NETWORK_CLASS:
         return MambaMIS(inputs, outputs, **(architecture["arch_kwargs"] | {"deep_supervision": False}))
     raise UserError(
-        f"the fold was trained with {name}, which is not a trainer of this package, and its code is not run. If it is "
-        "derived from one, name that with --architecture-of, for example nnUNetTrainerMambaMIS_S; "
-        "known are " + ", ".join(trainers.__all__)
+        f"the fold was trained with {name}, which is not a trainer of Mamba-MIS in this package, and its code is not "
+        "run. If it is derived from one, name that with --architecture-of, for example nnUNetTrainerMambaMIS_S; "
+        "known are " + ", ".join(name for name in known if "epoch" not in name)
     )
+
+
+def _build_recorded(
+    record: Any, path: Path, manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any]
+) -> MambaMIS:
+    """The network as the checkpoint says, if that is ours and what the plans beside it are for."""
+    try:
+        kind, arguments = record["class"], dict(record["arguments"])
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"{path} says of its network what nnunet-mamba-mis {__version__} cannot read") from None
+    if kind != NETWORK_CLASS:
+        raise UserError(f"the network in {path} is {kind}, which is not of this package, and its code is not run")
+    inputs, outputs = _channels(manager, planned, dataset)
+    beside = {"input_channels": inputs, "num_classes": outputs, "patch_size": list(planned.patch_size)}
+    if other := _differences({name: arguments.get(name) for name in beside}, beside):
+        raise UserError(
+            f"the network in {path} has {other} in plans.json and dataset.json beside it: "
+            "they were changed after training; put those of the training back"
+        )
+    try:
+        return MambaMIS(**(arguments | {"deep_supervision": False}))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"nnunet-mamba-mis {__version__} cannot build the network in {path}: {error}") from None
+
+
+def _compare(network: MambaMIS, other: MambaMIS, path: Path, trainer: str) -> None:
+    if difference := _differences(network.arguments, other.arguments):
+        raise UserError(f"the network in {path} has {difference} in {trainer}: leave --architecture-of out")
+
+
+def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {ours[name]!r}, but {theirs[name]!r}" for name in ours if ours[name] != theirs[name])
+
+
+def _channels(manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any]) -> tuple[int, int]:
+    """Of images and of logits."""
+    inputs = determine_num_input_channels(manager, planned, dataset)
+    return inputs, manager.get_label_manager(dataset).num_segmentation_heads
 
 
 def _describe(

@@ -17,7 +17,7 @@ from nnunet_mamba_mis.export.programs import FORMATS, INPUT, OUTPUT
 
 DESCRIPTION = "network.json"
 # of the largest logit; float32 alone gives about 1e-5
-_LARGEST_DIFFERENCE = 1e-3
+_LARGEST_DIFFERENCE = 1e-4
 
 
 def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:

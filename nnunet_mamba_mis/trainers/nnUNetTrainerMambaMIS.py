@@ -10,6 +10,7 @@ from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
 from nnunet_mamba_mis.planning.architecture import planned_architecture
+from nnunet_mamba_mis.trainers.network_record import NETWORK, network_record
 from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import nnUNetTrainerAdamW1e3
 from nnunet_mamba_mis.trainers.pretrained_weights import resample_pretrained_weights
 
@@ -34,6 +35,14 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         resample_pretrained_weights(self.print_to_log_file)
+
+    def initialize(self) -> None:
+        """Also let checkpoints say what the network is, which `mamba_mis export` reads."""
+        super().initialize()
+        self.optimizer.register_state_dict_post_hook(self._add_network)
+
+    def _add_network(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        return state | {NETWORK: network_record(self.network)}
 
     # nnU-Net has a static method here and calls it on the class or an instance; a class method serves variants
     @classmethod

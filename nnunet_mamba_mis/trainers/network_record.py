@@ -1,0 +1,37 @@
+"""What a checkpoint says about its network.
+
+Weights alone do not tell what computes with them: discretizations have none. nnU-Net names the trainer in a checkpoint,
+which may be a user's own. So a record stands in the state of the optimizer, where nnU-Net and torch pass it over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from nnunet_mamba_mis.architectures import MambaMIS
+from nnunet_mamba_mis.planning.architecture import NETWORK_CLASS
+from nnunet_mamba_mis.trainers.pretrained_weights import unwrap
+
+# its name in the optimizer's state
+NETWORK = "network"
+
+
+def network_record(network: nn.Module) -> dict[str, Any]:
+    """Class and arguments, in plain values; of networks that are not exactly `MambaMIS` the class alone.
+
+    Args:
+        network: The network, also in the wrappers of DDP and torch.compile.
+    """
+    bare = unwrap(network)
+    if type(bare) is MambaMIS:
+        return {"class": NETWORK_CLASS, "arguments": bare.arguments}
+    return {"class": f"{type(bare).__module__}.{type(bare).__qualname__}", "arguments": {}}
+
+
+def recorded_network(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `network_record` gave when nnU-Net's checkpoint was written; None if that did not happen."""
+    state = checkpoint.get("optimizer_state")
+    return state.get(NETWORK) if isinstance(state, dict) else None
