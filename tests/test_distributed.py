@@ -372,17 +372,24 @@ sleep 30 & wait
 @pytest.fixture
 def slurm(tmp_path):
     """Start the script as Slurm does, and return the process."""
+    tasks = []
     for name, content in COMMANDS.items():
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(0o755)
 
     def submit(*arguments: str, **variables: str) -> subprocess.Popen:
         task = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        return subprocess.Popen(
-            ["bash", SCRIPT, *arguments], env=os.environ | task | variables, stdout=subprocess.PIPE, text=True
+        environment = os.environ | task | variables
+        command = ["bash", SCRIPT, *arguments]
+        tasks.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
         )
+        return tasks[-1]
 
-    return submit
+    yield submit
+    for task in tasks:
+        with suppress(ProcessLookupError):
+            os.killpg(task.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -232,12 +233,14 @@ def test_ctrl_c_again_while_the_checkpoint_is_written_waits_for_it(in_this_proce
 
 
 def test_interrupted_file_is_no_full_disk(tmp_path):
-    class Interrupted:
+    class Interrupted(io.BytesIO):
         def write(self, content):
-            signal.raise_signal(signal.SIGINT)
+            if self.tell() > 1000:
+                signal.raise_signal(signal.SIGINT)
+            return super().write(content)
 
     with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "file.pth"):
-        torch.save(torch.zeros(9), Interrupted())
+        torch.save([torch.zeros(1000) for _ in range(9)], Interrupted())
     assert list(tmp_path.iterdir()) == []
 
 
