@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -261,7 +263,7 @@ def test_own_configurations_in_the_plans_stay(preprocessed):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-d", "7"], "nnUNetv2_extract_fingerprint -d 7"),
+        (["-d", "7"], "nnUNetv2_plan_and_preprocess -d 7 -c 2d"),
         (["-d", "8"], "Could not find a dataset with the ID 8"),
         (["-d", "Dataset008_Absent"], "Dataset008_Absent/dataset.json does not exist"),
         (["-d", "discs"], "-d discs: neither an id nor a name"),
@@ -378,3 +380,28 @@ def test_model_agrees_with_the_peak_on_a_gpu(variant, size, batch):
     assert training_bytes("cuda", variant, size, batch) == pytest.approx(
         measured_peak("cuda", variant, size, batch), rel=0.2
     )
+
+
+def test_plans_that_cannot_be_written_leave_those_that_were_there(preprocessed, capsys):
+    write_fingerprint(preprocessed, 70, 90)
+    planned(preprocessed)
+    before = (preprocessed / f"{PLANS}.json").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a disk that is full
+        assert main(["plan", "-d", "7"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "cannot be written" in capsys.readouterr().err
+    assert (preprocessed / f"{PLANS}.json").read_bytes() == before
+    assert not list(preprocessed.glob("*.partial"))
+
+
+def test_plans_that_are_cut_off_are_named(preprocessed, capsys):
+    write_fingerprint(preprocessed, 70, 90)
+    path = preprocessed / f"{PLANS}.json"
+    path.write_text('{"configurations": {')
+    assert main(["plan", "-d", "7"]) == 1
+    assert f"{path} is no whole plans file" in capsys.readouterr().err

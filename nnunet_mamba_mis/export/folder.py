@@ -17,7 +17,8 @@ from nnunet_mamba_mis.export.programs import FORMATS, INPUT, OUTPUT
 
 DESCRIPTION = "network.json"
 # of the largest logit; float32 alone gives about 1e-5
-_LARGEST_DIFFERENCE = 1e-4
+# relative to the largest logit: LayerNorms over two nearly equal channels amplify rounding at single pixels
+_TYPICAL_DIFFERENCE, _LARGEST_DIFFERENCE = 1e-4, 1e-3
 
 
 def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:
@@ -60,10 +61,11 @@ def _write(network: MambaMIS, name: str, folder: Path) -> dict[str, Any]:
     images = torch.randn(2, network.input_channels, *network.patch_size, generator=generator)
     with torch.no_grad():
         expected = network(images)
-    difference = (kind.run(folder / kind.file, images) - expected).abs().max().item()
-    largest = expected.abs().max().item()
+    differences = (kind.run(folder / kind.file, images) - expected).abs()
+    difference, largest = differences.max().item(), expected.abs().max().item()
+    typical = (differences <= _TYPICAL_DIFFERENCE * max(1.0, largest)).float().mean().item()
     print(f"{name}: largest difference to the network {difference:.1e}, of logits up to {largest:.1f}", flush=True)
-    if not difference <= _LARGEST_DIFFERENCE * max(1.0, largest):
+    if not (difference <= _LARGEST_DIFFERENCE * max(1.0, largest) and typical >= 0.999):
         raise UserError(
             f"{kind.file} gives other numbers than the network (difference {difference:.3g}), and nothing was written: "
             "please report it, with the versions that mamba_mis doctor prints"

@@ -63,7 +63,7 @@ def _fingerprinted(dataset: str) -> tuple[str, Path]:
         raise UserError(f"{raw / 'dataset.json'} does not exist: planning reads it, and lists the images beside it")
     if not (folder / "dataset_fingerprint.json").exists():
         raise UserError(
-            f"{name} has no fingerprint yet: run nnUNetv2_extract_fingerprint -d {int(name[7:10])} "
+            f"{name} has no fingerprint yet: run nnUNetv2_plan_and_preprocess -d {int(name[7:10])} -c 2d "
             "--verify_dataset_integrity first"
         )
     return name, folder

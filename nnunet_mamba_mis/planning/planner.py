@@ -17,6 +17,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunet_mamba_mis.errors import UserError
 from nnunet_mamba_mis.planning.architecture import NETWORK_CLASS, architecture_entry
 from nnunet_mamba_mis.planning.memory import process_bytes, training_bytes
+from nnunet_mamba_mis.trainers.whole_file import whole_file
 
 PLANS_NAME = "nnUNetMambaMISPlans"
 STOCK_PLANS_NAME = "nnUNetPlans"
@@ -112,14 +113,23 @@ class MambaMISPlanner(ExperimentPlanner):
         self._check_replaceable(configuration)
         if self._stock_data_fit(plans):
             configuration["data_identifier"] = f"{STOCK_PLANS_NAME}_{CONFIGURATION}"
-        plans["configurations"] = {CONFIGURATION: configuration}
-        super().save_plans(plans)
+        path = self._plans_file(self.plans_identifier)
+        # configurations that users have added stay, as nnU-Net has it
+        added = _read_plans(path)["configurations"] if path.exists() else {}
+        plans["configurations"] = {CONFIGURATION: configuration} | {
+            name: other for name, other in added.items() if name != CONFIGURATION
+        }
+        try:
+            with whole_file(path) as file:
+                file.write(json.dumps(plans, indent=4).encode())
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error}. What was there before still is") from None
 
     def _check_replaceable(self, configuration: dict[str, Any]) -> None:
         path = self._plans_file(self.plans_identifier)
         if not path.exists():
             return
-        earlier = load_json(str(path))["configurations"].get(CONFIGURATION, {})
+        earlier = _read_plans(path)["configurations"].get(CONFIGURATION, {})
         if earlier.get("architecture", {}).get("network_class_name") != NETWORK_CLASS:
             raise UserError(f"{path} is of another network than Mamba-MIS: choose another --plans-name")
         if _equal(earlier, configuration, ("patch_size", "architecture", *_PREPROCESSING)):
@@ -143,12 +153,19 @@ class MambaMISPlanner(ExperimentPlanner):
         path = self._plans_file(STOCK_PLANS_NAME)
         if not path.exists():  # and may be planned with any spacing later
             return False
-        stock = load_json(str(path))
+        stock = _read_plans(path)
         theirs, ours = (p["configurations"].get(CONFIGURATION, {}) for p in (stock, plans))
         return stock["transpose_forward"] == plans["transpose_forward"] and _equal(theirs, ours, _PREPROCESSING)
 
     def _plans_file(self, name: str) -> Path:
         return Path(nnUNet_preprocessed) / self.dataset_name / f"{name}.json"
+
+
+def _read_plans(path: Path) -> dict[str, Any]:
+    try:
+        return load_json(str(path))
+    except ValueError as error:
+        raise UserError(f"{path} is no whole plans file ({error}): remove it, and plan again") from None
 
 
 def _equal(earlier: dict[str, Any], planned: dict[str, Any], names: Iterable[str]) -> bool:
