@@ -17,7 +17,9 @@ from small_dataset import NUMBER, discs
 from nnunet_mamba_mis.benchmark.jobs import Job
 
 TRAINERS = """
+import os
 import time
+from pathlib import Path
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
@@ -31,6 +33,8 @@ class Queued(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
 
 class Refusing(nnUNetTrainer):
     def on_train_start(self):
+        while not Path(os.environ["nnUNet_results"], "refuse").exists():
+            time.sleep(0.1)
         raise ValueError("not today")
 """
 
@@ -46,8 +50,17 @@ def slurm():
         if started.returncode == 3:
             pytest.skip(started.stderr.strip())
         assert started.returncode == 0, started.stdout + started.stderr
-        yield {"SLURM_CONF": f"{folder}/slurm.conf"}
+        variables = {"SLURM_CONF": f"{folder}/slurm.conf"}
+        yield variables
+        # what a failed test has left must not outlive the daemons
+        subprocess.run(["scancel", "--full", "--user", str(os.getuid())], env=os.environ | variables, check=True)
+        wait_until(lambda: not queue(variables), 30)
         subprocess.run(["bash", script, folder, "stop"], check=True)
+
+
+def queue(variables: dict[str, str]) -> str:
+    command = ["squeue", "--noheader"]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
 
 
 def wait_until(condition, seconds: float = 280) -> None:
@@ -85,6 +98,7 @@ def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_
         assert setting in described
     # a second time at once: nothing new
     assert "0 new" in call(*submit)
+    (results / "refuse").touch()
 
     wait_until(lambda: queued.log.exists() and "Epoch 2" in queued.log.read_text())
     assert re.search(r"Queued +running +[234]/6", call(*benchmark, "status"))
@@ -98,11 +112,10 @@ def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_
     epochs = [int(epoch) for epoch in re.findall(r": Epoch (\d+)", log)]
     assert sorted(set(epochs)) == list(range(6)) and len(epochs) <= 7 and epochs == sorted(epochs)
     # one that fails by itself is not queued again
-    wait_until(lambda: not call("squeue", "--noheader"))
+    wait_until(lambda: not queue(slurm))
     assert len(re.findall(r"nnUNetv2_train .*", refusing.log.read_text())) == 1
     assert re.search(r"Refusing +failed", call(*benchmark, "status"))
     assert "ValueError: not today" in "".join(
         path.read_text() for path in Path(results).glob("benchmark_slurm/*_1*.out")
     )
     assert "1 done, 0 in the queue, 1 new" in call(*submit)
-    call("scancel", "--user", str(os.getuid()))
