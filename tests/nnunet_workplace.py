@@ -261,9 +261,12 @@ def _forks():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with pytest.MonkeyPatch.context() as environment:
-        # read when nnU-Net and torch are imported; one thread each, as two trainings run side by side
+        # read when nnU-Net and torch are imported
         environment.setenv("nnUNet_def_n_proc", "1")
         environment.setenv("OMP_NUM_THREADS", "1")
+        # nnU-Net gives a training on a CPU a thread for each core; two trainings at once would spin in wait for each
+        # other's, a hundred times slower
+        environment.setenv("OMP_WAIT_POLICY", "passive")
         context.Process(target=int).start()
     return context
 
