@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -325,3 +326,26 @@ def test_s6_operator_passes_opcheck():
     weight = torch.cat([k["delta_weight"], k["bc_weight"]]).detach().requires_grad_()
     arguments = (k["x"].permute(0, 3, 1, 2).detach().requires_grad_(), weight, k["A"], k["D"], k["delta_bias"])
     torch.library.opcheck(native_s6, (*arguments, True, True))
+
+
+# nnU-Net imports scikit-learn; what it prints: how many threads the native code adds to those of torch
+THREADS = """
+import os
+import sklearn.metrics
+import torch
+from nnunet_mamba_mis.ops import selective_scan
+
+torch.set_num_threads(3)
+torch.rand(1 << 20).exp()
+before = len(os.listdir("/proc/self/task"))
+x, delta, B = torch.rand(4, 8, 512), torch.rand(4, 8, 512), torch.rand(4, 2, 512)
+selective_scan(x, delta, -torch.rand(8, 2), B, B, backend="cpp")
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_native_code_works_with_the_threads_of_torch_beside_other_openmp_runtimes():
+    """Threads of two pools spin against each other: a training step took eight times as long."""
+    ran = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True)
+    assert ran.stdout == "0\n", ran.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -123,14 +122,16 @@ def _library_path(instruction_set: str) -> Path:
 
 @functools.cache
 def _openmp_parallel() -> int | None:
-    """Address of GOMP_parallel in the OpenMP runtime that torch runs its own threads with, where that is known."""
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.exists() else []
-    # GNU's, LLVM's or Intel's; all have it
-    loaded = {line.split(maxsplit=5)[5] for line in lines if re.search(r"/lib(g|i)?omp[^/]*\.so[^/]*$", line)}
-    for path in sorted(loaded):
+    """Address of GOMP_parallel (GNU's, LLVM's and Intel's runtimes have it) as torch calls it, where that is known.
+
+    A process often has further OpenMP runtimes, as scikit-learn's, with threads of their own.
+    """
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    # the order in which the linker has looked for torch: what is there for all libraries, then what torch depends on
+    for name in (None, str(library)):
         try:
-            return ctypes.cast(ctypes.CDLL(path, os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel, ctypes.c_void_p).value
+            found = ctypes.CDLL(name, os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
         except (OSError, AttributeError):
             continue
+        return ctypes.cast(found, ctypes.c_void_p).value
     return None
