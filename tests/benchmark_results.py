@@ -102,6 +102,36 @@ class Place:
         (folder / "training_log_2026_1_1_00_00_00.txt").write_text("".join(map(log_of_epoch, range(epochs))))
         return folder
 
+    def write_test_set(self, dataset: str, part: str, truths: Mapping[str, np.ndarray], **recorded: object) -> None:
+        """Write images and ground truth that a model is tested on, in its own dataset or in another.
+
+        Args:
+            dataset: that they lie in.
+            part: Ts_NAME of imagesTs_NAME and labelsTs_NAME, or Tr.
+            truths: label map of each case.
+            recorded: content of another dataset's conversion_report.json.
+        """
+        folder = self.root / "raw" / dataset
+        for kind in ("images", "labels"):
+            (folder / f"{kind}{part}").mkdir(parents=True)
+        for case, truth in truths.items():
+            imageio.imwrite(folder / f"images{part}" / f"{case}_0000.png", np.full((*truth.shape, 3), 90, np.uint8))
+            imageio.imwrite(folder / f"labels{part}" / f"{case}.png", truth.astype(np.uint8))
+        if recorded:
+            (folder / "conversion_report.json").write_text(json.dumps(recorded))
+
+    def write_test(
+        self, trainer: str, dataset: str, part: str, predictions: Mapping[str, np.ndarray], folds: str = "0_1"
+    ) -> Path:
+        """Write predictions of a test set, as `mamba_mis benchmark run` does; return their folder."""
+        model = self.results / self.name / f"{trainer}__nnUNetPlans__2d"
+        folder = model / f"test_folds_{folds}" / dataset / f"images{part}"
+        folder.mkdir(parents=True)
+        for case, prediction in predictions.items():
+            imageio.imwrite(folder / f"{case}.png", prediction.astype(np.uint8))
+        (folder / "summary.json").write_text("{}")
+        return folder
+
 
 def log_of_epoch(number: int, seconds: float = 12.5) -> str:
     lines = [

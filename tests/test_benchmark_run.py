@@ -18,7 +18,7 @@ import torch
 from small_dataset import NUMBER, discs
 
 from nnunet_mamba_mis.benchmark import run_command
-from nnunet_mamba_mis.benchmark.jobs import Job
+from nnunet_mamba_mis.benchmark.jobs import Training
 from nnunet_mamba_mis.benchmark.processes import RunningJob, is_running, try_lock
 from nnunet_mamba_mis.benchmark.progress import read_progress
 from nnunet_mamba_mis.benchmark.status_command import _table
@@ -71,9 +71,9 @@ class Benchmark:
         assert process.returncode == status, output
         return output
 
-    def job(self, trainer: str, fold: int = 0, seed: int | None = None) -> Job:
+    def job(self, trainer: str, fold: int = 0, seed: int | None = None) -> Training:
         dataset = f"Dataset{NUMBER:03d}_Tiny"
-        return Job(self.results, dataset, trainer, "nnUNetPlans", "2d", fold, seed)
+        return Training(self.results, dataset, trainer, "nnUNetPlans", "2d", fold, seed)
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +96,12 @@ def wait_until(condition, command: subprocess.Popen | None = None) -> None:
         time.sleep(0.1)
 
 
-def starts(job: Job) -> list[str]:
+def starts(job: Training) -> list[str]:
     """The commands that were started for a job."""
     return re.findall(r"# mamba_mis benchmark: .*: (?:\S+=\S* )*(nnUNetv2_train .*)", job.log.read_text())
 
 
-def epochs(job: Job) -> list[int]:
+def epochs(job: Training) -> list[int]:
     return [int(epoch) for epoch in re.findall(r": Epoch (\d+)", job.log.read_text())]
 
 
@@ -174,7 +174,7 @@ def test_seed_makes_a_training_on_the_cpu_reproducible(benchmark, nnunet, tmp_pa
     assert re.search(r"seed +state.*\n1 +done.*\n2 +done", benchmark.run("status"))
 
 
-def weights(job: Job) -> dict:
+def weights(job: Training) -> dict:
     return torch.load(job.folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
 
 
@@ -198,7 +198,7 @@ def test_dry_run_prints_each_command_that_is_left(benchmark):
     assert not benchmark.job("Long", seed=7).folder.exists()
 
 
-def validated(job: Job) -> None:
+def validated(job: Training) -> None:
     (job.folder / "validation").mkdir(parents=True)
     (job.folder / "checkpoint_final.pth").touch()
     (job.folder / "validation" / "summary.json").write_text('{"foreground_mean": {"Dice": 0.5}}')
@@ -251,17 +251,17 @@ def test_trainers_are_named_or_a_presets(arguments, trainers, plans):
 
 def test_workers_of_a_killed_training_do_not_keep_the_job_from_going_on(tmp_path):
     """nnU-Net's own trainer leaves them when it is ended by force."""
-    job = Job(tmp_path, "Dataset001_A", "T", "P", "2d", 0)
+    job = Training(tmp_path, "Dataset001_A", "T", "P", "2d", 0)
     code = f"""if True:
         import os, subprocess, sys
         from pathlib import Path
         from nnunet_mamba_mis.benchmark import processes
-        from nnunet_mamba_mis.benchmark.jobs import Job
-        job = Job(Path({str(tmp_path)!r}), "Dataset001_A", "T", "P", "2d", 0)
+        from nnunet_mamba_mis.benchmark.jobs import Training
+        job = Training(Path({str(tmp_path)!r}), "Dataset001_A", "T", "P", "2d", 0)
         lock = processes.try_lock(job)
         worker = "import time; time.sleep(600)"
         training = f"import os, time; os.fork() or time.sleep(600); time.sleep(600)"
-        Job.command = lambda job, device: ["python", "-c", training]
+        Training.commands = lambda job, device: [["python", "-c", training]]
         print(processes.RunningJob(job, lock, "cpu", {{}}).process.pid, flush=True)
         import time; time.sleep(600)
     """
@@ -294,12 +294,12 @@ def group(leader: int) -> list[int]:
 
 
 def test_half_written_checkpoint_is_set_aside(tmp_path, monkeypatch):
-    job = Job(tmp_path, "Dataset001_A", "T", "P", "2d", 0)
+    job = Training(tmp_path, "Dataset001_A", "T", "P", "2d", 0)
     job.folder.mkdir(parents=True)
     torch.save({"weights": torch.zeros(100)}, job.folder / "checkpoint_best.pth")
     whole = (job.folder / "checkpoint_best.pth").read_bytes()
     (job.folder / "checkpoint_latest.pth").write_bytes(whole[: len(whole) // 2])
-    monkeypatch.setattr(Job, "command", lambda job, device: ["python", "-c", "pass"])
+    monkeypatch.setattr(Training, "commands", lambda job, device: [["python", "-c", "pass"]])
     running = RunningJob(job, try_lock(job), "cpu", {})
     running.wait()
     assert running.finish() == "failed: it ended without a validation/summary.json"
@@ -307,12 +307,12 @@ def test_half_written_checkpoint_is_set_aside(tmp_path, monkeypatch):
 
 
 def test_validation_older_than_the_training_is_not_its_own(tmp_path):
-    job = Job(tmp_path, "Dataset001_A", "T", "P", "2d", 0)
+    job = Training(tmp_path, "Dataset001_A", "T", "P", "2d", 0)
     validated(job)
     assert job.is_done()
     os.utime(job.folder / "validation" / "summary.json", (0, 0))
     assert not job.is_done()
-    assert job.command("cpu")[-1] == "--val"
+    assert job.commands("cpu")[0][-1] == "--val"
 
 
 LOG = """
@@ -324,7 +324,7 @@ LOG = """
 
 
 def test_progress_is_counted_from_where_training_went_on(tmp_path):
-    job = Job(tmp_path, "Dataset001_A", "T", "P", "2d", 0)
+    job = Training(tmp_path, "Dataset001_A", "T", "P", "2d", 0)
     assert read_progress(job, running=False, queued=True).state == "queued"
     assert read_progress(job, running=False, queued=False).state == "to do"
     job.folder.mkdir(parents=True)
@@ -344,7 +344,7 @@ def test_status_fits_the_terminal(tmp_path, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     trainers = ["nnUNetTrainer", "nnUNetTrainerMambaMIS_mambaDiscretization", "nnUNetTrainerMambaMIS_attentionOnly"]
     jobs = [
-        Job(tmp_path, dataset, trainer, "nnUNetResEncUNetMPlans", "2d", fold, 1)
+        Training(tmp_path, dataset, trainer, "nnUNetResEncUNetMPlans", "2d", fold, 1)
         for dataset in ("Dataset101_KvasirSEG", "Dataset102_CVC-ClinicDB") for trainer in trainers for fold in range(5)
     ]  # fmt: skip
     lines = _table({job: read_progress(job, running=False, queued=False) for job in jobs})

@@ -14,7 +14,7 @@ import pytest
 from conftest import REPOSITORY
 from small_dataset import NUMBER, discs
 
-from nnunet_mamba_mis.benchmark.jobs import Job
+from nnunet_mamba_mis.benchmark.jobs import Training
 
 TRAINERS = """
 import os
@@ -88,7 +88,7 @@ def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_
     submit += ["--slurm", "--partition", "tests", "--time", "1:00:00", "--memory", 0.4, "--cpus", 1]
     submit += ["--array-limit", 2, "--sbatch", "comment=lab"]
     queued, refusing = (
-        Job(results, dataset.name, trainer, "nnUNetPlans", "2d", 0) for trainer in ("Queued", "Refusing")
+        Training(results, dataset.name, trainer, "nnUNetPlans", "2d", 0) for trainer in ("Queued", "Refusing")
     )
     output = call(*submit)
     number = re.search(r"^(\d+)_0: .* Queued", output, re.M)[1]

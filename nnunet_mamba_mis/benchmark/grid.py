@@ -17,7 +17,8 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba_mis.benchmark.jobs import Job
+from nnunet_mamba_mis.benchmark.jobs import Training
+from nnunet_mamba_mis.benchmark.test_sets import TestSet, find_test_sets
 from nnunet_mamba_mis.errors import UserError
 from nnunet_mamba_mis.trainers.whole_file import whole_file
 
@@ -33,29 +34,44 @@ def make_grid(
     configuration: str,
     folds: Sequence[int],
     seeds: Sequence[int | None],
-) -> list[Job]:
-    """Return all combinations, each once: one fold of all trainers comes before the next fold.
+    own_test_sets: bool = False,
+    test_on: Sequence[str] = (),
+) -> tuple[list[Training], dict[str, list[TestSet]]]:
+    """Return all combinations, each once, and the test sets of each dataset.
+
+    One fold of all trainers comes before the next fold.
+
+    Args:
+        datasets: ids or names.
+        trainers: class names.
+        plans: names of plans.
+        configuration: of the plans.
+        folds: numbers.
+        seeds: or None for nnU-Net's own way, which seeds nothing.
+        own_test_sets: whether models are tested on the test sets of their dataset.
+        test_on: ids or names of other datasets that they are tested on.
 
     Raises:
         UserError: any of them cannot be trained; the text has all reasons.
     """
     results = results_folder()
     problems = [problem for trainer in trainers for problem in _problems_of_trainer(trainer)]
-    names = []
-    for dataset in datasets:
-        name = _name(dataset, problems)
-        if name is not None:
-            names.append(name)
-            problems += _problems_of_dataset(Path(nnUNet_preprocessed) / name, plans, configuration, folds)
+    names = _names("-d", datasets, problems)
+    for name in names:
+        problems += _problems_of_dataset(Path(nnUNet_preprocessed) / name, plans, configuration, folds)
+    others = _names("--test-on", test_on, problems)
+    test_sets = {name: find_test_sets(Path(nnUNet_raw), name, own_test_sets, others, problems) for name in names}
     if problems:
         raise UserError("\n  ".join(["nothing was started:", *problems]))
     grid = itertools.product(names, _each(seeds), _each(folds), _each(plans), _each(trainers))
-    return _each(
-        Job(results, dataset, trainer, plan, configuration, fold, seed) for dataset, seed, fold, plan, trainer in grid
+    trainings = _each(
+        Training(results, dataset, trainer, plan, configuration, fold, seed)
+        for dataset, seed, fold, plan, trainer in grid
     )
+    return trainings, test_sets
 
 
-def write_missing_splits(jobs: Iterable[Job]) -> None:
+def write_missing_splits(jobs: Iterable[Training]) -> None:
     """Write the split that nnU-Net would: jobs that start together would write it and read each other's half of it."""
     for dataset, plans, configuration in {(job.dataset, job.plans, job.configuration): None for job in jobs}:
         folder = Path(nnUNet_preprocessed) / dataset
@@ -88,14 +104,17 @@ def _each(values: Iterable) -> list:
     return list(dict.fromkeys(values))
 
 
-def _name(dataset: str, problems: list[str]) -> str | None:
-    try:
-        return str(maybe_convert_to_dataset_name(dataset))
-    except ValueError:
-        problems.append(f"-d {dataset}: neither an id nor a name that begins with Dataset")
-    except RuntimeError as error:
-        problems.append(" ".join(str(error).split()))
-    return None
+def _names(option: str, datasets: Sequence[str], problems: list[str]) -> list[str]:
+    """Full names; what is no dataset is added to the problems."""
+    names = []
+    for dataset in datasets:
+        try:
+            names.append(str(maybe_convert_to_dataset_name(dataset)))
+        except ValueError:
+            problems.append(f"{option} {dataset}: neither an id nor a name that begins with Dataset")
+        except RuntimeError as error:
+            problems.append(f"{option} {dataset}: {' '.join(str(error).split())}")
+    return _each(names)
 
 
 def _problems_of_trainer(trainer: str) -> list[str]:

@@ -1,13 +1,18 @@
-"""One training of the grid: where its results lie, in which state they are, and the command that goes on with it."""
+"""What is run: the training of a fold, and the prediction of a test set with a model's folds.
+
+Each knows where its results lie, in which state they are, and the commands that go on with it.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from nnunet_mamba_mis.benchmark.test_sets import ENSEMBLE, TestSet
 
 # nnU-Net's checkpoints in the order in which `--c` looks for them
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
@@ -16,8 +21,8 @@ _MODEL = re.compile(r"(.+?)__(.+)__(.+)")
 
 
 @dataclass(frozen=True)
-class Job:
-    """A dataset, trainer, plans, configuration, fold and seed.
+class Training:
+    """A fold of a model, trained and validated.
 
     Args:
         results: nnU-Net's folder of results; a seed has a folder seed_N in it.
@@ -38,7 +43,7 @@ class Job:
     seed: int | None = None
 
     @classmethod
-    def of_folder(cls, results: Path, folder: Path) -> Job | None:
+    def of_folder(cls, results: Path, folder: Path) -> Training | None:
         """The job of a fold's folder anywhere in the results, or None if it is no such folder."""
         *seeds, dataset, model, fold = folder.relative_to(results).parts
         match = _MODEL.fullmatch(model)
@@ -56,15 +61,39 @@ class Job:
         return self.results if self.seed is None else self.results / f"seed_{self.seed}"
 
     @property
+    def model(self) -> Training:
+        """What names the model: this."""
+        return self
+
+    @property
+    def folds(self) -> str:
+        """The only one."""
+        return str(self.fold)
+
+    @property
+    def model_folder(self) -> Path:
+        """Where nnU-Net writes the folds of this model."""
+        return self.results_of_seed / self.dataset / f"{self.trainer}__{self.plans}__{self.configuration}"
+
+    @property
     def folder(self) -> Path:
         """Where nnU-Net writes this fold."""
-        model = f"{self.trainer}__{self.plans}__{self.configuration}"
-        return self.results_of_seed / self.dataset / model / f"fold_{self.fold}"
+        return self.model_folder / f"fold_{self.fold}"
 
     @property
     def log(self) -> Path:
         """All that the job's commands printed, one after the other."""
         return self.folder / LOG
+
+    @property
+    def summary(self) -> Path:
+        """What nnU-Net writes at the end of validation."""
+        return self.folder / "validation" / "summary.json"
+
+    @property
+    def needs(self) -> Sequence[Training]:
+        """What has to be done before: nothing."""
+        return ()
 
     def __str__(self) -> str:
         seed = "" if self.seed is None else f" seed {self.seed}"
@@ -72,17 +101,13 @@ class Job:
 
     def is_done(self) -> bool:
         """Whether it is trained and validated; a validation older than the training is of an earlier one."""
-        final, summary = self.folder / CHECKPOINTS[0], self.folder / "validation" / "summary.json"
-        try:
-            return summary.stat().st_mtime >= final.stat().st_mtime and bool(json.loads(summary.read_text()))
-        except (OSError, ValueError):
-            return False
+        return _is_newer(self.summary, [self.folder / CHECKPOINTS[0]])
 
     def has_begun(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         return any((self.folder / name).exists() for name in CHECKPOINTS)
 
-    def command(self, device: str) -> list[str]:
+    def commands(self, device: str) -> list[list[str]]:
         """nnU-Net's command that begins the job or goes on with it; the first word is a console script or "python"."""
         arguments = [self.dataset, self.configuration, str(self.fold)]
         arguments += ["-tr", self.trainer, "-p", self.plans, "-device", device]
@@ -91,14 +116,128 @@ class Job:
         elif self.has_begun():
             arguments.append("--c")
         if self.seed is None:
-            return ["nnUNetv2_train", *arguments]
-        return ["python", "-m", "nnunet_mamba_mis.benchmark.seeded_train", str(self.seed), *arguments]
+            return [["nnUNetv2_train", *arguments]]
+        return [["python", "-m", "nnunet_mamba_mis.benchmark.seeded_train", str(self.seed), *arguments]]
 
     def variables(self) -> dict[str, str]:
         """Environment variables of the command."""
         return {} if self.seed is None else {"nnUNet_results": str(self.results_of_seed)}
 
 
-def as_typed(command: list[str], variables: Mapping[str, str]) -> str:
-    """Return a command as one would type it in a shell."""
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in variables.items()), shlex.join(command)])
+@dataclass(frozen=True)
+class Prediction:
+    """A test set, predicted with the ensemble of a model's folds, and evaluated.
+
+    Args:
+        needs: the folds' trainings.
+        test_set: what is predicted.
+    """
+
+    needs: Sequence[Training]
+    test_set: TestSet
+
+    @classmethod
+    def of_folder(cls, results: Path, folder: Path) -> Prediction | None:
+        """The job of a test set's folder anywhere in the results, or None if it is no such folder."""
+        ensemble, dataset, part = folder.parts[-3:]
+        test_set = TestSet.of_folder(dataset, part)
+        folds = ENSEMBLE.fullmatch(ensemble)
+        if folds is None or test_set is None:
+            return None
+        model = folder.parents[2]
+        needs = [Training.of_folder(results, model / f"fold_{fold}") for fold in folds[1].split("_")]
+        return cls(tuple(filter(None, needs)), test_set) if all(needs) else None
+
+    @property
+    def model(self) -> Training:
+        """Any of the trainings, for what all of them share."""
+        return self.needs[0]
+
+    @property
+    def dataset(self) -> str:
+        """That the model was trained on."""
+        return self.model.dataset
+
+    @property
+    def folds(self) -> str:
+        """Of the ensemble."""
+        return " ".join(str(training.fold) for training in self.needs)
+
+    @property
+    def folder(self) -> Path:
+        """Where the predictions are written."""
+        ensemble = f"test_folds_{self.folds.replace(' ', '_')}"
+        return self.model.model_folder / ensemble / self.test_set.dataset / self.test_set.part
+
+    @property
+    def log(self) -> Path:
+        """All that the job's commands printed, one after the other."""
+        return self.folder / LOG
+
+    @property
+    def summary(self) -> Path:
+        """What nnU-Net writes at the end of the evaluation."""
+        return self.folder / "summary.json"
+
+    def __str__(self) -> str:
+        model = self.model
+        seed = "" if model.seed is None else f" seed {model.seed}"
+        name = f"{model.dataset} {model.trainer} {model.plans} {model.configuration}"
+        return f"{name} folds {self.folds}{seed} on {self.test_set}"
+
+    def is_done(self) -> bool:
+        """Whether it is predicted and evaluated, with the trainings as they are."""
+        return _is_newer(self.summary, [training.folder / CHECKPOINTS[0] for training in self.needs])
+
+    def has_begun(self) -> bool:
+        """Never: it begins anew, as a file of an interrupted prediction may be cut off."""
+        return False
+
+    def commands(self, device: str) -> list[list[str]]:
+        """nnU-Net's commands: prediction, evaluation."""
+        model, folder = self.model, str(self.folder)
+        of_model = ["-d", model.dataset, "-c", model.configuration, "-tr", model.trainer, "-p", model.plans]
+        folders = ["-i", str(self.test_set.images), "-o", folder]
+        # the network takes the cores, so that more workers would only be in its way
+        workers = ["-npp", "1", "-nps", "1"] if device == "cpu" else []
+        described = ["-djfile", f"{folder}/dataset.json", "-pfile", f"{folder}/plans.json"]
+        return [
+            ["nnUNetv2_predict", *of_model, "-f", *self.folds.split(), *folders, "-device", device, *workers],
+            ["nnUNetv2_evaluate_folder", str(self.test_set.labels), folder, *described],
+        ]
+
+    def variables(self) -> dict[str, str]:
+        """Environment variables of the commands."""
+        return self.model.variables()
+
+
+Job = Training | Prediction
+
+
+def predictions(trainings: Sequence[Training], test_sets: Mapping[str, Sequence[TestSet]]) -> list[Prediction]:
+    """Return a job for each model and test set.
+
+    Args:
+        trainings: the grid.
+        test_sets: for each dataset that is trained on.
+    """
+    of_model: dict[Path, list[Training]] = {}
+    for training in sorted(trainings, key=lambda training: training.fold):
+        of_model.setdefault(training.model_folder, []).append(training)
+    models = [of_model[folder] for folder in dict.fromkeys(training.model_folder for training in trainings)]
+    return [Prediction(tuple(folds), test_set) for folds in models for test_set in test_sets[folds[0].dataset]]
+
+
+def as_typed(commands: Sequence[Sequence[str]], variables: Mapping[str, str]) -> str:
+    """Return commands, one after the other, as one would type them in a shell."""
+    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    return " && ".join(f"{words} {shlex.join(command)}".lstrip() for command in commands)
+
+
+def _is_newer(summary: Path, checkpoints: Sequence[Path]) -> bool:
+    """Whether a summary can be read and is not older than any of the checkpoints."""
+    try:
+        newest = max(checkpoint.stat().st_mtime for checkpoint in checkpoints)
+        return summary.stat().st_mtime >= newest and bool(json.loads(summary.read_text()))
+    except (OSError, ValueError):
+        return False

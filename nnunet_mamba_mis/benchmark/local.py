@@ -89,9 +89,21 @@ class _Runner:
         for slot, variables in enumerate(self.slots):
             if slot not in self.running:
                 self._fill(slot, variables)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """End jobs that need one which has failed."""
+        to_come = {*self.waiting, *(running.job for running, _ in self.running.values())}
+        for job in list(self.waiting):
+            lacking = [str(needed.fold) for needed in job.needs if needed not in to_come and not needed.is_done()]
+            if lacking:
+                self.waiting.remove(job)
+                self._end(job, "not begun", f"not begun: fold {', '.join(lacking)} is not done")
 
     def _fill(self, slot: int, variables: Mapping[str, str]) -> None:
         for job in list(self.waiting):
+            if not all(needed.is_done() for needed in job.needs):
+                continue
             lock = try_lock(job)
             if lock is None:
                 if job not in self.elsewhere:
@@ -135,8 +147,8 @@ class _Runner:
             running.stop()
 
     def summary(self) -> str:
-        counts = {outcome: self.outcomes.count(outcome) for outcome in ("done", "failed", "stopped")}
-        counts["not begun"] = len(self.waiting)
+        counts = {outcome: self.outcomes.count(outcome) for outcome in ("done", "failed", "stopped", "not begun")}
+        counts["not begun"] += len(self.waiting)
         return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
 
     def _end(self, job: Job, outcome: str, text: str) -> None:

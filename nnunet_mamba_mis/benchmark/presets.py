@@ -18,6 +18,7 @@ class Preset(NamedTuple):
     trainers: tuple[str, ...]
     plans: str = "nnUNetPlans"
     planner: str = "ExperimentPlanner"  # what nnUNetv2_plan_and_preprocess -pl makes the plans with
+    test_sets: bool = False  # whether the dataset's test sets are predicted too
 
 
 # nnU-Net as it is, with the optimiser of Mamba-MIS, Mamba-MIS, and Mamba-MIS without state spaces
@@ -40,6 +41,9 @@ PRESETS = {
     "mamba": Preset(
         "Which Mamba, if any, is better than nnU-Net?",
         ("nnUNetTrainer", "nnUNetTrainerUMambaBot", "nnUNetTrainerUMambaEnc", OURS),
+    ),
+    "pranet": Preset(
+        "The same on PraNet's five test sets of polyps (`mamba_mis convert pranet`)", _AGAINST_NNUNET, test_sets=True
     ),
     "sizes": Preset("Which size of Mamba-MIS?", (f"{OURS}_S", OURS, f"{OURS}_L")),
     "ablations": Preset(

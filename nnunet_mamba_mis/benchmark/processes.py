@@ -98,7 +98,7 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 class RunningJob:
-    """A job's command, started in a group of processes of its own, with all it prints in the job's log.
+    """A job's commands, started in a group of processes of its own, with all it prints in the job's log.
 
     Args:
         job: what to run.
@@ -112,12 +112,13 @@ class RunningJob:
         self.lock = lock
         self.was_stopped = False
         _set_broken_checkpoints_aside(job.folder)
-        command, variables = job.command(device), {**job.variables(), **variables}
-        self._note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}: {as_typed(command, variables)}")
-        executable = find_executable(command[0])
+        commands, variables = job.commands(device), {**job.variables(), **variables}
+        self._note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}: {as_typed(commands, variables)}")
+        found = [[find_executable(name), *arguments] for name, *arguments in commands]
+        command = found[0] if len(found) == 1 else ["sh", "-c", as_typed(found, {})]
         with job.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [executable, *command[1:]], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 env={**os.environ, **variables, "PYTHONUNBUFFERED": "1"}, pass_fds=[lock], start_new_session=True,
                 preexec_fn=_prepare(lock, os.getpid()),
             )  # fmt: skip
@@ -163,7 +164,7 @@ class RunningJob:
         if self.was_stopped or status in [code for number in _STOP_SIGNALS for code in (-number, 128 + number)]:
             return "stopped"
         if status == 0:
-            return "failed: it ended without a validation/summary.json"
+            return f"failed: it ended without {self.job.summary.relative_to(self.job.folder)}"
         if status == -signal.SIGKILL:
             return "failed: ended by SIGKILL, perhaps for want of memory"
         return f"failed: {f'signal {-status}' if status < 0 else f'exit status {status}'}"

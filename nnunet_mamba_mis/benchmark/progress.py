@@ -29,7 +29,8 @@ class Progress:
         state: "done", "running", "validating", "queued", "failed", "interrupted" or "to do".
         epochs_done: number of epochs that have ended.
         epochs: of the whole training, or None before it has begun.
-        dice: mean of the classes: of the validation if it is done, else the last epoch's pseudo Dice; None before that.
+        dice: mean of the classes: of the validation or test set if it is done, else the last epoch's pseudo Dice; None
+            before that.
         seconds_left: of training, or None if that cannot be known yet.
     """
 
@@ -59,7 +60,7 @@ def read_progress(job: Job, running: bool, queued: bool) -> Progress:
     epochs = _epochs(job.folder)
     trained = (job.folder / CHECKPOINTS[0]).exists()
     if job.is_done():
-        return Progress("done", training.epochs_done, epochs, _validation_dice(job.folder), 0.0)
+        return Progress("done", training.epochs_done, epochs, _summary_dice(job.summary), 0.0)
     state = _state(job, running, queued, trained)
     left = None
     if epochs is not None and training.seconds:
@@ -115,8 +116,8 @@ def _epochs(folder: Path) -> int | None:
     return None
 
 
-def _validation_dice(folder: Path) -> float | None:
+def _summary_dice(summary: Path) -> float | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
-        dice = float(json.loads((folder / "validation" / "summary.json").read_text())["foreground_mean"]["Dice"])
+        dice = float(json.loads(summary.read_text())["foreground_mean"]["Dice"])
         return None if math.isnan(dice) else dice
     return None

@@ -19,11 +19,16 @@ from nnunet_mamba_mis.benchmark.results import Fold, Found, Model, Truth
 from nnunet_mamba_mis.benchmark.scores import MEAN, Scores, score_all
 from nnunet_mamba_mis.benchmark.settings import Training, read_training, unfair
 from nnunet_mamba_mis.benchmark.statistics import RESAMPLES, Comparison, compare_all, estimate
+from nnunet_mamba_mis.benchmark.tested import find_tests
 from nnunet_mamba_mis.errors import UserError
 from nnunet_mamba_mis.trainers.whole_file import whole_file
 
 # compared pair by pair; the first is the one that is spoken of
 _COMPARED = ("dice", "nsd", "hd95")
+_TEST_SETS = (
+    "Mean Dice of the cases, and mean IoU below it. In cross-validation a case is predicted with one fold, in a test "
+    "set with the mean of all folds' probabilities. Each test set has a section of its own below."
+)
 # two-sided, with five observations, Wilcoxon's p cannot be below 0.0625
 _FEWEST_GROUPS = 6
 
@@ -100,11 +105,16 @@ def make_report(
     _make_folder(output)
     truths = [results.find_truth(dataset, raw, preprocessed) for dataset in dict.fromkeys(datasets)]
     found = [results.find_folds(truth, roots, trainers) for truth in truths]
-    evaluated = [
-        _evaluate(truth, of_dataset, tolerance, processes, measure(truth.name, of_dataset.models) if measure else {})
-        for truth, of_dataset in zip(truths, found, strict=True)
-    ]
-    blocks = [*_introduction(tolerance), *(block for one in evaluated for block in _dataset(one, output))]
+    evaluated: list[Evaluated] = []
+    blocks = _introduction(tolerance)
+    for truth, of_dataset in zip(truths, found, strict=True):
+        tests, problems = find_tests(truth, roots, of_dataset.models, raw)
+        of_dataset.problems.extend(problems)
+        costs = measure(truth.name, of_dataset.models) if measure else {}
+        validated = _evaluate(truth, of_dataset, tolerance, processes, costs)
+        tested = [_evaluate(test, predicted, tolerance, processes, {}) for test, predicted in tests]
+        evaluated += [validated, *tested]
+        blocks += _dataset(validated, tested, output)
     title = "Benchmark: " + ", ".join(truth.name for truth in truths)
     blocks.insert(0, Heading(1, title))
     for name, content in {
@@ -142,13 +152,13 @@ def _make_folder(output: Path) -> None:
 
 
 def _evaluate(truth: Truth, found: Found, tolerance: float, processes: int, costs: Costs) -> Evaluated:
-    trainings = {fold: read_training(fold) for fold in found.folds}
+    trainings = {} if truth.test_set else {fold: read_training(fold) for fold in found.folds}
     scores = score_all(truth, found, tolerance, processes, print)
     if not scores.runs:
         have = "; ".join(f"{model}: folds {_folds(found, model)}" for model in found.models)
         reasons = "\n  ".join(["", *found.problems, *scores.problems])
         raise UserError(
-            f"{truth.name}: the models have no case in common, so nothing can be compared ({have}); choose with "
+            f"{truth.title}: the models have no case in common, so nothing can be compared ({have}); choose with "
             f"--trainers{reasons}"
         )
     names = results.short_names(found.models)
@@ -167,7 +177,8 @@ def _introduction(tolerance: float) -> list[Block]:
     packages = ", ".join(f"{name} {version(name)}" for name in ("nnunet-mamba-mis", "nnunetv2", "torch", "monai"))
     return [
         Text(
-            "Validation cases of cross-validation, predicted by nnU-Net with the fold that was not trained on them. "
+            "Validation cases of cross-validation, predicted by nnU-Net with the fold that was not trained on them; "
+            "and test sets that were predicted with the mean of a model's folds, each in a section of its own. "
             "Every number in a table is over the same cases for all models; what was left out is named."
         ),
         Text(
@@ -182,17 +193,40 @@ def _introduction(tolerance: float) -> list[Block]:
     ]
 
 
-def _dataset(one: Evaluated, output: Path) -> list[Block]:
-    blocks: list[Block] = [Heading(2, one.truth.name), Text(_what_was_compared(one)), Warnings(_warnings(one))]
+def _dataset(validated: Evaluated, tested: Sequence[Evaluated], output: Path) -> list[Block]:
+    """Cross-validation, then each test set."""
+    one = validated
+    blocks = [*_head(one), *_scores(one)]
+    blocks += [Text(f"Mean Dice of each fold{_of_row(one)}:"), tables.fold_table(one.scores, one.names, one.main_row)]
+    blocks += [*_pixels(one), *_comparisons(one, output), *_cost(one, output)]
+    blocks += [Heading(3, "How they were trained"), tables.training_table(one.names, one.trainings)]
+    blocks += [*_curves(one, output), *_overlays(one, output)]
+    if tested:
+        all_scores = {one.truth.test_set or "cross-validation": (one.scores, one.main_row) for one in (one, *tested)}
+        blocks += [Heading(3, "Test sets"), Text(_TEST_SETS), tables.test_table(one.names, all_scores)]
+    for test in tested:
+        blocks += [*_head(test), *_scores(test), *_pixels(test), *_comparisons(test, output), *_overlays(test, output)]
+    return blocks
+
+
+def _head(one: Evaluated) -> list[Block]:
+    blocks: list[Block] = [Heading(2, one.truth.title), Text(_what_was_compared(one)), Warnings(_warnings(one))]
     if len(one.names) > 1:
         blocks.append(Text(" ".join(tables.verdicts(one.compare("dice"), "dice", one.names))))
-    blocks += [Heading(3, "Scores")]
+    return blocks
+
+
+def _scores(one: Evaluated) -> list[Block]:
+    blocks: list[Block] = [Heading(3, "Scores")]
     for row in one.scores.rows:
         if len(one.scores.rows) > 1:
             blocks.append(Text(f"{row[0].upper()}{row[1:]}:"))
         blocks.append(tables.score_table(one.scores, one.names, row, one.group_of))
-    blocks += [Text(f"Mean Dice of each fold{_of_row(one)}:"), tables.fold_table(one.scores, one.names, one.main_row)]
-    blocks += [
+    return blocks
+
+
+def _pixels(one: Evaluated) -> list[Block]:
+    return [
         Text("Empty masks: the class is in neither ground truth nor prediction, only in the one, only in the other."),
         tables.empty_table(one.scores, one.names),
         Text(
@@ -201,10 +235,6 @@ def _dataset(one: Evaluated, output: Path) -> list[Block]:
         ),
         tables.pixel_table(one.scores, one.names),
     ]
-    blocks += _comparisons(one, output)
-    blocks += _cost(one, output)
-    blocks += [Heading(3, "How they were trained"), tables.training_table(one.names, one.trainings)]
-    return [*blocks, *_curves(one, output), *_overlays(one, output)]
 
 
 def _what_was_compared(one: Evaluated) -> str:
@@ -254,7 +284,7 @@ def _comparisons(one: Evaluated, output: Path) -> list[Block]:
         for pair in compared["dice"]
         if pair.first == baseline
     }
-    file = figures.draw_paired_differences(differences, "Dice", baseline, output / f"{one.truth.name}_differences.png")
+    file = figures.draw_paired_differences(differences, "Dice", baseline, output / f"{one.truth.stem}_differences.png")
     caption = "Difference in Dice to the baseline, case by case. Dashed: mean; grey: its 95% interval."
     return [*blocks, Picture(file, caption)]
 
@@ -272,7 +302,7 @@ def _cost(one: Evaluated, output: Path) -> list[Block]:
     dice = {name: estimate(one.scores.values(m, "dice", one.main_row), one.group_of) for m, name in one.names.items()}
     plotted = {tables.SECONDS_PER_EPOCH: costs.get(tables.SECONDS_PER_EPOCH, {}), **one.costs}
     file = figures.draw_cost(
-        dice, {kind: known for kind, known in plotted.items() if known}, output / f"{one.truth.name}_cost.png"
+        dice, {kind: known for kind, known in plotted.items() if known}, output / f"{one.truth.stem}_cost.png"
     )
     return [
         Heading(3, "Cost"),
@@ -292,7 +322,7 @@ def _curves(one: Evaluated, output: Path) -> list[Block]:
     known = {name: folds for name, folds in epochs.items() if folds}
     if not known:
         return []
-    file = figures.draw_training_curves(known, output / f"{one.truth.name}_training.png")
+    file = figures.draw_training_curves(known, output / f"{one.truth.stem}_training.png")
     return [Picture(file, "Course of training from nnU-Net's logs. Thin: folds; thick: their mean.")]
 
 
@@ -301,7 +331,7 @@ def _overlays(one: Evaluated, output: Path) -> list[Block]:
     if not chosen:
         return []
     shown = overlay_cases.panels(chosen, one.truth, one.found.folds, one.scores, list(one.names))
-    file = figures.draw_overlays(shown, list(one.names.values()), output / f"{one.truth.name}_overlays.png")
+    file = figures.draw_overlays(shown, list(one.names.values()), output / f"{one.truth.stem}_overlays.png")
     rule = (
         "Cases are chosen by rule: at fixed quantiles of the baseline's Dice, and each other model's largest gain and "
         "loss against it."
@@ -313,7 +343,7 @@ def _cases(evaluated: Sequence[Evaluated]) -> str:
     """One row per case, fold, model, seed and class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = ["dataset", "case", "group", "fold", "trainer", "plans", "configuration", "seed", "class"]
+    names = ["dataset", "test_set", "case", "group", "fold", "trainer", "plans", "configuration", "seed", "class"]
     writer.writerow([*names, "tp", "fp", "fn", "tn", *METRICS])
     for one in evaluated:
         for model, runs in one.scores.of_model.items():
@@ -324,6 +354,6 @@ def _cases(evaluated: Sequence[Evaluated]) -> str:
                     pixels = [counts.tp, counts.fp, counts.fn, counts.tn]
                     values = [score.value(metric) for metric in METRICS]
                     cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
-                    which = [one.truth.name, run.case, group, run.fold, *model, run.seed, name]
+                    which = [one.truth.name, one.truth.test_set, run.case, group, run.fold, *model, run.seed, name]
                     writer.writerow([*which, *pixels, *cells])
     return text.getvalue()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba_mis.benchmark.cost import Model
+from nnunet_mamba_mis.dataset_conversion.overlaps import REPORT_FILE
 from nnunet_mamba_mis.errors import UserError
 
 _SEED_FOLDER = re.compile(r"seed_(\w+)")
@@ -18,38 +19,39 @@ BASELINE = "nnUNetTrainer"
 
 @dataclass(frozen=True)
 class Fold:
-    """A fold that was trained and validated.
+    """A fold that was trained and validated, or the ensemble of folds that predicted a test set.
 
     Args:
         model: trainer, plans and configuration.
         seed: of the folder seed_N that it lies in; empty if it is in none.
-        number: of the fold.
-        folder: nnUNet_results/DATASET/MODEL/fold_N.
-        predictions: file of each validation case that has one.
+        number: of the fold; of an ensemble, all of them, as 0+1+2.
+        folder: nnUNet_results/DATASET/MODEL/fold_N, or that of the predictions.
+        predictions: file of each case that has one.
     """
 
     model: Model
     seed: str
-    number: int
+    number: int | str
     folder: Path
     predictions: Mapping[str, Path] = field(hash=False)
 
     def __str__(self) -> str:
         seed = f" of seed {self.seed}" if self.seed else ""
-        return f"{self.model} fold {self.number}{seed}"
+        return f"{self.model} fold{'s' * isinstance(self.number, str)} {self.number}{seed}"
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A dataset's ground truth.
+    """The ground truth of a dataset, or of a test set of its models.
 
     Args:
-        name: DatasetXXX_Name.
+        name: DatasetXXX_Name that models were trained on.
         labels: folder with the label maps.
         images: folder imagesTr; may not be there.
         description: dataset.json.
         validation: cases of each fold in splits_final.json; empty if there is none.
         group_of: patient, lesion, sequence, … of cases that share one, as `mamba_mis convert` recorded it.
+        test_set: folder of its images, and their dataset if it is another; empty for cross-validation.
     """
 
     name: str
@@ -58,6 +60,17 @@ class Truth:
     description: dict[str, Any]
     validation: list[list[str]]
     group_of: dict[str, str]
+    test_set: str = ""
+
+    @property
+    def title(self) -> str:
+        """What the cases are of."""
+        return f"{self.name} on {self.test_set}" if self.test_set else self.name
+
+    @property
+    def stem(self) -> str:
+        """The same for names of files."""
+        return self.title.replace(" ", "_")
 
 
 @dataclass(frozen=True)
@@ -97,16 +110,21 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
     if labels is None:
         raise UserError(f"{name} has no ground truth: there is no {' and no '.join(map(str, candidates))}")
     splits = _read_json(*(folder / "splits_final.json" for folder in folders)) or []
-    converted = _read_json(*(base / name / "conversion_report.json" for base in bases)) or {}
-    groups = converted.get("splits", {}).get("groups", [])
     return Truth(
         name=name,
         labels=labels,
         images=(raw or labels) / name / "imagesTr",
         description=_read_json(folders[0] / "dataset.json"),
         validation=[split["val"] for split in splits],
-        group_of={case: group[0] for group in groups for case in group},
+        group_of=groups_of(*(base / name for base in bases)),
     )
+
+
+def groups_of(*folders: Path) -> dict[str, str]:
+    """Groups of cases that `mamba_mis convert` recorded in one of the folders."""
+    converted = _read_json(*(folder / REPORT_FILE for folder in folders)) or {}
+    groups = converted.get("splits", {}).get("groups", [])
+    return {case: group[0] for group in groups for case in group}
 
 
 def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | None = None) -> Found:
@@ -123,7 +141,7 @@ def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | No
     folds: list[Fold] = []
     problems: list[str] = []
     known: set[str] = set()
-    for seed, root in _seeds(roots):
+    for seed, root in seeds_of(roots):
         for folder in sorted((root / truth.name).glob("*__*__*")):
             model = Model(*folder.name.split("__", 2))
             known.add(model.trainer)
@@ -144,8 +162,8 @@ def short_names(models: Sequence[Model]) -> dict[Model, str]:
     return {model: " ".join([model.trainer, *(model[index] for index in parts)]) for model in models}
 
 
-def _seeds(roots: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Each root and the folders seed_N in it, with the seed."""
+def seeds_of(roots: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield each root and the folders seed_N in it, with the seed."""
     for root in roots:
         for folder in (root, *sorted(root.glob("seed_*"))):
             match = _SEED_FOLDER.fullmatch(folder.name)
@@ -208,7 +226,7 @@ def _check_found(
             raise UserError("\n  ".join([*lines, *problems]))
     if not folds:
         raise UserError("\n  ".join([f"{dataset} has no validated fold in {where}", *problems]))
-    seen: dict[tuple[Model, str, int], Path] = {}
+    seen: dict[tuple[Model, str, int | str], Path] = {}
     for fold in folds:
         other = seen.setdefault((fold.model, fold.seed, fold.number), fold.folder)
         if other != fold.folder:
@@ -216,12 +234,12 @@ def _check_found(
 
 
 def _missing_folds(truth: Truth, folds: Sequence[Fold]) -> Iterator[str]:
-    expected = set(range(len(truth.validation))) or {fold.number for fold in folds}
+    expected: set[int | str] = set(range(len(truth.validation))) or {fold.number for fold in folds}
     seeds = sorted({fold.seed for fold in folds})
     for model in dict.fromkeys(fold.model for fold in folds):
         for seed in seeds:
             there = {fold.number for fold in folds if (fold.model, fold.seed) == (model, seed)}
-            if missing := sorted(expected - there):
+            if missing := sorted(expected - there, key=str):
                 of_seed = f" of seed {seed}" if seed else ""
                 yield f"{model}{of_seed}: no validated fold {', '.join(map(str, missing))} of {len(expected)}"
 

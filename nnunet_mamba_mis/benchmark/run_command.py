@@ -1,4 +1,4 @@
-"""Train and validate datasets × trainers × plans × folds × seeds with nnU-Net's own commands.
+"""Train and validate datasets × trainers × plans × folds × seeds with nnU-Net's own commands, and predict test sets.
 
 Finished jobs are passed over, interrupted ones go on with --c, and a job that fails does not keep the others: give the
 same command again at any time. Runs here (--jobs or --gpus), or submits the jobs to Slurm (--slurm). Follow it with
@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--folds", metavar="N", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="folds (default: 0 1 2 3 4)")
     seeds = "repeat with these seeds, results in seed_N in nnUNet_results (default: once, as nnU-Net does, unseeded)"
     add("--seeds", metavar="N", nargs="+", type=int, help=seeds)
+    add("--test-sets", action="store_true", help="then predict each dataset's test sets with the ensemble of the folds")
+    add("--test-on", metavar="ID", nargs="+", default=[], help="and all labelled images of these other datasets")
     device = "default: cuda if there is a usable GPU or with --slurm, else cpu"
     add("-device", choices=("cpu", "cuda", "mps"), help=device)
     add("--dry-run", action="store_true", help="print the command of each job that is not done; start nothing")
@@ -62,13 +64,18 @@ def run(args: argparse.Namespace) -> int:
     except ImportError:
         raise UserError("`mamba_mis benchmark run` needs Linux or macOS") from None
     from nnunet_mamba_mis.benchmark.grid import make_grid, write_missing_splits
+    from nnunet_mamba_mis.benchmark.jobs import predictions
 
     device = _device(args)
-    jobs = make_grid(args.datasets, *_compared(args), args.configuration, args.folds, args.seeds or [None])
+    own_tests = args.test_sets or (args.preset is not None and PRESETS[args.preset].test_sets)
+    trainings, test_sets = make_grid(
+        args.datasets, *_compared(args), args.configuration, args.folds, args.seeds or [None], own_tests, args.test_on
+    )
+    jobs: list[Job] = [*trainings, *predictions(trainings, test_sets)]
     if args.dry_run:
         _show(jobs, device, args)
         return 0
-    write_missing_splits(jobs)
+    write_missing_splits(trainings)
     _announce(jobs)
     if args.slurm:
         from nnunet_mamba_mis.benchmark.slurm import submit
@@ -138,7 +145,7 @@ def _show(jobs: list[Job], device: str, args: argparse.Namespace) -> None:
     for number, job in enumerate(waiting):
         # which of the slots it will be depends on which is free first
         variables = {**job.variables(), **variables_for(device, len(slots)), **slots[number % len(slots)]}
-        print(as_typed(job.command(device), variables))
+        print(as_typed(job.commands(device), variables))
     print(f"# {len(jobs) - len(waiting)} of {len(jobs)} jobs are done; nothing was started")
 
 

@@ -29,7 +29,7 @@ class Run(NamedTuple):
     """What a prediction of a case can be told apart by, besides its model: the seed and the fold."""
 
     seed: str
-    fold: int
+    fold: int | str
     case: str
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class Scores:
         """That every model has."""
         return sorted({run.case for run in self.runs})
 
-    def values(self, model: Model, metric: str, row: str, fold: int | None = None) -> dict[str, float]:
+    def values(self, model: Model, metric: str, row: str, fold: int | str | None = None) -> dict[str, float]:
         """Return a metric of each case, the mean over seeds if there are several; NaN where it is undefined.
 
         Args:
@@ -134,7 +134,7 @@ def score_all(truth: Truth, found: Found, tolerance: float, processes: int, say:
     of_model: dict[Model, dict[Run, dict[str, Score]]] = {model: {} for model in found.models}
     with _mapping(processes) as apply:
         for fold in found.folds:
-            say(f"{truth.name}: {fold}, {len(fold.predictions)} cases")
+            say(f"{truth.title}: {fold}, {len(fold.predictions)} cases")
             jobs = [
                 Job(truth.labels / f"{case}{labels.file_ending}", file, labels, tolerance)
                 for case, file in fold.predictions.items()

@@ -47,6 +47,8 @@ class Task:
         Raises:
             RuntimeError: it is not done; the text has the end of its log.
         """
+        if lacking := [str(needed.fold) for needed in self.job.needs if not needed.is_done()]:
+            raise RuntimeError(f"{self.job}: fold {', '.join(lacking)} is not done")
         lock = try_lock(self.job)
         if lock is None:
             raise RuntimeError(f"{self.job} runs already: {holder(self.job)}")
@@ -72,7 +74,7 @@ class Task:
 
 
 def submit(jobs: Sequence[Job], device: str, args: argparse.Namespace) -> int:
-    """Submit the jobs that are neither done nor in the queue, as one array.
+    """Submit the jobs that are neither done nor in the queue: an array of trainings, and one of predictions after it.
 
     Args:
         jobs: the grid.
@@ -94,22 +96,38 @@ def submit(jobs: Sequence[Job], device: str, args: argparse.Namespace) -> int:
     print(f"{len(jobs)} jobs: {sum(job.is_done() for job in jobs)} done, {len(queued)} in the queue, {len(new)} new")
     if not new:
         return 0
-    folder = jobs[0].results / _FOLDER
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MANY)
-    executor.update_parameters(**_parameters(device, args))
+    folder = jobs[0].model.results / _FOLDER
+    parameters = _parameters(device, args)
     try:
-        submitted = executor.submit_array([Task(job, device) for job in new])
+        arrays = [job for job in new if not job.needs], [job for job in new if job.needs]
+        for array in filter(None, arrays):
+            # of those that were in the queue before, too
+            awaited = [_id(needed) for job in array for needed in job.needs if not needed.is_done()]
+            executor = submitit.SlurmExecutor(folder, max_num_timeout=_MANY)
+            executor.update_parameters(**_after(parameters, awaited))
+            for job, entry in zip(array, executor.submit_array([Task(job, device) for job in array]), strict=True):
+                (job.folder / _ID).write_text(entry.job_id)
+                print(f"{entry.job_id}: {job}, log {job.log}")
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"Slurm did not take the jobs: {error}") from error
-    for job, entry in zip(new, submitted, strict=True):
-        (job.folder / _ID).write_text(entry.job_id)
-        print(f"{entry.job_id}: {job}, log {job.log}")
     return 0
+
+
+def _id(job: Job) -> str:
+    return (job.folder / _ID).read_text()
+
+
+def _after(parameters: dict[str, Any], awaited: Sequence[str]) -> dict[str, Any]:
+    """Parameters of jobs that begin when others have ended, well or not."""
+    if not awaited:
+        return parameters
+    further = {"dependency": "afterany:" + ":".join(dict.fromkeys(awaited))}
+    return parameters | {"additional_parameters": parameters["additional_parameters"] | further}
 
 
 def queued_jobs(jobs: Sequence[Job]) -> set[Job]:
     """Jobs that wait in Slurm's queue or run there; none where there is no Slurm."""
-    numbers = {job: (job.folder / _ID).read_text() for job in jobs if (job.folder / _ID).exists()}
+    numbers = {job: _id(job) for job in jobs if (job.folder / _ID).exists()}
     if not numbers or shutil.which("squeue") is None:
         return set()
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]

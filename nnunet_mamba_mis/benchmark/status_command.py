@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> None:
     queued = queued_jobs(jobs)
     progress = {job: read_progress(job, is_running(job.folder), job in queued) for job in jobs}
     print("\n".join(_table(progress)))
-    print("Dice: mean of the classes; of the validation if done, else the last epoch's pseudo Dice. Left: of training.")
+    print("Dice: mean of the classes; of validation or test set if done, else the last epoch's pseudo Dice.")
+    print("Left: of training.")
 
 
 def _results() -> Path:
@@ -48,17 +49,40 @@ def _results() -> Path:
 
 
 def _find_jobs(results: Path, datasets: list[str] | None) -> list[Job]:
-    from nnunet_mamba_mis.benchmark.jobs import LOG, Job
+    from nnunet_mamba_mis.benchmark.jobs import LOG, Prediction, Training
 
-    logs = [log for start in ("", "seed_*/") for log in results.glob(f"{start}Dataset*/*/fold_*/{LOG}")]
-    jobs = [job for log in logs if (job := Job.of_folder(results, log.parent))]
+    jobs: list[Job] = []
+    for start in ("", "seed_*/"):
+        trainings = results.glob(f"{start}Dataset*/*/fold_*/{LOG}")
+        jobs += filter(None, (Training.of_folder(results, log.parent) for log in trainings))
+        tests = results.glob(f"{start}Dataset*/*/test_folds_*/*/*/{LOG}")
+        jobs += filter(None, (Prediction.of_folder(results, log.parent) for log in tests))
     if datasets:
         jobs = [job for job in jobs if {job.dataset, str(int(job.dataset[7:10]))} & {_plain(d) for d in datasets}]
     return sorted(jobs, key=_order)
 
 
 def _order(job: Job) -> tuple:
-    return job.dataset, job.plans, job.configuration, job.trainer, job.fold, -1 if job.seed is None else job.seed
+    names = _names(job)
+    seed = -1 if job.model.seed is None else job.model.seed
+    kind = (job.model.plans, job.model.configuration, bool(job.needs), job.model.trainer)
+    return job.dataset, *kind, names["test set"], names["fold"], seed
+
+
+def _names(job: Job) -> dict[str, str]:
+    """What tells jobs apart."""
+    from nnunet_mamba_mis.benchmark.jobs import Prediction
+
+    model = job.model
+    return {
+        "dataset": model.dataset,
+        "trainer": model.trainer,
+        "plans": model.plans,
+        "configuration": model.configuration,
+        "fold": job.folds,
+        "seed": "-" if model.seed is None else str(model.seed),
+        "test set": str(job.test_set) if isinstance(job, Prediction) else "-",
+    }
 
 
 def _plain(dataset: str) -> str:
@@ -67,18 +91,14 @@ def _plain(dataset: str) -> str:
 
 def _table(progress: dict[Job, Progress]) -> list[str]:
     """Lines: what differs between jobs has a column, and what is too long for the terminal is cut in the middle."""
-    names = {
-        "dataset": [job.dataset for job in progress],
-        "trainer": [job.trainer for job in progress],
-        "plans": [job.plans for job in progress],
-        "configuration": [job.configuration for job in progress],
-        "fold": [str(job.fold) for job in progress],
-        "seed": ["-" if job.seed is None else str(job.seed) for job in progress],
-    }
+    of_job = [_names(job) for job in progress]
+    names = {name: [of_one[name] for of_one in of_job] for name in of_job[0]}
     shared = {name: values[0] for name, values in names.items() if len(set(values)) == 1 and values[0] != "-"}
     columns = {name: values for name, values in names.items() if len(set(values)) > 1}
     columns["state"] = [each.state for each in progress.values()]
-    columns["epoch"] = [f"{each.epochs_done}/{each.epochs or '?'}" for each in progress.values()]
+    columns["epoch"] = [
+        "-" if job.needs else f"{each.epochs_done}/{each.epochs or '?'}" for job, each in progress.items()
+    ]
     columns["Dice"] = ["-" if each.dice is None else f"{each.dice:.3f}" for each in progress.values()]
     columns["left"] = [_length(each.seconds_left) for each in progress.values()]
     lines = ["  ".join(f"{name} {value}" for name, value in shared.items())] if shared else []

@@ -82,6 +82,27 @@ def fold_table(scores: Scores, names: Names, row: str) -> Table:
     return Table(["", *(f"fold {fold}\n{sizes[fold]} cases" for fold in folds), "mean ± SD of folds"], rows)
 
 
+def test_table(names: Names, scores: Mapping[str, tuple[Scores, str]]) -> Table:
+    """Mean Dice and IoU of each model on each set of cases.
+
+    Args:
+        names: of the models.
+        scores: for each set, its scores and the row that is shown.
+    """
+    rows = []
+    for model, name in names.items():
+        cells = []
+        for of_set, row in scores.values():
+            dice, iou = (
+                (estimate(of_set.values(model, metric, row), {}).mean for metric in ("dice", "iou"))
+                if model in of_set.of_model
+                else (float("nan"),) * 2
+            )
+            cells.append("not predicted" if np.isnan(dice) else f"{dice:.3f}\nIoU {iou:.3f}")
+        rows.append([_wrapped_name(name), *cells])
+    return Table(["", *(f"{name}\n{len(of_set.cases)} cases" for name, (of_set, _) in scores.items())], rows)
+
+
 def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
     """Each pair of models: difference, wins and losses, effect size, p values."""
     rows = [

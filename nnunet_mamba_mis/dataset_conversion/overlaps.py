@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.base import TRAINING
@@ -33,7 +33,7 @@ def overlaps(target: Path, subset_of: Mapping[str, str]) -> list[str]:
         if file.parent != target:
             shared = [
                 case["identifier"]
-                for case in _cases(file)
+                for case in _list(file, "cases")
                 for here in [next((subset_of[key] for key in _keys(case) if key in subset_of), None)]
                 if here is not None and (here == TRAINING) != (case["subset"] == TRAINING)
             ]
@@ -45,13 +45,31 @@ def overlaps(target: Path, subset_of: Mapping[str, str]) -> list[str]:
     return warnings
 
 
+def trained_on(trained: Path, tested: Path, cases: Collection[str]) -> list[str]:
+    """Return those of the cases of a converted dataset that are, or nearly are, training images of another or itself.
+
+    Args:
+        trained: folder of a dataset in nnUNet_raw.
+        tested: folder of the dataset, perhaps the same, that the cases are of.
+        cases: identifiers.
+    """
+    of_training = [case for case in _list(trained / REPORT_FILE, "cases") if case["subset"] == TRAINING]
+    known = {key for case in of_training for key in _keys(case)}
+    same = {case["identifier"] for case in _list(tested / REPORT_FILE, "cases") if known.intersection(_keys(case))}
+    if trained == tested:
+        identifiers = {case["identifier"] for case in of_training}
+        pairs = [pair for pair in _list(tested / REPORT_FILE, "duplicates") if identifiers.intersection(pair)]
+        same = same.union(*pairs) - identifiers
+    return sorted(same.intersection(cases))
+
+
 def _keys(case: Mapping) -> list[str]:
     return keys(case["identifier"], case["image"]["sha256"])
 
 
-def _cases(file: Path) -> list[Mapping]:
+def _list(file: Path, name: str) -> list:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["cases"]
+        return json.loads(file.read_text(encoding="utf-8"))[name]
     # not of this tool, or of another version of it
     except (OSError, ValueError, KeyError, TypeError):
         return []
