@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from nnunet_mamba_mis import cli
+from nnunet_mamba_mis.benchmark.metrics import Counts
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.demo.folder import MARKER, check_folder, start_afresh
 from nnunet_mamba_mis.demo.nnunet_steps import Workplace, convert_step, plan_step, predict_step, train_step
@@ -360,7 +361,7 @@ def test_dice_and_iou(truth, prediction, dice, iou):
 
 
 def test_empty_on_both_sides_has_no_dice_and_is_counted_apart():
-    scores = [Score("a", 10, 10, 10), Score("b", 10, 10, 5), Score("c", 0, 0, 0)]
+    scores = [Score("a", Counts(10, 0, 0, 5)), Score("b", Counts(5, 5, 5, 0)), Score("c", Counts(0, 0, 0, 15))]
     assert not scores[2].defined and math.isnan(scores[2].dice) and math.isnan(scores[2].iou)
     summary = summarize(scores)
     assert summary.dice_mean == pytest.approx(0.75) and summary.dice_sd == pytest.approx(0.3536, abs=1e-4)
@@ -375,7 +376,7 @@ def test_masks_of_different_shape_are_an_error():
 
 
 def test_a_long_table_shows_both_ends_in_at_most_100_columns():
-    scores = [Score("x" * 70 + str(i), 100, 100, i) for i in range(100)]
+    scores = [Score("x" * 70 + str(i), Counts(i, 100 - i, 100 - i, 0)) for i in range(100)]
     lines = console_table(scores, summarize(scores)).splitlines()
     assert len(lines) < 30 and max(map(len, lines)) <= 100
     assert "76 more in report.md" in "\n".join(lines)

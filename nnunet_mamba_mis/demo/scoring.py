@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nnunet_mamba_mis.benchmark.metrics import Counts, count
 from nnunet_mamba_mis.errors import UserError
 
 
@@ -19,31 +20,26 @@ class Score:
 
     Args:
         identifier: nnU-Net's case identifier.
-        true_pixels: of the ground truth.
-        predicted_pixels: of the prediction.
-        common_pixels: of both.
+        counts: pixels of the polyp or lesion.
     """
 
     identifier: str
-    true_pixels: int
-    predicted_pixels: int
-    common_pixels: int
+    counts: Counts
 
     @property
     def defined(self) -> bool:
         """Whether there is a Dice: not where both masks are empty, which is right but would count as a free 1."""
-        return self.true_pixels + self.predicted_pixels > 0
+        return not self.counts.both_empty
 
     @property
     def dice(self) -> float:
-        """2 |A∩B| / (|A| + |B|), NaN if both are empty."""
-        return 2 * self.common_pixels / (self.true_pixels + self.predicted_pixels) if self.defined else float("nan")
+        """NaN if both masks are empty."""
+        return self.counts.dice
 
     @property
     def iou(self) -> float:
-        """|A∩B| / |A∪B|, NaN if both are empty."""
-        union = self.true_pixels + self.predicted_pixels - self.common_pixels
-        return self.common_pixels / union if self.defined else float("nan")
+        """NaN if both masks are empty."""
+        return self.counts.iou
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def score_masks(identifier: str, truth: NDArray[np.bool_], prediction: NDArray[n
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"{identifier}: ground truth has shape {truth.shape}, prediction {prediction.shape}")
-    return Score(identifier, int(truth.sum()), int(prediction.sum()), int((truth & prediction).sum()))
+    return Score(identifier, count(truth, prediction))
 
 
 def score_folders(labels: Path, predictions: Path) -> list[Score]:
