@@ -85,6 +85,12 @@ def test_figures_are_there_as_png_and_svg(compared):
         assert "<svg" in (compared.root / "report" / name).with_suffix(".svg").read_text()
 
 
+def test_pictures_of_cases_can_be_left_out(compared):
+    text = report(compared, "--no-overlays")
+    assert "overlays" not in text and not list((compared.root / "report").glob("*overlays*"))
+    assert "differences.png" in text
+
+
 def test_the_table_of_cases_has_a_row_for_each_prediction(compared):
     report(compared)
     rows = rows_of_csv(compared)

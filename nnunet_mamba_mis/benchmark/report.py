@@ -80,6 +80,7 @@ def make_report(
     tolerance: float,
     processes: int = 1,
     measure: Callable[[str, Sequence[Model]], Costs] | None = None,
+    overlays: bool = True,
 ) -> None:
     """Write report.html, report.md, cases.csv and figures.
 
@@ -91,6 +92,7 @@ def make_report(
         tolerance: of the normalised surface Dice, in the unit of the spacing.
         processes: to score with.
         measure: takes dataset and models, returns costs beyond those in the logs.
+        overlays: whether there are pictures of cases.
 
     Raises:
         UserError: something is missing or contradictory.
@@ -114,7 +116,7 @@ def make_report(
         validated = _evaluate(truth, of_dataset, tolerance, processes, costs)
         tested = [_evaluate(test, predicted, tolerance, processes, {}) for test, predicted in tests]
         evaluated += [validated, *tested]
-        blocks += _dataset(validated, tested, output)
+        blocks += _dataset(validated, tested, output, overlays)
     title = "Benchmark: " + ", ".join(truth.name for truth in truths)
     blocks.insert(0, Heading(1, title))
     for name, content in {
@@ -193,19 +195,23 @@ def _introduction(tolerance: float) -> list[Block]:
     ]
 
 
-def _dataset(validated: Evaluated, tested: Sequence[Evaluated], output: Path) -> list[Block]:
+def _dataset(validated: Evaluated, tested: Sequence[Evaluated], output: Path, overlays: bool) -> list[Block]:
     """Cross-validation, then each test set."""
     one = validated
     blocks = [*_head(one), *_scores(one)]
     blocks += [Text(f"Mean Dice of each fold{_of_row(one)}:"), tables.fold_table(one.scores, one.names, one.main_row)]
     blocks += [*_pixels(one), *_comparisons(one, output), *_cost(one, output)]
     blocks += [Heading(3, "How they were trained"), tables.training_table(one.names, one.trainings)]
-    blocks += [*_curves(one, output), *_overlays(one, output)]
+    blocks += _curves(one, output)
+    if overlays:
+        blocks += _overlays(one, output)
     if tested:
         all_scores = {one.truth.test_set or "cross-validation": (one.scores, one.main_row) for one in (one, *tested)}
         blocks += [Heading(3, "Test sets"), Text(_TEST_SETS), tables.test_table(one.names, all_scores)]
     for test in tested:
-        blocks += [*_head(test), *_scores(test), *_pixels(test), *_comparisons(test, output), *_overlays(test, output)]
+        blocks += [*_head(test), *_scores(test), *_pixels(test), *_comparisons(test, output)]
+        if overlays:
+            blocks += _overlays(test, output)
     return blocks
 
 

@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tolerance", metavar="DISTANCE", type=float, default=2.0, help=tolerance)
     cost = "measure parameters, FLOPs, memory of training and seconds per image of every model here, on this device"
     parser.add_argument("--cost", dest="cost_device", choices=("cpu", "cuda"), help=cost)
+    no_overlays = "leave out the pictures of cases, as where images of patients must not be passed on"
+    parser.add_argument("--no-overlays", action="store_true", help=no_overlays)
     processes = "processes that score (default: 1)"
     parser.add_argument("-np", dest="processes", metavar="N", type=int, default=1, help=processes)
 
@@ -35,4 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_mamba_mis.benchmark.report import make_report
 
     measure = partial(dataset_costs, device=args.cost_device) if args.cost_device else None
-    make_report(args.datasets, args.results, args.trainers, args.output, args.tolerance, args.processes, measure)
+    make_report(
+        args.datasets, args.results, args.trainers, args.output, args.tolerance, args.processes, measure,
+        overlays=not args.no_overlays,
+    )  # fmt: skip
