@@ -129,6 +129,7 @@ class Place:
         folder.mkdir(parents=True)
         for case, prediction in predictions.items():
             imageio.imwrite(folder / f"{case}.png", prediction.astype(np.uint8))
+        (folder / "dataset.json").write_text(json.dumps({"labels": dict(self.labels), "file_ending": ".png"}))
         (folder / "summary.json").write_text("{}")
         return folder
 

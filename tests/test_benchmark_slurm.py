@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from small_dataset import NUMBER, discs
+from small_dataset import ELSEWHERE, NUMBER, OTHER, discs, write_elsewhere
 
-from nnunet_mamba_mis.benchmark.jobs import Training
+from nnunet_mamba_mis.benchmark.jobs import Training, predictions
+from nnunet_mamba_mis.benchmark.test_sets import TestSet
 
 TRAINERS = """
 import os
@@ -86,13 +87,19 @@ def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_
     benchmark = [sys.executable, "-m", "nnunet_mamba_mis.cli", "benchmark"]
     submit = [*benchmark, "run", "-d", NUMBER, "--trainers", "Queued", "Refusing", "--folds", 0, "-device", "cpu"]
     submit += ["--slurm", "--partition", "tests", "--time", "1:00:00", "--memory", 0.4, "--cpus", 1]
-    submit += ["--array-limit", 2, "--sbatch", "comment=lab"]
+    submit += ["--array-limit", 2, "--sbatch", "comment=lab", "--test-on", ELSEWHERE]
+    write_elsewhere(nnunet)
     queued, refusing = (
         Training(results, dataset.name, trainer, "nnUNetPlans", "2d", 0) for trainer in ("Queued", "Refusing")
     )
     output = call(*submit)
     number = re.search(r"^(\d+)_0: .* Queued", output, re.M)[1]
-    assert "2 jobs: 0 done, 0 in the queue, 2 new" in output
+    assert "4 jobs: 0 done, 0 in the queue, 4 new" in output
+    tests = {
+        job.model.trainer: job for job in predictions([queued, refusing], {dataset.name: [TestSet(OTHER, "imagesTr")]})
+    }
+    waiting = call("scontrol", "show", "job", tests["Queued"].folder.joinpath("benchmark.slurm").read_text())
+    assert f"Dependency=afterany:{number}_0(unfulfilled)" in waiting
     described = call("scontrol", "show", "job", number)
     for setting in ("Partition=tests", "TimeLimit=01:00:00", "ArrayTaskThrottle=2", "Comment=lab", "Requeue=1"):
         assert setting in described
@@ -118,4 +125,8 @@ def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_
     assert "ValueError: not today" in "".join(
         path.read_text() for path in Path(results).glob("benchmark_slurm/*_1*.out")
     )
-    assert "1 done, 0 in the queue, 1 new" in call(*submit)
+    # predictions begin when the trainings have ended, and one that lacks its fold says so
+    assert tests["Queued"].is_done() and not tests["Refusing"].is_done()
+    assert "failed: fold 0 is not done" in tests["Refusing"].log.read_text()
+    assert re.search(r"Refusing .*imagesTr +failed", call(*benchmark, "status"))
+    assert "2 done, 0 in the queue, 2 new" in call(*submit)

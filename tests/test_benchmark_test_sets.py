@@ -6,19 +6,18 @@ import json
 import os
 import re
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 from benchmark_results import Place, disc, discs, predicted
-from nnunet_workplace import write_image, write_label
-from small_dataset import NUMBER
-from small_dataset import discs as small_discs
+from small_dataset import ELSEWHERE, NAME, NUMBER, OTHER, write_elsewhere
 from test_benchmark_report import CASES, OURS, SHAPES, STOCK, compared, place, report, rows_of_csv  # noqa: F401
 from test_benchmark_run import Benchmark, benchmark, dataset  # noqa: F401
 
 from nnunet_mamba_mis.benchmark.jobs import Prediction, Training
+from nnunet_mamba_mis.benchmark.processes import RunningJob, is_running, try_lock
 from nnunet_mamba_mis.benchmark.test_sets import TestSet
 
-NAME, OTHER = f"Dataset{NUMBER:03d}_Tiny", "Dataset042_Elsewhere"
 FAR = {f"far{i}": shape for i, shape in enumerate(discs([f"far{i}" for i in range(7)], seed=5).values())}
 
 
@@ -28,23 +27,13 @@ FAR = {f"far{i}": shape for i, shape in enumerate(discs([f"far{i}" for i in rang
 @pytest.fixture(scope="module")
 def test_sets(nnunet, dataset) -> None:  # noqa: F811
     """A test set of the dataset and another dataset, of two images each."""
-    tiny = small_discs(nnunet)
-    for name, part in ((NAME, "Ts_far"), (OTHER, "Tr")):
-        folder = nnunet.raw / name
-        for kind in ("images", "labels"):
-            (folder / f"{kind}{part}").mkdir(parents=True)
-        for case in ("case0", "case1"):
-            image, label = tiny.cases[case]
-            write_image(folder / f"images{part}", f"{part}_{case}", image, tiny)
-            write_label(folder / f"labels{part}" / f"{part}_{case}.png", label, tiny)
-    description = json.loads((nnunet.raw / NAME / "dataset.json").read_text())
-    (nnunet.raw / OTHER / "dataset.json").write_text(json.dumps(description))
+    write_elsewhere(nnunet)
 
 
 @pytest.mark.slow
 def test_ensembles_predict_test_sets_once_their_folds_are_done(benchmark, test_sets):  # noqa: F811
     grid = ["run", "-d", NUMBER, "--trainers", "Quick", "Failing", "--folds", 0, 1, "--jobs", 2, "-device", "cpu"]
-    grid += ["--test-sets", "--test-on", 42]
+    grid += ["--test-sets", "--test-on", ELSEWHERE]
     output = benchmark.run(*grid, status=1)
     assert "8 jobs: 4 done, 2 failed, 2 not begun" in output
     assert re.search(rf"Failing nnUNetPlans 2d folds 0 1 on {OTHER} imagesTr: not begun: fold [01] is not done", output)
@@ -61,10 +50,9 @@ def test_ensembles_predict_test_sets_once_their_folds_are_done(benchmark, test_s
     checkpoint = model / "fold_1" / "checkpoint_final.pth"
     os.utime(checkpoint)
     os.utime(model / "fold_1" / "validation" / "summary.json")
-    left = benchmark.run(*grid, "--dry-run").splitlines()
-    assert [re.search(r"nnUNetv2_(train|predict)", command)[1] for command in left[:-1]] == ["train"] * 2 + [
-        "predict"
-    ] * 4
+    left = benchmark.run(*grid, "--dry-run").splitlines()[:-1]
+    commands = [re.search(r"nnUNetv2_(train|predict)", command)[1] for command in left]
+    assert commands == ["train"] * 2 + ["predict"] * 4
 
 
 def test_what_cannot_be_tested_on_is_said_before_anything_starts(benchmark, nnunet, test_sets):  # noqa: F811
@@ -72,16 +60,20 @@ def test_what_cannot_be_tested_on_is_said_before_anything_starts(benchmark, nnun
         ("Dataset043_Lesions", {"labels": {"background": 0, "lesion": 1}}),
         ("Dataset044_Rgb", {"channel_names": {"0": "R", "1": "G", "2": "B"}}),
         ("Dataset045_Empty", {}),
+        ("Dataset046_Unpaired", {"numTraining": 1}),
     ):
         folder = nnunet.raw / name
         for part in ("imagesTr", "labelsTr") if change else ("imagesTr",):
             (folder / part).mkdir(parents=True)
         description = json.loads((nnunet.raw / NAME / "dataset.json").read_text())
         (folder / "dataset.json").write_text(json.dumps(description | change))
-    grid = ["run", "-d", NUMBER, "--trainers", "Quick", "-device", "cpu", "--test-on", 43, 44, 45, 998, NUMBER]
+    (nnunet.raw / "Dataset046_Unpaired" / "imagesTr" / "lonely_0000.png").touch()
+    grid = ["run", "-d", NUMBER, "--trainers", "Quick", "-device", "cpu", "--test-on", 43, 44, 45, 46, 998, NUMBER]
     output = benchmark.run(*grid, status=1)
     assert "labels in dataset.json is {'background': 0, 'polyp': 1} in Dataset041_Tiny and" in output
-    assert "Dataset041_Tiny has 1 channels and Dataset044_Rgb 3" in output
+    assert "channel_names in dataset.json is {'0': 'channel0'} in Dataset041_Tiny and {'0': 'R'," in output
+    assert "Dataset046_Unpaired imagesTr: there are no labels of lonely" in output
+    assert "Dataset043_Lesions imagesTr: there is no image that ends with _0000.png" in output
     assert "Dataset045_Empty has no imagesTr with labelsTr" in output
     assert "--test-on 998: " in output
     assert f"--test-on: {NAME} is trained on; its test sets are predicted with --test-sets" in output
@@ -95,15 +87,59 @@ def test_prediction_is_found_again_by_its_folder(tmp_path):
         assert Prediction.of_folder(tmp_path, job.folder) == job
 
 
-def test_prediction_cut_off_by_a_kill_begins_anew(tmp_path):
-    job = Prediction((Training(tmp_path, "Dataset001_A", "T", "P", "2d", 0),), TestSet("Dataset002_B", "imagesTr"))
+@pytest.fixture
+def prediction(tmp_path, monkeypatch) -> Prediction:
+    """Of three cases, by a fold that is trained."""
+    Place(tmp_path, []).write_test_set(OTHER, "Tr", {case: disc(20, 30, 9) for case in ("a", "b", "c")})
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    job = Prediction((Training(tmp_path, "Dataset001_A", "T", "P", "2d", 0),), TestSet(OTHER, "imagesTr"))
     job.needs[0].folder.mkdir(parents=True)
     (job.needs[0].folder / "checkpoint_final.pth").touch()
     job.folder.mkdir(parents=True)
-    (job.folder / "half.png").touch()
-    assert not job.is_done() and not job.has_begun()
-    job.summary.write_text('{"foreground_mean": {"Dice": 0.5}}')
-    assert job.is_done()
+    description = {"labels": {"background": 0, "polyp": 1}, "file_ending": ".png", "channel_names": {"0": "R"}}
+    (job.folder / "dataset.json").write_text(json.dumps(description))
+    return job
+
+
+def evaluated(job: Prediction, cases: str) -> None:
+    listed = [{"prediction_file": str(job.folder / f"{case}.png")} for case in cases]
+    job.summary.write_text(json.dumps({"metric_per_case": listed}))
+
+
+def test_interrupted_prediction_keeps_what_is_whole_and_of_these_folds(prediction):
+    job = prediction
+    for case in ("a", "b", "c", "gone"):
+        imageio.imwrite(job.folder / f"{case}.png", disc(20, 30, 9))
+    whole = (job.folder / "b.png").read_bytes()
+    (job.folder / "b.png").write_bytes(whole[: len(whole) // 2])
+    os.utime(job.folder / "c.png", (1, 1))
+    evaluated(job, "abc")
+    job.prepare()
+    assert [file.name for file in job.folder.glob("*.png")] == ["a.png"] and not job.summary.exists()
+    assert job.has_begun() and "--continue_prediction" in job.commands("cpu")[0]
+
+
+def test_prediction_is_of_all_images_that_are_there(prediction):
+    evaluated(prediction, "abc")
+    assert prediction.is_done()
+    imageio.imwrite(prediction.test_set.labels / "d.png", disc(20, 30, 9))
+    assert not prediction.is_done()
+
+
+def test_second_command_of_a_job_begins_when_the_first_has_ended_well(tmp_path, monkeypatch):
+    job = Training(tmp_path, "Dataset001_A", "T", "P", "2d", 0)
+    say = "import sys; print('ran', {0}); sys.exit({0})"
+
+    def run(*statuses: int) -> tuple[str, str]:
+        commands = [["python", "-c", say.format(status)] for status in statuses]
+        monkeypatch.setattr(Training, "commands", lambda job, device: commands)
+        running = RunningJob(job, try_lock(job), "cpu", {})
+        running.wait()
+        return running.finish(), "".join(re.findall(r"^ran (\d)", job.log.read_text(), re.M))
+
+    assert run(0, 3) == ("failed: exit status 3", "03")
+    assert run(4, 0) == ("failed: exit status 4", "034")
+    assert not is_running(job.folder)
 
 
 # ------------------------------------------------------------------------------------------- report
@@ -154,20 +190,35 @@ def test_means_of_all_sets_stand_side_by_side(tested):
         assert f"| {line} |" in text
 
 
-def test_cases_that_were_trained_on_are_named(tested):
-    record = {"cases": [{"identifier": "case0", "subset": "Tr", "image": {"sha256": "aa"}}], "splits": {"groups": []}}
-    (tested.raw / "conversion_report.json").write_text(json.dumps(record))
-    other = {
+def recorded(cases: dict[str, str], subset: str = "Tr") -> dict:
+    """A conversion's report of cases with these fingerprints."""
+    return {
+        "splits": {"groups": []},
         "cases": [
-            {"identifier": f"far{i}", "subset": "Tr", "image": {"sha256": f"a{'a' * (i == 4)}"}} for i in range(7)
-        ]
+            {"identifier": case, "subset": subset, "image": {"sha256": case, "fingerprint": fingerprint}}
+            for case, fingerprint in cases.items()
+        ],
     }
-    (tested.raw.parent / OTHER / "conversion_report.json").write_text(json.dumps(other | {"splits": {"groups": []}}))
+
+
+def test_cases_that_were_trained_on_are_named(tested):
+    one, other, nearly = "0f" * 32, "35" * 32, "0f" * 31 + "00"
+    (tested.raw / "conversion_report.json").write_text(json.dumps(recorded({"case0": one})))
+    report_of_other = recorded({"far0": other, "far1": nearly, "far2": ""})
+    (tested.raw.parent / OTHER / "conversion_report.json").write_text(json.dumps(report_of_other))
     text = report(tested)
-    assert "1 of these cases are training images of Dataset007_Discs" in section(
-        text, f"{tested.name} on {OTHER} imagesTr"
+    named = (
+        "1 of these cases are training images of Dataset007_Discs, or nearly the same, which makes the scores too good"
     )
-    assert "training images of" not in section(text, f"{tested.name} on imagesTs_far")
+    assert f"{named}: far1" in section(text, f"{tested.name} on {OTHER} imagesTr")
+    unknown = "whether any of these cases are training images of Dataset007_Discs is not known"
+    assert unknown in section(text, f"{tested.name} on imagesTs_far")
+
+
+@pytest.mark.parametrize("content", ["{}", '{"cases": [1]}', '{"cases": [{"identifier": "far0"}]}'])
+def test_record_of_another_kind_is_no_record(tested, content):
+    (tested.raw.parent / OTHER / "conversion_report.json").write_text(content)
+    assert "is not known" in section(report(tested), f"{tested.name} on {OTHER} imagesTr")
 
 
 def test_what_is_missing_of_a_test_is_named_and_left_out(tested):
@@ -178,9 +229,29 @@ def test_what_is_missing_of_a_test_is_named_and_left_out(tested):
     own, other = (section(text, f"{tested.name} on {name}") for name in ("imagesTs_far", f"{OTHER} imagesTr"))
     assert "predictions are not there: far3.png" in own
     assert f"| {STOCK} | 6 |" in own and f"| {OURS} | 6 |" in own
-    assert "its evaluation has not ended" in other
+    assert f"not predicted by {OURS}" in other
     assert f"| {STOCK} | 7 |" in other and f"| {OURS} | 7 |" not in other
-    assert "not predicted" in section(text, tested.name)
+    whole = section(text, tested.name)
+    assert "its evaluation has not ended" in whole and "not predicted" in whole.partition("### Test sets")[2]
+
+
+def test_predictions_of_an_earlier_training_are_left_out(tested):
+    model = tested.results / tested.name / f"{OURS}__nnUNetPlans__2d"
+    later = (model / "test_folds_0_1" / OTHER / "imagesTr" / "summary.json").stat().st_mtime + 10
+    (model / "fold_1" / "checkpoint_final.pth").touch()
+    os.utime(model / "fold_1" / "checkpoint_final.pth", (later, later))
+    text = report(tested)
+    assert "imagesTr is left out: fold 1 was trained again since" in section(text, tested.name)
+    assert f"| {OURS} | 7 |" not in section(text, f"{tested.name} on {OTHER} imagesTr")
+
+
+def test_test_set_that_cannot_be_scored_does_not_keep_the_rest(tested):
+    for file in (tested.root / "raw" / OTHER / "labelsTr").iterdir():
+        imageio.imwrite(file, np.zeros((5, 5), np.uint8))
+    text = report(tested)
+    assert f"{tested.name} on {OTHER} imagesTr: the models have no case in common" in section(text, tested.name)
+    assert f"## {tested.name} on {OTHER}" not in text
+    assert f"| {OURS} | 7 |" in section(text, f"{tested.name} on imagesTs_far")
 
 
 def test_ensembles_of_other_folds_are_not_compared(tested):

@@ -25,6 +25,7 @@ from PIL import Image
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+from nnunet_mamba_mis.dataset_conversion.overlaps import trained_on
 from nnunet_mamba_mis.dataset_conversion.splits import grouped_folds, groups_to_keep
 
 
@@ -196,6 +197,23 @@ def test_a_picture_in_training_and_test_set_is_warned_of(tmp_path: Path, raw: Pa
     assert result.returncode == 0
     assert "the training set and the test set share 1 images, the same or nearly, which leaks" in result.stderr
     assert "ISIC_0000010 = ISIC_0000015" in result.stderr
+
+
+def test_training_images_are_known_again_in_another_dataset_at_another_size(tmp_path: Path, raw: Path) -> None:
+    source = write_kvasir(tmp_path / "kvasir")
+    copies = tmp_path / "copies"
+    write_pair(copies / "images" / "new.png", copies / "masks" / "new.png", seed=99)
+    for i in (1, 4):
+        (image,) = source.rglob(f"images/cju{i}.jpg")
+        with Image.open(image) as original:
+            write(copies / "images" / f"copy{i}.png", np.asarray(original.resize((352, 352))))
+        write_pair(tmp_path / "any.png", copies / "masks" / f"copy{i}.png", seed=0, size=(352, 352))
+    kvasir = convert("kvasir-seg", source)
+    sources = (copies / "images", copies / "masks")
+    other = convert_dataset(DATASETS["folder"], sources, 2, processes=1).folder
+    assert trained_on(kvasir, other, ["new", "copy1", "copy4"]) == ["copy1", "copy4"]
+    assert trained_on(kvasir, other, ["new", "copy1"]) == ["copy1"]
+    assert trained_on(kvasir, tmp_path, ["new"]) is None
 
 
 def test_without_nnunet_preprocessed_the_way_is_told(tmp_path: Path, raw: Path, monkeypatch) -> None:

@@ -60,7 +60,9 @@ def make_grid(
     for name in names:
         problems += _problems_of_dataset(Path(nnUNet_preprocessed) / name, plans, configuration, folds)
     others = _names("--test-on", test_on, problems)
-    test_sets = {name: find_test_sets(Path(nnUNet_raw), name, own_test_sets, others, problems) for name in names}
+    test_sets = {name: _test_sets(name, own_test_sets, others, problems) for name in names}
+    if any(test_sets.values()) and configuration == "3d_cascade_fullres":
+        problems.append("-c 3d_cascade_fullres: test sets would need predictions of 3d_lowres; leave them out")
     if problems:
         raise UserError("\n  ".join(["nothing was started:", *problems]))
     grid = itertools.product(names, _each(seeds), _each(folds), _each(plans), _each(trainers))
@@ -115,6 +117,13 @@ def _names(option: str, datasets: Sequence[str], problems: list[str]) -> list[st
         except RuntimeError as error:
             problems.append(f"{option} {dataset}: {' '.join(str(error).split())}")
     return _each(names)
+
+
+def _test_sets(dataset: str, own: bool, others: Sequence[str], problems: list[str]) -> list[TestSet]:
+    file = Path(nnUNet_preprocessed) / dataset / "dataset.json"
+    if not file.exists() or not (own or others):
+        return []  # the former is a problem that is named already
+    return find_test_sets(Path(nnUNet_raw), json.loads(file.read_text()), dataset, own, others, problems)
 
 
 def _problems_of_trainer(trainer: str) -> list[str]:

@@ -8,15 +8,22 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from nnunet_mamba_mis.benchmark.test_sets import ENSEMBLE, TestSet
+from nnunetv2.paths import nnUNet_raw
+
+from nnunet_mamba_mis.benchmark.scores import Labels, read_label_map
+from nnunet_mamba_mis.benchmark.test_sets import ENSEMBLE, TestSet, labelled_cases
 
 # nnU-Net's checkpoints in the order in which `--c` looks for them
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 LOG = "benchmark.log"
+# the dataset.json that nnU-Net puts beside predictions before the first of them
+_DESCRIPTION = "dataset.json"
 _MODEL = re.compile(r"(.+?)__(.+)__(.+)")
 
 
@@ -103,6 +110,12 @@ class Training:
         """Whether it is trained and validated; a validation older than the training is of an earlier one."""
         return _is_newer(self.summary, [self.folder / CHECKPOINTS[0]])
 
+    def prepare(self) -> None:
+        """Set half-written checkpoints aside, which must not keep `--c` from older ones; torch's are zip archives."""
+        for path in (self.folder / name for name in CHECKPOINTS):
+            if path.exists() and not zipfile.is_zipfile(path):
+                path.replace(f"{path}.broken")
+
     def has_begun(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         return any((self.folder / name).exists() for name in CHECKPOINTS)
@@ -186,25 +199,53 @@ class Prediction:
         return f"{name} folds {self.folds}{seed} on {self.test_set}"
 
     def is_done(self) -> bool:
-        """Whether it is predicted and evaluated, with the trainings as they are."""
-        return _is_newer(self.summary, [training.folder / CHECKPOINTS[0] for training in self.needs])
+        """Whether all labelled images are predicted with the trainings as they are, and evaluated."""
+        return _is_newer(self.summary, self._checkpoints) and self._is_whole()
 
     def has_begun(self) -> bool:
-        """Never: it begins anew, as a file of an interrupted prediction may be cut off."""
-        return False
+        """Whether nnU-Net has begun to predict."""
+        return (self.folder / _DESCRIPTION).exists()
+
+    def prepare(self) -> None:
+        """Remove what must not be taken for a result: an old summary, predictions that are old or cut off."""
+        self.summary.unlink(missing_ok=True)
+        if not self.has_begun():
+            return
+        description = json.loads((self.folder / _DESCRIPTION).read_text())
+        ending = description["file_ending"]
+        cases = set(labelled_cases(self.test_set.labels, ending))
+        newest = _newest(self._checkpoints)
+        for case in labelled_cases(self.folder, ending):
+            file = self.folder / f"{case}{ending}"
+            if case not in cases or file.stat().st_mtime < newest or not _can_be_read(file, description):
+                file.unlink()
 
     def commands(self, device: str) -> list[list[str]]:
-        """nnU-Net's commands: prediction, evaluation."""
+        """nnU-Net's commands: prediction of what is not there, evaluation."""
         model, folder = self.model, str(self.folder)
         of_model = ["-d", model.dataset, "-c", model.configuration, "-tr", model.trainer, "-p", model.plans]
         folders = ["-i", str(self.test_set.images), "-o", folder]
         # the network takes the cores, so that more workers would only be in its way
         workers = ["-npp", "1", "-nps", "1"] if device == "cpu" else []
-        described = ["-djfile", f"{folder}/dataset.json", "-pfile", f"{folder}/plans.json"]
+        how = [*workers, "-device", device, "--continue_prediction"]
+        described = ["-djfile", f"{folder}/{_DESCRIPTION}", "-pfile", f"{folder}/plans.json"]
         return [
-            ["nnUNetv2_predict", *of_model, "-f", *self.folds.split(), *folders, "-device", device, *workers],
+            ["nnUNetv2_predict", *of_model, "-f", *self.folds.split(), *folders, *how],
             ["nnUNetv2_evaluate_folder", str(self.test_set.labels), folder, *described],
         ]
+
+    @property
+    def _checkpoints(self) -> list[Path]:
+        return [training.folder / CHECKPOINTS[0] for training in self.needs]
+
+    def _is_whole(self) -> bool:
+        """Whether all labelled images were evaluated; images may have been added, or nnUNet_raw be elsewhere."""
+        if not nnUNet_raw.is_set() or not self.test_set.labels.is_dir():
+            return True
+        evaluated = json.loads(self.summary.read_text())["metric_per_case"]
+        ending = json.loads((self.folder / _DESCRIPTION).read_text())["file_ending"]
+        there = {Path(case["prediction_file"]).name.removesuffix(ending) for case in evaluated}
+        return there == set(labelled_cases(self.test_set.labels, ending))
 
     def variables(self) -> dict[str, str]:
         """Environment variables of the commands."""
@@ -237,7 +278,19 @@ def as_typed(commands: Sequence[Sequence[str]], variables: Mapping[str, str]) ->
 def _is_newer(summary: Path, checkpoints: Sequence[Path]) -> bool:
     """Whether a summary can be read and is not older than any of the checkpoints."""
     try:
-        newest = max(checkpoint.stat().st_mtime for checkpoint in checkpoints)
-        return summary.stat().st_mtime >= newest and bool(json.loads(summary.read_text()))
+        return summary.stat().st_mtime >= _newest(checkpoints) and bool(json.loads(summary.read_text()))
     except (OSError, ValueError):
         return False
+
+
+def _newest(files: Sequence[Path]) -> float:
+    return max(file.stat().st_mtime for file in files)
+
+
+def _can_be_read(file: Path, description: Mapping[str, Any]) -> bool:
+    """Whether a label map is not cut off."""
+    try:
+        read_label_map(file, Labels.of(description))
+    except ValueError:
+        return False
+    return True

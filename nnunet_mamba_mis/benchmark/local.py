@@ -76,6 +76,7 @@ class _Runner:
         self.device = device
         self.running: dict[int, tuple[RunningJob, float]] = {}
         self.elsewhere: set[Job] = set()
+        self.done: set[Job] = set()
         self.outcomes: list[str] = []
 
     def is_busy(self) -> bool:
@@ -95,14 +96,14 @@ class _Runner:
         """End jobs that need one which has failed."""
         to_come = {*self.waiting, *(running.job for running, _ in self.running.values())}
         for job in list(self.waiting):
-            lacking = [str(needed.fold) for needed in job.needs if needed not in to_come and not needed.is_done()]
+            lacking = [str(needed.fold) for needed in job.needs if needed not in self.done | to_come]
             if lacking:
                 self.waiting.remove(job)
                 self._end(job, "not begun", f"not begun: fold {', '.join(lacking)} is not done")
 
     def _fill(self, slot: int, variables: Mapping[str, str]) -> None:
         for job in list(self.waiting):
-            if not all(needed.is_done() for needed in job.needs):
+            if not self.done.issuperset(job.needs):
                 continue
             lock = try_lock(job)
             if lock is None:
@@ -153,6 +154,8 @@ class _Runner:
 
     def _end(self, job: Job, outcome: str, text: str) -> None:
         self.outcomes.append(outcome)
+        if outcome == "done":
+            self.done.add(job)
         self._say(job, text)
 
     def _say(self, job: Job, text: str) -> None:

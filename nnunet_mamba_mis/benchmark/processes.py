@@ -10,12 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from nnunet_mamba_mis.benchmark.jobs import CHECKPOINTS, Job, as_typed
+from nnunet_mamba_mis.benchmark.jobs import Job, as_typed
 from nnunet_mamba_mis.demo.steps import find_executable
 
 LOCK = "benchmark.lock"
@@ -43,7 +42,6 @@ def try_lock(job: Job) -> int | None:
         _end_orphans(lock)
         os.close(lock)
         return None
-    os.ftruncate(lock, 0)
     return lock
 
 
@@ -98,40 +96,57 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 class RunningJob:
-    """A job's commands, started in a group of processes of its own, with all it prints in the job's log.
+    """A job's commands, one after the other, each in a group of processes of its own; the job's log has all they print.
 
     Args:
         job: what to run.
-        lock: from `try_lock`; closed when the command has ended.
+        lock: from `try_lock`; closed when the last command has ended.
         device: nnU-Net's name of it.
-        variables: environment variables for the command, beside the job's own.
+        variables: environment variables for the commands, beside the job's own.
     """
 
     def __init__(self, job: Job, lock: int, device: str, variables: Mapping[str, str]):
         self.job = job
         self.lock = lock
         self.was_stopped = False
-        _set_broken_checkpoints_aside(job.folder)
+        job.prepare()
         commands, variables = job.commands(device), {**job.variables(), **variables}
-        self._note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}: {as_typed(commands, variables)}")
-        found = [[find_executable(name), *arguments] for name, *arguments in commands]
-        command = found[0] if len(found) == 1 else ["sh", "-c", as_typed(found, {})]
-        with job.log.open("ab") as output:
+        note(job, f"on {socket.gethostname()}: {as_typed(commands, variables)}")
+        self.variables = variables
+        self.to_come = [[find_executable(name), *arguments] for name, *arguments in commands]
+        self._start_next()
+
+    def _start_next(self) -> None:
+        os.ftruncate(self.lock, 0)
+        with self.job.log.open("ab") as output:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env={**os.environ, **variables, "PYTHONUNBUFFERED": "1"}, pass_fds=[lock], start_new_session=True,
-                preexec_fn=_prepare(lock, os.getpid()),
+                self.to_come.pop(0), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env={**os.environ, **self.variables, "PYTHONUNBUFFERED": "1"}, pass_fds=[self.lock],
+                start_new_session=True, preexec_fn=_prepare(self.lock, os.getpid()),
             )  # fmt: skip
 
     def has_ended(self) -> bool:
-        """Whether the command has."""
+        """Whether the commands have; the next one is started when one has ended well."""
+        status = self._status()
+        if status == 0 and self.to_come and not self.was_stopped:
+            _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left
+            self.process.wait()
+            self._start_next()
+            return False
+        return status is not None
+
+    def _status(self) -> int | None:
+        """Of the command that runs; None before it has ended."""
         if not hasattr(os, "waitid"):  # macOS
-            return self.process.poll() is not None
+            return self.process.poll()
         # poll() takes a lock, and a handler of a signal asks too, perhaps in the middle of it
-        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        ended = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def wait(self) -> None:
-        """Wait for the end of the command."""
+        """Wait for the end of the commands."""
         while not self.has_ended():
             time.sleep(_POLL_SECONDS)
 
@@ -153,7 +168,7 @@ class RunningJob:
         """
         _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left
         outcome = self._outcome(self.process.wait())
-        self._note(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {outcome}")
+        note(self.job, outcome)
         fcntl.flock(self.lock, fcntl.LOCK_UN)
         os.close(self.lock)
         return outcome
@@ -169,9 +184,11 @@ class RunningJob:
             return "failed: ended by SIGKILL, perhaps for want of memory"
         return f"failed: {f'signal {-status}' if status < 0 else f'exit status {status}'}"
 
-    def _note(self, text: str) -> None:
-        with self.job.log.open("ab") as log:
-            log.write(f"{NOTE} {text}\n".encode())
+
+def note(job: Job, text: str) -> None:
+    """Add a line to a job's log, with the time."""
+    with job.log.open("ab") as log:
+        log.write(f"{NOTE} {time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
 
 
 def _prepare(lock: int, parent: int) -> Callable[[], None]:
@@ -190,10 +207,3 @@ def _prepare(lock: int, parent: int) -> Callable[[], None]:
                 os._exit(128 + signal.SIGTERM)
 
     return prepare
-
-
-def _set_broken_checkpoints_aside(folder: Path) -> None:
-    """A checkpoint that a kill left half-written must not keep `--c` from an older one; torch's are zip archives."""
-    for path in (folder / name for name in CHECKPOINTS):
-        if path.exists() and not zipfile.is_zipfile(path):
-            path.replace(f"{path}.broken")

@@ -114,7 +114,14 @@ def make_report(
         of_dataset.problems.extend(problems)
         costs = measure(truth.name, of_dataset.models) if measure else {}
         validated = _evaluate(truth, of_dataset, tolerance, processes, costs)
-        tested = [_evaluate(test, predicted, tolerance, processes, {}) for test, predicted in tests]
+        if nothing := _nothing_in_common(validated):
+            raise UserError(f"{nothing}; choose with --trainers")
+        tested = []
+        for test in (_evaluate(*one, tolerance, processes, {}) for one in tests):
+            if nothing := _nothing_in_common(test):
+                of_dataset.problems.append(nothing)
+            else:
+                tested.append(test)
         evaluated += [validated, *tested]
         blocks += _dataset(validated, tested, output, overlays)
     title = "Benchmark: " + ", ".join(truth.name for truth in truths)
@@ -156,19 +163,21 @@ def _make_folder(output: Path) -> None:
 def _evaluate(truth: Truth, found: Found, tolerance: float, processes: int, costs: Costs) -> Evaluated:
     trainings = {} if truth.test_set else {fold: read_training(fold) for fold in found.folds}
     scores = score_all(truth, found, tolerance, processes, print)
-    if not scores.runs:
-        have = "; ".join(f"{model}: folds {_folds(found, model)}" for model in found.models)
-        reasons = "\n  ".join(["", *found.problems, *scores.problems])
-        raise UserError(
-            f"{truth.title}: the models have no case in common, so nothing can be compared ({have}); choose with "
-            f"--trainers{reasons}"
-        )
     names = results.short_names(found.models)
     named = {
         kind: {name: of_model[str(model)] for model, name in names.items() if str(model) in of_model}
         for kind, of_model in costs.items()
     }
     return Evaluated(truth, found, trainings, scores, names, named)
+
+
+def _nothing_in_common(one: Evaluated) -> str:
+    """Why nothing can be compared; empty if something can."""
+    if one.scores.runs:
+        return ""
+    have = "; ".join(f"{model}: folds {_folds(one.found, model)}" for model in one.found.models)
+    reasons = "\n  ".join(["", *one.found.problems, *one.scores.problems])
+    return f"{one.truth.title}: the models have no case in common, so nothing can be compared ({have}){reasons}"
 
 
 def _folds(found: Found, model: Model) -> str:

@@ -8,11 +8,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from nnunet_mamba_mis.benchmark.jobs import Job
 from nnunet_mamba_mis.benchmark.local import variables_for
-from nnunet_mamba_mis.benchmark.processes import RunningJob, holder, try_lock
+from nnunet_mamba_mis.benchmark.processes import RunningJob, holder, note, try_lock
 from nnunet_mamba_mis.demo.steps import last_lines
 from nnunet_mamba_mis.errors import UserError
 
@@ -48,7 +49,9 @@ class Task:
             RuntimeError: it is not done; the text has the end of its log.
         """
         if lacking := [str(needed.fold) for needed in self.job.needs if not needed.is_done()]:
-            raise RuntimeError(f"{self.job}: fold {', '.join(lacking)} is not done")
+            problem = f"failed: fold {', '.join(lacking)} is not done"
+            note(self.job, problem)
+            raise RuntimeError(f"{self.job}: {problem}")
         lock = try_lock(self.job)
         if lock is None:
             raise RuntimeError(f"{self.job} runs already: {holder(self.job)}")
@@ -74,7 +77,9 @@ class Task:
 
 
 def submit(jobs: Sequence[Job], device: str, args: argparse.Namespace) -> int:
-    """Submit the jobs that are neither done nor in the queue: an array of trainings, and one of predictions after it.
+    """Submit the jobs that are neither done nor in the queue.
+
+    Trainings are an array; each model's predictions are one that waits for its trainings.
 
     Args:
         jobs: the grid.
@@ -85,7 +90,6 @@ def submit(jobs: Sequence[Job], device: str, args: argparse.Namespace) -> int:
         UserError: submitit or Slurm is missing, or Slurm refuses.
     """
     try:
-        import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
     except ImportError:
         raise UserError("--slurm needs submitit: pip install 'nnunet-mamba-mis[slurm]'") from None
@@ -96,33 +100,49 @@ def submit(jobs: Sequence[Job], device: str, args: argparse.Namespace) -> int:
     print(f"{len(jobs)} jobs: {sum(job.is_done() for job in jobs)} done, {len(queued)} in the queue, {len(new)} new")
     if not new:
         return 0
-    folder = jobs[0].model.results / _FOLDER
     parameters = _parameters(device, args)
     try:
-        arrays = [job for job in new if not job.needs], [job for job in new if job.needs]
-        for array in filter(None, arrays):
-            # of those that were in the queue before, too
-            awaited = [_id(needed) for job in array for needed in job.needs if not needed.is_done()]
-            executor = submitit.SlurmExecutor(folder, max_num_timeout=_MANY)
-            executor.update_parameters(**_after(parameters, awaited))
-            for job, entry in zip(array, executor.submit_array([Task(job, device) for job in array]), strict=True):
-                (job.folder / _ID).write_text(entry.job_id)
-                print(f"{entry.job_id}: {job}, log {job.log}")
+        trainings = [job for job in new if not job.needs]
+        if trainings:
+            _submit_array(trainings, device, parameters)
+        for _, of_model in groupby([job for job in new if job.needs], key=lambda job: job.needs):
+            _submit_array(list(of_model), device, parameters)
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"Slurm did not take the jobs: {error}") from error
+    for job in queued:
+        _wait_for(job, set(trainings))
     return 0
+
+
+def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) -> None:
+    """Submit jobs that need the same ones."""
+    import submitit
+
+    executor = submitit.SlurmExecutor(jobs[0].model.results / _FOLDER, max_num_timeout=_MANY)
+    if dependency := _dependency(jobs[0]):
+        further = {**parameters["additional_parameters"], "dependency": dependency}
+        parameters = parameters | {"additional_parameters": further}
+    executor.update_parameters(**parameters)
+    for job, entry in zip(jobs, executor.submit_array([Task(job, device) for job in jobs]), strict=True):
+        (job.folder / _ID).write_text(entry.job_id)
+        print(f"{entry.job_id}: {job}, log {job.log}")
+
+
+def _dependency(job: Job) -> str:
+    """What a job has to wait for, in sbatch's words: the end of others, good or bad, so that it can say what lacks."""
+    awaited = [_id(needed) for needed in job.needs if not needed.is_done()]
+    return "afterany:" + ":".join(awaited) if awaited else ""
+
+
+def _wait_for(job: Job, submitted: set[Job]) -> None:
+    """Let a job in the queue wait for those that were submitted again; one that runs already will say what lacks."""
+    if submitted.intersection(job.needs):
+        command = ["scontrol", "update", f"JobId={_id(job)}", f"Dependency={_dependency(job)}"]
+        subprocess.run(command, capture_output=True)
 
 
 def _id(job: Job) -> str:
     return (job.folder / _ID).read_text()
-
-
-def _after(parameters: dict[str, Any], awaited: Sequence[str]) -> dict[str, Any]:
-    """Parameters of jobs that begin when others have ended, well or not."""
-    if not awaited:
-        return parameters
-    further = {"dependency": "afterany:" + ":".join(dict.fromkeys(awaited))}
-    return parameters | {"additional_parameters": parameters["additional_parameters"] | further}
 
 
 def queued_jobs(jobs: Sequence[Job]) -> set[Job]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from nnunetv2.paths import nnUNet_raw
 
 # folder of predictions with the folds 0 and 1: test_folds_0_1
 ENSEMBLE = re.compile(r"test_folds_(\d+(?:_\d+)*)")
@@ -40,8 +43,6 @@ class TestSet:
     @property
     def images(self) -> Path:
         """Folder of the images."""
-        from nnunetv2.paths import nnUNet_raw
-
         return Path(nnUNet_raw) / self.dataset / self.part
 
     @property
@@ -55,11 +56,14 @@ class TestSet:
         return self.part.replace("images", "labels", 1)
 
 
-def find_test_sets(raw: Path, dataset: str, own: bool, others: list[str], problems: list[str]) -> list[TestSet]:
+def find_test_sets(
+    raw: Path, description: Mapping[str, Any], dataset: str, own: bool, others: Sequence[str], problems: list[str]
+) -> list[TestSet]:
     """Find labelled images to test a model on.
 
     Args:
         raw: nnUNet_raw.
+        description: dataset.json that the model is trained with.
         dataset: that the model is trained on.
         own: whether to take its own test sets.
         others: further datasets: their training images and their test sets.
@@ -78,9 +82,16 @@ def find_test_sets(raw: Path, dataset: str, own: bool, others: list[str], proble
         parts = _parts(raw / other)
         if not parts:
             problems.append(f"--test-on: {other} has no imagesTr with labelsTr in {raw / other}")
-        problems += [f"--test-on: {difference}" for difference in _differences(raw, dataset, other)]
+        problems += [f"--test-on: {difference}" for difference in _differences(raw, description, dataset, other)]
         found += [TestSet(other, part) for part in parts]
+    for one in found:
+        problems += _unpaired(raw / one.dataset, one, description["file_ending"])
     return found
+
+
+def labelled_cases(labels: Path, ending: str) -> list[str]:
+    """Cases of a folder of label maps."""
+    return sorted(file.name.removesuffix(ending) for file in labels.glob(f"*{ending}"))
 
 
 def _parts(folder: Path) -> list[str]:
@@ -89,16 +100,26 @@ def _parts(folder: Path) -> list[str]:
     return [one.part for one in sets if (folder / one.labels_part).is_dir()]
 
 
-def _differences(raw: Path, dataset: str, other: str) -> Iterator[str]:
+def _unpaired(folder: Path, test_set: TestSet, ending: str) -> Iterator[str]:
+    """Images without labels and the other way round, for which nnU-Net would fail after all the trainings."""
+    labels = set(labelled_cases(folder / test_set.labels_part, ending))
+    channel = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}")
+    matches = (channel.fullmatch(file.name) for file in (folder / test_set.part).iterdir())
+    images = {match[1] for match in matches if match}
+    if not labels and not images:
+        yield f"{test_set}: there is no image that ends with _0000{ending}"
+    for one, other, what in ((images, labels, "labels"), (labels, images, "images")):
+        if lacking := sorted(one - other):
+            yield f"{test_set}: there are no {what} of {', '.join(lacking[:5])}{' and more' * (len(lacking) > 5)}"
+
+
+def _differences(raw: Path, ours: Mapping[str, Any], dataset: str, other: str) -> Iterator[str]:
     """Why a model of a dataset does not fit another: nnU-Net would predict what nobody asked for, or fail late."""
+    file = raw / other / "dataset.json"
     try:
-        ours, theirs = (json.loads((raw / name / "dataset.json").read_text()) for name in (dataset, other))
-        for key in ("labels", "file_ending"):
+        theirs = json.loads(file.read_text())
+        for key in ("labels", "file_ending", "channel_names"):
             if ours[key] != theirs[key]:
                 yield f"{key} in dataset.json is {ours[key]} in {dataset} and {theirs[key]} in {other}"
-        channels = [len(description["channel_names"]) for description in (ours, theirs)]
-    except (OSError, ValueError, KeyError) as error:
-        yield f"dataset.json of {dataset} or {other} in {raw} cannot be used: {error!r}"
-        return
-    if channels[0] != channels[1]:
-        yield f"{dataset} has {channels[0]} channels and {other} {channels[1]}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{file} cannot be used: {error!r}"

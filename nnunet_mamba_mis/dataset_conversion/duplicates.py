@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnunet_mamba_mis.dataset_conversion.cases import FINGERPRINT_SIDE, CaseFacts
 
@@ -13,6 +14,7 @@ from nnunet_mamba_mis.dataset_conversion.cases import FINGERPRINT_SIDE, CaseFact
 # lesion; the next differ in 23 and show two. Kvasir-SEG's nearest differ in 47.
 _NEAR = 20
 _BITS = FINGERPRINT_SIDE**2
+_AGREEMENT = _BITS - 2 * _NEAR  # equal bits less different ones
 
 # rows compared at a time: 40 MB for 10 000 images
 _ROWS = 1024
@@ -35,17 +37,31 @@ def duplicates(facts: Sequence[CaseFacts]) -> list[Pair]:
     return [(one, other) for one, other in pairs if forest.join(one.case.identifier, other.case.identifier)]
 
 
+def near_any(fingerprints: Sequence[bytes], others: Sequence[bytes]) -> list[bool]:
+    """Return of each fingerprint whether one of the others is of the same image, or nearly so; empty ones are not."""
+    ones, known = _signs(fingerprints), _signs([other for other in others if other])
+    found: list[bool] = []
+    for start in range(0, len(ones), _ROWS):
+        found.extend((ones[start : start + _ROWS] @ known.T >= _AGREEMENT).any(axis=1).tolist())
+    return found
+
+
 def _near_pairs(facts: Sequence[CaseFacts]) -> Iterator[tuple[int, int]]:
-    if not facts:
-        return
-    bits = np.unpackbits(np.frombuffer(b"".join(case.fingerprint for case in facts), np.uint8)).reshape(-1, _BITS)
-    signs = bits.astype(np.float32) * 2 - 1
+    signs = _signs([case.fingerprint for case in facts])
     for start in range(0, len(signs), _ROWS):
-        # equal bits less different ones
         agreement = signs[start : start + _ROWS] @ signs[start:].T
-        for row, column in np.argwhere(agreement >= _BITS - 2 * _NEAR):
+        for row, column in np.argwhere(agreement >= _AGREEMENT):
             if row < column:
                 yield start + int(row), start + int(column)
+
+
+def _signs(fingerprints: Sequence[bytes]) -> NDArray[np.float32]:
+    """1 and -1 for the bits of each, so that a product of two is equal bits less different ones; 0 for an empty one."""
+    signs = np.zeros((len(fingerprints), _BITS), np.float32)
+    for row, fingerprint in zip(signs, fingerprints, strict=True):
+        if fingerprint:
+            row[:] = np.unpackbits(np.frombuffer(fingerprint, np.uint8)) * 2.0 - 1
+    return signs
 
 
 def groups_of(members: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[list[str]]:

@@ -8,7 +8,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.base import TRAINING
+from nnunet_mamba_mis.dataset_conversion.cases import FINGERPRINT_SIDE
 from nnunet_mamba_mis.dataset_conversion.check import named
+from nnunet_mamba_mis.dataset_conversion.duplicates import near_any
 
 REPORT_FILE = "conversion_report.json"
 
@@ -33,7 +35,7 @@ def overlaps(target: Path, subset_of: Mapping[str, str]) -> list[str]:
         if file.parent != target:
             shared = [
                 case["identifier"]
-                for case in _list(file, "cases")
+                for case in _cases(file)
                 for here in [next((subset_of[key] for key in _keys(case) if key in subset_of), None)]
                 if here is not None and (here == TRAINING) != (case["subset"] == TRAINING)
             ]
@@ -45,31 +47,46 @@ def overlaps(target: Path, subset_of: Mapping[str, str]) -> list[str]:
     return warnings
 
 
-def trained_on(trained: Path, tested: Path, cases: Collection[str]) -> list[str]:
+def trained_on(trained: Path, tested: Path, cases: Collection[str]) -> list[str] | None:
     """Return those of the cases of a converted dataset that are, or nearly are, training images of another or itself.
 
     Args:
         trained: folder of a dataset in nnUNet_raw.
         tested: folder of the dataset, perhaps the same, that the cases are of.
         cases: identifiers.
+
+    Returns:
+        Identifiers; None if one of the folders has no record of its conversion.
     """
-    of_training = [case for case in _list(trained / REPORT_FILE, "cases") if case["subset"] == TRAINING]
-    known = {key for case in of_training for key in _keys(case)}
-    same = {case["identifier"] for case in _list(tested / REPORT_FILE, "cases") if known.intersection(_keys(case))}
-    if trained == tested:
-        identifiers = {case["identifier"] for case in of_training}
-        pairs = [pair for pair in _list(tested / REPORT_FILE, "duplicates") if identifiers.intersection(pair)]
-        same = same.union(*pairs) - identifiers
-    return sorted(same.intersection(cases))
+    training = [case for case in _cases(trained / REPORT_FILE) if case["subset"] == TRAINING]
+    looked_at = [case for case in _cases(tested / REPORT_FILE) if case["identifier"] in cases and case not in training]
+    if not training or not looked_at:
+        return None
+    known = {key for case in training for key in _keys(case)}
+    near = near_any([_fingerprint(case) for case in looked_at], [_fingerprint(case) for case in training])
+    return sorted(
+        case["identifier"]
+        for case, is_near in zip(looked_at, near, strict=True)
+        if is_near or known.intersection(_keys(case))
+    )
 
 
 def _keys(case: Mapping) -> list[str]:
     return keys(case["identifier"], case["image"]["sha256"])
 
 
-def _list(file: Path, name: str) -> list:
+def _fingerprint(case: Mapping) -> bytes:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))[name]
-    # not of this tool, or of another version of it
-    except (OSError, ValueError, KeyError, TypeError):
+        bits = bytes.fromhex(case["image"].get("fingerprint", ""))
+    except (ValueError, TypeError):
+        return b""
+    return bits if len(bits) == FINGERPRINT_SIDE**2 // 8 else b""
+
+
+def _cases(file: Path) -> list[Mapping]:
+    """Cases in a report; what is not of this tool, or of another version of it, is left out."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["cases"]
+        return [case for case in found if all(isinstance(value, str) for value in (case["subset"], *_keys(case)))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []

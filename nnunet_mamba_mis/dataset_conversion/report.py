@@ -109,7 +109,11 @@ def conversion_report(
                 {
                     "identifier": facts.case.identifier,
                     "subset": subset,
-                    "image": {"file": names.relative(facts.case.image), "sha256": facts.image_sha256},
+                    "image": {
+                        "file": names.relative(facts.case.image),
+                        "sha256": facts.image_sha256,
+                        "fingerprint": facts.fingerprint.hex(),
+                    },
                     "mask": {"file": names.relative(facts.case.mask), "sha256": facts.mask_sha256},
                     "original_size": list(facts.size),
                     "done": done,
