@@ -200,14 +200,14 @@ def test_a_picture_in_training_and_test_set_is_warned_of(tmp_path: Path, raw: Pa
 
 
 def test_training_images_are_known_again_in_another_dataset_at_another_size(tmp_path: Path, raw: Path) -> None:
-    source = write_kvasir(tmp_path / "kvasir")
-    copies = tmp_path / "copies"
+    source, copies = tmp_path / "Kvasir-SEG", tmp_path / "copies"
+    for i in range(6):
+        write_pair(source / "images" / f"cju{i}.jpg", source / "masks" / f"cju{i}.jpg", seed=i, size=(96, 128))
     write_pair(copies / "images" / "new.png", copies / "masks" / "new.png", seed=99)
     for i in (1, 4):
-        (image,) = source.rglob(f"images/cju{i}.jpg")
-        with Image.open(image) as original:
-            write(copies / "images" / f"copy{i}.png", np.asarray(original.resize((352, 352))))
-        write_pair(tmp_path / "any.png", copies / "masks" / f"copy{i}.png", seed=0, size=(352, 352))
+        write_pair(tmp_path / "any.png", copies / "masks" / f"copy{i}.png", seed=0, size=(64, 64))
+        with Image.open(source / "images" / f"cju{i}.jpg") as original:
+            write(copies / "images" / f"copy{i}.png", np.asarray(original.resize((64, 64))))
     kvasir = convert("kvasir-seg", source)
     sources = (copies / "images", copies / "masks")
     other = convert_dataset(DATASETS["folder"], sources, 2, processes=1).folder
