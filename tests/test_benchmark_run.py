@@ -302,7 +302,7 @@ def test_half_written_checkpoint_is_set_aside(tmp_path, monkeypatch):
     monkeypatch.setattr(Training, "commands", lambda job, device: [["python", "-c", "pass"]])
     running = RunningJob(job, try_lock(job), "cpu", {})
     running.wait()
-    assert running.finish() == "failed: it ended without a validation/summary.json"
+    assert running.finish() == "failed: it ended without validation/summary.json"
     assert {path.name for path in job.folder.glob("*.pth*")} == {"checkpoint_best.pth", "checkpoint_latest.pth.broken"}
 
 
