@@ -178,8 +178,8 @@ def test_costs_of_models_are_measured_as_nnunet_runs_them(nnunet, monkeypatch, t
     costs = dataset_costs(dataset.name, [stock])
     parameters, flops, memory, seconds = costs.values()
     assert list(costs)[2:] == [
-        f"peak memory of training, GB, on {cost['hardware']}",
-        f"seconds to predict an image, on {cost['hardware']}",
+        f"peak memory of training, GB\non {cost['hardware']}",
+        f"seconds to predict an image\non {cost['hardware']}",
     ]
     assert parameters[str(stock)] > 1 and all(of_model.keys() == {str(stock)} for of_model in (flops, memory, seconds))
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What made the reports beside this file: run.sh DATA, where DATA holds ISIC-2017_256 (the challenge's images at 256 × 256),
-# Kvasir-SEG, CVC-ClinicDB and ETIS-LaribPolypDB. About 90 minutes on two CPU cores; give it again to go on after a stop.
+# What made the reports beside this file: run.sh DATA [WORK], where DATA holds ISIC-2017_256 (the challenge's images at
+# 256 × 256), Kvasir-SEG, CVC-ClinicDB and ETIS-LaribPolypDB. About two hours on two CPU cores; give it again to go on.
 set -euo pipefail
 data=$(realpath "$1")
 here=$(dirname "$(realpath "$0")")

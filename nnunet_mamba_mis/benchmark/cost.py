@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from nnunet_mamba_mis.errors import UserError
 
-# what `measure_cost` returns and reports show → in words, and the unit's size
+# what `measure_cost` returns and reports show → in words (a second line is small), and the unit's size
 _KINDS = {
     "parameters": ("parameters, millions", 1e6),
     "flops": ("FLOPs of a patch, billions", 1e9),
-    "training_bytes": ("peak memory of training, GB, on {hardware}", 1e9),
-    "inference_seconds": ("seconds to predict an image, on {hardware}", 1),
+    "training_bytes": ("peak memory of training, GB\non {hardware}", 1e9),
+    "inference_seconds": ("seconds to predict an image\non {hardware}", 1),
 }
 
 

@@ -24,6 +24,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = "osD^vPX"
 _GAIN, _LOSS = "#0072B2", "#D55E00"
 _PANEL = 4.2
+_COLUMNS = 3
 _TILE_INCHES = 2.2
 
 
@@ -73,7 +74,8 @@ def draw_paired_differences(
         ax.set_title(f"{_wrapped(name)}\nmean {mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]", fontsize=9)
         ax.set_xlabel("cases, in the order of the difference")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].set_ylabel(f"{metric}, less that of\n{_wrapped(baseline)}", fontsize=9)
+    for ax in axes[::_COLUMNS]:
+        ax.set_ylabel(f"{metric}, less that of\n{_wrapped(baseline)}", fontsize=9)
     return _save(figure, file)
 
 
@@ -96,9 +98,10 @@ def draw_cost(dice: Mapping[str, Estimate], costs: Mapping[str, Mapping[str, flo
                 color=_COLOURS[index % len(_COLOURS)],
             )  # fmt: skip
         ax.set_xlabel(kind)
-        ax.set_xlim(left=0)
-        ax.margins(0.12)
-    axes[0].set_ylabel("mean Dice, 95% interval")
+        ax.set_xlim(0, 1.1 * max(of_model.values()) or 1)
+        ax.margins(y=0.12)
+    for ax in axes[::_COLUMNS]:
+        ax.set_ylabel("mean Dice, 95% interval")
     _legend_below(figure, axes[0])
     return _save(figure, file)
 
@@ -171,8 +174,14 @@ def draw_overlays(panels: Sequence[Panel], names: Sequence[str], file: Path) -> 
 
 def _panels(number: int, share_y: bool) -> tuple[Figure, Sequence[Any]]:
     # a Figure of its own draws with Agg: needs no display, leaves pyplot alone
-    figure = Figure(figsize=(max(1.4, number) * _PANEL, 3.9), dpi=130, facecolor="white", layout="constrained")
-    axes = figure.subplots(1, number, squeeze=False, sharey=share_y)[0]
+    columns = min(number, _COLUMNS)
+    rows = -(-number // columns)
+    size = (max(1.4, columns) * _PANEL, 3.9 * rows)
+    figure = Figure(figsize=size, dpi=130, facecolor="white", layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).flat)
+    for empty in axes[number:]:
+        empty.remove()
+    axes = axes[:number]
     for ax in axes:
         ax.grid(color="0.92")
         ax.set_axisbelow(True)
