@@ -4,7 +4,7 @@
 set -euo pipefail
 data=$(realpath "$1")
 here=$(dirname "$(realpath "$0")")
-work=${2:-$PWD/mamba_mis_results}
+work=$(realpath -m "${2:-mamba_mis_results}")
 export nnUNet_raw=$work/raw nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
 export nnUNet_extTrainer=$here/trainers
 mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"
