@@ -97,7 +97,7 @@ def prediction(tmp_path, monkeypatch) -> Prediction:
     (job.needs[0].folder / "checkpoint_final.pth").touch()
     job.folder.mkdir(parents=True)
     description = {"labels": {"background": 0, "polyp": 1}, "file_ending": ".png", "channel_names": {"0": "R"}}
-    (job.folder / "dataset.json").write_text(json.dumps(description))
+    (job.model.model_folder / "dataset.json").write_text(json.dumps(description))
     return job
 
 
@@ -116,7 +116,7 @@ def test_interrupted_prediction_keeps_what_is_whole_and_of_these_folds(predictio
     evaluated(job, "abc")
     job.prepare()
     assert [file.name for file in job.folder.glob("*.png")] == ["a.png"] and not job.summary.exists()
-    assert job.has_begun() and "--continue_prediction" in job.commands("cpu")[0]
+    assert "--continue_prediction" in job.commands("cpu")[0]
 
 
 def test_prediction_is_of_all_images_that_are_there(prediction):

@@ -22,7 +22,7 @@ from nnunet_mamba_mis.benchmark.test_sets import ENSEMBLE, TestSet, labelled_cas
 # nnU-Net's checkpoints in the order in which `--c` looks for them
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 LOG = "benchmark.log"
-# the dataset.json that nnU-Net puts beside predictions before the first of them
+# nnU-Net puts it beside folds and, before the first of them, beside predictions
 _DESCRIPTION = "dataset.json"
 _MODEL = re.compile(r"(.+?)__(.+)__(.+)")
 
@@ -209,9 +209,7 @@ class Prediction:
     def prepare(self) -> None:
         """Remove what must not be taken for a result: an old summary, predictions that are old or cut off."""
         self.summary.unlink(missing_ok=True)
-        if not self.has_begun():
-            return
-        description = json.loads((self.folder / _DESCRIPTION).read_text())
+        description = self._description
         ending = description["file_ending"]
         cases = set(labelled_cases(self.test_set.labels, ending))
         newest = _newest(self._checkpoints)
@@ -238,13 +236,21 @@ class Prediction:
     def _checkpoints(self) -> list[Path]:
         return [training.folder / CHECKPOINTS[0] for training in self.needs]
 
+    @property
+    def _description(self) -> dict[str, Any]:
+        """The dataset.json that the model was trained with."""
+        return json.loads((self.model.model_folder / _DESCRIPTION).read_text())
+
     def _is_whole(self) -> bool:
         """Whether all labelled images were evaluated; images may have been added, or nnUNet_raw be elsewhere."""
         if not nnUNet_raw.is_set() or not self.test_set.labels.is_dir():
             return True
-        evaluated = json.loads(self.summary.read_text())["metric_per_case"]
-        ending = json.loads((self.folder / _DESCRIPTION).read_text())["file_ending"]
-        there = {Path(case["prediction_file"]).name.removesuffix(ending) for case in evaluated}
+        try:
+            evaluated = json.loads(self.summary.read_text())["metric_per_case"]
+            ending = self._description["file_ending"]
+            there = {Path(case["prediction_file"]).name.removesuffix(ending) for case in evaluated}
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
         return there == set(labelled_cases(self.test_set.labels, ending))
 
     def variables(self) -> dict[str, str]:
