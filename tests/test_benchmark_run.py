@@ -29,7 +29,7 @@ import time
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
-from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+from nnunet_mamba_mis import trainers  # its names must not hide the brief ones of the other file
 
 class Quick(nnUNetTrainer):
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
@@ -40,7 +40,7 @@ class Failing(Quick):
     def train_step(self, batch):
         raise ValueError("the images are upside down")
 
-class Long(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
+class Long(trainers.nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 8, 2, 1
 
     def train_step(self, batch):

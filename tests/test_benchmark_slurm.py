@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
-from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+from nnunet_mamba_mis import trainers  # its names must not hide the brief ones of the other file
 
-class Queued(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
+class Queued(trainers.nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 12, 2, 1
 
     def train_step(self, batch):
