@@ -265,7 +265,7 @@ def _forks():
         environment.setenv("nnUNet_def_n_proc", "1")
         environment.setenv("OMP_NUM_THREADS", "1")
         # nnU-Net gives a training on a CPU a thread for each core; two trainings at once would spin in wait for each
-        # other's, a hundred times slower
+        # other's, many times slower
         environment.setenv("OMP_WAIT_POLICY", "passive")
         context.Process(target=int).start()
     return context

@@ -346,6 +346,6 @@ print(len(os.listdir("/proc/self/task")) - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_native_code_works_with_the_threads_of_torch_beside_other_openmp_runtimes():
-    """Threads of two pools spin against each other: a training step took eight times as long."""
+    """Threads of two pools would spin against each other."""
     ran = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True)
     assert ran.stdout == "0\n", ran.stderr

@@ -37,6 +37,6 @@ fi
 mamba_mis benchmark run -d 17 --trainers "${trainers[@]}" --plans nnUNetPlans_half -device cpu --test-sets
 mamba_mis benchmark run -d 18 --trainers "${trainers[@]}" --plans nnUNetPlans_quarter -device cpu --test-on 19 20
 
-mamba_mis benchmark report -d 17 --trainers "${trainers[@]}" --cost cpu -o "$work/isic2017"
-# these images may not be passed on
+# without the pictures of cases: images are not passed on with this project
+mamba_mis benchmark report -d 17 --trainers "${trainers[@]}" --cost cpu --no-overlays -o "$work/isic2017"
 mamba_mis benchmark report -d 18 --trainers "${trainers[@]}" --cost cpu --no-overlays -o "$work/kvasir_seg"

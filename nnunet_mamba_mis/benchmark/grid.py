@@ -123,7 +123,13 @@ def _test_sets(dataset: str, own: bool, others: Sequence[str], problems: list[st
     file = Path(nnUNet_preprocessed) / dataset / "dataset.json"
     if not file.exists() or not (own or others):
         return []  # the former is a problem that is named already
-    return find_test_sets(Path(nnUNet_raw), json.loads(file.read_text()), dataset, own, others, problems)
+    try:
+        description = json.loads(file.read_text())
+        description["file_ending"], description["labels"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problems.append(f"{file} is not a dataset.json of nnU-Net: {error!r}")
+        return []
+    return find_test_sets(Path(nnUNet_raw), description, dataset, own, others, problems)
 
 
 def _problems_of_trainer(trainer: str) -> list[str]:

@@ -209,8 +209,11 @@ class Prediction:
     def prepare(self) -> None:
         """Remove what must not be taken for a result: an old summary, predictions that are old or cut off."""
         self.summary.unlink(missing_ok=True)
-        description = self._description
-        ending = description["file_ending"]
+        try:
+            description = self._description
+            ending = description["file_ending"]
+        except (ValueError, KeyError, TypeError):
+            return  # nnU-Net says so in the log
         cases = set(labelled_cases(self.test_set.labels, ending))
         newest = _newest(self._checkpoints)
         for case in labelled_cases(self.folder, ending):

@@ -59,7 +59,12 @@ def trained_on(trained: Path, tested: Path, cases: Collection[str]) -> list[str]
         Identifiers; None if one of the folders has no record of its conversion.
     """
     training = [case for case in _cases(trained / REPORT_FILE) if case["subset"] == TRAINING]
-    looked_at = [case for case in _cases(tested / REPORT_FILE) if case["identifier"] in cases and case not in training]
+    wanted = set(cases)
+    looked_at = [
+        case
+        for case in _cases(tested / REPORT_FILE)
+        if case["identifier"] in wanted and not (trained == tested and case["subset"] == TRAINING)
+    ]
     if not training or not looked_at:
         return None
     known = {key for case in training for key in _keys(case)}
