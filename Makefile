@@ -20,14 +20,14 @@ test: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[bench]'
-	$(BIN)/python benchmarks/scan.py
-	$(BIN)/python benchmarks/network.py
-	$(BIN)/python benchmarks/bounds.py
+	$(BIN)/python performance/scan.py
+	$(BIN)/python performance/network.py
+	$(BIN)/python performance/bounds.py
 
 bench-gpu: $(VENV)/.installed
-	$(BIN)/python benchmarks/scan_gpu.py
-	$(BIN)/python benchmarks/network_gpu.py
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python performance/scan_gpu.py
+	$(BIN)/python performance/network_gpu.py
+	$(BIN)/python performance/memory.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.paths import REPOSITORY
 
 # Triton decides when it is first imported whether it interprets, which is all it can do without a GPU
 if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         importlib.import_module("triton")
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +67,7 @@ def raw(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def nnunet(tmp_path_factory):
     """nnU-Net's folders and commands, for tests that share datasets and trainings."""
-    from nnunet_workplace import Workplace
+    from support.nnunet_workplace import Workplace
 
     return Workplace(tmp_path_factory.mktemp("nnU-Net"))
 
@@ -76,6 +75,6 @@ def nnunet(tmp_path_factory):
 @pytest.fixture
 def kvasir(tmp_path):
     """Kvasir-SEG in small: three pairs of RGB JPEGs of different sizes, in a folder of a folder."""
-    from convert_trees import write_kvasir
+    from support.convert_trees import write_kvasir
 
     return write_kvasir(tmp_path / "source", 3)

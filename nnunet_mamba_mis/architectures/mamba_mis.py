@@ -15,7 +15,7 @@ from nnunet_mamba_mis.architectures.basic_blocks import BLOCKS
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge, Stem
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SCANS, NoSSM
-from nnunet_mamba_mis.ops.selective_scan import DISCRETIZATIONS
+from nnunet_mamba_mis.ops.selective_scan.api import DISCRETIZATIONS
 
 BASE_WIDTH = 16
 ENCODER_STRIDES = (4, 8, 16, 32)

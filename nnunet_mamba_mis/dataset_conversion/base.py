@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.utils.errors import UserError
 
 TRAINING = "Tr"
 

@@ -17,7 +17,7 @@ from nnunet_mamba_mis.dataset_conversion.place import SPLITS_FILE, Place, WorkFo
 from nnunet_mamba_mis.dataset_conversion.plan import Options, Plan, make_plan
 from nnunet_mamba_mis.dataset_conversion.report import Names, conversion_report, dataset_json
 from nnunet_mamba_mis.dataset_conversion.workers import Workers, default_processes, workers
-from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.utils.errors import UserError
 
 
 @dataclass(frozen=True)

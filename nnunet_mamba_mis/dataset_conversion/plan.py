@@ -10,7 +10,7 @@ from nnunet_mamba_mis.dataset_conversion.base import TRAINING, Dataset
 from nnunet_mamba_mis.dataset_conversion.check import Checked, named
 from nnunet_mamba_mis.dataset_conversion.duplicates import chain, groups_of
 from nnunet_mamba_mis.dataset_conversion.splits import Split, grouped_folds, groups_to_keep, official_split
-from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.utils.errors import UserError
 
 _HELD_OUT = "holdout"
 

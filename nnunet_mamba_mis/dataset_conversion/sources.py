@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.base import FOREIGN, MISSING, SAME_NAME, TRAINING, Case, Found, Problem
-from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.utils.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.utils.errors import UserError
 
 MARKER = ".mamba_mis_demo"
 

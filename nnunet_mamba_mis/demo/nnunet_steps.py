@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from nnunet_mamba_mis.demo.steps import Step, duration
-from nnunet_mamba_mis.demo.training_log import EpochReader
+from nnunet_mamba_mis.nnunet.logs import EpochReader
 
 DATASET_ID = 900
 TRAINER = "nnUNetTrainerMambaMIS_demo"
@@ -82,7 +82,7 @@ def convert_step(place: Workplace, source: Path, hold_out: int) -> Step:
 from pathlib import Path
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
-from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.utils.errors import UserError
 source = Path({json.dumps(str(source), ensure_ascii=False)})
 try:
     convert_dataset(DATASETS["kvasir-seg"], [source], {DATASET_ID}, name="{place.dataset_name}", hold_out={hold_out})

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from nnunet_mamba_mis.demo.scoring import Score
-from nnunet_mamba_mis.demo.training_log import Epoch
-from nnunet_mamba_mis.overlays import PREDICTION_COLOUR, TRUTH_COLOUR, legend_handles, outline, tile
+from nnunet_mamba_mis.nnunet.logs import Epoch
+from nnunet_mamba_mis.utils.overlays import PREDICTION_COLOUR, TRUTH_COLOUR, legend_handles, outline, tile
 
 _TILE_INCHES = 2.3
 _MOST_COLUMNS = 8

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nnunet_mamba_mis.benchmark.metrics import Counts, count
-from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.benchmark.evaluation.metrics import Counts, count
+from nnunet_mamba_mis.utils.errors import UserError
 
 
 @dataclass(frozen=True)

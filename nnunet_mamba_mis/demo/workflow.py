@@ -23,7 +23,7 @@ from nnunet_mamba_mis.demo.report import RunStep, console_table, exports, write_
 from nnunet_mamba_mis.demo.scoring import score_folders, summarize
 from nnunet_mamba_mis.demo.steps import Step, duration, find_executable, run_step
 from nnunet_mamba_mis.demo.synthetic_polyps import write_synthetic_set
-from nnunet_mamba_mis.demo.training_log import read_training_logs
+from nnunet_mamba_mis.nnunet.logs import read_training_logs
 from nnunet_mamba_mis.trainers import VARIANT_TRAINERS
 
 SYNTHETIC_IMAGES = 108

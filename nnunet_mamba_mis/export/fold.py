@@ -15,9 +15,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_mamba_mis import __version__, trainers
 from nnunet_mamba_mis.architectures import MambaMIS
-from nnunet_mamba_mis.errors import UserError
-from nnunet_mamba_mis.planning.architecture import NETWORK_CLASS
+from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS
 from nnunet_mamba_mis.trainers.network_record import recorded_network
+from nnunet_mamba_mis.utils.errors import UserError
 
 
 class TrainedFold(NamedTuple):

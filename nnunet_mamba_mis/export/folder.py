@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from nnunet_mamba_mis.architectures import MambaMIS
-from nnunet_mamba_mis.errors import UserError
 from nnunet_mamba_mis.export.fold import TrainedFold
 from nnunet_mamba_mis.export.programs import FORMATS, INPUT, OUTPUT
+from nnunet_mamba_mis.utils.errors import UserError
 
 DESCRIPTION = "network.json"
 # of the largest logit; float32 alone gives about 1e-5

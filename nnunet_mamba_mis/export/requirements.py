@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.utils.errors import UserError
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba_mis.ops import native
+from nnunet_mamba_mis.ops import native_library as native
 
 
 class Deferred(NamedTuple):

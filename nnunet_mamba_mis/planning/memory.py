@@ -19,7 +19,7 @@ All but the parameters grows with the batch. Numbers are of this code as it runs
 
 What is kept was counted, tensor by tensor, at autograd's saved-tensor hooks (on a GPU's path with fake tensors).
 Scratch was fitted to peaks measured on a CPU; for a GPU it is reckoned, generously, from what the last stage's backward
-allocates, and has not been measured. `benchmarks/memory.py` compares peaks with the model.
+allocates, and has not been measured. `performance/memory.py` compares peaks with the model.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
-from nnunet_mamba_mis.errors import UserError
-from nnunet_mamba_mis.planning.architecture import NETWORK_CLASS, architecture_entry
+from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, architecture_entry
 from nnunet_mamba_mis.planning.memory import process_bytes, training_bytes
-from nnunet_mamba_mis.trainers.whole_file import whole_file
+from nnunet_mamba_mis.utils.atomic_write import atomic_write
+from nnunet_mamba_mis.utils.errors import UserError
 
 PLANS_NAME = "nnUNetMambaMISPlans"
 STOCK_PLANS_NAME = "nnUNetPlans"
@@ -120,7 +120,7 @@ class MambaMISPlanner(ExperimentPlanner):
             name: other for name, other in added.items() if name != CONFIGURATION
         }
         try:
-            with whole_file(path) as file:
+            with atomic_write(path) as file:
                 file.write(json.dumps(plans, indent=4).encode())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error}. What was there before still is") from None

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS
-from nnunet_mamba_mis.planning.architecture import NETWORK_CLASS
+from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS
 from nnunet_mamba_mis.trainers.pretrained_weights import unwrap
 
 # its name in the optimizer's state

@@ -9,7 +9,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
-from nnunet_mamba_mis.planning.architecture import planned_architecture
+from nnunet_mamba_mis.nnunet.plans import planned_architecture
 from nnunet_mamba_mis.trainers.network_record import NETWORK, network_record
 from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import nnUNetTrainerAdamW1e3
 from nnunet_mamba_mis.trainers.pretrained_weights import resample_pretrained_weights

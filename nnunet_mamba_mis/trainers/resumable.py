@@ -17,8 +17,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mamba_mis.trainers.random_state import get_random_state, set_random_state
 from nnunet_mamba_mis.trainers.stop_request import StopRequest
-from nnunet_mamba_mis.trainers.whole_file import SUFFIX as PARTIAL
-from nnunet_mamba_mis.trainers.whole_file import whole_file
+from nnunet_mamba_mis.utils.atomic_write import SUFFIX as PARTIAL
+from nnunet_mamba_mis.utils.atomic_write import atomic_write
 
 # what is added to the optimizer's state in nnU-Net's checkpoints: a dict for each process
 RESUME = "resume"
@@ -186,7 +186,7 @@ class ResumableTrainer(nnUNetTrainer):
         if self.local_rank != 0:
             return
         try:
-            with self.stop_request.deferred(), whole_file(filename) as file:
+            with self.stop_request.deferred(), atomic_write(filename) as file:
                 super().save_checkpoint(file)  # type: ignore[arg-type]
         except OSError as error:
             raise SystemExit(

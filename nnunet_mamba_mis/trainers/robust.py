@@ -13,8 +13,8 @@ from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from nnunet_mamba_mis.ops import native
-from nnunet_mamba_mis.ops.selective_scan import fastest_backend
+from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.selective_scan.api import fastest_backend
 from nnunet_mamba_mis.trainers.resumable import ResumableTrainer
 
 

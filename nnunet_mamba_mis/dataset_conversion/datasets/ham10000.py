@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.base import Case, Dataset, Grouping
 from nnunet_mamba_mis.dataset_conversion.sources import ImageSet, Tree, layouts
-from nnunet_mamba_mis.errors import UserError
+from nnunet_mamba_mis.utils.errors import UserError
 
 _METADATA = "HAM10000_metadata"
 

@@ -1,0 +1,1 @@
+"""What was trained and predicted: found, scored and compared."""

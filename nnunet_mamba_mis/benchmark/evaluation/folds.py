@@ -1,0 +1,264 @@
+"""Find what nnU-Net trained and validated, and name what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba_mis.benchmark.cost.measurement import Model
+from nnunet_mamba_mis.dataset_conversion.overlaps import REPORT_FILE
+from nnunet_mamba_mis.utils.errors import UserError
+
+_SEED_FOLDER = re.compile(r"seed_(\w+)")
+BASELINE = "nnUNetTrainer"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A fold that was trained and validated, or the ensemble of folds that predicted a test set.
+
+    Args:
+        model: trainer, plans and configuration.
+        seed: of the folder seed_N that it lies in; empty if it is in none.
+        number: of the fold; of an ensemble, all of them, as 0+1+2.
+        folder: nnUNet_results/DATASET/MODEL/fold_N, or that of the predictions.
+        predictions: file of each case that has one.
+    """
+
+    model: Model
+    seed: str
+    number: int | str
+    folder: Path
+    predictions: Mapping[str, Path] = field(hash=False)
+
+    def __str__(self) -> str:
+        seed = f" of seed {self.seed}" if self.seed else ""
+        return f"{self.model} fold{'s' * isinstance(self.number, str)} {self.number}{seed}"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The ground truth of a dataset, or of a test set of its models.
+
+    Args:
+        name: DatasetXXX_Name that models were trained on.
+        labels: folder with the label maps.
+        images: folder imagesTr; may not be there.
+        description: dataset.json.
+        validation: cases of each fold in splits_final.json; empty if there is none.
+        group_of: patient, lesion, sequence, … of cases that share one, as `mamba_mis convert` recorded it.
+        test_set: folder of its images, and their dataset if it is another; empty for cross-validation.
+    """
+
+    name: str
+    labels: Path
+    images: Path
+    description: dict[str, Any]
+    validation: list[list[str]]
+    group_of: dict[str, str]
+    test_set: str = ""
+
+    @property
+    def title(self) -> str:
+        """What the cases are of."""
+        return f"{self.name} on {self.test_set}" if self.test_set else self.name
+
+    @property
+    def stem(self) -> str:
+        """The same for names of files."""
+        return self.title.replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Folds of a dataset, in the order of models, seeds and folds, and what is missing, in words."""
+
+    folds: list[Fold]
+    problems: list[str]
+
+    @property
+    def models(self) -> list[Model]:
+        """In their order, the baseline first."""
+        return list(dict.fromkeys(fold.model for fold in self.folds))
+
+
+def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Truth:
+    """Find the ground truth of a dataset.
+
+    Args:
+        dataset: id or name.
+        raw: nnUNet_raw, if set.
+        preprocessed: nnUNet_preprocessed, if set.
+
+    Raises:
+        UserError: it is in neither, or a file cannot be read.
+    """
+    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
+    bases = [base for base in (preprocessed, raw) if base is not None]
+    folders = [folder for base in bases for folder in sorted(base.glob(pattern)) if (folder / "dataset.json").is_file()]
+    names = sorted({folder.name for folder in folders})
+    if len(names) != 1:
+        there = f"several are called so: {', '.join(names)}" if names else "there is no such folder with a dataset.json"
+        raise UserError(f"-d {dataset}: {there} in {' and '.join(map(str, bases)) or 'nnUNet_raw, which is not set'}")
+    (name,) = names
+    candidates = [base / name / part for base, part in ((preprocessed, "gt_segmentations"), (raw, "labelsTr")) if base]
+    labels = next((folder for folder in candidates if folder.is_dir()), None)
+    if labels is None:
+        raise UserError(f"{name} has no ground truth: there is no {' and no '.join(map(str, candidates))}")
+    splits = _read_json(*(folder / "splits_final.json" for folder in folders)) or []
+    return Truth(
+        name=name,
+        labels=labels,
+        images=(raw or labels) / name / "imagesTr",
+        description=_read_json(folders[0] / "dataset.json"),
+        validation=[split["val"] for split in splits],
+        group_of=groups_of(*(base / name for base in bases)),
+    )
+
+
+def groups_of(*folders: Path) -> dict[str, str]:
+    """Groups of cases that `mamba_mis convert` recorded in one of the folders."""
+    converted = _read_json(*(folder / REPORT_FILE for folder in folders)) or {}
+    groups = converted.get("splits", {}).get("groups", [])
+    return {case: group[0] for group in groups for case in group}
+
+
+def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | None = None) -> Found:
+    """Find the validated folds of a dataset.
+
+    Args:
+        truth: of the dataset.
+        roots: folders like nnUNet_results, named seed_N or with folders seed_N in them if there are seeds.
+        trainers: to look at, in their order; all by default, the stock one first.
+
+    Raises:
+        UserError: there is none, or a trainer has none, or a fold is there twice.
+    """
+    folds: list[Fold] = []
+    problems: list[str] = []
+    known: set[str] = set()
+    for seed, root in seeds_of(roots):
+        for folder in sorted((root / truth.name).glob("*__*__*")):
+            model = Model(*folder.name.split("__", 2))
+            known.add(model.trainer)
+            if trainers is not None and model.trainer not in trainers:
+                continue
+            for path in sorted(folder.glob("fold_*")):
+                if fold := _read_fold(truth, model, seed, path, problems):
+                    folds.append(fold)
+    _check_found(truth.name, folds, roots, trainers, known, problems)
+    order = list(trainers) if trainers else [BASELINE, *sorted({fold.model.trainer for fold in folds})]
+    folds.sort(key=lambda fold: (order.index(fold.model.trainer), fold.model, fold.seed, fold.number))
+    return Found(folds, [*_missing_folds(truth, folds), *problems])
+
+
+def short_names(models: Sequence[Model]) -> dict[Model, str]:
+    """Return the trainer's name for each model if that tells them apart, else with plans and configuration too."""
+    parts = [index for index in (1, 2) if len({model[index] for model in models}) > 1]
+    return {model: " ".join([model.trainer, *(model[index] for index in parts)]) for model in models}
+
+
+def seeds_of(roots: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield each root and the folders seed_N in it, with the seed."""
+    for root in roots:
+        for folder in (root, *sorted(root.glob("seed_*"))):
+            match = _SEED_FOLDER.fullmatch(folder.name)
+            yield (match[1] if match else ""), folder
+
+
+def _read_fold(truth: Truth, model: Model, seed: str, folder: Path, problems: list[str]) -> Fold | None:
+    """Return a fold that can be used; what is missing is added to the problems."""
+    name = f"{model} {folder.name}" + (f" of seed {seed}" if seed else "")
+    number = folder.name.removeprefix("fold_")
+    if not number.isdigit():
+        problems.append(f"{name} is left out: it was trained on all cases, so none are held out")
+        return None
+    summary = folder / "validation" / "summary.json"
+    try:
+        content = _read_json(summary)
+    except UserError as error:
+        problems.append(f"{name} is left out: {error}")
+        return None
+    if content is None:
+        problems.append(f"{name} is left out: it has no {summary}, so its validation has not ended")
+        return None
+    ending = truth.description["file_ending"]
+    files = [summary.parent / Path(case["prediction_file"]).name for case in content["metric_per_case"]]
+    listed = {file.name.removesuffix(ending): file for file in files}
+    if missing := [file.name for file in files if not file.is_file()]:
+        problems.append(f"{name}: its summary.json lists predictions that are not there: {shortened(missing)}")
+    allowed = set(listed)
+    if int(number) < len(truth.validation):
+        allowed = set(truth.validation[int(number)])
+        problems.extend(_differences_from_split(name, set(listed), allowed))
+    predictions = {case: file for case, file in listed.items() if case in allowed and file.is_file()}
+    return Fold(model, seed, int(number), folder, predictions)
+
+
+def _differences_from_split(name: str, predicted: set[str], expected: set[str]) -> Iterator[str]:
+    if missing := sorted(expected - predicted):
+        yield f"{name}: cases of splits_final.json were not predicted: {shortened(missing)}"
+    if further := sorted(predicted - expected):
+        yield (
+            f"{name}: cases that splits_final.json does not have in this fold are left out, as it may have been "
+            f"trained on them: {shortened(further)}"
+        )
+
+
+def _check_found(
+    dataset: str,
+    folds: Sequence[Fold],
+    roots: Sequence[Path],
+    trainers: Sequence[str] | None,
+    known: set[str],
+    problems: Sequence[str],
+) -> None:
+    where = ", ".join(map(str, roots))
+    there = {fold.model.trainer for fold in folds}
+    for trainer in trainers or ():
+        if trainer not in there:
+            lines = [f"--trainers {trainer}: {dataset} has no validated fold of it in {where}"]
+            lines.append(f"there are results of {', '.join(sorted(known)) or 'no trainer'}")
+            raise UserError("\n  ".join([*lines, *problems]))
+    if not folds:
+        raise UserError("\n  ".join([f"{dataset} has no validated fold in {where}", *problems]))
+    seen: dict[tuple[Model, str, int | str], Path] = {}
+    for fold in folds:
+        other = seen.setdefault((fold.model, fold.seed, fold.number), fold.folder)
+        if other != fold.folder:
+            raise UserError(f"{fold} is there twice, {other} and {fold.folder}: seeds are told apart by folders seed_N")
+
+
+def _missing_folds(truth: Truth, folds: Sequence[Fold]) -> Iterator[str]:
+    expected: set[int | str] = set(range(len(truth.validation))) or {fold.number for fold in folds}
+    seeds = sorted({fold.seed for fold in folds})
+    for model in dict.fromkeys(fold.model for fold in folds):
+        for seed in seeds:
+            there = {fold.number for fold in folds if (fold.model, fold.seed) == (model, seed)}
+            if missing := sorted(expected - there, key=str):
+                of_seed = f" of seed {seed}" if seed else ""
+                yield f"{model}{of_seed}: no validated fold {', '.join(map(str, missing))} of {len(expected)}"
+
+
+def _read_json(*paths: Path) -> Any:
+    """Return the content of the first file that is there; None if none is.
+
+    Raises:
+        UserError: the file is no JSON.
+    """
+    for path in paths:
+        if path.is_file():
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise UserError(f"{path} cannot be read: {error}") from None
+    return None
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """Return names as a list; only the first, and how many more there are, of a long one."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

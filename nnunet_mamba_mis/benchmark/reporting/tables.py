@@ -1,0 +1,203 @@
+"""The report's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from nnunet_mamba_mis.benchmark.evaluation.folds import Fold, Model
+from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS
+from nnunet_mamba_mis.benchmark.evaluation.scores import Scores
+from nnunet_mamba_mis.benchmark.evaluation.settings import Training, settings_of
+from nnunet_mamba_mis.benchmark.evaluation.statistics import Comparison, Estimate, estimate
+from nnunet_mamba_mis.benchmark.reporting.document import Table
+
+SECONDS_PER_EPOCH = "seconds per epoch"
+
+Names = Mapping[Model, str]
+
+
+def training_table(names: Names, trainings: Mapping[Fold, Training]) -> Table:
+    """How each model was trained."""
+    settings = {model: settings_of(model, trainings) for model in names}
+    kinds = list(dict.fromkeys(kind for known in settings.values() for kind in known))
+    header = ["", *(_wrapped_name(name) for name in names.values())]
+    rows = [["plans", *(model.plans for model in names)], ["configuration", *(model.configuration for model in names)]]
+    rows += [[kind, *(known.get(kind, "not known") for known in settings.values())] for kind in kinds]
+    seeds = [sorted({fold.seed for fold in trainings if fold.model == model} - {""}) for model in names]
+    if any(seeds):
+        rows.append(["seeds", *(", ".join(of_model) for of_model in seeds)])
+    folds = [sorted({fold.number for fold in trainings if fold.model == model}) for model in names]
+    rows.append(["validated folds", *(", ".join(map(str, of_model)) for of_model in folds)])
+    return Table(header, rows)
+
+
+def score_table(scores: Scores, names: Names, row: str, group_of: Mapping[str, str]) -> Table:
+    """Mean ± SD over cases with a 95% interval, of every metric, for a class or the mean of all."""
+    rows = []
+    for model, name in names.items():
+        estimates = {metric: estimate(scores.values(model, metric, row), group_of) for metric in METRICS}
+        cells = [estimate_cell(value, digits(metric)) for metric, value in estimates.items()]
+        rows.append([_wrapped_name(name), str(estimates["dice"].cases), *cells])
+    return Table(["", "cases", *METRICS.values()], rows)
+
+
+def empty_table(scores: Scores, names: Names) -> Table:
+    """How often the class is in neither mask, missed, or found where there is none."""
+    rows = []
+    for name in scores.classes:
+        for model, shown in names.items():
+            counts = scores.counts(model, name)
+            missed = sum(one.tp + one.fp == 0 < one.fn for one in counts)
+            invented = sum(one.tp + one.fn == 0 < one.fp for one in counts)
+            neither = sum(one.both_empty for one in counts)
+            rows.append([*_class_and_model(scores, name, shown), *map(str, (len(counts), neither, missed, invented))])
+    return Table([*_class_and_model(scores, "class", ""), "predictions", "in neither", "missed", "invented"], rows)
+
+
+def pixel_table(scores: Scores, names: Names) -> Table:
+    """Scores of all pixels together, as papers on skin lesions and polyps have them."""
+    rows = []
+    for name in scores.classes:
+        for model, shown in names.items():
+            together = scores.global_counts(model, name)
+            values = (together.dice, together.iou, together.mean_iou)
+            rows.append([*_class_and_model(scores, name, shown), *(f"{value:.3f}" for value in values)])
+    columns = ["global-pixel Dice", "global-pixel IoU", "global-pixel mean IoU (foreground and background)"]
+    return Table([*_class_and_model(scores, "class", ""), *columns], rows)
+
+
+def fold_table(scores: Scores, names: Names, row: str) -> Table:
+    """Mean Dice of each fold, and mean ± SD of these means."""
+    folds = sorted({run.fold for run in scores.runs})
+    sizes = {fold: len({run.case for run in scores.runs if run.fold == fold}) for fold in folds}
+    rows = []
+    for model, name in names.items():
+        means = [estimate(scores.values(model, "dice", row, fold), {}).mean for fold in folds]
+        over = np.array([mean for mean in means if not np.isnan(mean)])
+        deviation = f" ± {over.std(ddof=1):.3f}" if over.size > 1 else ""
+        last = f"{over.mean():.3f}{deviation}" if over.size else "none"
+        rows.append([_wrapped_name(name), *(f"{mean:.3f}" for mean in means), last])
+    return Table(["", *(f"fold {fold}\n{sizes[fold]} cases" for fold in folds), "mean ± SD of folds"], rows)
+
+
+def test_table(names: Names, scores: Mapping[str, tuple[Scores, str]]) -> Table:
+    """Mean Dice and IoU of each model on each set of cases.
+
+    Args:
+        names: of the models.
+        scores: for each set, its scores and the row that is shown.
+    """
+    rows = []
+    for model, name in names.items():
+        cells = []
+        for of_set, row in scores.values():
+            dice, iou = (
+                (estimate(of_set.values(model, metric, row), {}).mean for metric in ("dice", "iou"))
+                if model in of_set.of_model
+                else (float("nan"),) * 2
+            )
+            cells.append("not predicted" if np.isnan(dice) else f"{dice:.3f}\nIoU {iou:.3f}")
+        rows.append([_wrapped_name(name), *cells])
+    return Table(["", *(f"{name}\n{len(of_set.cases)} cases" for name, (of_set, _) in scores.items())], rows)
+
+
+def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
+    """Each pair of models: difference, wins and losses, effect size, p values."""
+    rows = [
+        [
+            f"{pair.second}\nless {pair.first}",
+            estimate_cell(pair.difference, digits(metric), signed=True),
+            f"{pair.wins} / {pair.losses} / {pair.ties}",
+            f"{pair.effect:+.2f}",
+            p_value(pair.p),
+            p_value(pair.p_holm),
+        ]
+        for pair in comparisons
+    ]
+    header = [METRICS[metric], "mean difference ± SD", "higher / lower / equal", "rank-biserial r", "p", "p (Holm)"]
+    return Table(header, rows)
+
+
+def cost_table(names: Names, costs: Mapping[str, Mapping[str, float]], hardware: Mapping[str, str]) -> Table:
+    """Every known cost of each model, and on what it was measured."""
+    rows = [
+        [
+            _wrapped_name(name),
+            *(number(of_model[name]) if name in of_model else "not known" for of_model in costs.values()),
+            hardware.get(name) or "not known",
+        ]
+        for name in names.values()
+    ]
+    return Table(["", *costs, "hardware"], rows)
+
+
+def training_costs(names: Names, trainings: Mapping[Fold, Training]) -> dict[str, dict[str, float]]:
+    """Seconds per epoch, median over folds, and hours of training of all folds, as far as logs are there."""
+    costs: dict[str, dict[str, float]] = {SECONDS_PER_EPOCH: {}, "hours of training, all folds": {}}
+    for model, name in names.items():
+        logged = [training for fold, training in trainings.items() if fold.model == model and training.epochs]
+        if logged:
+            values = (
+                np.median([training.seconds_per_epoch for training in logged]),
+                sum(t.seconds for t in logged) / 3600,
+            )
+            for of_model, value in zip(costs.values(), values, strict=True):
+                of_model[name] = float(value)
+    return {kind: of_model for kind, of_model in costs.items() if of_model}
+
+
+def verdicts(comparisons: Sequence[Comparison], metric: str, names: Names) -> Iterator[str]:
+    """Say in words what the comparisons with the baseline show."""
+    baseline = next(iter(names.values()))
+    for pair in comparisons:
+        if pair.first != baseline:
+            continue
+        mean = pair.difference
+        significant = pair.p_holm < 0.05
+        what = "significant" if significant else "not significant"
+        if significant and mean.low <= 0 <= mean.high:
+            what += ", though the interval of the mean has 0 in it: most groups differ one way, a few far the other"
+        yield (
+            f"{pair.second} against {pair.first}: {METRICS[metric]} {mean.mean:+.3f}, 95% interval {mean.low:+.3f} to "
+            f"{mean.high:+.3f}; Wilcoxon's test at 5%, Holm-adjusted: {what}."
+        )
+
+
+def estimate_cell(value: Estimate, places: int, signed: bool = False) -> str:
+    """Return "0.874 ± 0.101" and, in a second line, the interval."""
+    if not value.cases:
+        return "none"
+    sign = "+" if signed else ""
+    deviation = "" if np.isnan(value.sd) else f" ± {value.sd:.{places}f}"
+    interval = "" if np.isnan(value.low) else f"\n[{value.low:{sign}.{places}f}, {value.high:{sign}.{places}f}]"
+    return f"{value.mean:{sign}.{places}f}{deviation}{interval}"
+
+
+def digits(metric: str) -> int:
+    """After the point: distances are in pixels or millimetres, all else is between 0 and 1."""
+    return 2 if metric == "hd95" else 3
+
+
+def p_value(p: float) -> str:
+    """Return p with two digits, never as 0."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def number(value: float) -> str:
+    """Return a number with three digits, and with a unit's prefix if it is large: 23.4 M."""
+    for size, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{prefix}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _class_and_model(scores: Scores, name: str, model: str) -> list[str]:
+    """First columns: the class only where there are several."""
+    return [name, _wrapped_name(model)] if len(scores.classes) > 1 else [_wrapped_name(model)]
+
+
+def _wrapped_name(name: str) -> str:
+    """The trainer, and what tells it from others of the same trainer in a second line."""
+    return name.replace(" ", "\n", 1)

@@ -1,0 +1,90 @@
+"""Fair comparisons by name: in each, all trainers have the same plans, and so patch, batch and preprocessing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nnunet_mamba_mis.utils.errors import UserError
+
+# what nnU-Net's own trainer and those of this package can be shortened to
+EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
+OURS = "nnUNetTrainerMambaMIS"
+
+
+class Preset(NamedTuple):
+    """Trainers to compare on one plans file; the first is the baseline."""
+
+    question: str
+    trainers: tuple[str, ...]
+    plans: str = "nnUNetPlans"
+    planner: str = "ExperimentPlanner"  # what nnUNetv2_plan_and_preprocess -pl makes the plans with
+    test_sets: bool = False  # whether the dataset's test sets are predicted too
+
+
+# nnU-Net as it is, with the optimiser of Mamba-MIS, Mamba-MIS, and Mamba-MIS without state spaces
+_AGAINST_NNUNET = ("nnUNetTrainer", "nnUNetTrainerAdamW1e3", OURS, f"{OURS}_noSSM")
+
+PRESETS = {
+    "baseline": Preset("Is Mamba-MIS better than nnU-Net, and is it network, optimiser or scan?", _AGAINST_NNUNET),
+    "resenc-m": Preset(
+        "The same against nnU-Net's residual encoder M, on its plans",
+        _AGAINST_NNUNET,
+        "nnUNetResEncUNetMPlans",
+        "nnUNetPlannerResEncM",
+    ),
+    "resenc-l": Preset(
+        "The same against nnU-Net's residual encoder L, on its plans",
+        _AGAINST_NNUNET,
+        "nnUNetResEncUNetLPlans",
+        "nnUNetPlannerResEncL",
+    ),
+    "mamba": Preset(
+        "Which Mamba, if any, is better than nnU-Net?",
+        ("nnUNetTrainer", "nnUNetTrainerUMambaBot", "nnUNetTrainerUMambaEnc", OURS),
+    ),
+    "pranet": Preset(
+        "The same on PraNet's five test sets of polyps (`mamba_mis convert pranet`)", _AGAINST_NNUNET, test_sets=True
+    ),
+    "sizes": Preset("Which size of Mamba-MIS?", (f"{OURS}_S", OURS, f"{OURS}_L")),
+    "ablations": Preset(
+        "What does each part of Mamba-MIS give?",
+        (
+            OURS,
+            *(
+                f"{OURS}_{part}"
+                for part in (
+                    "ss2d",
+                    "noSG",
+                    "attentionOnly",
+                    "fusionOnly",
+                    "noBridge",
+                    "cnn",
+                    "vit",
+                    "noSSM",
+                    "mambaDiscretization",
+                )
+            ),
+        ),
+    ),
+}
+
+
+def get_preset(name: str, epochs: int | None = None) -> Preset:
+    """A preset, its trainers in the variants that train for so many epochs.
+
+    Args:
+        name: Key of `PRESETS`.
+        epochs: One of `EPOCHS`; None for 1000, which trainers without a suffix have.
+
+    Raises:
+        UserError: There is no such preset, or its trainers have no such length.
+    """
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    if epochs is None or epochs == EPOCHS[-1]:
+        return preset
+    if epochs not in EPOCHS:
+        raise UserError(f"trainers have no length of {epochs} epochs: choose one of {', '.join(map(str, EPOCHS))}")
+    suffix = f"_{epochs}epoch" + "s" * (epochs > 1)
+    return preset._replace(trainers=tuple(trainer + suffix for trainer in preset.trainers))

@@ -1,0 +1,209 @@
+"""A job as a process: at most one at a time, on all machines that share the results; none is left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from nnunet_mamba_mis.benchmark.running.jobs import Job, as_typed
+from nnunet_mamba_mis.demo.steps import find_executable
+
+LOCK = "benchmark.lock"
+# begins the lines that this module adds to a job's log
+NOTE = "# mamba_mis benchmark:"
+_POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def try_lock(job: Job) -> int | None:
+    """Take a job for this process and those it starts for it.
+
+    The lock is on an open file that the job's processes inherit: whatever happens to the process that took it, it
+    holds until the last of them has ended, and no longer.
+
+    Returns:
+        A file descriptor to close afterwards, or None if the job runs.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(job.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _end_orphans(lock)
+        os.close(lock)
+        return None
+    return lock
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process works on the job of this folder."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # shared, to be in nobody's way for longer than this moment
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+
+
+def holder(job: Job) -> str:
+    """Machine and process that work on a job, in words."""
+    with suppress(OSError, ValueError):
+        host, pid = (job.folder / LOCK).read_text().split()
+        return f"process {pid} on {host}"
+    return "another process"
+
+
+def _end_orphans(lock: int) -> None:
+    """End workers whose training, on this machine, was ended by force: they would hold the lock forever."""
+    host, _, pid = os.pread(lock, 1000, 0).decode().strip().rpartition(" ")
+    # its number cannot have been given to another group, as long as one of its own is there, which holds the lock
+    if host == socket.gethostname() and not _is_alive(int(pid)):
+        _signal_group(int(pid), signal.SIGKILL)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended, but that nobody asked for its status, does not."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+class RunningJob:
+    """A job's commands, one after the other, each in a group of processes of its own; the job's log has all they print.
+
+    Args:
+        job: what to run.
+        lock: from `try_lock`; closed when the last command has ended.
+        device: nnU-Net's name of it.
+        variables: environment variables for the commands, beside the job's own.
+    """
+
+    def __init__(self, job: Job, lock: int, device: str, variables: Mapping[str, str]):
+        self.job = job
+        self.lock = lock
+        self.was_stopped = False
+        job.prepare()
+        commands, variables = job.commands(device), {**job.variables(), **variables}
+        note(job, f"on {socket.gethostname()}: {as_typed(commands, variables)}")
+        self.variables = variables
+        self.to_come = [[find_executable(name), *arguments] for name, *arguments in commands]
+        self._start_next()
+
+    def _start_next(self) -> None:
+        os.ftruncate(self.lock, 0)
+        with self.job.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.to_come.pop(0), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env={**os.environ, **self.variables, "PYTHONUNBUFFERED": "1"}, pass_fds=[self.lock],
+                start_new_session=True, preexec_fn=_prepare(self.lock, os.getpid()),
+            )  # fmt: skip
+
+    def has_ended(self) -> bool:
+        """Whether the commands have; the next one is started when one has ended well."""
+        status = self._status()
+        if status == 0 and self.to_come and not self.was_stopped:
+            _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left
+            self.process.wait()
+            self._start_next()
+            return False
+        return status is not None
+
+    def _status(self) -> int | None:
+        """Of the command that runs; None before it has ended."""
+        if not hasattr(os, "waitid"):  # macOS
+            return self.process.poll()
+        # poll() takes a lock, and a handler of a signal asks too, perhaps in the middle of it
+        ended = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def wait(self) -> None:
+        """Wait for the end of the commands."""
+        while not self.has_ended():
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Ask it to end: our trainers save where they are, nnU-Net's end at once."""
+        self.was_stopped = True
+        _signal_group(self.process.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.was_stopped = True
+        _signal_group(self.process.pid, signal.SIGKILL)
+
+    def finish(self) -> str:
+        """Clean up after a command that has ended.
+
+        Returns:
+            What became of the job: "done", "stopped" or why it failed.
+        """
+        _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left
+        outcome = self._outcome(self.process.wait())
+        note(self.job, outcome)
+        fcntl.flock(self.lock, fcntl.LOCK_UN)
+        os.close(self.lock)
+        return outcome
+
+    def _outcome(self, status: int) -> str:
+        if status == 0 and self.job.is_done():
+            return "done"
+        if self.was_stopped or status in [code for number in _STOP_SIGNALS for code in (-number, 128 + number)]:
+            return "stopped"
+        if status == 0:
+            return f"failed: it ended without {self.job.summary.relative_to(self.job.folder)}"
+        if status == -signal.SIGKILL:
+            return "failed: ended by SIGKILL, perhaps for want of memory"
+        return f"failed: {f'signal {-status}' if status < 0 else f'exit status {status}'}"
+
+
+def note(job: Job, text: str) -> None:
+    """Add a line to a job's log, with the time."""
+    with job.log.open("ab") as log:
+        log.write(f"{NOTE} {time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
+
+
+def _prepare(lock: int, parent: int) -> Callable[[], None]:
+    """What the new process does before it becomes the command."""
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    who = socket.gethostname()
+
+    def prepare() -> None:
+        os.pwrite(lock, f"{who} {os.getpid()}\n".encode(), 0)
+        # a cluster sends these to all processes of a job, and they end a program that does not know them
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(128 + signal.SIGTERM)
+
+    return prepare

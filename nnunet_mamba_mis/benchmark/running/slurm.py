@@ -1,0 +1,187 @@
+"""Submit jobs to Slurm, through submitit."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from nnunet_mamba_mis.benchmark.running.jobs import Job
+from nnunet_mamba_mis.benchmark.running.local import variables_for
+from nnunet_mamba_mis.benchmark.running.processes import RunningJob, holder, note, try_lock
+from nnunet_mamba_mis.demo.steps import last_lines
+from nnunet_mamba_mis.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from submitit.core.utils import DelayedSubmission
+
+# of a job, in its folder: its number in the queue
+_ID = "benchmark.slurm"
+# submitit's files, in nnUNet_results
+_FOLDER = "benchmark_slurm"
+# a step on a GPU takes less than a second; the rest is for a slow file system
+_SECONDS_TO_SAVE = 120
+_MANY = 10_000
+
+
+class Task:
+    """A job as submitit runs it on a node.
+
+    Args:
+        job: what to run.
+        device: nnU-Net's name of it.
+    """
+
+    def __init__(self, job: Job, device: str):
+        self.job = job
+        self.device = device
+        self.running: RunningJob | None = None
+
+    def __call__(self) -> str:
+        """Run the job to its end.
+
+        Raises:
+            RuntimeError: it is not done; the text has the end of its log.
+        """
+        if lacking := [str(needed.fold) for needed in self.job.needs if not needed.is_done()]:
+            problem = f"failed: fold {', '.join(lacking)} is not done"
+            note(self.job, problem)
+            raise RuntimeError(f"{self.job}: {problem}")
+        lock = try_lock(self.job)
+        if lock is None:
+            raise RuntimeError(f"{self.job} runs already: {holder(self.job)}")
+        if self.job.is_done():
+            os.close(lock)
+            return "done"
+        self.running = RunningJob(self.job, lock, self.device, variables_for(self.device, 1))
+        self.running.wait()
+        outcome = self.running.finish()
+        if outcome != "done":
+            raise RuntimeError("\n".join([f"{self.job}: {outcome}", *last_lines(self.job.log)]))
+        return outcome
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Stop the job before the time limit or a preemption; submitit then puts what is returned into the queue."""
+        from submitit.core.utils import DelayedSubmission
+
+        if self.running is not None:
+            self.running.stop()
+            self.running.wait()
+            self.running.finish()
+        return DelayedSubmission(Task(self.job, self.device))
+
+
+def submit(jobs: Sequence[Job], device: str, args: argparse.Namespace) -> int:
+    """Submit the jobs that are neither done nor in the queue.
+
+    Trainings are an array; each model's predictions are one that waits for its trainings.
+
+    Args:
+        jobs: the grid.
+        device: nnU-Net's name of it.
+        args: of `mamba_mis benchmark run`.
+
+    Raises:
+        UserError: submitit or Slurm is missing, or Slurm refuses.
+    """
+    try:
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+    except ImportError:
+        raise UserError("--slurm needs submitit: pip install 'nnunet-mamba-mis[slurm]'") from None
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise UserError("--slurm: there are no commands sbatch and srun here; run this where jobs are submitted")
+    queued = queued_jobs(jobs)
+    new = [job for job in jobs if job not in queued and not job.is_done()]
+    print(f"{len(jobs)} jobs: {sum(job.is_done() for job in jobs)} done, {len(queued)} in the queue, {len(new)} new")
+    if not new:
+        return 0
+    parameters = _parameters(device, args)
+    try:
+        trainings = [job for job in new if not job.needs]
+        if trainings:
+            _submit_array(trainings, device, parameters)
+        for _, of_model in groupby([job for job in new if job.needs], key=lambda job: job.needs):
+            _submit_array(list(of_model), device, parameters)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise UserError(f"Slurm did not take the jobs: {error}") from error
+    for job in queued:
+        _wait_for(job, set(trainings))
+    return 0
+
+
+def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) -> None:
+    """Submit jobs that need the same ones."""
+    import submitit
+
+    executor = submitit.SlurmExecutor(jobs[0].model.results / _FOLDER, max_num_timeout=_MANY)
+    if dependency := _dependency(jobs[0]):
+        further = {**parameters["additional_parameters"], "dependency": dependency}
+        parameters = parameters | {"additional_parameters": further}
+    executor.update_parameters(**parameters)
+    for job, entry in zip(jobs, executor.submit_array([Task(job, device) for job in jobs]), strict=True):
+        (job.folder / _ID).write_text(entry.job_id)
+        print(f"{entry.job_id}: {job}, log {job.log}")
+
+
+def _dependency(job: Job) -> str:
+    """What a job has to wait for, in sbatch's words: the end of others, good or bad, so that it can say what lacks."""
+    awaited = [_id(needed) for needed in job.needs if not needed.is_done()]
+    return "afterany:" + ":".join(awaited) if awaited else ""
+
+
+def _wait_for(job: Job, submitted: set[Job]) -> None:
+    """Let a job in the queue wait for those that were submitted again; one that runs already will say what lacks."""
+    if submitted.intersection(job.needs):
+        command = ["scontrol", "update", f"JobId={_id(job)}", f"Dependency={_dependency(job)}"]
+        subprocess.run(command, capture_output=True)
+
+
+def _id(job: Job) -> str:
+    return (job.folder / _ID).read_text()
+
+
+def queued_jobs(jobs: Sequence[Job]) -> set[Job]:
+    """Jobs that wait in Slurm's queue or run there; none where there is no Slurm."""
+    numbers = {job: _id(job) for job in jobs if (job.folder / _ID).exists()}
+    if not numbers or shutil.which("squeue") is None:
+        return set()
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode != 0:
+        raise UserError(f"squeue does not answer: {answer.stderr.strip()}")
+    return {job for job, number in numbers.items() if number in answer.stdout.split()}
+
+
+def _parameters(device: str, args: argparse.Namespace) -> dict[str, Any]:
+    wrong = [option for option in args.sbatch if "=" not in option]
+    if wrong:
+        raise UserError(f"--sbatch {' '.join(wrong)}: NAME=VALUE is needed, as account=lab")
+    return {
+        "job_name": "mamba_mis",
+        "partition": args.partition,
+        "time": _minutes(args.time),
+        "mem": f"{round(args.memory * 1024)}M",
+        "cpus_per_task": args.cpus,
+        "gres": args.gres if device == "cuda" else None,
+        "array_parallelism": args.array_limit,
+        "signal_delay_s": _SECONDS_TO_SAVE,
+        "stderr_to_stdout": True,
+        # also where the cluster's default is not to; open-mode is submitit's
+        "additional_parameters": {"requeue": True} | dict(option.split("=", 1) for option in args.sbatch),
+    }
+
+
+def _minutes(limit: str) -> int:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", limit)
+    if match is None:
+        raise UserError(f"--time {limit}: [DAYS-]HOURS:MINUTES:SECONDS is needed, as 24:00:00 or 2-12:00:00")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    total = (days * 24 + hours) * 60 + minutes + (seconds > 0)
+    if total * 60 <= 2 * _SECONDS_TO_SAVE:
+        raise UserError(f"--time {limit}: too short, as a job is stopped {_SECONDS_TO_SAVE} s before, to save")
+    return total

@@ -1,0 +1,5 @@
+"""`python -m nnunet_mamba_mis.cli`, as `mamba_mis`."""
+
+from nnunet_mamba_mis.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,43 @@
+"""Score the validation predictions of all folds found, compare the trainers, and write a report.
+
+Reads nnUNet_results (or the folders given with --results, one for each seed) and nnUNet_preprocessed. Writes
+report.html, which needs no other file and no network, report.md, cases.csv and the figures as PNG and SVG.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `mamba_mis benchmark report`."""
+    datasets = "nnU-Net's ids of the datasets, one table each"
+    parser.add_argument("-d", dest="datasets", metavar="ID", nargs="+", required=True, help=datasets)
+    results = "folders like nnUNet_results; a folder seed_N holds the results of seed N (default: nnUNet_results)"
+    parser.add_argument("--results", metavar="FOLDER", nargs="+", type=Path, help=results)
+    trainers = "trainers to compare, the baseline first (default: all that are found, nnUNetTrainer first)"
+    parser.add_argument("--trainers", metavar="NAME", nargs="+", help=trainers)
+    output = "folder to write (default: ./benchmark_report)"
+    parser.add_argument("-o", dest="output", metavar="FOLDER", type=Path, default=Path("benchmark_report"), help=output)
+    tolerance = "of the normalised surface Dice, in the unit of the images' spacing, pixels for PNGs (default: 2)"
+    parser.add_argument("--tolerance", metavar="DISTANCE", type=float, default=2.0, help=tolerance)
+    cost = "measure parameters, FLOPs, memory of training and seconds per image of every model here, on this device"
+    parser.add_argument("--cost", dest="cost_device", choices=("cpu", "cuda"), help=cost)
+    no_overlays = "leave out the pictures of cases, as where images of patients must not be passed on"
+    parser.add_argument("--no-overlays", action="store_true", help=no_overlays)
+    processes = "processes that score (default: 1)"
+    parser.add_argument("-np", dest="processes", metavar="N", type=int, default=1, help=processes)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, score, compare, write."""
+    from nnunet_mamba_mis.benchmark.cost.measurement import dataset_costs
+    from nnunet_mamba_mis.benchmark.reporting.report import make_report
+
+    measure = partial(dataset_costs, device=args.cost_device) if args.cost_device else None
+    make_report(
+        args.datasets, args.results, args.trainers, args.output, args.tolerance, args.processes, measure,
+        overlays=not args.no_overlays,
+    )  # fmt: skip

@@ -1,0 +1,159 @@
+"""Train and validate datasets × trainers × plans × folds × seeds with nnU-Net's own commands, and predict test sets.
+
+Finished jobs are passed over, interrupted ones go on with --c, and a job that fails does not keep the others: give the
+same command again at any time. Runs here (--jobs or --gpus), or submits the jobs to Slurm (--slurm). Follow it with
+`mamba_mis benchmark status`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nnunet_mamba_mis.benchmark.running.presets import PRESETS, get_preset
+from nnunet_mamba_mis.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from nnunet_mamba_mis.benchmark.running.jobs import Job
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `mamba_mis benchmark run`."""
+    add = parser.add_argument
+    add("-d", dest="datasets", metavar="ID", nargs="+", required=True, help="nnU-Net's ids of the datasets")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--trainers", metavar="NAME", nargs="+", help="trainers, nnU-Net's or any that it finds")
+    which.add_argument("--preset", choices=PRESETS, help="the trainers and plans of a fair comparison")
+    add("--epochs", metavar="N", type=int, help="length of the preset's trainers (default: 1000)")
+    add("--plans", metavar="NAME", nargs="+", help="names of plans (default: nnUNetPlans, or the preset's)")
+    add("-c", dest="configuration", metavar="NAME", default="2d", help="configuration of the plans (default: 2d)")
+    add("--folds", metavar="N", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="folds (default: 0 1 2 3 4)")
+    seeds = "repeat with these seeds, results in seed_N in nnUNet_results (default: once, as nnU-Net does, unseeded)"
+    add("--seeds", metavar="N", nargs="+", type=int, help=seeds)
+    add("--test-sets", action="store_true", help="then predict each dataset's test sets with the ensemble of the folds")
+    add("--test-on", metavar="ID", nargs="+", default=[], help="and all labelled images of these other datasets")
+    device = "default: cuda if there is a usable GPU or with --slurm, else cpu"
+    add("-device", choices=("cpu", "cuda", "mps"), help=device)
+    add("--dry-run", action="store_true", help="print the command of each job that is not done; start nothing")
+    here = parser.add_argument_group("on this machine").add_mutually_exclusive_group()
+    here.add_argument("--jobs", metavar="N", type=int, help="jobs at a time (default: 1)")
+    gpus = "one job at a time on each of these GPUs (a number given twice: two)"
+    here.add_argument("--gpus", metavar="N", nargs="+", type=int, help=gpus)
+    _add_slurm(parser)
+
+
+def _add_slurm(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("on a cluster").add_argument
+    add("--slurm", action="store_true", help="submit the jobs to Slurm; the next options go with it")
+    add("--partition", metavar="NAME", help="default: the cluster's")
+    time = "of a job, [DAYS-]HOURS:MINUTES:SECONDS; one that is not done by then goes back into the queue (default: "
+    add("--time", metavar="LIMIT", default="24:00:00", help=time + "24:00:00)")
+    add("--memory", metavar="GB", type=float, default=32, help="of a job (default: 32)")
+    add("--cpus", metavar="N", type=int, default=12, help="of a job (default: 12)")
+    add("--gres", metavar="GRES", default="gpu:1", help="GPU of a job with -device cuda (default: gpu:1)")
+    add("--array-limit", metavar="N", type=int, default=16, help="jobs at a time (default: 16)")
+    add("--sbatch", metavar="NAME=VALUE", nargs="+", default=[], help="further options of sbatch, as account=lab")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check all, then run or submit; return the exit status."""
+    _check_numbers(args)
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise UserError("`mamba_mis benchmark run` needs Linux or macOS") from None
+    from nnunet_mamba_mis.benchmark.running.grid import make_grid, write_missing_splits
+    from nnunet_mamba_mis.benchmark.running.jobs import predictions
+
+    device = _device(args)
+    own_tests = args.test_sets or (args.preset is not None and PRESETS[args.preset].test_sets)
+    trainings, test_sets = make_grid(
+        args.datasets, *_compared(args), args.configuration, args.folds, args.seeds or [None], own_tests, args.test_on
+    )
+    jobs: list[Job] = [*trainings, *predictions(trainings, test_sets)]
+    if args.dry_run:
+        _show(jobs, device, args)
+        return 0
+    write_missing_splits(trainings)
+    _announce(jobs)
+    if args.slurm:
+        from nnunet_mamba_mis.benchmark.running.slurm import submit
+
+        return submit(jobs, device, args)
+    from nnunet_mamba_mis.benchmark.running.local import run_jobs
+
+    return run_jobs(jobs, _slots(args), device)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    numbers = {"--jobs": args.jobs, "--memory": args.memory, "--cpus": args.cpus, "--array-limit": args.array_limit}
+    for name, number in numbers.items():
+        if number is not None and number <= 0:
+            raise UserError(f"{name} {number}: it must be above 0")
+    if any(seed < 0 for seed in args.seeds or []):
+        raise UserError(f"--seeds {' '.join(map(str, args.seeds))}: they must not be below 0")
+    if args.slurm and (args.jobs or args.gpus):
+        raise UserError("--slurm goes without --jobs and --gpus: --array-limit says how many run at a time")
+    if args.gpus and args.device not in (None, "cuda"):
+        raise UserError(f"--gpus and -device {args.device} exclude each other")
+
+
+def _compared(args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]:
+    """Trainers and plans."""
+    if args.preset is not None:
+        preset = get_preset(args.preset, args.epochs)
+        return preset.trainers, args.plans or [preset.plans]
+    if args.epochs is not None:
+        raise UserError("--epochs goes with --preset: a trainer has its length in its name, as _50epochs")
+    return args.trainers, args.plans or ["nnUNetPlans"]
+
+
+def _device(args: argparse.Namespace) -> str:
+    import torch
+
+    if args.slurm:
+        return args.device or "cuda"  # what this machine has does not matter
+    wants_cuda = args.device == "cuda" or args.gpus
+    if wants_cuda and not torch.cuda.is_available():
+        raise UserError("there is no usable CUDA device (`mamba_mis doctor` says why): use -device cpu")
+    if args.gpus and max(args.gpus) >= torch.cuda.device_count():
+        raise UserError(f"--gpus {max(args.gpus)}: this machine has {torch.cuda.device_count()}, counted from 0")
+    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _slots(args: argparse.Namespace) -> list[dict[str, str]]:
+    if args.gpus:
+        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in _visible_gpus(args.gpus)]
+    return [{}] * (args.jobs or 1)
+
+
+def _visible_gpus(gpus: list[int]) -> list[str]:
+    """As CUDA_VISIBLE_DEVICES has them, which counts anew if it is set already."""
+    import os
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [visible.split(",")[gpu] for gpu in gpus] if visible else list(map(str, gpus))
+
+
+def _show(jobs: list[Job], device: str, args: argparse.Namespace) -> None:
+    from nnunet_mamba_mis.benchmark.running.jobs import as_typed
+    from nnunet_mamba_mis.benchmark.running.local import variables_for
+
+    slots = [{}] if args.slurm else _slots(args)
+    waiting = [job for job in jobs if not job.is_done()]
+    for number, job in enumerate(waiting):
+        # which of the slots it will be depends on which is free first
+        variables = {**job.variables(), **variables_for(device, len(slots)), **slots[number % len(slots)]}
+        print(as_typed(job.commands(device), variables))
+    print(f"# {len(jobs) - len(waiting)} of {len(jobs)} jobs are done; nothing was started")
+
+
+def _announce(jobs: list[Job]) -> None:
+    """Leave a log for each job, by which `status` knows of it."""
+    for job in jobs:
+        try:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            job.log.touch()
+        except OSError as error:
+            raise UserError(f"cannot write to {job.folder}: {error.strerror or error}") from error

@@ -1,0 +1,126 @@
+"""Turn a public dataset, as downloaded or unpacked, into a dataset of nnU-Net's in nnUNet_raw."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from nnunet_mamba_mis.dataset_conversion import DATASETS
+from nnunet_mamba_mis.dataset_conversion.base import Dataset
+from nnunet_mamba_mis.dataset_conversion.sources import find_in_two_folders
+from nnunet_mamba_mis.utils.errors import UserError
+
+_FOLDER = "folder"
+_LIST_WIDTH = 100
+_MAX_LISTED = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `mamba_mis convert`."""
+    parser.add_argument("name", metavar="NAME", choices=DATASETS, help=f"the dataset: {', '.join(DATASETS)}")
+    source = "folder it was unpacked to, at any depth, or its archives (zip, tar, tar.gz)"
+    parser.add_argument("-i", dest="sources", metavar="SOURCE", nargs="+", type=Path, required=True, help=source)
+    parser.add_argument("-d", dest="dataset_id", metavar="ID", type=int, required=True, help="nnU-Net's id, 1 to 999")
+    name = "what follows Dataset<ID>_ in the name of its folder (default: the dataset's own name)"
+    parser.add_argument("--name", dest="folder_name", metavar="N", help=name)
+    resize = "make all images N × N pixels, as papers do (default: keep sizes)"
+    parser.add_argument("--resize", metavar="N", type=int, help=resize)
+    parser.add_argument("--keep-aspect", action="store_true", help="with --resize: pad with black, do not stretch")
+    official = "validate on the challenge's own validation set, in one fold (isic2017, isic2018)"
+    parser.add_argument("--official-split", action="store_true", help=official)
+    parser.add_argument("--skip-bad", action="store_true", help="leave out what has a problem; the report lists it")
+    parser.add_argument("--dry-run", action="store_true", help="check the whole source, then stop")
+    overwrite = "replace a dataset of the same id and name, once the new one is complete"
+    parser.add_argument("--overwrite", action="store_true", help=overwrite)
+    stems = "folder only: how images and masks are named, with {} for what they share (default: {}:{})"
+    parser.add_argument("--stems", metavar="IMAGE:MASK", help=stems)
+    processes = "number of processes (default: one for each core, at most 8)"
+    parser.add_argument("-np", dest="processes", metavar="NP", type=int, help=processes)
+    parser.add_argument("--list", action=_ListDatasets, nargs=0, help="list the datasets and exit")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert a dataset and say what to run next."""
+    from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+
+    conversion = convert_dataset(
+        _dataset(args),
+        args.sources,
+        args.dataset_id,
+        name=args.folder_name,
+        processes=args.processes,
+        resize=args.resize,
+        keep_aspect=args.keep_aspect,
+        official=args.official_split,
+        skip_bad=args.skip_bad,
+        dry_run=args.dry_run,
+        overwrite=args.overwrite,
+    )
+    for warning in conversion.warnings:
+        print(f"mamba_mis: warning: {warning}", file=sys.stderr)
+    counts = ", ".join(f"{number} in {folder}" for folder, number in conversion.number_of_cases.items())
+    state = "would be" if args.dry_run else "is complete:"
+    print(f"{conversion.folder} {state} {counts}")
+    if conversion.left_out:
+        print(f"Left out, with {len(conversion.left_out)} problems:")
+        print("\n".join(f"  {text}" for text in conversion.left_out[:_MAX_LISTED]))
+        if len(conversion.left_out) > _MAX_LISTED:
+            print(f"  and {len(conversion.left_out) - _MAX_LISTED} more")
+    print(f"Splits: {conversion.splits}")
+    if not args.dry_run:
+        print(
+            "Next:\n"
+            f"  nnUNetv2_plan_and_preprocess -d {args.dataset_id} --verify_dataset_integrity -c 2d\n"
+            f"  nnUNetv2_train {args.dataset_id} 2d 0 -tr nnUNetTrainerMambaMIS"
+        )
+
+
+def _dataset(args: argparse.Namespace) -> Dataset:
+    dataset = DATASETS[args.name]
+    if args.stems is None:
+        return dataset
+    if args.name != _FOLDER:
+        raise UserError(f"--stems is for {_FOLDER} only: {args.name} has its own names")
+    return replace(dataset, find_cases=partial(find_in_two_folders, stems=args.stems))
+
+
+class _ListDatasets(argparse.Action):
+    """Print and exit as --version does, so that the required arguments stay required."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
+        width = min(_LIST_WIDTH, shutil.get_terminal_size((_LIST_WIDTH, 0)).columns)
+        print("\n\n".join(_described(dataset, width) for dataset in DATASETS.values()))
+        parser.exit()
+
+
+def _described(dataset: Dataset, width: int) -> str:
+    rows = [
+        ("images", f"{dataset.num_images}; download {dataset.size}"),
+        ("source", dataset.layout),
+        ("licence", dataset.licence),
+        ("from", dataset.url),
+    ]
+    lines = textwrap.wrap(f"{dataset.name}: {dataset.title}", width, subsequent_indent="    ")
+    for title, text in rows:
+        for line in text.splitlines():
+            lines += textwrap.wrap(
+                line,
+                width,
+                initial_indent=f"    {title:8} ",
+                subsequent_indent=" " * 15,
+                break_on_hyphens=False,
+            )
+            title = ""
+    return "\n".join(lines)

@@ -1,0 +1,343 @@
+"""The selective scan in plain PyTorch, parallel over chunks of the sequence, with a hand-written backward.
+
+The sequence of L positions is cut into chunks of T. All chunks advance together, one position at a time, so a
+step works on (chunks × batch × channels × states) values and Python runs T steps instead of L:
+
+1. every chunk runs from a zero state, which gives the state that it adds;
+2. the states at the chunk starts follow from a loop over chunks, as e^{A ΣΔ} carries a state across a whole chunk;
+3. every chunk runs again from its true start and yields the outputs.
+
+The backward pass is the same scan in the other direction. It recomputes states from the chunk starts, block of
+positions by block, so memory stays at a fraction of (length × channels × states) values.
+
+Layout inside: time first, rows last. A sequence argument is (T, ..., R), where a row is a (chunk, sample) pair;
+a state is (N, G, P, R) for N states, G groups of B and C, and P channels in a group.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Values in one step's state: on a CPU a block of steps should stay in the cache; a GPU needs enough to fill it.
+STEP_VALUES = {"cpu": 2**15, "other": 2**20}
+
+
+def selective_scan_torch(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    return_last_state: bool,
+    discretization: str,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Chunk-parallel scan; arguments and result as `nnunet_mamba_mis.ops.selective_scan.api`."""
+    # float32 or better inside, whatever comes in and whatever autocast says
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    x, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
+    B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    y, last_state, _ = chunked_scan(x, delta, A, B, C, discretization == "zoh")
+    if D is not None:
+        y = y + D.to(dtype)[:, None] * x
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    y = y.to(u.dtype)
+    return (y, last_state) if return_last_state else y
+
+
+@torch.library.custom_op("nnunet_mamba_mis::chunked_scan", mutates_args=())
+def chunked_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs (batch, D, L), last state (batch, D, N) and states at chunk starts (N, G, P, R).
+
+    Args:
+        u: (batch, D, L).
+        delta: (batch, D, L), positive.
+        A: (D, N).
+        B: (batch, G, N, L).
+        C: (batch, G, N, L).
+        exact: zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+    """
+    batch, channels, length = u.shape
+    chunks = _cut_arguments(u, delta, A, B, C, exact)
+    zero = u.new_zeros(_state_shape(u, A, B))
+    added = _run_chunks(chunks, zero)
+    starts, last = _carry(_decay_of_chunks(chunks), added, zero[..., :batch])
+    y = torch.empty_like(chunks.u)
+    _run_chunks(chunks, starts, y)
+    last = last.permute(3, 1, 2, 0).reshape(batch, channels, -1)
+    return _join(y, batch, length).reshape(u.shape).contiguous(), last.contiguous(), starts
+
+
+@chunked_scan.register_fake
+def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
+    last = u.new_empty(u.shape[0], u.shape[1], A.shape[1])
+    return u.new_empty(u.shape), last, u.new_empty(_state_shape(u, A, B))
+
+
+@torch.library.custom_op("nnunet_mamba_mis::chunked_scan_backward", mutates_args=())
+def chunked_scan_backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    starts: Tensor,
+    exact: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `chunked_scan` with respect to u, delta, A, B and C.
+
+    With g_t the gradient of h_t, the scan run backwards is g_t = C_t ∂y_t + decay_{t+1} g_{t+1}.
+    """
+    batch, _, length = u.shape
+    chunks = _cut_arguments(u, delta, A, B, C, exact)
+    count = starts.shape[-1] // batch
+    grad_y = _cut(grad_y.unflatten(1, chunks.by_group), chunks.u.shape[0], count)
+    grad_last = grad_last.unflatten(1, chunks.by_group).permute(3, 1, 2, 0)
+
+    added = torch.zeros_like(starts)
+    for block in reversed(chunks.blocks()):
+        decay = (chunks.delta[block].unsqueeze(1) * chunks.A).exp_()
+        added = _advance_gradient(grad_y[block].unsqueeze(1) * chunks.C[block], decay, added)
+    carried, _ = _carry(_decay_of_chunks(chunks), added, grad_last, backwards=True)
+
+    block_starts: list[Tensor] = []
+    _run_chunks(chunks, starts, block_starts=block_starts)
+    grads = _Gradients(
+        u=torch.empty_like(chunks.u),
+        delta=torch.empty_like(chunks.delta),
+        A=torch.zeros_like(starts),
+        B=torch.empty_like(chunks.B),
+        C=torch.empty_like(chunks.C),
+    )
+    for block, start in zip(reversed(chunks.blocks()), reversed(block_starts), strict=True):
+        carried = _block_gradients(chunks, block, start, grad_y[block], carried, grads)
+
+    def whole(grad: Tensor) -> Tensor:
+        return _join(grad, batch, length).reshape(u.shape).contiguous()
+
+    def whole_by_group(grad: Tensor) -> Tensor:
+        return _join(grad.squeeze(3), batch, length).transpose(1, 2).contiguous()
+
+    grad_A = grads.A.sum(-1).flatten(1).t().contiguous()
+    return whole(grads.u), whole(grads.delta), grad_A, whole_by_group(grads.B), whole_by_group(grads.C)
+
+
+@chunked_scan_backward.register_fake
+def _(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    starts: Tensor,
+    exact: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_u, grad_delta, grad_A, grad_B, grad_C = (t.new_empty(t.shape) for t in (u, delta, A, B, C))
+    return grad_u, grad_delta, grad_A, grad_B, grad_C
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, ctx.exact = inputs
+    ctx.save_for_backward(*tensors, output[2])
+
+
+def _autograd(ctx, grad_y, grad_last, _grad_starts):
+    u, delta, A, B, C, starts = ctx.saved_tensors
+    grads = chunked_scan_backward(grad_y, grad_last, u, delta, A, B, C, starts, ctx.exact)
+    return *grads, None
+
+
+chunked_scan.register_autograd(_autograd, setup_context=_setup_context)
+
+
+class _Chunks(NamedTuple):
+    """Arguments of the scan, cut into chunks."""
+
+    u: Tensor  # (T, G, P, R)
+    delta: Tensor  # (T, G, P, R)
+    A: Tensor  # (N, G, P, 1)
+    B: Tensor  # (T, N, G, 1, R)
+    C: Tensor  # (T, N, G, 1, R)
+    exact: bool
+
+    @property
+    def by_group(self) -> tuple[int, int]:
+        return self.u.shape[1], self.u.shape[2]
+
+    def blocks(self) -> list[slice]:
+        """Slices of time, short enough that a block of states is small beside all states."""
+        steps = self.u.shape[0]
+        size = max(1, math.isqrt(steps) // 2)
+        return [slice(start, min(start + size, steps)) for start in range(0, steps, size)]
+
+
+class _Gradients(NamedTuple):
+    """Gradients, shaped as the arguments in `_Chunks`; that of A by row, (N, G, P, R)."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+
+
+def _chunk_plan(u: Tensor, A: Tensor) -> tuple[int, int]:
+    """Steps in a chunk, and number of chunks."""
+    batch, channels, length = u.shape
+    limit = STEP_VALUES["cpu" if u.device.type == "cpu" else "other"] // (batch * channels * A.shape[1])
+    steps = -(-length // max(1, min(limit, math.isqrt(length))))
+    return steps, -(-length // steps)
+
+
+def _state_shape(u: Tensor, A: Tensor, B: Tensor) -> tuple[int, int, int, int]:
+    batch, channels, _ = u.shape
+    groups = B.shape[1]
+    return A.shape[1], groups, channels // groups, _chunk_plan(u, A)[1] * batch
+
+
+def _cut_arguments(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool) -> _Chunks:
+    plan = _chunk_plan(u, A)
+    by_group = (B.shape[1], u.shape[1] // B.shape[1])
+    # an A this small acts as zero does, and spares (e^{ΔA} − 1)/A the special case
+    A = torch.where(A.abs() < 1e-20, -1e-20, A)
+    return _Chunks(
+        u=_cut(u.unflatten(1, by_group), *plan),
+        delta=_cut(delta.unflatten(1, by_group), *plan),
+        A=A.t().unflatten(1, by_group).unsqueeze(-1).contiguous(),
+        B=_cut(B.transpose(1, 2), *plan).unsqueeze(3),
+        C=_cut(C.transpose(1, 2), *plan).unsqueeze(3),
+        exact=exact,
+    )
+
+
+def _cut(x: Tensor, steps: int, count: int) -> Tensor:
+    """(batch, ..., L) → (T, ..., R). Positions past L are zeros, which leave the state as it is."""
+    x = F.pad(x, (0, steps * count - x.shape[-1])).unflatten(-1, (count, steps))
+    return x.movedim((-1, -2, 0), (0, -2, -1)).flatten(-2).contiguous()
+
+
+def _join(x: Tensor, batch: int, length: int) -> Tensor:
+    """(T, ..., R) → (batch, ..., L), the inverse of `_cut`."""
+    x = x.unflatten(-1, (-1, batch)).movedim((0, -2, -1), (-1, -2, 0))
+    return x.flatten(-2)[..., :length]
+
+
+def _recurrence(chunks: _Chunks, block: slice) -> tuple[Tensor, Tensor]:
+    """e^{ΔA}, and the factor that weighs B_t u_t: (S, N, G, P, R) each, the second (S, 1, G, P, R) where it is Δ."""
+    delta = chunks.delta[block].unsqueeze(1)
+    x = delta * chunks.A
+    decay = x.exp()
+    if not chunks.exact:
+        return decay, delta
+    # e^x − 1 = tanh(x/2)(e^x + 1) has no cancellation; torch.expm1 of float32 runs unvectorised on CPUs
+    return decay, x.mul_(0.5).tanh_().mul_(decay + 1).div_(chunks.A)
+
+
+def _run_block(chunks: _Chunks, block: slice, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """States after each position of a block, decay and weight, from the state before it."""
+    decay, weight = _recurrence(chunks, block)
+    states = weight * (chunks.u[block].unsqueeze(1) * chunks.B[block])
+    for step, factor in zip(states, decay, strict=True):
+        state = torch.addcmul(step, factor, state, out=step)
+    return states, decay, weight
+
+
+def _run_chunks(
+    chunks: _Chunks, state: Tensor, y: Tensor | None = None, block_starts: list[Tensor] | None = None
+) -> Tensor:
+    """Run every chunk from its state to its end; fill outputs (T, G, P, R) and collect block starts if asked."""
+    for block in chunks.blocks():
+        if block_starts is not None:
+            block_starts.append(state)
+        states, *_ = _run_block(chunks, block, state)
+        state = states[-1].clone()  # a view would keep the whole block
+        if y is not None:
+            torch.sum(states.mul_(chunks.C[block]), 1, out=y[block])
+    return state
+
+
+def _decay_of_chunks(chunks: _Chunks) -> Tensor:
+    """What is left of a state after a whole chunk, (N, G, P, R)."""
+    return (chunks.A * chunks.delta.sum(0)).exp_()
+
+
+def _carry(decay: Tensor, added: Tensor, state: Tensor, backwards: bool = False) -> tuple[Tensor, Tensor]:
+    """Scan over chunks: the state that enters each chunk, (N, G, P, R), and the one that leaves the last."""
+    batch = state.shape[-1]
+    decay, added = (t.unflatten(-1, (-1, batch)).unbind(-2) for t in (decay, added))
+    entering = torch.empty(*state.shape[:3], len(added), batch, dtype=state.dtype, device=state.device)
+    order = range(len(added))
+    for chunk in reversed(order) if backwards else order:
+        entering[..., chunk, :] = state
+        state = torch.addcmul(added[chunk], decay[chunk], state)
+    return entering.flatten(-2), state
+
+
+def _advance_gradient(grad_states: Tensor, decay: Tensor, carried: Tensor) -> Tensor:
+    """Run g_t = C_t ∂y_t + decay_{t+1} g_{t+1} through a block, in place; returns what its first step hands back."""
+    for grad, factor in zip(reversed(grad_states.unbind()), reversed(decay.unbind()), strict=True):
+        carried = torch.mul(factor, grad.add_(carried))
+    return carried
+
+
+def _block_gradients(
+    chunks: _Chunks, block: slice, start: Tensor, grad_y: Tensor, carried: Tensor, grads: _Gradients
+) -> Tensor:
+    """Fill the gradients of a block of positions; returns the gradient of the state before it."""
+    states, decay, weight = _run_block(chunks, block, start)
+    u, B = chunks.u[block].unsqueeze(1), chunks.B[block]
+    grad_y = grad_y.unsqueeze(1)
+    torch.sum(states * grad_y, 3, keepdim=True, out=grads.C[block])
+
+    grad_states = grad_y * chunks.C[block]
+    carried = _advance_gradient(grad_states, decay, carried)
+    delta = chunks.delta[block].unsqueeze(1)
+    Bu = B * u
+
+    # through the weight: ∂w/∂Δ is e^{ΔA} for the zero-order hold and 1 otherwise
+    weighted = grad_states * weight
+    torch.sum(weighted * B, 1, out=grads.u[block])
+    torch.sum(weighted.mul_(u), 3, keepdim=True, out=grads.B[block])
+    grad_weight = Bu.mul_(grad_states)
+    if chunks.exact:
+        grads.A.add_((grad_weight * _weight_by_A(delta, chunks.A, decay)).sum(0))
+        grad_weight.mul_(decay)
+
+    # through the decay: d e^{ΔA} is e^{ΔA}(A dΔ + Δ dA)
+    grad_x = grad_states.mul_(decay)
+    grad_x[0].mul_(start)
+    grad_x[1:].mul_(states[:-1])
+    torch.sum(torch.addcmul(grad_weight, grad_x, chunks.A), 1, out=grads.delta[block])
+    grads.A.add_(grad_x.mul_(delta).sum(0))
+    return carried
+
+
+def _weight_by_A(delta: Tensor, A: Tensor, decay: Tensor) -> Tensor:
+    """∂/∂A of (e^{ΔA} − 1)/A = Δ²(x eˣ − eˣ + 1)/x² with x = ΔA, by its series Σ (k+1)/(k+2)! xᵏ where x is small."""
+    x = delta * A
+    terms = 14 if x.dtype == torch.float64 else 7
+    series = torch.full_like(x, (terms + 1) / math.factorial(terms + 2))
+    for k in reversed(range(terms)):
+        series.mul_(x).add_((k + 1) / math.factorial(k + 2))
+    small = x.abs() < 0.4
+    direct = ((x - 1) * decay).add_(1).div_(torch.where(small, 1.0, x * x))
+    return torch.where(small, series, direct).mul_(delta * delta)

@@ -1,0 +1,152 @@
+"""The selective scan as one operator of torch, whoever computes it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
+from nnunet_mamba_mis.ops.selective_scan.api import native as cpp_backend
+from nnunet_mamba_mis.ops.selective_scan.api import triton as triton_backend
+
+ENGINES = {"cpp": cpp_backend, "triton": triton_backend}
+
+
+def run_operator(
+    engine: str,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    return_last_state: bool,
+    discretization: str,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Scan by one of `ENGINES`; other arguments and result as `nnunet_mamba_mis.ops.selective_scan.api`."""
+    planar = u.dim() == 4
+    # without a group axis, there is one group; without a second axis of positions, one row of them
+    B, C = (t.unsqueeze(1) if t.dim() == u.dim() else t for t in (B, C))
+    tensors = [u, delta, A, B, C, D, z, delta_bias]
+    if not planar:
+        tensors = [t.unsqueeze(-2) if t is not None and t.dim() > 2 else t for t in tensors]
+    tensors = ENGINES[engine].prepare(*tensors)
+    y, last_state, _ = scan(*tensors, delta_softplus, discretization == "zoh", torch.is_grad_enabled(), engine)
+    y = (y if planar else y.squeeze(-2)).to(u.dtype)
+    return (y, last_state) if return_last_state else y
+
+
+@torch.library.custom_op("nnunet_mamba_mis::selective_scan", mutates_args=())
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+    exact: bool,
+    keep_starts: bool,
+    engine: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs (batch, D, H, W), last state (batch, D, N) and the states that backward starts from.
+
+    Positions are scanned along W, then H, whatever the strides.
+
+    Args:
+        u: (batch, D, H, W).
+        delta: (batch, D, H, W).
+        A: (D, N).
+        B: (batch, G, N, H, W).
+        C: (batch, G, N, H, W).
+        D: (D,).
+        z: (batch, D, H, W).
+        delta_bias: (D,).
+        softplus: Whether delta goes through softplus after the bias.
+        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        keep_starts: Whether states before every so many positions are wanted, as backward does.
+        engine: Name in `ENGINES` of who computes it.
+    """
+    inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    return ENGINES[engine].forward(inputs, B.shape[1], softplus, exact, keep_starts)
+
+
+@scan.register_fake
+def _(u, delta, A, B, C, D, z, delta_bias, softplus, exact, keep_starts, engine):
+    return empty_outputs(u, A, ENGINES[engine].block() if keep_starts else None)
+
+
+@torch.library.custom_op("nnunet_mamba_mis::selective_scan_backward", mutates_args=())
+def scan_backward(
+    grad_y: Tensor,
+    grad_last_state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    starts: Tensor,
+    softplus: bool,
+    exact: bool,
+    engine: str,
+) -> list[Tensor]:
+    """Gradients of `scan` with respect to its eight tensors, empty for one that is None."""
+    inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    return ENGINES[engine].backward(inputs, B.shape[1], starts, grad_y, grad_last_state, softplus, exact)
+
+
+@scan_backward.register_fake
+def _(grad_y, grad_last_state, u, delta, A, B, C, D, z, delta_bias, starts, softplus, exact, engine):
+    return empty_gradients((u, delta, A, B, C, D, z, delta_bias), grad_y)
+
+
+def save_for_backward(ctx, inputs, output) -> None:
+    """Set up the context of an operator with tensors, options and, among these, `keep_starts`; output 2 is starts."""
+    tensors = [value for value in inputs if value is None or isinstance(value, Tensor)]
+    ctx.options = inputs[len(tensors) :]
+    ctx.set_materialize_grads(False)  # that of starts would be as large as they are
+    ctx.save_for_backward(*tensors, output[2])
+
+
+def gradients_of_inputs(ctx, grads, inputs) -> tuple:
+    """What autograd wants of such an operator: None for each tensor that is None and for each option."""
+    present = (grad if tensor is not None else None for grad, tensor in zip(grads, inputs, strict=True))
+    return *present, *(None for _ in ctx.options)
+
+
+def saved_tensors(ctx) -> tuple[list[Tensor | None], Tensor]:
+    """Inputs and starts that `save_for_backward` kept."""
+    *inputs, starts = ctx.saved_tensors
+    if starts.numel() == 0:
+        raise RuntimeError("the scan was run without keep_starts, so it has no gradient")
+    return inputs, starts
+
+
+def gradients_of_outputs(inputs, grad_y: Tensor | None, grad_last_state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Gradients of y and of the last state, zeros for None; u is input 0 and A input 2."""
+    u, A = inputs[0], inputs[2]
+    if grad_y is None:
+        grad_y = torch.zeros_like(u)
+    if grad_last_state is None:
+        dtype = torch.promote_types(u.dtype, torch.float32)
+        grad_last_state = u.new_zeros(u.shape[0], u.shape[1], A.shape[1], dtype=dtype)
+    return grad_y, grad_last_state
+
+
+def _autograd(ctx, grad_y, grad_last_state, _grad_starts):
+    inputs, starts = saved_tensors(ctx)
+    softplus, exact, _keep_starts, engine = ctx.options
+    given = gradients_of_outputs(inputs, grad_y, grad_last_state)
+    grads = scan_backward(*given, *inputs, starts, softplus, exact, engine)
+    return gradients_of_inputs(ctx, grads, inputs)
+
+
+scan.register_autograd(_autograd, setup_context=save_for_backward)

@@ -1,0 +1,256 @@
+"""The selective scan on GPUs: launches the kernels of `triton_kernels`."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
+
+BLOCK = 8  # positions between two states that are kept for backward
+_WARP = 32
+_MOST_CHANNELS = 8  # of a program; more would have kernels compiled for each width of the network
+_WIDTH = 4  # states that a lane loads at once
+_TILES_IN_REGISTERS = 8  # of so many states
+_WIDTH_OF_GRADIENTS = 2
+_PROGRAMS_OF_MULTIPROCESSOR = 12  # for which its registers suffice
+_CHUNKS_TOGETHER = 64  # that one step of the scan over chunks takes
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors: slow, to see that they are right."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def why_unavailable() -> str | None:
+    """Why the kernels cannot be used on this machine, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (it comes with torch's CUDA builds)"
+    if not interpreted() and not torch.cuda.is_available():
+        return "there is no usable CUDA device"
+    try:
+        _kernels()
+    except Exception as error:  # an old Triton fails in many ways
+        return f"this Triton cannot read its kernels ({type(error).__name__}: {error})"
+    return None
+
+
+def device() -> str:
+    """Type of the tensors that the kernels take."""
+    return "cpu" if interpreted() else "cuda"
+
+
+def block() -> int:
+    """Positions between two states that forward keeps for backward."""
+    return BLOCK
+
+
+def prepare(*tensors: Any) -> list[Any]:
+    """The arguments of a scan as they are: kernels read any type, and compute in float32."""
+    return list(tensors)
+
+
+def forward(
+    inputs: Mapping[str, Tensor | None], groups: int, softplus: bool, exact: bool, keep_starts: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, last state and starts of `operator.scan`, for inputs by their names there."""
+    problem = _Problem(inputs, groups, softplus, exact)
+    u, A = inputs["u"], inputs["A"]
+    assert u is not None and A is not None
+    y, last_state, starts = empty_outputs(u, A, BLOCK if keep_starts else None)
+    summed = y if problem.slices == 1 else torch.empty_like(y, dtype=torch.float32)
+    with torch.cuda.device_of(u):
+        problem.walk(None, starts if keep_starts else None, y=summed, last_state=last_state)
+        if summed is not y:
+            y.copy_(summed)
+    return y, last_state, starts
+
+
+def backward(
+    inputs: Mapping[str, Tensor | None],
+    groups: int,
+    starts: Tensor,
+    grad_y: Tensor,
+    grad_last_state: Tensor,
+    softplus: bool,
+    exact: bool,
+) -> list[Tensor]:
+    """Gradients of the inputs, empty for one that is None."""
+    problem = _Problem(inputs, groups, softplus, exact)
+    grads = dict(zip(inputs, empty_gradients(inputs.values(), grad_y), strict=True))
+    parts = problem.parts()
+    # sums over channels come by part, sums over positions by so many blocks
+    by_part = {name: _for_parts(grads[name], parts, problem.tiles) for name in ("B", "C")}
+    together = -(-problem.blocks // problem.K)
+    by_blocks = {
+        name: starts.new_empty(problem.batch, together, *grads[name].shape)
+        for name in ("A", "D", "delta_bias")
+        if inputs[name] is not None
+    }
+    written: dict[str, Any] = {name: grads[name] for name in ("u", "delta", "z") if inputs[name] is not None}
+    written |= {name: tensor[0] for name, tensor in by_part.items()}
+    written |= {name: tensor.flatten() for name, tensor in by_blocks.items()}
+    gradients: dict[str, Any] = {f"grad_{name}": written.get(name) for name in inputs}
+    ends = torch.empty_like(starts)
+    with torch.cuda.device_of(grad_y):
+        problem.walk(grad_last_state.contiguous(), ends, BACKWARD=True, u=grad_y, B=problem.tensors["C"])
+        problem.launch(
+            "gradients",
+            problem.rows * parts * together,
+            grad_y=grad_y,
+            starts=starts,
+            ends=ends,
+            parts=parts,
+            WIDTH=_WIDTH_OF_GRADIENTS,
+            tiles_of_part=-(-problem.tiles // parts),
+            SEVERAL_TILES=problem.tiles > parts,
+            part_size=grads["B"].numel(),
+            **gradients,
+        )
+        for name, tensor in by_part.items():
+            if tensor.data_ptr() != grads[name].data_ptr():
+                grads[name].copy_(tensor.sum(0))
+        for name, tensor in by_blocks.items():
+            grads[name].copy_(tensor.sum((0, 1)))
+    return list(grads.values())
+
+
+class _Problem:
+    """A scan, and how it is dealt to programs of one warp: P channels of one group, in K chunks each."""
+
+    def __init__(self, inputs: Mapping[str, Tensor | None], groups: int, softplus: bool, exact: bool) -> None:
+        u, A = inputs["u"], inputs["A"]
+        assert u is not None and A is not None
+        # those of one or two axes are small
+        self.tensors = {name: t.contiguous() if t is not None and t.dim() < 3 else t for name, t in inputs.items()}
+        self.batch, self.channels, height, width = u.shape
+        self.device = u.device
+        self.states = A.shape[1]
+        self.rows = self.batch * groups  # sequences of B and C
+        self.length = height * width
+        self.blocks = -(-self.length // BLOCK)
+        self.per_group = self.channels // groups
+        P = min(_MOST_CHANNELS, _power_of_two(self.per_group))
+        self.K = _WARP // P
+        self.tiles = -(-self.per_group // P)
+        tiles_of_states = -(-self.states // _WIDTH)
+        self.slices = -(-tiles_of_states // _TILES_IN_REGISTERS)
+        self.sizes = _kernels().Sizes(self.channels, groups, self.length, width, self.tiles)
+        self.constants = {
+            "SOFTPLUS": softplus,
+            "EXACT": exact,
+            "BLOCK": BLOCK,
+            "SLICES": self.slices,
+            "STATES": self.states,
+            "TILES": min(tiles_of_states, _TILES_IN_REGISTERS),
+            "WIDTH": _WIDTH,
+            "P": P,
+            "K": self.K,
+        }
+
+    def parts(self) -> int:
+        """Parts to which backward deals the tiles of a group: as many as fill the GPU.
+
+        Each has its own sums of the gradients of B and C, which together take no more memory than the kept states.
+        """
+        within_memory = self.per_group // (2 * BLOCK)
+        wanted = -(-_programs(self.device) * self.K // (self.rows * self.blocks))
+        parts = max(1, min(self.tiles, within_memory, wanted))
+        # none without a tile, as with three parts of four
+        return -(-self.tiles // -(-self.tiles // parts))
+
+    def walk(self, start: Tensor | None, kept: Tensor | None, **arguments: Any) -> None:
+        """Walk over all chunks, from zero or `start` (batch, D, N), leaving the state before each block in `kept`.
+
+        Args:
+            start: State before the first position on the way.
+            kept: (batch, blocks, D, N) in a row.
+            arguments: Further ones of the kernel `walk`.
+        """
+        positions = -(-self.length * self.rows * self.tiles // (self.K * _programs(self.device)))
+        chunk = BLOCK * max(2, -(-positions // BLOCK))
+        chunks = -(-self.length // chunk)
+        programs = self.rows * self.tiles * -(-chunks // self.K)
+        given: dict[str, Any] = {
+            "chunks": chunks,
+            "chunk": chunk,
+            "BACKWARD": False,
+            "y": None,
+            "last_state": None,
+        } | arguments
+        entering = None
+        if chunks > 1:
+            sums = torch.empty(self.batch * chunks * self.channels, dtype=torch.float32, device=self.device)
+            entering = sums.new_empty(sums.numel() * self.states)
+            added = given | {"y": None, "last_state": None}
+            self.launch("walk", programs, **added, start=None, entering=None, added=entering, sums=sums, kept=None)
+            columns = -(-self.states * self.channels // _WARP)
+            tile = min(_CHUNKS_TOGETHER, _power_of_two(chunks))
+            self.launch(
+                "carry",
+                self.batch * columns,
+                start=start,
+                added=entering,
+                sums=sums,
+                chunks=chunks,
+                TILE=tile,
+                COLUMNS=_WARP,
+                num_warps=max(1, tile // 8),
+            )
+        self.launch("walk", programs, **given, start=start, entering=entering, added=None, sums=None, kept=kept)
+
+    def launch(self, name: str, programs: int, *, num_warps: int = 1, **arguments: Any) -> None:
+        """Run a kernel, with the scan's own tensors for arguments that are not given."""
+        kernel = getattr(_kernels(), name)
+        given = self.tensors | self.constants | {"sizes": self.sizes} | arguments
+        given = {key: value for key, value in given.items() if key in kernel.arg_names}
+        # with one row, or rows that follow on each other, positions need no division
+        planes = [value for value in given.values() if isinstance(value, Tensor) and value.dim() > 3]
+        if "ROWS" in kernel.arg_names:
+            given["ROWS"] = not all(map(_is_one_row, planes))
+        kernel[(programs,)](**{key: _describe(value) for key, value in given.items()}, num_warps=num_warps)
+
+
+@functools.cache
+def _kernels() -> Any:
+    return importlib.import_module("nnunet_mamba_mis.ops.selective_scan.triton_kernels")
+
+
+@functools.cache
+def _programs(device: torch.device) -> int:
+    """How many fill a GPU."""
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return _PROGRAMS_OF_MULTIPROCESSOR * multiprocessors
+
+
+def _power_of_two(value: int) -> int:
+    """The smallest that is not below a positive value."""
+    return 1 << (value - 1).bit_length()
+
+
+def _is_one_row(t: Tensor) -> bool:
+    return t.shape[-2] == 1 or t.stride(-2) == t.shape[-1] * t.stride(-1)
+
+
+def _describe(value: Any) -> Any:
+    """Tensors over positions with their strides, as kernels want them."""
+    if not isinstance(value, Tensor) or value.dim() < 4:
+        return value
+    kind = _kernels().Sequence if value.dim() == 4 else _kernels().Grouped
+    return kind(value, *value.stride())
+
+
+def _for_parts(grad: Tensor, parts: int, tiles: int) -> Tensor:
+    """What programs sum the gradient of B or C up in, (parts, *its shape): itself where nothing gets lost by that."""
+    if parts == 1 and (tiles == 1 or grad.dtype == torch.float32):
+        return grad.unsqueeze(0)
+    strides = (grad.numel(), *grad.stride())
+    return torch.empty_strided((parts, *grad.shape), strides, dtype=torch.float32, device=grad.device)

@@ -1,0 +1,296 @@
+"""The network: parity with the authors', shapes, precision, and how it compiles and trains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes, load_reference_weights
+from nnunet_mamba_mis.architectures.basic_blocks import BSSS
+from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge
+from nnunet_mamba_mis.architectures.scan_blocks import BFSS, S6, SS2D, DepthwiseMixer
+from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
+
+ABLATIONS = [
+    {"scan": "ss2d"},
+    {"spectral_gate": False},
+    {"fusion_bridge": False},
+    {"attention_bridge": False},
+    {"attention_bridge": False, "fusion_bridge": False},
+    {"block": "cnn"},
+    {"block": "vit"},
+    {"block": "nossm"},
+    {"discretization": "mamba"},
+    {"d_state": 4},
+]
+
+
+def network(patch_size=(32, 32), input_channels=3, num_classes=2, variant="S", **kwargs) -> MambaMIS:
+    return MambaMIS(input_channels, num_classes, patch_size, variant=variant, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def parity(shared):
+    """Weights, input and float64 output of the authors' network."""
+    with np.load(shared / "parity" / "mamba_mis_s_64.npz") as archive:
+        weights = {k.removeprefix("weights/"): torch.from_numpy(archive[k]) for k in archive.files if "/" in k}
+        return weights, torch.from_numpy(archive["input"]), torch.from_numpy(archive["output"])
+
+
+def errors(parity, dtype):
+    """Distance of our network's logits, computed in dtype, from the authors' in float64."""
+    weights, x, expected = parity
+    net = network((64, 64), num_classes=1).to(dtype)
+    load_reference_weights(net, weights)
+    with torch.no_grad():
+        return (net(x.to(dtype)).double() - expected).abs()
+
+
+def test_agrees_with_the_authors_network(parity):
+    assert errors(parity, torch.float64).max() <= 1e-9
+
+
+def test_agrees_with_the_authors_network_in_float32(parity):
+    """LayerNorms over two or three channels amplify rounding up to 316 times where those are nearly equal.
+
+    The stem alone in float32, all else in float64, is off by 1e-4 at one pixel: one in a thousand may be further off.
+    """
+    error = errors(parity, torch.float32)
+    assert error.mean() <= 1e-5
+    assert error.quantile(0.999) <= 1e-4
+    assert error.max() <= 1e-3
+
+
+def test_reference_weights_that_do_not_fit_are_named(parity):
+    weights = dict(parity[0])
+    weights["surplus"] = weights.pop("head.bias")
+    with pytest.raises(ValueError, match=r"missing decoder.seg_layers.0.bias.*unknown surplus"):
+        load_reference_weights(network((64, 64), num_classes=1), weights)
+    with pytest.raises(ValueError, match=r"spectral_gate.weight is \(16, 9, 16, 2\), expected \(8, 9, 16, 2\)"):
+        load_reference_weights(network((32, 64), num_classes=1), parity[0])
+
+
+@pytest.mark.parametrize(("variant", "millions"), [("S", 2.94), ("B", 4.28), ("L", 9.06)])
+def test_parameter_counts_are_the_papers(variant, millions):
+    net = network((256, 256), num_classes=1, variant=variant)
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("variant", ["S", "B", "L"])
+def test_every_parameter_gets_a_gradient(variant):
+    net = network(variant=variant, deep_supervision=True)
+    sum(y.square().mean() for y in net(torch.randn(2, 3, 32, 32))).backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("kwargs", ABLATIONS, ids=lambda kwargs: ",".join(f"{k}={v}" for k, v in kwargs.items()))
+def test_ablations_run_and_every_parameter_gets_a_gradient(kwargs):
+    net = network(**kwargs)
+    y = net(torch.randn(2, 3, 32, 32))
+    assert y.shape == (2, 2, 32, 32)
+    y.square().mean().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("patch_size", [(32, 32), (33, 40), (70, 31), (1, 1), (17, 96)], ids=str)
+@pytest.mark.parametrize(("input_channels", "num_classes"), [(1, 4), (5, 1)])
+def test_any_patch_size_channels_and_classes(patch_size, input_channels, num_classes):
+    net = network(patch_size, input_channels, num_classes)
+    assert net(torch.randn(1, input_channels, *patch_size)).shape == (1, num_classes, *patch_size)
+
+
+@pytest.mark.parametrize("patch_size", [(32, 64), (70, 50), (100, 36)], ids=str)
+def test_deep_supervision_has_the_sizes_of_nnunets_targets(patch_size):
+    net = network(patch_size, deep_supervision=True)
+    outputs = net(torch.randn(1, 3, *patch_size))
+    scales = [[1 / stride] * 2 for stride in (1, 4, 8, 16, 32)]
+    targets = DownsampleSegForDSTransform(scales)(segmentation=torch.zeros(1, *patch_size))["segmentation"]
+    assert [y.shape[2:] for y in outputs] == [t.shape[1:] for t in targets]
+    assert [tuple(y.shape[2:]) for y in outputs] == deep_supervision_sizes(patch_size)
+
+
+def test_deep_supervision_weights_load_into_a_network_without_it():
+    trained, plain = network(deep_supervision=True), network()
+    plain.load_state_dict(trained.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    trained.decoder.deep_supervision = False  # as nnU-Net does for validation
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x), trained(x), rtol=0, atol=0)
+
+
+def test_padding_leaves_a_divisible_patch_alone():
+    """A 40×40 network is the 64×64 one on an image that stands in the upper left corner."""
+    small, large = network((40, 40)), network((64, 64))
+    large.load_state_dict(small.state_dict())
+    x = torch.randn(1, 3, 40, 40)
+    with torch.no_grad():
+        expected = large(torch.nn.functional.pad(x, (0, 24, 0, 24)))[..., :40, :40]
+        torch.testing.assert_close(small(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"variant": "XL"}, "variant 'XL' is not one of 'S', 'B', 'L'"),
+        ({"block": "resnet"}, "block 'resnet'"),
+        ({"scan": "snake"}, "scan 'snake'"),
+        ({"discretization": "euler"}, "discretization 'euler'"),
+        ({"patch_size": (32, 32, 32)}, "2D network"),
+        ({"patch_size": (0, 32)}, "at least 1"),
+        ({"num_classes": 0}, "at least 1"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_wrong_argument_is_a_value_error(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        network(**kwargs)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 64), (1, 1, 32, 32), (3, 32, 32)], ids=str)
+def test_wrong_image_is_a_value_error(shape):
+    with pytest.raises(ValueError, match=r"expected images \(B, 3, 32, 32\)"):
+        network()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_keeps_values_finite_and_close(dtype):
+    net = network(deep_supervision=True)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = net(x)
+        with torch.autocast("cpu", dtype=dtype):
+            outputs = net(x)
+    assert all(y.isfinite().all() for y in outputs)
+    error = (outputs[0].float() - expected[0]).abs().mean() / expected[0].abs().mean()
+    assert error < (0.02 if dtype == torch.float16 else 0.1)
+
+
+def test_bridge_products_beyond_half_precision_stay_finite():
+    """Factors of 30 multiply to 810,000, more than float16 holds."""
+    net = network(deep_supervision=True)
+    with torch.no_grad():
+        for smooth in net.bridge.smooth.parameters():
+            smooth.fill_(30.0) if smooth.dim() == 1 else smooth.zero_()
+        with torch.autocast("cpu", dtype=torch.float16):
+            skips = net.bridge(net.encoder(torch.randn(1, 3, 32, 32)))
+            outputs = net(torch.randn(1, 3, 32, 32))
+    assert skips[0].abs().max() > torch.finfo(torch.float16).max
+    assert all(y.isfinite().all() for y in outputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scan_and_spectral_gate_are_float32_under_autocast(dtype):
+    # 24 × 20 is no power of two, which a half-precision FFT would refuse on CUDA
+    gate, scan = SpectralGate((24, 20), 4), S6(4)
+    x = torch.randn(1, 24, 20, 4)
+    with torch.no_grad():
+        expected = gate(x)
+        # projections whose results half precision holds exactly, so that only the scan itself could round
+        scan.delta.weight.zero_()
+        scan.bc.weight.copy_(torch.eye(4).repeat(16, 1))
+        features = torch.randint(-1, 2, (1, 5, 10, 4)).float()
+        in_float32 = scan(features)
+        with torch.autocast("cpu", dtype=dtype):
+            torch.testing.assert_close(gate(x), expected, rtol=0, atol=0)
+            torch.testing.assert_close(scan(features), in_float32, rtol=0, atol=0)
+    assert in_float32.abs().max() > 0
+
+
+def test_spectral_gate_of_ones_is_the_identity():
+    gate = SpectralGate((6, 10), 3)
+    with torch.no_grad():
+        gate.weight.copy_(torch.tensor([1.0, 0.0]))
+        x = torch.randn(2, 6, 10, 3)
+        torch.testing.assert_close(gate(x), x)
+
+
+def test_bfss_scans_rows_and_columns():
+    """Without fusion layers: output at a position depends on what comes before it in either order, and on no more."""
+    bfss = BFSS(1, d_state=4)
+    identity = torch.nn.Linear(2, 2, bias=True)
+    torch.nn.init.eye_(identity.weight)
+    bfss.fusion = torch.nn.Sequential(identity)
+    x = torch.randn(1, 4, 5, 1, requires_grad=True)
+    y = bfss(x)
+    by_rows = torch.autograd.grad(y[0, 2, 3, 0], x, retain_graph=True)[0][0, :, :, 0] != 0
+    by_columns = torch.autograd.grad(y[0, 2, 3, 1], x)[0][0, :, :, 0] != 0
+    row, column = torch.meshgrid(torch.arange(4), torch.arange(5), indexing="ij")
+    assert torch.equal(by_rows, row * 5 + column <= 2 * 5 + 3)
+    assert torch.equal(by_columns, column * 4 + row <= 3 * 4 + 2)
+
+
+@pytest.mark.parametrize("channels", [1, 8, 16, 128])
+def test_control_without_state_spaces_has_the_parameters_and_cost_of_scans(channels):
+    """Cost in operations a pixel: 2 a weight, 9 a state of a scan, 5 a SiLU with its sum."""
+    scan, control = S6(channels), DepthwiseMixer(channels)
+    parameters = [sum(p.numel() for p in module.parameters()) for module in (scan, control)]
+    assert parameters[0] == parameters[1]
+    side = 16
+    with FlopCounterMode(display=False) as counter:
+        control(torch.randn(1, side, side, channels))
+    cost = counter.get_total_flops() / side**2 + 4 * 5 * channels
+    projections = 2 * (scan.delta.weight.numel() + scan.bc.weight.numel())
+    assert cost == pytest.approx(projections + 9 * scan.A_log.numel(), rel=0.05)
+
+
+@pytest.mark.parametrize("variant", ["S", "B", "L"])
+def test_control_without_state_spaces_has_none(variant):
+    net, control = network(variant=variant), network(variant=variant, block="nossm")
+    assert not any(isinstance(module, S6) for module in control.modules())
+    counts = [sum(p.numel() for p in n.parameters()) for n in (net, control)]
+    assert counts[0] == counts[1]
+
+
+def test_ss2d_sees_the_whole_image_from_everywhere():
+    x = torch.randn(1, 4, 5, 1, requires_grad=True)
+    (gradient,) = torch.autograd.grad(SS2D(1, d_state=4)(x)[0, 2, 3, 0], x)
+    assert (gradient != 0).all()
+
+
+def test_s6_starts_as_the_paper_says():
+    s6 = S6(6, d_state=8)
+    assert (s6.delta.bias == -4).all() and (s6.D == 1).all()
+    torch.testing.assert_close(s6.A_log.exp(), torch.arange(1.0, 9).repeat(6, 1))
+
+
+def test_bsss_drops_no_channel():
+    assert BSSS(8, (4, 4)).widths == (2, 3, 3)
+    assert BSSS(16, (4, 4)).widths == (5, 5, 6)
+
+
+def test_patch_merge_orders_neighbours_by_column():
+    merge = PatchMerge(1)
+    merge.norm = torch.nn.Identity()
+    with torch.no_grad():
+        merge.proj.weight.zero_()[0, 1] = 1  # the second neighbour
+        x = torch.arange(16.0).view(1, 4, 4, 1)
+        assert merge(x)[0, 0, 0, 0] == x[0, 1, 0, 0]
+
+
+def test_patch_expand_puts_rows_before_columns():
+    expand = PatchExpand(1, 1, factor=2)
+    expand.norm = torch.nn.Identity()
+    with torch.no_grad():
+        expand.proj.weight.copy_(torch.arange(1.0, 5)[:, None])
+        assert expand(torch.ones(1, 1, 1, 1))[0, :, :, 0].tolist() == [[1, 2], [3, 4]]
+
+
+def test_network_compiles_without_graph_breaks():
+    net = network()
+    x = torch.randn(1, 3, 32, 32)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), net(x))
+    compiled(x).sum().backward()
+    assert net.encoder.stem.conv.weight.grad is not None
+
+
+def test_importing_the_package_imports_neither_torch_nor_nnunet():
+    import subprocess
+    import sys
+
+    code = "import sys, nnunet_mamba_mis, nnunet_mamba_mis.cli.main; print({'torch', 'nnunetv2'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -1,0 +1,131 @@
+"""`mamba_mis benchmark run --slurm` on a real Slurm, started here for the test."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from support.paths import REPOSITORY
+from support.small_dataset import ELSEWHERE, NUMBER, OTHER, discs, write_elsewhere
+
+from nnunet_mamba_mis.benchmark.running.jobs import Training, predictions
+from nnunet_mamba_mis.benchmark.test_sets import TestSet
+
+TRAINERS = """
+import os
+import time
+from pathlib import Path
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
+from nnunet_mamba_mis import trainers  # its names must not hide the brief ones of the other file
+
+class Queued(trainers.nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 12, 2, 1
+
+    def train_step(self, batch):
+        time.sleep(0.4)
+        return super().train_step(batch)
+
+class Refusing(nnUNetTrainer):
+    def on_train_start(self):
+        while not Path(os.environ["nnUNet_results"], "refuse").exists():
+            time.sleep(0.1)
+        raise ValueError("not today")
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """Variables with which its commands find a Slurm of one node."""
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'nnunet-mamba-mis[slurm]'")
+    script = REPOSITORY / "scripts" / "start_slurm_for_tests.sh"
+    # not pytest's own folder: sockets have short paths
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        started = subprocess.run(["bash", script, folder], capture_output=True, text=True)
+        if started.returncode == 3:
+            pytest.skip(started.stderr.strip())
+        assert started.returncode == 0, started.stdout + started.stderr
+        variables = {"SLURM_CONF": f"{folder}/slurm.conf"}
+        yield variables
+        # what a failed test has left must not outlive the daemons
+        subprocess.run(["scancel", "--full", "--user", str(os.getuid())], env=os.environ | variables, check=True)
+        wait_until(lambda: not queue(variables), 30)
+        subprocess.run(["bash", script, folder, "stop"], check=True)
+
+
+def queue(variables: dict[str, str]) -> str:
+    command = ["squeue", "--noheader"]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
+
+
+def wait_until(condition, seconds: float = 280) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_path):
+    (nnunet.root / "trainers" / "slurm_trainers.py").write_text(TRAINERS)
+    dataset, results = discs(nnunet), tmp_path / "results"
+    results.mkdir()
+    variables = nnunet.variables | slurm | {"nnUNet_results": str(results)}
+    variables |= {"OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
+
+    def call(*command: object) -> str:
+        done = subprocess.run([*map(str, command)], env=variables, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    benchmark = [sys.executable, "-m", "nnunet_mamba_mis.cli", "benchmark"]
+    submit = [*benchmark, "run", "-d", NUMBER, "--trainers", "Queued", "Refusing", "--folds", 0, "-device", "cpu"]
+    submit += ["--slurm", "--partition", "tests", "--time", "1:00:00", "--memory", 0.4, "--cpus", 1]
+    submit += ["--array-limit", 2, "--sbatch", "comment=lab", "--test-on", ELSEWHERE]
+    write_elsewhere(nnunet)
+    queued, refusing = (
+        Training(results, dataset.name, trainer, "nnUNetPlans", "2d", 0) for trainer in ("Queued", "Refusing")
+    )
+    output = call(*submit)
+    number = re.search(r"^(\d+)_0: .* Queued", output, re.M)[1]
+    assert "4 jobs: 0 done, 0 in the queue, 4 new" in output
+    tested_on = {dataset.name: [TestSet(OTHER, "imagesTr")]}
+    tests = {job.model.trainer: job for job in predictions([queued, refusing], tested_on)}
+    waiting = call("scontrol", "show", "job", tests["Queued"].folder.joinpath("benchmark.slurm").read_text())
+    assert f"Dependency=afterany:{number}_0(unfulfilled)" in waiting
+    described = call("scontrol", "show", "job", number)
+    for setting in ("Partition=tests", "TimeLimit=01:00:00", "ArrayTaskThrottle=2", "Comment=lab", "Requeue=1"):
+        assert setting in described
+    # a second time at once: nothing new
+    assert "0 new" in call(*submit)
+    (results / "refuse").touch()
+
+    wait_until(lambda: queued.log.exists() and "Epoch 2" in queued.log.read_text())
+    assert re.search(r"Queued +- +running +\d+/12", call(*benchmark, "status"))
+    # what Slurm sends before the time limit and before a preemption
+    call("scancel", "--signal=USR2", f"{number}_0")
+    wait_until(queued.is_done)
+    log = queued.log.read_text()
+    commands = re.findall(r"nnUNetv2_train .*", log)
+    assert len(commands) == 2 and commands[1].endswith("--c")
+    assert "Stopped by SIGTERM in epoch" in log
+    epochs = [int(epoch) for epoch in re.findall(r": Epoch (\d+)", log)]
+    assert sorted(set(epochs)) == list(range(12)) and len(epochs) <= 13 and epochs == sorted(epochs)
+    # one that fails by itself is not queued again
+    wait_until(lambda: not queue(slurm))
+    assert len(re.findall(r"nnUNetv2_train .*", refusing.log.read_text())) == 1
+    assert re.search(r"Refusing +- +failed", call(*benchmark, "status"))
+    assert "ValueError: not today" in "".join(
+        path.read_text() for path in Path(results).glob("benchmark_slurm/*_1*.out")
+    )
+    # predictions begin when the trainings have ended, and one that lacks its fold says so
+    assert tests["Queued"].is_done() and not tests["Refusing"].is_done()
+    assert "failed: fold 0 is not done" in tests["Refusing"].log.read_text()
+    assert re.search(r"Refusing .*imagesTr +failed", call(*benchmark, "status"))
+    assert "2 done, 0 in the queue, 2 new" in call(*submit)

@@ -1,0 +1,192 @@
+"""Operations against hand counts, whoever computes them; memory and time as nnU-Net would train and predict."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from nnunet_mamba_mis.benchmark.cost.measurement.flops import FORMULAS, count_flops
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from support.paths import REPOSITORY
+from support.small_dataset import NUMBER, discs
+from test_umamba import PLAIN, TO_IMPORT
+from test_umamba import make as make_umamba
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_mamba_mis.architectures import MambaMIS
+from nnunet_mamba_mis.architectures.basic_blocks import BSSS, DepthwiseConv3x3, ViTBlock
+from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
+from nnunet_mamba_mis.architectures.umamba import MambaLayer
+from nnunet_mamba_mis.benchmark.cost.measurement import Model, dataset_costs, measure_cost
+from nnunet_mamba_mis.ops import available_backends, selective_scan
+from nnunet_mamba_mis.utils.errors import UserError
+
+
+class ChannelsLast(nn.Module):
+    """A block on features (batch, H, W, channels)."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x.permute(0, 2, 3, 1))
+
+
+def really_counted(run) -> int:
+    """Operations of something that runs, not of shapes alone."""
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+H, W, C, N = 8, 4, 12, 32
+PIXELS = H * W
+# 32 pixels: log2 is 5; one side of the transforms is real
+TRANSFORM = 5 * C * PIXELS * 5 // 2
+SPECTRAL_GATE = 2 * TRANSFORM + 8 * C * H * (W // 2 + 1)
+S6 = 2 * PIXELS * C * (C + 2 * N) + 9 * PIXELS * C * N
+DEPTHWISE = 2 * PIXELS * C * 9
+HAND_COUNTS = {
+    "depthwise convolution": (lambda: DepthwiseConv3x3(C), DEPTHWISE),
+    "spectral gate": (lambda: SpectralGate((H, W), C), SPECTRAL_GATE),
+    "BSSS": (
+        lambda: BSSS(C, (H, W)),
+        2 * PIXELS * 3 * (C // 3 * C)  # a projection for each third
+        + DEPTHWISE
+        + 2 * S6
+        + 2 * PIXELS * (2 * C * C + C * C)  # fusion of two scans
+        + SPECTRAL_GATE
+        + 2 * PIXELS * (2 * C * C + C * C),  # fusion with the spectral part, and the last layer
+    ),
+    "attention": (
+        lambda: ViTBlock(C, (H, W)),
+        2 * PIXELS * (3 * C * C + C * C + 8 * C * C)  # queries, keys and values; their projection; MLP
+        + 2 * 2 * PIXELS * PIXELS * C,  # scores, and what they weigh
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HAND_COUNTS)
+def test_operations_of_a_block_are_those_counted_by_hand(name):
+    build, expected = HAND_COUNTS[name]
+    assert count_flops(lambda: ChannelsLast(build()), (1, C, H, W)) == expected
+
+
+def test_operations_of_a_mamba_layer_are_those_counted_by_hand():
+    inner, states, rank = 2 * C, 16, 1
+    expected = PIXELS * (
+        2 * C * 2 * inner
+        + 2 * inner * 4
+        + 2 * inner * (rank + 2 * states)
+        + 2 * rank * inner
+        + 9 * inner * states
+        + 2 * inner * C
+    )
+    assert count_flops(lambda: MambaLayer(C), (1, C, H, W)) == expected
+
+
+def test_operations_of_a_unet_are_those_counted_by_hand():
+    def build():
+        return PlainConvUNet(3, 2, [4, 8], nn.Conv2d, 3, [1, 2], 1, 2, 1)
+
+    encoder = 2 * PIXELS * 9 * 3 * 4 + 2 * (PIXELS // 4) * 9 * 4 * 8
+    decoder = 2 * (PIXELS // 4) * 8 * 4 * 4 + 2 * PIXELS * 9 * 8 * 4 + 2 * PIXELS * 4 * 2
+    assert count_flops(build, (1, 3, H, W)) == encoder + decoder
+
+
+@pytest.mark.parametrize("gradients", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("backend", sorted({"cpp", "torch"} & set(available_backends())))
+def test_a_scan_has_nine_operations_a_state_whoever_computes_it(backend, gradients):
+    u, delta = torch.rand(2, 6, 35), torch.rand(2, 6, 35)
+    B, C = torch.rand(2, 4, 35), torch.rand(2, 4, 35)
+    A = -torch.rand(6, 4, requires_grad=gradients)
+    assert really_counted(lambda: selective_scan(u, delta, A, B, C, backend=backend)) == 9 * 2 * 6 * 35 * 4
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"block": "nossm"}, {"block": "vit"}, {"block": "cnn"}, {"scan": "ss2d"}], ids=str
+)
+def test_a_network_has_the_operations_that_run_with_and_without_native_code(arguments, monkeypatch):
+    from importlib import import_module
+
+    def build():
+        return MambaMIS(3, 2, (32, 64), variant="S", **arguments).eval()
+
+    counted = count_flops(build, (1, 3, 32, 64))
+    network, image = build(), torch.rand(1, 3, 32, 64)
+    assert really_counted(lambda: network(image)) == counted
+    monkeypatch.setattr(import_module("nnunet_mamba_mis.ops.s6"), "fastest_backend", lambda *_: "torch")
+    monkeypatch.setattr(import_module("nnunet_mamba_mis.ops.native_library"), "available", lambda: False)
+    assert really_counted(lambda: network(image)) == counted
+
+
+def test_operations_grow_with_pixels_but_for_the_logarithm_of_transforms():
+    small, large = (count_flops(lambda s=s: MambaMIS(3, 2, (s, s)), (1, 3, s, s)) for s in (128, 256))
+    assert 4 < large / small < 4.1
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """Parameters and operations in the table of the documentation."""
+    text = (REPOSITORY / "documentation" / "benchmark.md").read_text()
+    table = text.split("| network | parameters, millions | FLOPs, billions |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.strip().splitlines()[1:]]
+    return {name: (parameters, flops) for name, parameters, flops in rows}
+
+
+NETWORKS = {
+    "nnU-Net": lambda: get_network_from_plans(f"{PlainConvUNet.__module__}.PlainConvUNet", PLAIN, TO_IMPORT, 3, 2),
+    "U-Mamba_Bot": lambda: make_umamba("bottleneck", PLAIN, 3),
+    "U-Mamba_Enc": lambda: make_umamba("encoder", PLAIN, 3),
+    "Mamba-MIS S": lambda: MambaMIS(3, 2, (256, 256), variant="S"),
+    "Mamba-MIS B": lambda: MambaMIS(3, 2, (256, 256)),
+    "Mamba-MIS L": lambda: MambaMIS(3, 2, (256, 256), variant="L"),
+    "Mamba-MIS B `_noSSM`": lambda: MambaMIS(3, 2, (256, 256), block="nossm"),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_documented_costs_are_those_counted(name):
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in NETWORKS[name]().parameters()) / 1e6
+    flops = count_flops(NETWORKS[name], (1, 3, 256, 256)) / 1e9
+    assert documented()[name] == (f"{parameters:.1f}", f"{flops:.{1 if flops > 10 else 2}f}")
+
+
+@pytest.mark.slow
+def test_costs_of_models_are_measured_as_nnunet_runs_them(nnunet, monkeypatch, tmp_path):
+    dataset = discs(nnunet)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_extTrainer"):
+        monkeypatch.setenv(name, nnunet.variables[name])
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    cost = measure_cost(NUMBER, Model("nnUNetTrainerMambaMIS_S"))
+    plans = json.loads((nnunet.preprocessed / dataset.name / "nnUNetPlans.json").read_text())["configurations"]["2d"]
+    patch = tuple(plans["patch_size"])
+    network = MambaMIS(1, 2, patch, variant="S")
+    assert cost["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert cost["flops"] == count_flops(lambda: MambaMIS(1, 2, patch, variant="S"), (1, 1, *patch))
+    assert (cost["flops_input"], cost["batch_size"]) == ([1, *patch], plans["batch_size"])
+    assert cost["image_shape"] == [1, 40, 36]
+    assert 16 * cost["parameters"] < cost["training_bytes"] < 4e9
+    assert 0 < cost["inference_seconds"] < 60 and "thread" in cost["hardware"]
+    assert not list(tmp_path.iterdir())
+
+    stock = Model("nnUNetTrainer")
+    costs = dataset_costs(dataset.name, [stock])
+    parameters, flops, memory, seconds = costs.values()
+    assert list(costs)[2:] == [
+        f"peak memory of training, GB\non {cost['hardware']}",
+        f"seconds to predict an image\non {cost['hardware']}",
+    ]
+    assert parameters[str(stock)] > 1 and all(of_model.keys() == {str(stock)} for of_model in (flops, memory, seconds))
+
+
+def test_a_cost_that_cannot_be_measured_is_one_message(nnunet, monkeypatch):
+    discs(nnunet)
+    monkeypatch.setenv("nnUNet_preprocessed", nnunet.variables["nnUNet_preprocessed"])
+    monkeypatch.setenv("nnUNet_raw", nnunet.variables["nnUNet_raw"])
+    with pytest.raises(UserError, match="the cost of nnUNetTrainerMambaMIS__nnUNetPlans__4d on dataset 41 could not"):
+        measure_cost(NUMBER, Model("nnUNetTrainerMambaMIS", configuration="4d"))

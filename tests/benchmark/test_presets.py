@@ -1,0 +1,39 @@
+"""Presets name comparisons that are fair, of trainers that exist."""
+
+from __future__ import annotations
+
+import pytest
+from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners as resenc
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.training_length import nnUNetTrainer_Xepochs as stock
+
+from nnunet_mamba_mis import trainers
+from nnunet_mamba_mis.benchmark.running.presets import EPOCHS, PRESETS, get_preset
+from nnunet_mamba_mis.utils.errors import UserError
+
+
+def find(name: str) -> type:
+    return nnUNetTrainer if name == "nnUNetTrainer" else getattr(trainers, name, None) or getattr(stock, name)
+
+
+@pytest.mark.parametrize("epochs", EPOCHS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_trainers_of_a_preset_exist_in_every_length(name, epochs):
+    for trainer in get_preset(name, epochs).trainers:
+        found = find(trainer)
+        # nnU-Net's own sets it when it is made
+        assert getattr(found, "epochs", epochs) == epochs and found.__name__ == trainer
+        assert find(trainer.removesuffix(f"_{epochs}epoch" + "s" * (epochs > 1))) in found.__mro__
+
+
+@pytest.mark.parametrize("size", ["M", "L"])
+def test_plans_of_residual_encoders_are_named_as_their_planner_names_them(size):
+    preset = PRESETS[f"resenc-{size.lower()}"]
+    planner = getattr(resenc, preset.planner)
+    assert planner.__init__.__defaults__[2] == preset.plans
+
+
+@pytest.mark.parametrize("arguments", [("best",), ("baseline", 7)], ids=["name", "length"])
+def test_what_does_not_exist_is_named_with_what_does(arguments):
+    with pytest.raises(UserError, match=r"choose one of (baseline, resenc-m|1, 5, 10)"):
+        get_preset(*arguments)

@@ -1,0 +1,253 @@
+"""Every dataset in the exact layout that people download, with what lies around in it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.convert_trees import (
+    bkai_igh,
+    cvc_300,
+    cvc_clinicdb_both,
+    cvc_clinicdb_tif,
+    cvc_colondb,
+    cvc_colondb_original,
+    cvc_colondb_original_psc,
+    disc,
+    error_of,
+    etis,
+    ham10000,
+    isic2016,
+    isic2017,
+    isic2018,
+    kvasir_seg,
+    names,
+    ph2,
+    polypgen,
+    pranet,
+    pranet_images,
+    pranet_mask,
+    read,
+    rgb,
+    run,
+    write,
+    write_pair,
+)
+
+from nnunet_mamba_mis.dataset_conversion import DATASETS
+from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "nnUNet_raw"
+    monkeypatch.setenv("nnUNet_raw", str(folder))
+    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(variable, raising=False)
+    return folder
+
+
+CLINIC = ["1", "10", "2", "25", "26", "612"]
+TEST_SETS = {
+    f"Ts_{name}": [f"{name}_1"] for name in ("Kvasir", "CVC-ClinicDB", "CVC-ColonDB", "CVC-300", "ETIS-LaribPolypDB")
+}
+PRANET = {"Tr": ["1", "2", "612", "cju0", "cju1"], **TEST_SETS}
+
+# dataset, what writes its layout, what must come out
+LAYOUTS = [
+    ("kvasir-seg", kvasir_seg, {"Tr": ["cju0", "cju1", "cju2"]}),
+    ("cvc-clinicdb", cvc_clinicdb_tif, {"Tr": CLINIC}),
+    ("cvc-clinicdb", cvc_clinicdb_both, {"Tr": CLINIC}),
+    ("cvc-colondb", cvc_colondb, {"Tr": ["1", "2", "380"]}),
+    ("cvc-colondb", cvc_colondb_original, {"Tr": ["1", "10", "2"]}),
+    ("cvc-colondb", cvc_colondb_original_psc, {"Tr": ["1", "10", "2"]}),
+    ("cvc-300", cvc_300, {"Tr": ["149", "150", "151"]}),
+    ("etis", etis, {"Tr": ["1", "13", "2"]}),
+    ("polypgen", polypgen, {"Tr": [f"C{c}_100H000{i}" for c in range(1, 7) for i in (1, 2)]}),
+    ("pranet", pranet, PRANET),
+    ("pranet", pranet_images, PRANET),
+    ("pranet", pranet_mask, PRANET),
+    ("isic2016", isic2016, {"Tr": ["ISIC_0000000", "ISIC_0000001", "ISIC_0000002"], "Ts": ["ISIC_0000003"]}),
+    (
+        "isic2017",
+        isic2017,
+        {
+            "Tr": ["ISIC_0000010", "ISIC_0000011", "ISIC_0000012"],
+            "Ts_validation": ["ISIC_0000013", "ISIC_0000014"],
+            "Ts_test": ["ISIC_0000015", "ISIC_0016072"],
+        },
+    ),
+    (
+        "isic2018",
+        isic2018,
+        {
+            "Tr": ["ISIC_0000020", "ISIC_0000022", "ISIC_0016072"],
+            "Ts_validation": ["ISIC_0000023", "ISIC_0000024"],
+            "Ts_test": ["ISIC_0000025"],
+        },
+    ),
+    ("ph2", ph2, {"Tr": ["IMD002", "IMD003", "IMD004"]}),
+    ("ham10000", ham10000, {"Tr": [f"ISIC_{i:07}" for i in range(8)]}),
+]
+
+
+def upper(folder: Path) -> None:
+    """Bring all names below to upper case."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if not path.name.startswith((".", "__")):
+            path.rename(path.with_name(path.name.upper()))
+
+
+@pytest.mark.parametrize("case", ["as distributed", "upper"])
+@pytest.mark.parametrize(("name", "layout", "expected"), LAYOUTS, ids=[layout.__name__ for _, layout, _ in LAYOUTS])
+def test_layout(name: str, layout, expected: dict[str, list[str]], case: str, tmp_path: Path, raw: Path) -> None:
+    layout(tmp_path / "some" / "where")
+    if case == "upper":
+        upper(tmp_path / "some")
+
+    folder = convert_dataset(DATASETS[name], [tmp_path], 1, processes=1).folder
+
+    got = {path.name[6:]: sorted(p.stem for p in path.iterdir()) for path in folder.glob("labels*")}
+    assert {s: sorted(map(str.casefold, c)) for s, c in got.items()} == {
+        s: sorted(map(str.casefold, c)) for s, c in expected.items()
+    }
+    written = json.loads((folder / "conversion_report.json").read_text())
+    for converted in written["cases"]:
+        suffix = next(s for s in got if converted["identifier"] in got[s])
+        image = read(folder / f"images{suffix}" / f"{converted['identifier']}_0000.png")
+        label = read(folder / f"labels{suffix}" / f"{converted['identifier']}.png")
+        np.testing.assert_array_equal(image, read(tmp_path.parent / converted["image"]["file"]))
+        empty = "empty" in " ".join(written["warnings"]) and converted["identifier"].upper() == "C6_100H0002"
+        np.testing.assert_array_equal(label, disc(image.shape[:2], 0 if empty else 1))
+    assert written["left_out"] == []
+
+
+def test_nnunet_takes_every_dataset(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = {name: layout for name, layout, _ in LAYOUTS}
+    folders = []
+    for i, (name, layout) in enumerate(tried.items(), start=1):
+        layout(tmp_path / name)
+        folders.append(convert_dataset(DATASETS[name], [tmp_path / name], i, processes=1).folder)
+    bkai_igh(tmp_path / "bkai")
+    folders.append(convert_dataset(DATASETS["bkai-igh"], [tmp_path / "bkai"], 90, processes=1).folder)
+    code = (
+        "import sys\n"
+        "from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity\n"
+        "if __name__ == '__main__':\n"
+        "    for folder in sys.argv[1:]: verify_dataset_integrity(folder, num_processes=1)\n"
+    )
+    (tmp_path / "verify.py").write_text(code)
+
+    result = subprocess.run([sys.executable, tmp_path / "verify.py", *folders], capture_output=True, text=True)
+
+    assert result.returncode == 0, result.stderr
+    assert {*tried, "bkai-igh", "folder"} == DATASETS.keys()
+
+
+def test_bkai_igh_has_three_classes(tmp_path: Path, raw: Path) -> None:
+    bkai_igh(tmp_path / "bkai")
+
+    folder = convert_dataset(DATASETS["bkai-igh"], [tmp_path / "bkai"], 1, processes=1).folder
+
+    labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    assert labels == {"background": 0, "neoplastic": 1, "non-neoplastic": 2}
+    expected = np.zeros((64, 64))
+    expected[8:24, 8:24] = 1
+    expected[40:56, 30:50] = 2
+    for i in range(3):
+        label = read(folder / "labelsTr" / f"img{i}.png")
+        # the edges are JPEG's
+        assert (label != expected).mean() < 0.01
+
+
+def test_a_colour_that_is_no_class_is_reported(tmp_path: Path, raw: Path) -> None:
+    bkai_igh(tmp_path / "bkai")
+    mask = rgb(np.zeros((64, 64), np.uint8))
+    mask[8:24, 8:24] = (0, 0, 255)
+    mask[30:40, 30:40] = (255, 0, 0)
+    write(tmp_path / "bkai" / "train_gt" / "train_gt" / "img1.jpeg", mask)
+
+    message = error_of("bkai-igh", "-i", tmp_path / "bkai", "-d", 1)
+
+    assert "img1.jpeg is not clearly a mask" in message and "distances from the nearest colour" in message
+
+
+def test_dark_grey_at_the_border_of_clinicdb_masks_is_background(tmp_path: Path, raw: Path) -> None:
+    cvc_clinicdb_tif(tmp_path / "clinic")
+    mask = disc((24, 32))
+    mask[:, 30:] = np.arange(48).reshape(24, 2) * 2 + 2
+    write(tmp_path / "clinic" / "CVC-ClinicDB" / "Ground Truth" / "1.tif", mask)
+
+    folder = convert_dataset(DATASETS["cvc-clinicdb"], [tmp_path / "clinic"], 1, processes=1).folder
+
+    np.testing.assert_array_equal(read(folder / "labelsTr" / "1.png"), disc((24, 32), 1))
+
+
+def test_folder_takes_names_with_spaces_and_letters_of_any_language(tmp_path: Path, raw: Path) -> None:
+    images, masks = tmp_path / "my images", tmp_path / "Masken für später"
+    # macOS decomposes the letter in one of them
+    decomposed, composed = (unicodedata.normalize(form, "Läsion 7 (links)") for form in ("NFD", "NFC"))
+    write_pair(images / f"img_{decomposed}.PNG", masks / f"{composed}-Maske.Png", 1)
+    for i in range(2, 5):
+        write_pair(images / f"IMG_病変{i}.jpg", masks / f"病変{i}-maske.png", i)
+
+    result = run("folder", "-i", images, masks, "-d", 1, "--stems", "img_{}:{}-maske", "--name", "Mine", "-np", 1)
+
+    assert result.returncode == 0, result.stderr
+    labels = names(raw / "Dataset001_Mine" / "labelsTr")
+    assert labels == ["Läsion_7__links_.png", "病変2.png", "病変3.png", "病変4.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--stems", "{}"], "--stems '{}': expected IMAGE:MASK"),
+        (["--stems", "a:{}"], "--stems 'a:{}': expected IMAGE:MASK"),
+        ([], "-i got 1 SOURCE: give the images and then the masks"),
+    ],
+)
+def test_folder_says_how_it_is_called(arguments: list[str], reason: str, tmp_path: Path, raw: Path) -> None:
+    assert reason in error_of("folder", "-i", tmp_path, "-d", 1, *arguments)
+
+
+def test_stems_are_for_folder_only(tmp_path: Path, raw: Path) -> None:
+    assert "--stems is for folder only" in error_of("etis", "-i", tmp_path, "-d", 1, "--stems", "{}:{}")
+
+
+def test_ham10000_needs_its_table(tmp_path: Path, raw: Path) -> None:
+    ham10000(tmp_path / "ham")
+    table = (tmp_path / "ham" / "HAM10000_metadata").rename(tmp_path / "HAM10000_metadata.csv")
+
+    message = error_of("ham10000", "-i", tmp_path / "ham", "-d", 1)
+    assert "found no HAM10000_metadata" in message
+    # as a file by itself it is a source, too
+    assert convert_dataset(DATASETS["ham10000"], [tmp_path / "ham", table], 1, processes=1).folder.is_dir()
+
+
+@pytest.mark.parametrize("name", ["CVC-ClinicDB", "CVC-ClinicDB-tif", "ETIS-LaribPolypDB", "ISIC-2017"])
+def test_real_samples(name: str, shared: Path, tmp_path: Path, raw: Path) -> None:
+    source = shared / "data" / name
+    if not source.is_dir():
+        pytest.skip(f"{source} is not here")
+    if name == "ISIC-2017":
+        # only the validation set is there: it has to do for training
+        for kind in ("Data", "Part1_GroundTruth"):
+            part = tmp_path / f"ISIC-2017_Training_{kind}"
+            part.mkdir()
+            for path in sorted((source / f"ISIC-2017_Validation_{kind}").iterdir())[:2]:
+                (part / path.name).write_bytes(path.read_bytes())
+        source = tmp_path
+    dataset = {"ETIS-LaribPolypDB": "etis", "ISIC-2017": "isic2017"}.get(name, "cvc-clinicdb")
+
+    folder = convert_dataset(DATASETS[dataset], [source], 1, processes=1).folder
+
+    for case in json.loads((folder / "conversion_report.json").read_text())["cases"]:
+        label = read(folder / "labelsTr" / f"{case['identifier']}.png")
+        np.testing.assert_array_equal(label, read(source.parent / case["mask"]["file"]) > 127)
+        image = read(folder / "imagesTr" / f"{case['identifier']}_0000.png")
+        np.testing.assert_array_equal(image, read(source.parent / case["image"]["file"]))

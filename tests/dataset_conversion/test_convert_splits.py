@@ -1,0 +1,250 @@
+"""Folds that never divide what belongs together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.convert_trees import (
+    cvc_clinicdb_tif,
+    error_of,
+    ham10000,
+    isic2017,
+    isic2018,
+    photograph,
+    polypgen,
+    read,
+    run,
+    write,
+    write_kvasir,
+    write_pair,
+)
+
+from nnunet_mamba_mis.dataset_conversion import DATASETS
+from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+from nnunet_mamba_mis.dataset_conversion.overlaps import trained_on
+from nnunet_mamba_mis.dataset_conversion.splits import grouped_folds, groups_to_keep
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "nnUNet_raw"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "nnUNet_preprocessed"))
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    return tmp_path / "nnUNet_raw"
+
+
+def splits_of(folder: Path) -> list[dict[str, list[str]]]:
+    here = (folder / "splits_final.json").read_bytes()
+    # nnU-Net reads the other
+    assert (folder.parent.parent / "nnUNet_preprocessed" / folder.name / "splits_final.json").read_bytes() == here
+    return json.loads(here)
+
+
+def fold_of(splits: list[dict[str, list[str]]]) -> dict[str, int]:
+    return {identifier: i for i, split in enumerate(splits) for identifier in split["val"]}
+
+
+def convert(name: str, *sources: Path, **options) -> Path:
+    return convert_dataset(DATASETS[name], sources, 1, processes=1, **options).folder
+
+
+def test_every_case_is_validated_on_once(tmp_path: Path, raw: Path) -> None:
+    splits = splits_of(convert("kvasir-seg", write_kvasir(tmp_path / "source", 12)))
+
+    assert len(splits) == 5
+    everything = sorted(f"cju{i}" for i in range(12))
+    assert sorted(name for split in splits for name in split["val"]) == everything
+    for split in splits:
+        assert sorted(split["train"] + split["val"]) == everything
+        assert 2 <= len(split["val"]) <= 3
+
+
+def test_frames_of_a_sequence_stay_together(tmp_path: Path, raw: Path) -> None:
+    cvc_clinicdb_tif(tmp_path / "source")
+    folder = convert("cvc-clinicdb", tmp_path / "source")
+
+    fold = fold_of(splits_of(folder))
+    assert fold["1"] == fold["2"] == fold["10"] == fold["25"]
+    assert fold["26"] != fold["1"] != fold["612"] != fold["26"]
+    recorded = json.loads((folder / "conversion_report.json").read_text())["splits"]
+    assert "sequence of CVC-ClinicDB" in recorded["rule"]
+    assert recorded["groups"] == [["1", "10", "2", "25"]]
+
+
+def test_the_sequences_are_those_of_the_data_set() -> None:
+    from nnunet_mamba_mis.dataset_conversion.base import Case
+    from nnunet_mamba_mis.dataset_conversion.datasets.cvc_clinicdb import sequences
+
+    cases = [Case(str(i), Path("i"), Path("m")) for i in range(1, 613)]
+    found = [*sequences([], cases).values()]
+    assert len(set(found)) == 29
+    assert [found[i] for i in (0, 24, 25, 49, 590, 591, 611)] == [f"sequence {n}" for n in (1, 1, 2, 2, 28, 29, 29)]
+
+
+def test_images_of_a_lesion_stay_together(tmp_path: Path, raw: Path) -> None:
+    ham10000(tmp_path / "ham")
+    fold = fold_of(splits_of(convert("ham10000", tmp_path / "ham")))
+
+    for i in range(4):
+        assert fold[f"ISIC_{2 * i:07}"] == fold[f"ISIC_{2 * i + 1:07}"]
+    assert len(set(fold.values())) == 4
+
+
+def test_frames_of_a_centre_stay_together(tmp_path: Path, raw: Path) -> None:
+    polypgen(tmp_path / "polypgen")
+    fold = fold_of(splits_of(convert("polypgen", tmp_path / "polypgen")))
+    for i in range(1, 7):
+        assert fold[f"C{i}_100H0001"] == fold[f"C{i}_100H0002"]
+
+
+def test_near_duplicates_stay_together(tmp_path: Path, raw: Path) -> None:
+    source = tmp_path / "source"
+    for i in range(10):
+        write_pair(source / "images" / f"c{i}.png", source / "masks" / f"c{i}.png", i, (96, 128))
+    # the same picture darker, smaller, compressed
+    image = Image.fromarray(photograph((96, 128), 3)).resize((100, 75))
+    write(source / "images" / "c_again.jpg", (np.asarray(image) * 0.8).astype(np.uint8))
+    write(source / "masks" / "c_again.png", read(source / "masks" / "c3.png")[:75, :100])
+    folder = convert("kvasir-seg", source)
+
+    fold = fold_of(splits_of(folder))
+    assert fold["c_again"] == fold["c3"]
+    report = json.loads((folder / "conversion_report.json").read_text())
+    assert [set(pair) for pair in report["duplicates"]] == [{"c3", "c_again"}]
+    assert any("the same or nearly" in warning for warning in report["warnings"])
+
+
+def test_folds_are_even_and_do_not_depend_on_order() -> None:
+    identifiers = [f"c{i}" for i in range(100)]
+    group_of = {f"c{i}": f"g{i // 7}" for i in range(70)}
+
+    groups = groups_to_keep(identifiers, group_of, [("c71", "c72"), ("c72", "c99")])
+    folds = grouped_folds(identifiers, groups)
+
+    assert all(18 <= len(split["val"]) <= 22 for split in folds)
+    fold = fold_of(folds)
+    assert fold["c71"] == fold["c72"] == fold["c99"]
+    assert all(fold[f"c{i}"] == fold[f"c{i // 7 * 7}"] for i in range(70))
+    backwards = identifiers[::-1]
+    shuffled = grouped_folds(backwards, groups_to_keep(backwards, group_of, [("c72", "c99"), ("c71", "c72")]))
+    assert [sorted(split["val"]) for split in shuffled] == [split["val"] for split in folds]
+
+
+def test_one_group_cannot_be_split(tmp_path: Path, raw: Path) -> None:
+    for i in (1, 2, 3):
+        write_pair(tmp_path / "s" / "Original" / f"{i}.png", tmp_path / "s" / "Ground Truth" / f"{i}.png", i)
+
+    result = run("cvc-clinicdb", "-i", tmp_path / "s", "-d", 1)
+
+    assert result.returncode == 0, result.stderr
+    assert "all training images belong together" in result.stderr
+    assert not (raw / "Dataset001_CVCClinicDB" / "splits_final.json").exists()
+
+
+@pytest.mark.parametrize(("name", "layout"), [("isic2017", isic2017), ("isic2018", isic2018)])
+def test_official_split(name: str, layout, tmp_path: Path, raw: Path) -> None:
+    layout(tmp_path / "isic")
+    folder = convert(name, tmp_path / "isic", official=True)
+
+    (split,) = splits_of(folder)
+    validation = ["ISIC_0000013", "ISIC_0000014"] if name == "isic2017" else ["ISIC_0000023", "ISIC_0000024"]
+    assert split["val"] == validation and len(split["train"]) == 3
+    assert {f"{i}.png" for i in split["train"] + split["val"]} == {p.name for p in (folder / "labelsTr").iterdir()}
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 5
+    assert (folder / "imagesTs").is_dir()
+    report = json.loads((folder / "conversion_report.json").read_text())
+    assert report["splits"]["rule"] == "one fold: the official training and validation sets"
+
+
+def test_official_split_is_refused_where_there_is_none(tmp_path: Path, raw: Path) -> None:
+    source = write_kvasir(tmp_path / "source", 3)
+    assert "kvasir-seg has no validation set of its own" in error_of(
+        "kvasir-seg", "-i", source, "-d", 1, "--official-split"
+    )
+    isic2017(tmp_path / "isic")
+    for part in ("Data", "Part1_GroundTruth"):
+        (tmp_path / "isic" / f"ISIC-2017_Validation_{part}").rename(tmp_path / part)
+    message = error_of("isic2017", "-i", tmp_path / "isic", "-d", 1, "--official-split")
+    assert "--official-split: found no validation set in the source" in message
+
+
+def test_years_of_isic_that_share_images_are_warned_of(tmp_path: Path, raw: Path) -> None:
+    for layout in (isic2017, isic2018):
+        layout(tmp_path / layout.__name__)
+    results = []
+    for year in ("2017", "2018"):
+        results.append(run(f"isic{year}", "-i", tmp_path / f"isic{year}", "-d", year[2:], "-np", 1))
+        assert results[-1].returncode == 0, results[-1].stderr
+    assert "ISIC_0016072 is also in the 2018 training set of ISIC" in results[0].stderr
+    assert "ISIC_0016072 is also in the 2017 test set of ISIC" in results[1].stderr
+    # and what is seen, not only what is known
+    assert "1 images are for training here and for testing in Dataset017_ISIC2017" in results[1].stderr
+    report = json.loads((raw / "Dataset018_ISIC2018" / "conversion_report.json").read_text())
+    assert any("ISIC_0016072" in warning for warning in report["warnings"])
+
+
+def test_a_picture_in_training_and_test_set_is_warned_of(tmp_path: Path, raw: Path) -> None:
+    isic2017(tmp_path / "isic")
+    train, test = (tmp_path / "isic" / f"ISIC-2017_{part}_Data" for part in ("Training", "Test_v2"))
+    (test / "ISIC_0000015.jpg").write_bytes((train / "ISIC_0000010.jpg").read_bytes())
+
+    result = run("isic2017", "-i", tmp_path / "isic", "-d", 1, "-np", 1)
+
+    assert result.returncode == 0
+    assert "the training set and the test set share 1 images, the same or nearly, which leaks" in result.stderr
+    assert "ISIC_0000010 = ISIC_0000015" in result.stderr
+
+
+def test_training_images_are_known_again_in_another_dataset_at_another_size(tmp_path: Path, raw: Path) -> None:
+    source, copies = tmp_path / "Kvasir-SEG", tmp_path / "copies"
+    for i in range(6):
+        write_pair(source / "images" / f"cju{i}.jpg", source / "masks" / f"cju{i}.jpg", seed=i, size=(96, 128))
+    write_pair(copies / "images" / "new.png", copies / "masks" / "new.png", seed=99)
+    for i in (1, 4):
+        write_pair(tmp_path / "any.png", copies / "masks" / f"copy{i}.png", seed=0, size=(64, 64))
+        with Image.open(source / "images" / f"cju{i}.jpg") as original:
+            write(copies / "images" / f"copy{i}.png", np.asarray(original.resize((64, 64))))
+    kvasir = convert("kvasir-seg", source)
+    sources = (copies / "images", copies / "masks")
+    other = convert_dataset(DATASETS["folder"], sources, 2, processes=1).folder
+    assert trained_on(kvasir, other, ["new", "copy1", "copy4"]) == ["copy1", "copy4"]
+    assert trained_on(kvasir, other, ["new", "copy1"]) == ["copy1"]
+    assert trained_on(kvasir, tmp_path, ["new"]) is None
+
+
+def test_without_nnunet_preprocessed_the_way_is_told(tmp_path: Path, raw: Path, monkeypatch) -> None:
+    monkeypatch.delenv("nnUNet_preprocessed")
+    result = run("kvasir-seg", "-i", write_kvasir(tmp_path / "source", 5), "-d", 1, "-np", 1)
+
+    splits = raw / "Dataset001_KvasirSEG" / "splits_final.json"
+    assert splits.exists()
+    assert f"nnUNet_preprocessed is not set: before training, copy {splits}" in result.stdout
+
+
+def test_splits_that_cannot_be_given_to_nnunet_do_not_cost_the_dataset(tmp_path: Path, raw: Path, monkeypatch) -> None:
+    (tmp_path / "no folder").write_text("")
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "no folder"))
+    result = run("kvasir-seg", "-i", write_kvasir(tmp_path / "source", 5), "-d", 1, "-np", 1)
+
+    assert result.returncode == 0
+    splits = raw / "Dataset001_KvasirSEG" / "splits_final.json"
+    assert splits.exists()
+    wanted = tmp_path / "no folder" / "Dataset001_KvasirSEG" / "splits_final.json"
+    assert f"{wanted} cannot be written (Not a directory): before training, copy {splits} there" in result.stdout
+
+
+def test_training_images_that_copy_the_same_test_image_stay_together(tmp_path: Path, raw: Path) -> None:
+    isic2017(tmp_path / "isic")
+    train, test = (tmp_path / "isic" / f"ISIC-2017_{part}_Data" for part in ("Training", "Test_v2"))
+    truth = tmp_path / "isic" / "ISIC-2017_Test_v2_Part1_GroundTruth"
+    write_pair(test / "ISIC_0000001.jpg", truth / "ISIC_0000001_segmentation.png", 1)
+    for number in (10, 11):
+        (train / f"ISIC_00000{number}.jpg").write_bytes((test / "ISIC_0000001.jpg").read_bytes())
+
+    fold = fold_of(splits_of(convert("isic2017", tmp_path / "isic")))
+
+    assert fold["ISIC_0000010"] == fold["ISIC_0000011"] != fold["ISIC_0000012"]

@@ -1,0 +1,313 @@
+"""nnU-Net's commands around training and prediction, on five folds of a tiny set."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shlex
+import shutil
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from support.nnunet_workplace import Dataset
+
+from nnunet_mamba_mis.trainers import variants
+
+NUMBER = 31
+OURS = "nnUNetTrainerMambaMIS"
+STOCK = "nnUNetTrainer_brief"
+FOLDS = range(5)
+
+pytestmark = pytest.mark.slow
+
+
+def polyp(seed: int, height: int = 32, width: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """An RGB image (3, H, W) with a bright disc, and its mask."""
+    rng = np.random.default_rng(seed)
+    row, column = np.ogrid[:height, :width]
+    mask = np.hypot(row - height * rng.uniform(0.3, 0.7), column - width * rng.uniform(0.3, 0.7)) < 7
+    image = rng.integers(0, 60, (3, height, width)) + np.array([120, 60, 50])[:, None, None] + 70 * mask
+    return image.astype(np.uint8), mask.astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def polyps(nnunet) -> Dataset:
+    """Five RGB images, one for each fold to validate on."""
+    cases = {f"case{seed}": polyp(seed) for seed in FOLDS}
+    return nnunet.add(Dataset(NUMBER, cases, {"background": 0, "polyp": 1}))
+
+
+@pytest.fixture(scope="session")
+def folds(nnunet, polyps) -> Path:
+    """Five folds of our trainer and of nnU-Net's, trained for two steps; returns our model's folder."""
+    nnunet.train_all([(NUMBER, fold, trainer) for trainer in (OURS, STOCK) for fold in FOLDS], "--npz")
+    return nnunet.model(NUMBER, OURS)
+
+
+@pytest.fixture(scope="session")
+def new_images(tmp_path_factory) -> Path:
+    """Images as they come to a clinic: of all sizes, down to one pixel."""
+    folder = tmp_path_factory.mktemp("new images")
+    for name, size in SIZES.items():
+        image, _ = polyp(100, *size)
+        imageio.imwrite(folder / f"{name}_0000.png", np.moveaxis(image, 0, -1))
+    return folder
+
+
+SIZES = {
+    "patch": (32, 32),
+    "pixel": (1, 1),
+    "narrow": (40, 1),
+    "flat": (1, 70),
+    "smaller": (17, 23),
+    "larger": (70, 97),
+}
+
+
+@pytest.fixture(scope="session")
+def predicted(nnunet, folds, new_images, tmp_path_factory) -> Path:
+    """Predictions of fold 0 for all new images, with probabilities."""
+    output = tmp_path_factory.mktemp("predicted")
+    nnunet.predict(NUMBER, OURS, new_images, output, "-f", 0, "--save_probabilities")
+    return output
+
+
+@pytest.fixture
+def one_image(new_images, tmp_path) -> Path:
+    """The image of the patch's size, alone."""
+    folder = tmp_path / "one image"
+    folder.mkdir()
+    shutil.copy(new_images / "patch_0000.png", folder)
+    return folder
+
+
+def probabilities(folder: Path, case: str = "patch") -> np.ndarray:
+    """(classes, H, W)."""
+    return np.load(folder / f"{case}.npz")["probabilities"][:, 0]
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_prediction_of_any_size_has_the_size_of_its_image(predicted, case):
+    prediction = imageio.imread(predicted / f"{case}.png")
+    assert prediction.shape == SIZES[case] and set(np.unique(prediction)) <= {0, 1}
+    chances = probabilities(predicted, case)
+    assert np.isfinite(chances).all()
+    np.testing.assert_allclose(chances.sum(0), 1, atol=1e-3)
+
+
+def test_several_folds_are_averaged(nnunet, predicted, one_image, tmp_path):
+    for output, which in (("one", [1]), ("both", [0, 1])):
+        nnunet.predict(NUMBER, OURS, one_image, tmp_path / output, "-f", *which, "--save_probabilities")
+    zero, one, both = (probabilities(f) for f in (predicted, tmp_path / "one", tmp_path / "both"))
+    assert np.abs(zero - one).max() > 1e-3
+    # nnU-Net takes the mean of logits
+    mean = np.sqrt(zero * one)
+    np.testing.assert_allclose(both, mean / mean.sum(0), atol=2e-3)
+
+
+def test_test_time_augmentation_can_be_left_out(nnunet, predicted, one_image, tmp_path):
+    """With it, the prediction of a mirrored image is the mirrored prediction."""
+    image = imageio.imread(one_image / "patch_0000.png")
+    imageio.imwrite(one_image / "mirrored_0000.png", image[:, ::-1])
+    nnunet.predict(NUMBER, OURS, one_image, tmp_path / "with", "-f", 0, "--save_probabilities")
+    nnunet.predict(NUMBER, OURS, one_image, tmp_path / "without", "-f", 0, "--save_probabilities", "--disable_tta")
+    asymmetry = {
+        output: np.abs(probabilities(tmp_path / output)[..., ::-1] - probabilities(tmp_path / output, "mirrored")).max()
+        for output in ("with", "without")
+    }
+    assert asymmetry["with"] < 0.01 < asymmetry["without"], asymmetry
+
+
+def test_named_checkpoint_is_predicted_and_validated_with(nnunet, folds, polyps, tmp_path):
+    """The best one of a fold gets the weights of another fold, to be told from its final one."""
+    results = tmp_path / "results"
+    fold = results / folds.parent.name / folds.name / "fold_0"
+    shutil.copytree(folds, fold.parent, ignore=shutil.ignore_patterns("fold_[1-4]", "crossval*"))
+    shutil.copy(folds / "fold_1" / "checkpoint_final.pth", fold / "checkpoint_best.pth")
+    nnunet.run("nnUNetv2_train", NUMBER, "2d", 0, "-tr", OURS, "-device", "cpu", "--val", "--val_best", "--npz",
+               nnUNet_results=str(results))  # fmt: skip
+    (validated,) = (fold / "validation").glob("*.npz")
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(nnunet.raw / polyps.name / "imagesTr" / f"{validated.stem}_0000.png", images)
+    for output, arguments in (("best", ["-chk", "checkpoint_best.pth"]), ("final", [])):
+        nnunet.run("nnUNetv2_predict", "-d", NUMBER, "-c", "2d", "-tr", OURS, "-device", "cpu", "-npp", 0, "-nps", 0,
+                   "-i", images, "-o", tmp_path / output, "-f", 0, "--save_probabilities", *arguments,
+                   nnUNet_results=str(results))  # fmt: skip
+    best, final = (probabilities(tmp_path / output, validated.stem) for output in ("best", "final"))
+    np.testing.assert_array_equal(best, probabilities(fold / "validation", validated.stem))
+    assert np.abs(best - final).max() > 1e-3
+
+
+def test_validation_alone_gives_what_training_gave(nnunet, folds):
+    validation = folds / "fold_2" / "validation"
+    (case,) = (file.stem for file in validation.glob("*.npz"))
+    before = np.load(validation / f"{case}.npz")["probabilities"]
+    summary = json.loads((validation / "summary.json").read_text())
+    shutil.rmtree(validation)
+    output = nnunet.train(NUMBER, 2, OURS, "--val", "--npz")
+    assert "Epoch" not in output
+    np.testing.assert_array_equal(np.load(validation / f"{case}.npz")["probabilities"], before)
+    assert json.loads((validation / "summary.json").read_text())["mean"] == summary["mean"]
+
+
+def test_continuing_a_finished_training_validates_it(nnunet, folds):
+    validation = folds / "fold_3" / "validation"
+    shutil.rmtree(validation)
+    output = nnunet.train(NUMBER, 3, OURS, "--c", "--npz")
+    assert "Epoch 1" not in output and (validation / "summary.json").exists()
+
+
+def test_pretrained_weights_are_trained_on(nnunet, folds):
+    """A trainer that moves no weights ends with the given ones, but for the segmentation layers."""
+    given = folds / "fold_0" / "checkpoint_final.pth"
+    nnunet.train(NUMBER, 0, "Frozen", "-pretrained_weights", given)
+    final = nnunet.model(NUMBER, "Frozen") / "fold_0" / "checkpoint_final.pth"
+    before, after = (torch.load(file, weights_only=False)["network_weights"] for file in (given, final))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(".seg_layers." in name for name in changed)
+
+
+def test_fold_all_is_trained_and_predicted_with(nnunet, polyps, one_image, tmp_path):
+    nnunet.train(NUMBER, "all", OURS)
+    nnunet.predict(NUMBER, OURS, one_image, tmp_path / "out", "-f", "all")
+    assert imageio.imread(tmp_path / "out" / "patch.png").shape == SIZES["patch"]
+
+
+def test_plans_of_the_residual_encoder_presets_are_trained_with(nnunet, polyps):
+    nnunet.run("nnUNetv2_plan_experiment", "-d", NUMBER, "-pl", "nnUNetPlannerResEncM")
+    nnunet.train(NUMBER, 0, OURS, "-p", "nnUNetResEncUNetMPlans")
+    (model,) = nnunet.results.glob(f"{polyps.name}/{OURS}__nnUNetResEncUNetMPlans__2d")
+    assert (model / "fold_0" / "validation" / "summary.json").exists()
+
+
+@pytest.fixture(scope="session")
+def trained_variants(nnunet, polyps) -> None:
+    """The networks other than B, trained for two steps; the paper's at its patch size."""
+    folder = nnunet.preprocessed / polyps.name
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    plans["configurations"]["2d"]["patch_size"] = [256, 256]
+    (folder / "paper.json").write_text(json.dumps(plans | {"plans_name": "paper"}))
+    nnunet.train_all((NUMBER, 0, trainer) for trainer in VARIANTS)
+    nnunet.train(NUMBER, 0, f"{OURS}_paper", "-p", "paper")
+
+
+VARIANTS = [f"{OURS}{name}" for name, changes in variants.VARIANTS.items() if "architecture" in changes]
+
+
+@pytest.mark.parametrize("trainer", [*VARIANTS, f"{OURS}_paper"])
+def test_variants_train_and_can_be_loaded_to_predict(nnunet, trained_variants, trainer, monkeypatch):
+    for name in ("nnUNet_results", "nnUNet_extTrainer"):
+        monkeypatch.setenv(name, nnunet.variables[name])
+    plans = "paper" if trainer.endswith("_paper") else "nnUNetPlans"
+    (model,) = nnunet.results.glob(f"Dataset031_*/{trainer}__{plans}__2d")
+    assert (model / "fold_0" / "validation" / "summary.json").exists()
+    predictor = nnUNetPredictor(device=torch.device("cpu"))
+    predictor.initialize_from_trained_model_folder(str(model), (0,))
+    assert predictor.network.decoder.deep_supervision is False
+
+
+@pytest.mark.parametrize("trainer", [OURS, STOCK])
+def test_several_gpus_without_any_are_refused(nnunet, polyps, trainer):
+    """By nnU-Net itself, before it looks for the trainer."""
+    output = nnunet.train(NUMBER, 0, trainer, "-num_gpus", 2, status=1)
+    assert "DDP training (triggered by num_gpus > 1) is only implemented for cuda devices" in output
+
+
+def test_prediction_from_a_model_folder_needs_no_results_folder(nnunet, folds, predicted, one_image, tmp_path):
+    unset = dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), "")
+    nnunet.run("nnUNetv2_predict_from_modelfolder", "-m", folds, "-f", 0, "-i", one_image, "-o", tmp_path / "out",
+               "-device", "cpu", "-npp", 1, "-nps", 1, **unset)  # fmt: skip
+    assert (tmp_path / "out" / "patch.png").read_bytes() == (predicted / "patch.png").read_bytes()
+
+
+def test_exported_model_predicts_the_same_bytes_elsewhere(nnunet, folds, predicted, new_images, tmp_path):
+    archive = tmp_path / "model.zip"
+    nnunet.run("nnUNetv2_export_model_to_zip", "-d", NUMBER, "-o", archive, "-c", "2d", "-tr", OURS, "-f", *FOLDS)
+    elsewhere = {name: str(tmp_path / name) for name in ("nnUNet_results", "nnUNet_raw", "nnUNet_preprocessed")}
+    (tmp_path / "nnUNet_results").mkdir()
+    nnunet.run("nnUNetv2_install_pretrained_model_from_zip", archive, **elsewhere)
+    nnunet.run("nnUNetv2_predict", "-d", NUMBER, "-c", "2d", "-tr", OURS, "-f", 0, "-device", "cpu", "-i", new_images,
+               "-o", tmp_path / "out", "-npp", 0, "-nps", 0, "--save_probabilities", **elsewhere)  # fmt: skip
+    for case in SIZES:
+        assert (tmp_path / "out" / f"{case}.png").read_bytes() == (predicted / f"{case}.png").read_bytes()
+        np.testing.assert_array_equal(probabilities(tmp_path / "out", case), probabilities(predicted, case))
+
+
+@pytest.mark.parametrize("trainer", [OURS, STOCK])
+@pytest.mark.parametrize("arguments", [[], ["--not_strict"]], ids=" ".join)
+def test_export_has_to_name_the_configuration(nnunet, folds, trainer, arguments, tmp_path):
+    """By nnU-Net's own rule: it asks for the 3D ones too, and its --not_strict changes nothing."""
+    output = nnunet.run("nnUNetv2_export_model_to_zip", "-d", NUMBER, "-o", tmp_path / "model.zip", "-tr", trainer,
+                        *arguments, status=1)  # fmt: skip
+    assert "is missing the trained model of configuration 3d_lowres" in output
+
+
+def test_results_of_folds_are_accumulated(nnunet, folds, polyps, tmp_path):
+    nnunet.run("nnUNetv2_accumulate_crossval_results", NUMBER, "-c", "2d", "-tr", OURS, "-o", tmp_path / "all")
+    assert {file.stem for file in (tmp_path / "all").glob("*.png")} == set(polyps.cases)
+    scores = [json.loads((folds / f"fold_{f}" / "validation" / "summary.json").read_text()) for f in FOLDS]
+    expected = np.mean([score["foreground_mean"]["Dice"] for score in scores])
+    assert json.loads((tmp_path / "all" / "summary.json").read_text())["foreground_mean"]["Dice"] == pytest.approx(
+        expected
+    )
+
+
+@pytest.fixture(scope="session")
+def best(nnunet, folds) -> str:
+    """What nnU-Net printed on finding the best configuration of stock and ours."""
+    return nnunet.run("nnUNetv2_find_best_configuration", NUMBER, "-c", "2d", "-tr", STOCK, OURS)
+
+
+def test_best_configuration_is_found_among_ours_nnunets_and_both(nnunet, best):
+    information = json.loads((nnunet.results / "Dataset031_Tiny" / "inference_information.json").read_text())
+    models = [f"{trainer}__nnUNetPlans__2d" for trainer in (STOCK, OURS)]
+    ensemble = f"ensemble___{models[0]}___{models[1]}___0_1_2_3_4"
+    assert set(information["all_results"]) == {*models, ensemble}
+    assert information["best_model_or_ensemble"]["result_on_crossval_pre_pp"] == max(
+        information["all_results"].values()
+    )
+
+
+def test_inference_instructions_can_be_followed(nnunet, best, one_image, tmp_path):
+    """Each command as it is written, with folders filled in and -device cpu."""
+    text = (nnunet.results / "Dataset031_Tiny" / "inference_instructions.txt").read_text()
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("nnUNetv2_")]
+    assert commands[0][0] == "nnUNetv2_predict" and commands[-1][0] == "nnUNetv2_apply_postprocessing"
+    for command, *arguments in commands:
+        filled = [str(tmp_path / a) if a.startswith("OUTPUT_FOLDER") else a for a in arguments]
+        filled = [str(one_image) if a == "INPUT_FOLDER" else a for a in filled]
+        if command == "nnUNetv2_predict":
+            filled += ["-device", "cpu"]
+        nnunet.run(command, *filled, nnUNet_npp="0", nnUNet_nps="0")
+    assert imageio.imread(tmp_path / "OUTPUT_FOLDER_PP" / "patch.png").shape == SIZES["patch"]
+
+
+def test_ensemble_is_the_mean_of_probabilities(nnunet, folds, predicted, new_images, tmp_path):
+    nnunet.predict(NUMBER, STOCK, new_images, tmp_path / "stock", "-f", 0, "--save_probabilities")
+    nnunet.run("nnUNetv2_ensemble", "-i", predicted, tmp_path / "stock", "-o", tmp_path / "both", "-np", 1)
+    for case in SIZES:
+        mean = (probabilities(predicted, case) + probabilities(tmp_path / "stock", case)) / 2
+        np.testing.assert_array_equal(imageio.imread(tmp_path / "both" / f"{case}.png"), mean.argmax(0))
+
+
+def test_postprocessing_is_determined_and_applied(nnunet, folds, polyps, tmp_path):
+    """Predictions with a stray pixel each: keeping the largest component helps, and is what is then applied."""
+    predictions, truth = tmp_path / "predictions", nnunet.raw / polyps.name / "labelsTr"
+    predictions.mkdir()
+    for case, (_, mask) in polyps.cases.items():
+        stray = mask.copy()
+        stray[0, 0] = 1
+        imageio.imwrite(predictions / f"{case}.png", stray)
+    described = ("-plans_json", folds / "plans.json", "-dataset_json", folds / "dataset.json", "-np", 1)
+    nnunet.run("nnUNetv2_determine_postprocessing", "-i", predictions, "-ref", truth, *described)
+    functions, _ = pickle.loads((predictions / "postprocessing.pkl").read_bytes())
+    assert [function.__name__ for function in functions] == ["remove_all_but_largest_component_from_segmentation"]
+    nnunet.run("nnUNetv2_apply_postprocessing", "-i", predictions, "-o", tmp_path / "out",
+               "-pp_pkl_file", predictions / "postprocessing.pkl", *described)  # fmt: skip
+    for case, (_, mask) in polyps.cases.items():
+        np.testing.assert_array_equal(imageio.imread(tmp_path / "out" / f"{case}.png"), mask)

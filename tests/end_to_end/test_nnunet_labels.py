@@ -1,0 +1,212 @@
+"""Kinds of labels and images, each planned, preprocessed, trained, validated and predicted by nnU-Net's commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from support.nnunet_workplace import Dataset, write_image
+
+from nnunet_mamba_mis.cli.main import main
+
+GREY, VOLUME, REGIONS = 21, 22, 23
+
+pytestmark = pytest.mark.slow
+
+
+def discs(seed: int, height: int = 32, width: int = 30) -> np.ndarray:
+    """Labels of a disc (1) with a disc inside (2)."""
+    rng = np.random.default_rng(seed)
+    row, column = np.ogrid[:height, :width]
+    distance = np.hypot(row - height / 2 - rng.integers(-3, 4), column - width / 2 - rng.integers(-3, 4))
+    outer = rng.uniform(0.28, 0.36) * min(height, width)
+    return ((distance < outer).astype(np.uint8) + (distance < 0.6 * outer)).astype(np.uint8)
+
+
+def picture(seed: int, labels: np.ndarray, brightness: tuple[int, ...] = (110, 200, 20)) -> np.ndarray:
+    """A noisy picture in which each label has a brightness."""
+    noise = np.random.default_rng(seed).integers(-15, 16, labels.shape)
+    return (np.array(brightness)[labels] + noise).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def grey(nnunet) -> Dataset:
+    """PNGs of one channel with two classes; in training a quarter is not annotated.
+
+    One image is smaller than the patch, and one is one pixel high.
+    """
+    cases = {}
+    sizes = {0: (20, 24), 1: (1, 30)}
+    for seed in range(8):
+        truth = discs(seed, *sizes.get(seed, (32, 30)))
+        labels = truth.copy()
+        if seed < 6:
+            labels[:, labels.shape[1] * 3 // 4 :] = 3
+        cases[f"case{seed}"] = (picture(seed, truth)[None], labels)
+    return nnunet.add(Dataset(GREY, cases, {"background": 0, "polyp": 1, "vessel": 2, "ignore": 3}))
+
+
+def volume(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Five slices, which lie along the last axis, and their labels."""
+    labels = np.stack([discs(seed + i) for i in range(5)], -1)
+    return picture(seed, labels), labels
+
+
+@pytest.fixture(scope="session")
+def volumes(nnunet) -> Dataset:
+    """NIfTI volumes of one channel with two classes, whose coarse axis is not the first."""
+    cases = {f"case{seed}": (image[None], labels) for seed in range(5) for image, labels in [volume(10 * seed)]}
+    labels = {"background": 0, "liver": 1, "tumour": 2}
+    return nnunet.add(Dataset(VOLUME, cases, labels, ".nii.gz", spacing=(1.0, 1.0, 5.0)))
+
+
+def five_channels(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Volumes whose first channel shows the outer disc, whose last the inner one; those between are noise."""
+    labels = np.stack([discs(seed), discs(seed + 1)])
+    channels = [picture(seed, labels, (30, 200, 200))]
+    channels += [picture(seed + i, labels, (100, 100, 100)) for i in (1, 2, 3)]
+    channels.append(picture(seed + 4, labels, (30, 30, 200)))
+    return np.stack(channels), labels
+
+
+@pytest.fixture(scope="session")
+def regions(nnunet) -> Dataset:
+    """Volumes of five channels; regions are the whole tumour and its core."""
+    cases = {f"case{seed}": five_channels(10 * seed) for seed in range(5)}
+    labels = {"background": 0, "whole tumour": [1, 2], "core": 2}
+    further = {"regions_class_order": [1, 2]}
+    return nnunet.add(Dataset(REGIONS, cases, labels, ".nii.gz", spacing=(5.0, 1.0, 1.0), further=further))
+
+
+@pytest.fixture(scope="session")
+def learned(nnunet, grey, volumes, regions) -> Path:
+    """Fold 0 of each dataset, trained long enough to tell bright discs apart."""
+    splits = [{"train": [f"case{i}" for i in range(6)], "val": ["case6", "case7"]}]
+    (nnunet.preprocessed / grey.name / "splits_final.json").write_text(json.dumps(splits))
+    nnunet.train_all([(number, 0, "Learning") for number in (GREY, VOLUME, REGIONS)], "--npz")
+    return nnunet.results
+
+
+def dice(nnunet, number: int) -> dict[str, float]:
+    """Mean Dice of each class in fold 0's validation."""
+    summary = json.loads((nnunet.model(number, "Learning") / "fold_0" / "validation" / "summary.json").read_text())
+    return {label: metrics["Dice"] for label, metrics in summary["mean"].items()}
+
+
+def overlap(found: np.ndarray, truth: np.ndarray) -> float:
+    """Dice."""
+    return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+
+def probabilities(nnunet, number: int) -> np.ndarray:
+    file = next((nnunet.model(number, "Learning") / "fold_0" / "validation").glob("*.npz"))
+    return np.load(file)["probabilities"]
+
+
+def test_several_classes_and_an_ignore_label_are_learned(nnunet, learned):
+    scores = dice(nnunet, GREY)
+    assert set(scores) == {"1", "2"} and min(scores.values()) > 0.5, scores
+
+
+def test_ignore_label_is_never_predicted(nnunet, learned):
+    assert len(probabilities(nnunet, GREY)) == 3
+    for file in (nnunet.model(GREY, "Learning") / "fold_0" / "validation").glob("*.png"):
+        assert set(np.unique(imageio.imread(file))) <= {0, 1, 2}
+
+
+def test_2d_configuration_of_a_3d_dataset_is_learned(nnunet, learned):
+    scores = dice(nnunet, VOLUME)
+    assert set(scores) == {"1", "2"} and min(scores.values()) > 0.5, scores
+
+
+def test_regions_of_five_channels_are_learned(nnunet, learned):
+    scores = dice(nnunet, REGIONS)
+    assert set(scores) == {"(1, 2)", "2"} and min(scores.values()) > 0.5, scores
+
+
+def test_benchmark_scores_classes_and_regions_as_nnunet_does(nnunet, learned, tmp_path, monkeypatch):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, nnunet.variables[name])
+    datasets = [str(number) for number in (GREY, VOLUME, REGIONS)]
+    command = ["benchmark", "report", "-d", *datasets, "--trainers", "Learning", "-o", str(tmp_path)]
+    assert main(command) == 0
+    with (tmp_path / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number in (GREY, VOLUME, REGIONS):
+        means = {}
+        for row in rows:
+            if row["dataset"].startswith(f"Dataset{number:03d}"):
+                means.setdefault(row["class"], []).append(float(row["dice"] or "nan"))
+        ours = [np.nanmean(values) for values in means.values()]
+        assert ours == pytest.approx(list(dice(nnunet, number).values()), rel=1e-5)
+    text = (tmp_path / "report.md").read_text()
+    assert "Mean of classes:" in text and "whole tumour" in text
+
+
+def test_benchmark_shows_measured_costs(nnunet, learned, tmp_path, monkeypatch):
+    for name, value in nnunet.variables.items():
+        if name.startswith("nnUNet_"):
+            monkeypatch.setenv(name, value)
+    assert (
+        main(["benchmark", "report", "-d", str(GREY), "--trainers", "Learning", "--cost", "cpu", "-o", str(tmp_path)])
+        == 0
+    )
+    text = (tmp_path / "report.md").read_text()
+    assert "FLOPs of a patch, billions" in text and "seconds to predict an image" in text
+
+
+def test_regions_have_overlapping_probabilities(nnunet, learned):
+    whole, core = probabilities(nnunet, REGIONS)
+    assert ((whole > 0.5) & (core > 0.5)).any()
+
+
+def test_prediction_of_a_volume_has_its_geometry(nnunet, learned, volumes, tmp_path):
+    image, labels = volume(77)
+    image, labels = (np.ascontiguousarray(a[:29, 3:, :3]) for a in (image, labels))
+    (tmp_path / "new").mkdir()
+    write_image(tmp_path / "new", "unseen", image[None], volumes)
+    nnunet.predict(VOLUME, "Learning", tmp_path / "new", tmp_path / "out", "-f", 0)
+    given = sitk.ReadImage(tmp_path / "new" / "unseen_0000.nii.gz")
+    predicted = sitk.ReadImage(tmp_path / "out" / "unseen.nii.gz")
+    for geometry in (given, predicted):
+        assert geometry.GetSize() == (3, 27, 29)
+    assert predicted.GetSpacing() == pytest.approx(given.GetSpacing())
+    assert predicted.GetOrigin() == pytest.approx(given.GetOrigin())
+    found = sitk.GetArrayFromImage(predicted)
+    assert overlap(found > 0, labels > 0) > 0.5
+
+
+def test_prediction_of_five_channels_uses_regions_in_their_order(nnunet, learned, regions, tmp_path):
+    image, labels = five_channels(77)
+    (tmp_path / "new").mkdir()
+    write_image(tmp_path / "new", "unseen", image, regions)
+    nnunet.predict(REGIONS, "Learning", tmp_path / "new", tmp_path / "out", "-f", 0)
+    found = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "unseen.nii.gz"))
+    assert min(overlap(found > 0, labels > 0), overlap(found == 2, labels == 2)) > 0.5
+
+
+def test_loss_does_not_see_ignored_pixels(nnunet, grey):
+    from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+
+    folder = nnunet.preprocessed / grey.name
+    plans = json.loads((folder / "nnUNetPlans.json").read_text()) | {"continue_training": False}
+    dataset = json.loads((folder / "dataset.json").read_text())
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            environment.setenv(name, nnunet.variables[name])
+        trainer = nnUNetTrainerMambaMIS_S(plans, "2d", 0, dataset, torch.device("cpu"))
+        trainer.initialize()
+    height, width = trainer.configuration_manager.patch_size
+    target = torch.randint(0, 3, (2, 1, height, width)).float()
+    target[..., width // 2 :] = 3
+    outputs = trainer.network(torch.randn(2, 1, height, width))
+    targets = [target[..., :: round(height / y.shape[2]), :: round(width / y.shape[3])] for y in outputs]
+    noise = [5 * torch.randn_like(y) for y in outputs]
+    changed = [torch.where(t == 3, y + n, y) for y, n, t in zip(outputs, noise, targets, strict=True)]
+    torch.testing.assert_close(trainer.loss(changed, targets), trainer.loss(outputs, targets))

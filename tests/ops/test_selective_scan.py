@@ -1,0 +1,361 @@
+"""The selective scan: fast backends against the sequential reference, in values and all gradients."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nnunet_mamba_mis.ops import available_backends, selective_scan, selective_scan_reference
+from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.selective_scan.api import operator
+from nnunet_mamba_mis.ops.selective_scan.chunked import chunked_scan
+
+FAST_BACKENDS = [name for name in available_backends() if name not in ("reference", "mamba_ssm")]
+NATIVE = "cpp" in FAST_BACKENDS
+needs_native = pytest.mark.skipif(not NATIVE, reason=f"no native scan: {native.why_unavailable()}")
+INSTRUCTION_SETS = native.instruction_sets() if NATIVE else []
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}  # relative to the largest value of a tensor
+
+
+def make_arguments(batch, channels, length, states, groups=None, dtype=torch.float64, scale=1.0):
+    """Random arguments; groups None gives B and C without a group axis."""
+
+    def normal(*shape):
+        return torch.randn(*shape, dtype=dtype)
+
+    by_group = (batch, states, length) if groups is None else (batch, groups, states, length)
+    return {
+        "u": normal(batch, channels, length),
+        "delta": scale * normal(batch, channels, length),
+        "A": -4 * torch.rand(channels, states, dtype=dtype),
+        "B": normal(*by_group),
+        "C": normal(*by_group),
+        "D": normal(channels),
+        "z": normal(batch, channels, length),
+        "delta_bias": normal(channels),
+    }
+
+
+def values_and_gradients(scan, arguments, **options):
+    """Outputs, last state and gradients of a random functional of both, keyed by name."""
+    leaves = {k: v.detach().clone().requires_grad_() if v is not None else None for k, v in arguments.items()}
+    y, last = scan(**leaves, return_last_state=True, **options)
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((t * torch.randn(t.shape, generator=generator, dtype=torch.float64)).sum() for t in (y, last))
+    given_leaves = {k: v for k, v in leaves.items() if v is not None}
+    gradients = torch.autograd.grad(loss, list(given_leaves.values()))
+    return {"y": y, "last_state": last, **{f"grad {k}": g for k, g in zip(given_leaves, gradients, strict=True)}}
+
+
+def assert_same(actual, expected, tolerance):
+    for name, reference in expected.items():
+        error = (actual[name].double() - reference.double()).abs().max()
+        assert error <= tolerance * max(1.0, reference.double().abs().max()), f"{name}: off by {error:.3g}"
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@pytest.mark.parametrize("discretization", ["zoh", "mamba"])
+@pytest.mark.parametrize("groups", [None, 1, 3], ids=["no-groups", "1-group", "3-groups"])
+@pytest.mark.parametrize("length", [1, 2, 7, 64, 257])
+def test_backend_agrees_with_reference(backend, discretization, groups, length):
+    arguments = make_arguments(2, 6, length, 5, groups)
+    options = {"delta_softplus": True, "discretization": discretization}
+    expected = values_and_gradients(selective_scan_reference, arguments, **options)
+    actual = values_and_gradients(selective_scan, arguments, backend=backend, **options)
+    assert_same(actual, expected, TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@pytest.mark.parametrize("count", [1, 2, 5])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_backend_agrees_on_random_problems(backend, count, data, threads):
+    threads(count)
+    groups = data.draw(st.sampled_from([None, 1, 2]), label="groups")
+    channels = data.draw(st.integers(1, 3), label="channels") * (groups or 1)
+    # the native kernel's tiles have 32 positions, and sequences from 1024 on are cut where rows are few
+    length = data.draw(st.one_of(st.integers(1, 70), st.sampled_from([1023, 1025])), label="length")
+    shape = (data.draw(st.integers(1, 3), label="batch"), channels, length, data.draw(st.integers(1, 4), label="N"))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]), label="dtype")
+    arguments = make_arguments(
+        *shape, groups, dtype, scale=data.draw(st.sampled_from([1e-6, 1.0, 30.0, 1e4]), label="Δ")
+    )
+    if data.draw(st.booleans(), label="channels last"):
+        arguments = {k: v.mT.contiguous().mT if v.dim() > 2 else v for k, v in arguments.items()}
+    for name in data.draw(st.sets(st.sampled_from(["D", "z", "delta_bias"])), label="left out"):
+        arguments[name] = None
+    options = {
+        # without softplus, steps can be negative, and e^{ΔA} could overflow
+        "delta_softplus": True,
+        "discretization": data.draw(st.sampled_from(["zoh", "mamba"]), label="discretization"),
+    }
+    exact = {k: v if v is None else v.double() for k, v in arguments.items()}
+    expected = values_and_gradients(selective_scan_reference, exact, **options)
+    actual = values_and_gradients(selective_scan, arguments, backend=backend, **options)
+    assert_same(actual, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_backend_takes_any_strides(backend):
+    arguments = make_arguments(2, 4, 33, 3)
+    expected = values_and_gradients(selective_scan_reference, arguments, delta_softplus=True)
+    strided = {
+        name: tensor.mT.contiguous().mT if tensor.dim() > 1 else tensor.repeat_interleave(2)[::2]
+        for name, tensor in arguments.items()
+    }
+    strided["u"] = torch.cat([strided["u"], strided["u"]], dim=2)[:, :, :33]
+    assert not strided["delta"].is_contiguous()
+    leaves = {name: tensor.requires_grad_() for name, tensor in strided.items()}
+    y, last = selective_scan(**leaves, delta_softplus=True, return_last_state=True, backend=backend)
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((t * torch.randn(t.shape, generator=generator, dtype=torch.float64)).sum() for t in (y, last))
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    actual = {"y": y, "last_state": last, **{f"grad {k}": g for k, g in zip(leaves, gradients, strict=True)}}
+    assert_same(actual, expected, TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@pytest.mark.parametrize("softplus", [True, False], ids=["softplus", "no-softplus"])
+@pytest.mark.parametrize("groups", [None, 2], ids=["no-groups", "2-groups"])
+@pytest.mark.parametrize("discretization", ["zoh", "mamba"])
+@pytest.mark.parametrize("length", [1, 5])
+def test_backend_passes_gradcheck(backend, discretization, length, groups, softplus):
+    arguments = make_arguments(2, 2, length, 3, groups)
+    # every second value of a larger tensor
+    inputs = tuple(v.repeat_interleave(2, dim=-1)[..., ::2].requires_grad_() for v in arguments.values())
+
+    def scan(*tensors):
+        options = {"return_last_state": True, "discretization": discretization, "backend": backend}
+        return selective_scan(*tensors, softplus, **options)
+
+    assert torch.autograd.gradcheck(scan, inputs)
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST_BACKENDS])
+@pytest.mark.parametrize("state", [0.0, -1e-30, -1e-12, -1e-4], ids=str)
+def test_zero_order_hold_is_exact_near_zero(backend, state):
+    """Where ΔA vanishes, (e^{ΔA} − 1)/A is Δ + Δ²A/2, and its derivative by A is Δ²/2."""
+    A = torch.full((1, 1), state, dtype=torch.float64, requires_grad=True)
+    delta = torch.full((1, 1, 1), 1e-3, dtype=torch.float64)
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    y = selective_scan(one, delta, A, one, one, discretization="zoh", backend=backend)
+    (grad_A,) = torch.autograd.grad(y.sum(), A)
+    torch.testing.assert_close(y.item(), 1e-3 + 1e-6 * state / 2, rtol=1e-12, atol=0)
+    # 1e-20 stands for 0 in the fast path
+    torch.testing.assert_close(grad_A.item(), 5e-7 + 1e-9 * state / 3, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_float32_zero_order_hold_does_not_cancel(backend):
+    """e^{ΔA} − 1 in float32 would have lost four of seven digits here, in the value and in the gradient."""
+    arguments = make_arguments(1, 2, 50, 2)
+    arguments |= {"A": -0.01 * torch.rand(2, 2).double(), "delta": 0.01 * torch.rand(1, 2, 50).double()}
+    expected = values_and_gradients(selective_scan_reference, arguments, discretization="zoh")
+    single = {k: v.float() for k, v in arguments.items()}
+    actual = values_and_gradients(selective_scan, single, discretization="zoh", backend=backend)
+    assert_same(actual, expected, 2e-6)
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST_BACKENDS])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_input_is_scanned_in_float32(backend, dtype):
+    arguments = make_arguments(1, 3, 200, 4, dtype=dtype, scale=3)
+    exact = {k: v.double() for k, v in arguments.items()}
+    options = {"delta_softplus": True, "return_last_state": True}
+    expected, expected_last = selective_scan_reference(**exact, **options)
+    with torch.autocast("cpu", dtype=dtype):
+        y, last = selective_scan(**arguments, **options, backend=backend)
+    assert y.dtype == dtype and last.dtype == torch.float32
+    torch.testing.assert_close(last.double(), expected_last, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_large_steps_stay_finite(backend):
+    arguments = make_arguments(1, 2, 300, 4, dtype=torch.float32)
+    arguments["delta"] = torch.full((1, 2, 300), 1e4)
+    arguments["A"] = -torch.tensor([1e-6, 1.0, 32.0, 1e4]).repeat(2, 1)
+    for discretization in ("zoh", "mamba"):
+        results = values_and_gradients(selective_scan, arguments, discretization=discretization, backend=backend)
+        assert all(t.isfinite().all() for t in results.values())
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@pytest.mark.parametrize("states", [1, 3, 5])
+def test_negative_steps_without_softplus_are_right(backend, states):
+    """e^{ΔA} is near 1 for these states, whatever stands in the lanes of a vector beside them."""
+    arguments = make_arguments(1, 2, 40, states, dtype=torch.float32)
+    arguments |= {"delta": torch.full((1, 2, 40), -100.0), "A": torch.full((2, states), -1e-4), "delta_bias": None}
+    exact = {k: v if v is None else v.double() for k, v in arguments.items()}
+    for discretization in ("zoh", "mamba"):
+        expected = values_and_gradients(selective_scan_reference, exact, discretization=discretization)
+        actual = values_and_gradients(selective_scan, arguments, discretization=discretization, backend=backend)
+        assert_same(actual, expected, 1e-4)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("states", [1, 5, 32, 48])
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_every_instruction_set_agrees_with_reference(instruction_set, states, dtype, monkeypatch):
+    chosen = native.load_library(instruction_set)
+    monkeypatch.setattr(native, "library", lambda: chosen)
+    arguments = make_arguments(2, 4, 75, states, 2)
+    for discretization in ("zoh", "mamba"):
+        options = {"delta_softplus": True, "discretization": discretization}
+        expected = values_and_gradients(selective_scan_reference, arguments, **options)
+        given_type = {k: v.to(dtype) for k, v in arguments.items()}
+        actual = values_and_gradients(selective_scan, given_type, backend="cpp", **options)
+        assert_same(actual, expected, TOLERANCE[dtype])
+
+
+@needs_native
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(1, 1, 1500, 3), (1, 3, 1100, 2), (3, 2, 33, 4)], ids=str)
+def test_native_scan_is_right_on_any_number_of_threads(count, shape, threads):
+    """With more threads than channels, a long sequence is cut into parts."""
+    threads(count)
+    arguments = make_arguments(*shape)
+    options = {"delta_softplus": True, "discretization": "zoh"}
+    expected = values_and_gradients(selective_scan_reference, arguments, **options)
+    actual = values_and_gradients(selective_scan, arguments, backend="cpp", **options)
+    assert_same(actual, expected, TOLERANCE[torch.float64])
+    again = values_and_gradients(selective_scan, arguments, backend="cpp", **options)
+    assert all(torch.equal(actual[name], again[name]) for name in actual), "two runs differ"
+
+
+@needs_native
+def test_native_scan_refuses_a_gradient_it_kept_no_states_for():
+    u = torch.randn(1, 2, 1, 9, requires_grad=True)
+    b = torch.randn(1, 1, 3, 1, 9)
+    y, _, _ = operator.scan(u, u, -torch.rand(2, 3), b, b, None, None, None, True, True, False, "cpp")
+    with pytest.raises(RuntimeError, match="keep_starts"):
+        y.sum().backward()
+
+
+@needs_native
+def test_native_gradients_have_the_same_bits_on_any_number_of_threads(threads):
+    arguments = make_arguments(2, 16, 300, 8, 2, dtype=torch.float32)
+    results = []
+    for count in (1, 2, 5):
+        threads(count)
+        results.append(values_and_gradients(selective_scan, arguments, backend="cpp", delta_softplus=True))
+    assert all(torch.equal(results[0][name], other[name]) for other in results[1:] for name in other)
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST_BACKENDS])
+@pytest.mark.parametrize("order", ["rows", "columns"])
+def test_two_axes_of_positions_are_scanned_along_the_last(backend, order):
+    height, width = 5, 9
+    flat = make_arguments(2, 4, height * width, 3, 2)
+    planar = {k: v.unflatten(-1, (height, width)) if v.dim() > 2 else v for k, v in flat.items()}
+    if order == "columns":  # as transposed views of images
+        planar = {k: v.mT.contiguous().mT if v.dim() > 2 else v for k, v in planar.items()}
+    expected = values_and_gradients(selective_scan_reference, flat, delta_softplus=True, discretization="zoh")
+    actual = values_and_gradients(selective_scan, planar, delta_softplus=True, discretization="zoh", backend=backend)
+    assert actual["y"].shape == (2, 4, height, width)
+    flattened = {k: v.flatten(-2) if v.shape[-2:] == (height, width) else v for k, v in actual.items()}
+    assert_same(flattened, expected, TOLERANCE[torch.float64])
+
+
+@needs_native
+def test_native_scan_keeps_the_layout_of_its_input():
+    """A column-major scan of channels-last features gives channels-last features, without copies."""
+    x = torch.randn(2, 6, 7, 4)
+    columns = x.permute(0, 3, 2, 1)
+    b = torch.randn(2, 6, 7, 8).permute(0, 3, 2, 1)
+    y = selective_scan(columns, columns, -torch.rand(4, 8), b, b, delta_softplus=True, backend="cpp")
+    assert y.stride() == columns.stride()
+
+
+def test_operator_passes_opcheck():
+    arguments = make_arguments(2, 4, 21, 3, 2)
+    tensors = tuple(arguments[k].requires_grad_() for k in ("u", "delta", "A", "B", "C"))
+    torch.library.opcheck(chunked_scan, (*tensors, True))
+
+
+@needs_native
+@pytest.mark.parametrize("optional", [True, False], ids=["with D, z and bias", "without"])
+def test_native_operator_passes_opcheck(optional):
+    arguments = make_arguments(2, 4, 21, 3, 2)
+    tensors = [arguments[k].requires_grad_() for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
+    tensors[:2] = [t.unsqueeze(-2) for t in tensors[:2]]
+    tensors[3:5] = [t.unsqueeze(-2) for t in tensors[3:5]]
+    tensors[6] = tensors[6].unsqueeze(-2)
+    if not optional:
+        tensors[5:] = [None, None, None]
+    torch.library.opcheck(operator.scan, (*tensors, True, True, True, "cpp"))
+
+
+def test_scan_compiles_without_graph_breaks():
+    arguments = {k: v.requires_grad_() for k, v in make_arguments(1, 2, 40, 3).items()}
+    compiled = torch.compile(selective_scan, backend="aot_eager", fullgraph=True)
+    expected = values_and_gradients(selective_scan, arguments, delta_softplus=True)
+    assert_same(values_and_gradients(compiled, arguments, delta_softplus=True), expected, 1e-12)
+
+
+MEMORY_PROBE = """
+import re, sys, torch
+from nnunet_mamba_mis.ops import selective_scan
+B, D, L, N = 1, 32, 65536, 32
+# not ru_maxrss: a process inherits that from the one that started it
+def peak(): return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+def run(length):
+    u, delta = (torch.rand(B, D, length, requires_grad=True) for _ in range(2))
+    b, c = (torch.rand(B, N, length, requires_grad=True) for _ in range(2))
+    A = -torch.rand(D, N, requires_grad=True)
+    selective_scan(u, delta, A, b, c, discretization="zoh", backend=sys.argv[1]).sum().backward()
+run(64)
+before = peak(); run(L)
+print((peak() - before) / (4 * B * D * L * N))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_memory_is_a_fraction_of_the_states(backend):
+    """Forward and backward, inputs, gradients and copies included, take less than one set of states alone."""
+    command = [sys.executable, "-c", MEMORY_PROBE, backend]
+    # large tensors go back to the system when freed, so that the peak is theirs and not the allocator's
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    out = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert float(out) < 1, out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"delta": torch.zeros(1, 2, 4)}, "delta must be"),
+        ({"A": torch.zeros(3, 3)}, "A must be"),
+        ({"B": torch.zeros(1, 3, 3, 5)}, "B must be"),
+        ({"C": torch.zeros(1, 4, 5)}, "C must be"),
+        ({"D": torch.zeros(3)}, "D must be"),
+        ({"u": torch.zeros(1, 2, 0), "delta": torch.zeros(1, 2, 0)}, "none empty"),
+        ({"A": torch.zeros(2, 3, dtype=torch.complex64)}, "A must be real"),
+        ({"discretization": "euler"}, "discretization 'euler'"),
+        ({"backend": "fastest"}, "backend 'fastest'"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_wrong_argument_is_a_value_error(change, message):
+    arguments = make_arguments(1, 2, 5, 3, dtype=torch.float32) | change
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**arguments)
+
+
+def test_named_backend_never_falls_back():
+    arguments = make_arguments(1, 2, 5, 3, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run"):
+        selective_scan(**arguments, backend="mamba_ssm")
+
+
+def test_available_backends_are_named_fastest_first():
+    names = available_backends()
+    assert names[-2:] == ["torch", "reference"]

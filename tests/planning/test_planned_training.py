@@ -1,0 +1,104 @@
+"""Plans of `mamba_mis plan` in nnU-Net's own commands: stock and own trainers, prediction, another patch size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from support.nnunet_workplace import Dataset
+
+from nnunet_mamba_mis.architectures import VARIANTS
+
+NUMBER = 61
+PLANS = "nnUNetMambaMISPlans"
+STOCK_TRAINER = "nnUNetTrainer_brief"  # nnU-Net's own, but short
+
+pytestmark = pytest.mark.slow
+
+
+def grey_disc(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    row, column = np.ogrid[:32, :30]
+    mask = (row - rng.integers(10, 22)) ** 2 + (column - rng.integers(10, 20)) ** 2 < 36
+    return (rng.integers(0, 60, mask.shape) + 150 * mask).astype(np.uint8)[None], mask.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def planned(nnunet):
+    """A dataset with plans for S; returns its folder in nnUNet_preprocessed."""
+    cases = {f"case{case}": grey_disc(case) for case in range(6)}
+    dataset = nnunet.add(Dataset(NUMBER, cases, {"background": 0, "disc": 1}))
+    said = nnunet.run("mamba_mis", "plan", "-d", NUMBER, "--variant", "S")
+    assert f"nnUNetv2_train {NUMBER} 2d 0 -tr nnUNetTrainerMambaMIS -p {PLANS}" in said
+    assert "nnUNetv2_preprocess" not in said  # nnU-Net's data serve
+    return nnunet.preprocessed / dataset.name
+
+
+def model(nnunet, trainer, plans=PLANS):
+    (folder,) = nnunet.results.glob(f"Dataset{NUMBER:03d}_*/{trainer}__{plans}__2d")
+    return folder
+
+
+def depths(fold):
+    """Blocks in each stage of the network in a checkpoint, encoder first."""
+    names = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    blocks = {tuple(name.split(".")[:5]) for name in names if ".blocks." in name}
+    stages = sorted({(part, int(stage)) for part, _, stage, *_ in blocks}, key=lambda s: (s[0] != "encoder", s[1]))
+    return [sum((b[0], int(b[2])) == stage for b in blocks) for stage in stages]
+
+
+@pytest.fixture(scope="module")
+def stock(nnunet, planned):
+    """Fold 0, trained by nnU-Net's own trainer."""
+    nnunet.train(NUMBER, 0, STOCK_TRAINER, "-p", PLANS)
+    return model(nnunet, STOCK_TRAINER) / "fold_0"
+
+
+def test_nnunets_own_trainer_trains_the_planned_network(stock):
+    assert depths(stock) == [*VARIANTS["S"].encoder, *VARIANTS["S"].decoder]
+    assert (stock / "validation" / "summary.json").exists()
+
+
+def test_prediction_needs_no_trainer_of_ours(nnunet, stock, planned, tmp_path):
+    # nnU-Net's trainer itself, whose epochs take minutes, would have left the same files under its name
+    folder = shutil.copytree(stock.parent, stock.parent.with_name(f"nnUNetTrainer__{PLANS}__2d"))
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    torch.save(checkpoint | {"trainer_name": "nnUNetTrainer"}, path)
+    nnunet.run("nnUNetv2_predict", "-d", NUMBER, "-c", "2d", "-f", 0, "-p", PLANS, "-device", "cpu",
+               "-i", nnunet.raw / planned.name / "imagesTr", "-o", tmp_path, "-npp", 0, "-nps", 0,
+               nnUNet_extTrainer="")  # fmt: skip
+    assert len(list(tmp_path.glob("*.png"))) == 6
+
+
+def test_trainer_that_names_a_variant_has_it_and_says_that_plans_have_another(nnunet, planned):
+    nnunet.train(NUMBER, 0, "nnUNetTrainerMambaMIS_L", "-p", PLANS)
+    fold = model(nnunet, "nnUNetTrainerMambaMIS_L") / "fold_0"
+    assert depths(fold) == [*VARIANTS["L"].encoder, *VARIANTS["L"].decoder]
+    (log,) = fold.glob("training_log_*.txt")
+    assert "Network: variant L, as nnUNetTrainerMambaMIS_L says; the plans" in log.read_text()
+
+
+def test_trainer_that_names_none_follows_the_plans_and_weights_of_another_patch_size_load(nnunet, planned, stock):
+    plans = json.loads((planned / f"{PLANS}.json").read_text())
+    plans["plans_name"] = "larger"
+    plans["configurations"]["2d"]["patch_size"] = [64, 96]
+    (planned / "larger.json").write_text(json.dumps(plans))
+    said = nnunet.train(NUMBER, 0, "Frozen", "-p", "larger", "-pretrained_weights", stock / "checkpoint_final.pth")
+
+    fold = model(nnunet, "Frozen", "larger") / "fold_0"
+    assert depths(fold) == [*VARIANTS["S"].encoder, *VARIANTS["S"].decoder]
+    line = (
+        f"Pretrained weights {stock / 'checkpoint_final.pth'} are of another patch size: resampled 15 spectral gates "
+        "(2 from 8×8 to 16×24, 4 from 4×4 to 8×12, 4 from 2×2 to 4×6, 4 from 1×1 to 2×3, 1 from 32×32 to 64×96)"
+    )
+    (log,) = fold.glob("training_log_*.txt")
+    assert line in log.read_text() and line in said
+    before, after = (
+        torch.load(f / "checkpoint_final.pth", weights_only=False)["network_weights"] for f in (stock, fold)
+    )
+    kept = [name for name in before if "spectral_gate" not in name and "seg_layers" not in name]
+    assert all(torch.equal(before[name], after[name]) for name in kept)

@@ -1,0 +1,77 @@
+"""What users and files rely on, as data: weights' names and shapes, options of the commands, names of trainers.
+
+`python tests/support/manifest.py > tests/manifest.json` records it anew, which is right only where a name was added.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba_mis import trainers
+from nnunet_mamba_mis.architectures import MambaMIS
+
+FILE = Path(__file__).resolve().parents[1] / "manifest.json"
+NETWORKS: dict[str, dict[str, Any]] = {
+    "S": {"variant": "S"},
+    "B": {},
+    "L": {"variant": "L"},
+    "ss2d": {"scan": "ss2d"},
+    "noSG": {"spectral_gate": False},
+    "attentionOnly": {"fusion_bridge": False},
+    "fusionOnly": {"attention_bridge": False},
+    "noBridge": {"attention_bridge": False, "fusion_bridge": False},
+    "cnn": {"block": "cnn"},
+    "vit": {"block": "vit"},
+    "noSSM": {"block": "nossm"},
+    "mambaDiscretization": {"discretization": "mamba"},
+}
+COMMANDS = ["convert", "demo", "plan", "doctor", "export", "benchmark run", "benchmark status", "benchmark report"]
+LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500)
+
+
+def describe() -> dict[str, Any]:
+    """The manifest of the installed package."""
+    return {
+        "weights": {name: _weights(name, arguments) for name, arguments in NETWORKS.items()},
+        "options": {command: _options(command) for command in COMMANDS},
+        "trainers": _trainers(),
+    }
+
+
+def _weights(name: str, arguments: dict[str, Any]) -> Any:
+    """Names and shapes of B's weights, where names of blocks of a stage differ in a number alone; else their digest."""
+    network = MambaMIS(3, 2, (64, 96), deep_supervision=True, **arguments)
+    shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
+    if name == "B":
+        return {re.sub(r"blocks\.\d+", "blocks.*", key): shape for key, shape in shapes.items()}
+    return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
+
+
+def _options(command: str) -> list[str]:
+    main = importlib.import_module("nnunet_mamba_mis.cli.main").main
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        main([*command.split(), "--help"])
+    return sorted(set(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", text.getvalue().partition("options:")[2])))
+
+
+def _trainers() -> list[str]:
+    """Those that are listed, and each in every length that has ever been named."""
+    bases = [name for name in trainers.__all__ if not re.search(r"_\d+epochs?$", name)]
+    lengths = [f"{base}_{n}epoch{'s' if n > 1 else ''}" for base in bases for n in LENGTHS]
+    return sorted(name for name in (*bases, *lengths) if hasattr(trainers, name))
+
+
+if __name__ == "__main__":
+    described = describe()
+    lines = [f" {json.dumps(kind)}: {{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in of_kind.items())
+             + "\n }" for kind, of_kind in described.items() if isinstance(of_kind, dict)]  # fmt: skip
+    lines.append(f' "trainers": {json.dumps(described["trainers"])}')
+    print("{\n" + ",\n".join(lines) + "\n}")

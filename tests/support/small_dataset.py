@@ -1,0 +1,41 @@
+"""A dataset for tests that need some dataset and no matter which."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import numpy as np
+
+from support.nnunet_workplace import Dataset, Workplace, write_image, write_label
+
+NUMBER, NAME = 41, "Dataset041_Tiny"
+ELSEWHERE, OTHER = 42, "Dataset042_Elsewhere"
+
+
+@functools.cache
+def discs(nnunet: Workplace) -> Dataset:
+    """Eight small grey images with a disc each, planned and preprocessed."""
+    rng = np.random.default_rng(0)
+    row, column = np.ogrid[:40, :36]
+    cases = {}
+    for case in range(8):
+        mask = (row - rng.integers(12, 28)) ** 2 + (column - rng.integers(12, 24)) ** 2 < 50
+        cases[f"case{case}"] = ((rng.integers(0, 60, (1, 40, 36)) + 100 * mask).astype(np.uint8), mask.astype(np.uint8))
+    return nnunet.add(Dataset(NUMBER, cases, {"background": 0, "polyp": 1}))
+
+
+@functools.cache
+def write_elsewhere(nnunet: Workplace) -> None:
+    """Two images of it as a test set "far", and as another dataset."""
+    tiny = discs(nnunet)
+    for name, part in ((NAME, "Ts_far"), (OTHER, "Tr")):
+        folder = nnunet.raw / name
+        for kind in ("images", "labels"):
+            (folder / f"{kind}{part}").mkdir(parents=True)
+        for case in ("case0", "case1"):
+            image, label = tiny.cases[case]
+            write_image(folder / f"images{part}", f"{part}_{case}", image, tiny)
+            write_label(folder / f"labels{part}" / f"{part}_{case}.png", label, tiny)
+    description = json.loads((nnunet.raw / NAME / "dataset.json").read_text())
+    (nnunet.raw / OTHER / "dataset.json").write_text(json.dumps(description))

@@ -1,0 +1,423 @@
+"""Training in several processes: nnU-Net's `-num_gpus`, with gloo where there are no GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from nnunetv2.run import run_training
+from support import small_dataset
+from support.ddp_on_cpu import OnCPU, Processes, replace_what_needs_a_gpu, train
+from support.nnunet_workplace import Dataset
+from support.paths import REPOSITORY
+from torch import nn
+
+from nnunet_mamba_mis import trainers
+from nnunet_mamba_mis.trainers.variants import VARIANTS
+
+# of those that differ in length alone, one
+NETWORKS = ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_paper"]
+NETWORKS += [f"nnUNetTrainerMambaMIS{suffix}" for suffix, changes in VARIANTS.items() if "architecture" in changes]
+
+TRAINERS = """
+import os, random
+import numpy as np
+import torch
+import torch.distributed as dist
+from support.ddp_on_cpu import OnCPU
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
+
+class TwoProcesses(OnCPU, nnUNetTrainerNoDA):
+    architecture = {"variant": "S"}
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 1
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device=torch.device("cpu")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        # the first seeds count: those of the continued training must not matter
+        seed = dist.get_rank() + 10 * os.path.exists(self.output_folder + "/debug.json")
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+
+class TwoStopped(TwoProcesses):
+    pass
+
+class TwoLong(TwoProcesses):
+    epochs = 1000
+
+class OnGPU(nnUNetTrainerMambaMIS_S):
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 2, 50, 2
+"""
+
+
+@pytest.fixture(scope="module")
+def discs(nnunet) -> Dataset:
+    return small_dataset.discs(nnunet)
+
+
+@pytest.fixture(scope="module")
+def variables(discs, nnunet) -> dict[str, str]:
+    (nnunet.root / "trainers" / "distributed_trainers.py").write_text(TRAINERS)
+    return nnunet.variables | {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}
+
+
+@pytest.fixture
+def group(variables, tmp_path, monkeypatch):
+    """A group of this process alone, so that trainers made here are distributed."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    for module, name in ((run_training, "setup_ddp"), (torch.cuda, "set_device"), (run_training, "cleanup_ddp")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    replace_what_needs_a_gpu(tmp_path / "rendezvous")
+    run_training.setup_ddp(0, 1)
+    yield
+    dist.destroy_process_group()
+
+
+def make(preprocessed: Path, trainer: type, patch_size: int = 32, batch_size: int = 2) -> OnCPU:
+    """A trainer of the given class on this CPU."""
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": False}
+    plans["configurations"]["2d"] |= {"patch_size": [patch_size] * 2, "batch_size": batch_size}
+    description = json.loads((preprocessed / "dataset.json").read_text())
+    on_cpu = type(trainer.__name__, (OnCPU, trainer) if not issubclass(trainer, OnCPU) else (trainer,), {})
+    return on_cpu(plans, "2d", 0, description)
+
+
+def batch_for(trainer: OnCPU, images: int) -> dict:
+    """Random images, and labels in the sizes that the trainer's loss takes."""
+    height, width = trainer.configuration_manager.patch_size
+    scales = trainer._get_deep_supervision_scales() or [[1, 1]]
+    labels = torch.rand(images, 1, height, width) > 0.7
+    target = [nn.functional.interpolate(labels.float(), scale_factor=tuple(scale)).short() for scale in scales]
+    return {"data": torch.rand(images, 1, height, width), "target": target if len(target) > 1 else target[0]}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, discs, nnunet, monkeypatch, name):
+    if name.endswith("_cnn"):
+        # nnU-Net converts its BatchNorm into SyncBatchNorm, which only GPUs have
+        monkeypatch.setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", lambda network: network)
+    if name.endswith("_paper"):
+        monkeypatch.setattr(trainers.paper, "BATCH_SIZE", 1)
+    patch_size = 256 if name.endswith("_paper") else 32
+    trainer = make(nnunet.preprocessed / discs.name, getattr(trainers, name), patch_size)
+    trainer.initialize()
+    assert isinstance(trainer.network, nn.parallel.DistributedDataParallel)
+    batch = batch_for(trainer, trainer.batch_size)
+    for _ in range(2):  # DDP complains in the step after
+        trainer.train_step(batch)
+    without = [name for name, parameter in trainer.network.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+def test_compiled_training_gives_the_lowest_output_a_weight_too(group, discs, nnunet):
+    """nnU-Net's is 0 there, on the word of torch.compile that parameters behind it still get a gradient."""
+    trainer = make(nnunet.preprocessed / discs.name, OnCPU)
+    trainer._do_i_compile = lambda: True
+    assert all(weight > 0 for weight in trainer._build_loss().weight_factors)
+
+
+def gradients(rank: int, processes: int, preprocessed: Path, start: Path) -> tuple[tuple, dict[str, torch.Tensor]]:
+    """Weights of the outputs, and gradients in one of several processes, each of which has its share of a batch."""
+    run_training.setup_ddp(rank, processes)
+    torch.manual_seed(rank)  # DDP takes the weights of the first
+    trainer = make(preprocessed, OnCPU, batch_size=4)
+    trainer.initialize()
+    state = torch.load(start)
+    trainer.network.module.load_state_dict(state["weights"])
+    mine = slice(rank * trainer.batch_size, (rank + 1) * trainer.batch_size)
+    target = [labels[mine] for labels in state["batch"]["target"]]
+    trainer.loss(trainer.network(state["batch"]["data"][mine]), target).backward()
+    found = {name: parameter.grad for name, parameter in trainer.network.module.named_parameters()}
+    return trainer.loss.weight_factors, found
+
+
+def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(discs, nnunet, variables, tmp_path, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    preprocessed = nnunet.preprocessed / discs.name
+    trainer = make(preprocessed, OnCPU, batch_size=4)
+    trainer.initialize()
+    assert trainer.configuration_manager.batch_dice
+    batch = batch_for(trainer, 4)
+    torch.save({"weights": trainer.network.state_dict(), "batch": batch}, tmp_path / "start.pt")
+    (weights, one), (_, other) = Processes(2, variables, gradients, preprocessed, tmp_path / "start.pt").end()
+
+    trainer.loss.weight_factors = weights  # with one process the lowest output has none
+    trainer.loss(trainer.network(batch["data"]), batch["target"]).backward()
+    for name, parameter in trainer.network.named_parameters():
+        assert torch.equal(one[name], other[name]), name
+        # float32: nnU-Net's Dice sums in nothing else
+        error, largest = (one[name] - parameter.grad).abs().max(), parameter.grad.abs().max()
+        assert error < 5e-4 * largest + 1e-8, name
+
+
+def shares(rank: int, processes: int, preprocessed: Path, name: str, batch_size: int) -> tuple[int, float]:
+    """Images per step in this process, and the part of them that has foreground for sure."""
+    run_training.setup_ddp(rank, processes)
+    patch_size = 256 if name.endswith("_paper") else 32
+    trainer = make(preprocessed, getattr(trainers, name), patch_size, batch_size)
+    trainer.initialize()
+    return trainer.batch_size, trainer.oversample_foreground_percent
+
+
+@pytest.mark.parametrize(
+    ("name", "planned", "expected"),
+    [
+        ("nnUNetTrainerMambaMIS_S", 6, [(3, 0.0), (3, 2 / 3)]),
+        ("nnUNetTrainerMambaMIS_S", 5, [(3, 0.0), (3, 2 / 3)]),  # shares of one size
+        ("nnUNetTrainerMambaMIS_paper", 2, [(16, 0.0), (16, 11 / 16)]),  # 32 whatever is planned
+    ],
+    ids=["even", "odd", "paper"],
+)
+def test_the_batch_is_shared_out(discs, nnunet, variables, name, planned, expected):
+    assert Processes(2, variables, shares, nnunet.preprocessed / discs.name, name, planned).end() == expected
+
+
+def test_batch_smaller_than_the_number_of_processes_is_refused(discs, nnunet, variables):
+    preprocessed = nnunet.preprocessed / discs.name
+    refused = Processes(2, variables, shares, preprocessed, "nnUNetTrainerMambaMIS_S", 1)
+    refused.end(status=1)
+    assert "A batch of 1 cannot be shared out among 2 processes: use -num_gpus 1" in refused.output(1)
+
+
+@pytest.fixture(scope="module")
+def trained(discs, nnunet, variables) -> Path:
+    """The model folder of a training in two processes by nnU-Net's `run_ddp`."""
+    Processes(2, variables, train, discs.number, "TwoProcesses").end()
+    return nnunet.model(discs.number, "TwoProcesses") / "fold_0"
+
+
+@pytest.mark.slow
+def test_training_in_two_processes_trains_and_validates(trained):
+    checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
+    assert checkpoint["current_epoch"] == 3 and len(checkpoint["logging"]["train_losses"]) == 3
+    assert not any(name.startswith("module.") for name in checkpoint["network_weights"])
+    summary = json.loads((trained / "validation" / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 2
+    assert len(list(trained.glob("training_log_*.txt"))) == 1  # by the first process alone
+
+
+def test_training_in_two_processes_predicts_as_any_other(trained, discs, nnunet):
+    images, output = nnunet.raw / discs.name / "imagesTr", nnunet.root / "by two"
+    nnunet.predict(discs.number, "TwoProcesses", images, output, "-f", 0)
+    assert len(list(output.glob("*.png"))) == len(discs.cases)
+
+
+def continue_training(rank: int, processes: int, dataset: int, trainer: str) -> None:
+    """As `train` with `--c`, but for the final validation."""
+    run_training.setup_ddp(rank, processes)
+    continued = run_training.get_trainer_from_args(str(dataset), "2d", 0, trainer, continue_training=True)
+    run_training.maybe_load_checkpoint(continued, True, False)
+    continued.run_training()
+
+
+@pytest.mark.slow
+def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninterrupted_one(
+    trained, discs, nnunet, variables
+):
+    training = Processes(2, variables, train, discs.number, "TwoStopped")
+    training.wait_for("Epoch 1")
+    os.kill(training.all[1].pid, signal.SIGTERM)  # the first writes the checkpoint
+    training.end(128 + signal.SIGTERM)
+    assert training.output().count("Stopped by SIGTERM in epoch") == 1
+    assert "Stopped by" not in training.output(1)
+    Processes(2, variables, continue_training, discs.number, "TwoStopped").end()
+    continued, uninterrupted = (
+        torch.load(folder / "checkpoint_final.pth", weights_only=False)
+        for folder in (nnunet.model(discs.number, "TwoStopped") / "fold_0", trained)
+    )
+    assert continued["logging"]["val_losses"] == uninterrupted["logging"]["val_losses"]
+    for name, weight in continued["network_weights"].items():
+        assert torch.equal(weight, uninterrupted["network_weights"][name]), name
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signalled", "handler"),
+    [
+        ("command", signal.default_int_handler),
+        ("command", signal.SIG_IGN),  # of Ctrl-C, as a shell starts what it puts in the background
+        ("its processes", signal.default_int_handler),  # as the Slurm script does
+    ],
+    ids=["command", "command in background", "its processes"],
+)
+def test_sigterm_with_num_gpus_leaves_a_checkpoint_and_no_process(discs, variables, tmp_path, signalled, handler):
+    """The way of `-num_gpus 2` through torch's `mp.spawn`, which has signals of its own for its processes."""
+    log = tmp_path / "log"
+    started = variables | {
+        "nnUNet_results": str(tmp_path), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]),
+    }  # fmt: skip
+    script = [REPOSITORY / "tests" / "num_gpus_on_cpu.py", str(discs.number), "TwoLong", tmp_path / "rendezvous"]
+    with log.open("w") as output:
+        command = subprocess.Popen(
+            [sys.executable, *script], env=started, stdout=output, stderr=output, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+        )  # fmt: skip
+    try:
+        wait_until(lambda: "Epoch 1" in log.read_text() or command.poll() is not None, 200)
+        processes = children(command.pid)
+        for pid in [command.pid] if signalled == "command" else processes:
+            os.kill(pid, signal.SIGTERM)
+        assert command.wait(60) == (-signal.SIGTERM if signalled == "command" else 1), log.read_text()
+        wait_until(lambda: not any(map(is_alive, processes)), 60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(command.pid, signal.SIGKILL)
+        command.wait()
+    assert log.read_text().count("continue with --c") == 1, log.read_text()
+    (checkpoint,) = tmp_path.rglob("checkpoint_latest.pth")
+    assert len(torch.load(checkpoint, weights_only=False)["optimizer_state"]["resume"]) == 2
+
+
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+def test_compiled_training_on_a_gpu_stops_and_continues(discs, nnunet):
+    arguments = ["nnUNetv2_train", discs.number, "2d", 2, "-tr", "OnGPU", "-device", "cuda"]
+    training = nnunet.start(*arguments, nnUNet_compile="true")
+    training.wait_for("Epoch 1")
+    os.kill(training.process.pid, signal.SIGTERM)
+    output = training.end(128 + signal.SIGTERM)
+    assert "Using torch.compile" in output and "continue with --c" in output
+    stopped = int(re.findall(r"Stopped by SIGTERM in epoch (\d+)", output)[0])
+    continued = nnunet.run(*arguments, "--c", nnUNet_compile="true")
+    assert int(re.search(r"Epoch (\d+)\b", continued)[1]) == stopped
+    folder = nnunet.model(discs.number, "OnGPU") / "fold_2"
+    assert (folder / "validation" / "summary.json").exists()
+    assert_finite(folder / "checkpoint_final.pth")
+
+
+def assert_finite(checkpoint: Path) -> None:
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("name", ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_cnn"])
+def test_nccl_on_one_gpu(discs, nnunet, variables, name):
+    """nnU-Net's `run_ddp` as one process of one: DDP, nccl and SyncBatchNorm are the real ones."""
+    function = "from nnunetv2.run.run_training import run_ddp; run_ddp"
+    arguments = (0, str(discs.number), "2d", 3, name, "nnUNetPlans", False, False, False, None, False, False, 1)
+    rendezvous = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(run_training.find_free_network_port())}
+    command = [sys.executable, "-c", f"{function}{arguments}"]
+    subprocess.run(command, env=variables | rendezvous, check=True, timeout=300)
+    folder = nnunet.model(discs.number, name) / "fold_3"
+    assert (folder / "validation" / "summary.json").exists()
+    assert_finite(folder / "checkpoint_final.pth")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("name", ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_cnn"])
+def test_num_gpus_2(discs, nnunet, name):
+    nnunet.run("nnUNetv2_train", discs.number, "2d", 1, "-tr", name, "-num_gpus", 2)
+    folder = nnunet.model(discs.number, name) / "fold_1"
+    assert (folder / "validation" / "summary.json").exists()
+    assert_finite(folder / "checkpoint_final.pth")
+
+
+SCRIPT = REPOSITORY / "scripts" / "slurm_train_folds.sh"
+
+# what a cluster has: nnU-Net's command, which here ends as told, and Slurm's
+COMMANDS = {
+    "nnUNetv2_train": """#!/bin/bash
+[[ $* =~ -num_gpus.2 && ! $NO_RANKS ]] && {
+    (trap 'kill $!; echo rank got TERM; exit 143' TERM; echo "train $*"; sleep 30 & wait) & wait $!; exit 1
+}
+trap '[[ $! ]] && kill $!; sleep 0.2; echo command got TERM; exit 143' TERM
+echo "train $*"
+[[ $TRAINING_ENDS ]] && exit "$TRAINING_ENDS"
+[[ $NO_RANKS ]] && { while true; do :; done }
+sleep 30 & wait
+""",
+    "scontrol": '#!/bin/bash\necho "scontrol $*"\n',
+}
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Start the script as Slurm does, and return the process."""
+    tasks = []
+    for name, content in COMMANDS.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+
+    def submit(*arguments: str, **variables: str) -> subprocess.Popen:
+        task = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        environment = os.environ | task | variables
+        command = ["bash", SCRIPT, *arguments]
+        tasks.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        )
+        return tasks[-1]
+
+    yield submit
+    for task in tasks:
+        with suppress(ProcessLookupError):
+            os.killpg(task.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "reached", "status"),
+    [
+        ([], {}, "command got TERM", 143),
+        (["-num_gpus", "2"], {}, "rank got TERM", 1),
+        (["-num_gpus=2"], {}, "rank got TERM", 1),
+        (["-num_gpus", "2"], {"NO_RANKS": "1"}, "command got TERM", 143),
+    ],
+    ids=["one process", "several", "several, with =", "several, not yet started"],
+)
+def test_array_task_that_runs_out_of_time_is_queued_again(slurm, arguments, variables, reached, status):
+    task = slurm("101", "2d", "nnUNetTrainerMambaMIS", *arguments, **variables)
+    first = task.stdout.readline()
+    assert first == " ".join(["train 101 2d 3 -tr nnUNetTrainerMambaMIS", *arguments, "--c\n"])
+    caught = 1 << (signal.SIGTERM - 1)
+    wait_until(
+        lambda: int(re.search(r"SigCgt:\s(\w+)", Path(f"/proc/{task.pid}/status").read_text())[1], 16) & caught, 20
+    )
+    task.send_signal(signal.SIGTERM)  # as --signal=B:TERM@300: to the script alone
+    output, _ = task.communicate(timeout=20)
+    assert output.splitlines() == [reached, "scontrol requeue 7"]
+    assert task.returncode == status
+
+
+@pytest.mark.parametrize("ends", ["0", "1"], ids=["done", "failed"])
+def test_array_task_that_ends_by_itself_is_not_queued_again(slurm, ends):
+    task = slurm("101", "2d", "nnUNetTrainerMambaMIS", TRAINING_ENDS=ends)
+    output, _ = task.communicate(timeout=20)
+    assert "requeue" not in output and task.returncode == int(ends)

@@ -1,0 +1,420 @@
+"""Trainings stopped at any moment and continued equal uninterrupted ones, bit for bit."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import resource
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
+from support.nnunet_workplace import Dataset, Running, Workplace
+from support.small_dataset import NUMBER, discs
+
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+from nnunet_mamba_mis.trainers.stop_request import StopRequest
+from nnunet_mamba_mis.utils.atomic_write import atomic_write
+
+# trainers of a user, in a folder of theirs
+TRAINERS = """
+import random, time
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+
+class Uninterrupted(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 10, 4, 2
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        # the first seeds count: those of the continued training must not matter
+        seed = 12 if self.was_started() else 1
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+
+    def was_started(self):
+        import glob
+        return bool(glob.glob(self.output_folder + "/checkpoint_*.pth"))
+
+class Interrupted(Uninterrupted):
+    pass
+
+class WithWorkers(Uninterrupted):
+    epochs = 1000
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset(nnunet) -> Dataset:
+    """Discs, and the trainers above where nnU-Net finds them."""
+    (nnunet.root / "trainers" / "resumed_trainers.py").write_text(TRAINERS)
+    return discs(nnunet)
+
+
+@pytest.fixture
+def in_this_process(dataset, nnunet, tmp_path, monkeypatch):
+    """nnU-Net's variables for a trainer made here, with a results folder of its own."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(name, nnunet.variables[name])
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    return nnunet.preprocessed / dataset.name
+
+
+class Brief(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
+    """Three tiny epochs without augmentation; sends itself a signal at the given moment."""
+
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 2
+    moment: tuple[str, int] = ("", 0)
+    signals = (signal.SIGTERM,)
+
+    def passed(self, name: str) -> None:
+        self.count[name] += 1
+        if (name, self.count[name]) == self.moment:
+            for number in self.signals:
+                signal.raise_signal(number)
+
+    def train_step(self, batch):
+        self.passed("train_step")
+        return super().train_step(batch)
+
+    def validation_step(self, batch):
+        self.passed("validation_step")
+        return super().validation_step(batch)
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        self.passed("on_train_epoch_start")
+
+    def on_epoch_end(self):
+        super().on_epoch_end()
+        self.passed("on_epoch_end")
+
+    def save_checkpoint(self, filename):
+        self.passed("save_checkpoint")
+        super().save_checkpoint(filename)
+
+    def on_train_end(self):
+        super().on_train_end()
+        self.passed("on_train_end")
+
+
+def make(preprocessed: Path, seed: int, continued: bool = False, **attributes) -> Brief:
+    """A trainer as nnU-Net's command makes it, with the random generators somewhere."""
+    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": continued}
+    description = json.loads((preprocessed / "dataset.json").read_text())
+    trainer = type("Brief", (Brief,), attributes)(plans, "2d", 0, description, torch.device("cpu"))
+    trainer.count = Counter()
+    trainer.logger.plot_progress_png = lambda folder: None  # takes longer than the epoch
+    maybe_load_checkpoint(trainer, continued, False)
+    return trainer
+
+
+def final(trainer: Brief) -> dict:
+    return torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)
+
+
+def stop(trainer: Brief) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        trainer.run_training()
+    return stopped.value.code
+
+
+def assert_equal(one: dict, other: dict) -> None:
+    """All that a training leaves but times is the same in two checkpoints."""
+    assert one["network_weights"].keys() == other["network_weights"].keys()
+    for name, weight in one["network_weights"].items():
+        assert torch.equal(weight, other["network_weights"][name]), name
+    for index, state in one["optimizer_state"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, other["optimizer_state"]["state"][index][name])
+    assert one["optimizer_state"]["param_groups"] == other["optimizer_state"]["param_groups"]
+    assert (one["current_epoch"], one["_best_ema"]) == (other["current_epoch"], other["_best_ema"])
+    for name, values in one["logging"].items():
+        assert len(values) == len(other["logging"][name])
+        assert "timestamps" in name or values == other["logging"][name], name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(dataset, nnunet, tmp_path_factory):
+    """The last checkpoint of a training that nothing stopped."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+            environment.setenv(name, nnunet.variables[name])
+        environment.setenv("nnUNet_results", str(tmp_path_factory.mktemp("uninterrupted")))
+        environment.setenv("nnUNet_n_proc_DA", "0")
+        trainer = make(nnunet.preprocessed / dataset.name, seed=1)
+        trainer.run_training()
+        return final(trainer)
+
+
+# each is counted from where training was continued; an epoch has three steps and two of validation
+MOMENTS = [
+    ("on_train_epoch_start", 1),  # before the first step
+    ("train_step", 1),
+    ("train_step", 2),  # the last of an epoch
+    ("validation_step", 1),
+    ("validation_step", 1),  # the last of an epoch
+    ("save_checkpoint", 1),
+    ("train_step", 2),
+    ("on_epoch_end", 1),  # the last epoch's
+    ("on_train_end", 1),
+]
+
+
+@pytest.mark.slow
+def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(in_this_process, uninterrupted):
+    steps = Counter()
+    for index, moment in enumerate(MOMENTS):
+        trainer = make(in_this_process, seed=1 + index, continued=index > 0, moment=moment)
+        assert stop(trainer) == 128 + signal.SIGTERM, moment
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        steps += trainer.count
+    trainer = make(in_this_process, seed=99, continued=True)
+    trainer.run_training()
+    assert_equal(final(trainer), uninterrupted)
+    assert (steps["train_step"], steps["validation_step"]) == (3 * 3, 3 * 2)
+    assert not list(Path(trainer.output_folder).glob("*.partial"))
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_one_line(in_this_process, capsys):
+    trainer = make(in_this_process, seed=1, moment=("train_step", 2), signals=(signal.SIGINT,))
+    assert stop(trainer) == 128 + signal.SIGINT
+    assert "Stopped by SIGINT in epoch 0 after 2 of 3 steps; continue with --c" in capsys.readouterr().out
+    assert (Path(trainer.output_folder) / "checkpoint_latest.pth").exists()
+
+
+def test_several_sigterms_are_as_one(in_this_process):
+    trainer = make(in_this_process, seed=1, moment=("train_step", 1), signals=(signal.SIGTERM,) * 3)
+    assert stop(trainer) == 128 + signal.SIGTERM
+    assert (Path(trainer.output_folder) / "checkpoint_latest.pth").exists()
+
+
+def test_ctrl_c_twice_ends_at_once():
+    with pytest.raises(KeyboardInterrupt), StopRequest() as request:
+        signal.raise_signal(signal.SIGINT)
+        assert request.signal == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Torn:
+    """What is interrupted, or fails, while torch writes it."""
+
+    def __init__(self, number: int = 0):
+        self.number = number
+
+    def __reduce__(self):
+        if self.number:
+            signal.raise_signal(self.number)
+        else:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return int, ()
+
+
+def test_ctrl_c_again_while_the_checkpoint_is_written_waits_for_it(in_this_process, capsys):
+    trainer = make(in_this_process, seed=1, moment=("train_step", 2), signals=(signal.SIGINT,))
+    trainer.my_init_kwargs["torn"] = Torn(signal.SIGINT)
+    assert stop(trainer) == 128 + signal.SIGINT
+    assert "Stopped by SIGINT in epoch 0 after 2 of 3 steps" in capsys.readouterr().out
+    assert len(make(in_this_process, seed=1, continued=True).train_outputs) == 2
+
+
+def test_interrupted_file_is_no_full_disk(tmp_path):
+    class Interrupted(io.BytesIO):
+        def write(self, content):
+            if self.tell() > 1000:
+                signal.raise_signal(signal.SIGINT)
+            return super().write(content)
+
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "file.pth"):
+        torch.save([torch.zeros(1000) for _ in range(9)], Interrupted())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_error_that_is_not_the_disks_is_not_called_so(in_this_process):
+    trainer = make(in_this_process, seed=1, moment=("train_step", 2))
+    trainer.my_init_kwargs["torn"] = Torn()
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        trainer.run_training()
+
+
+def test_second_ctrl_c_is_not_obeyed_in_one_of_several_processes():
+    """There it may be the kernel's, which says by one or several that the command has died."""
+    with StopRequest(spawned=True) as request:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+    assert request.signal == signal.SIGINT
+
+
+def test_signals_that_are_ignored_stay_so(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of nohup, or a shell's background job
+    try:
+        with StopRequest() as request:
+            signal.raise_signal(signal.SIGINT)
+        assert request.signal == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_training_in_a_thread_takes_no_signals():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(StopRequest().__enter__).result()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_processes_forked_in_training_end_on_sigterm():
+    ready, tell = os.pipe()
+    with StopRequest() as request:
+        child = os.fork()
+        if child == 0:
+            os.write(tell, b"x")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert request.signal == 0
+
+
+def test_disk_that_is_full_leaves_the_checkpoint_before(in_this_process):
+    trainer = make(in_this_process, seed=1)
+    trainer.initialize()
+    path = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(path))
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(SystemExit, match=r"checkpoint_latest.pth could not be written .*What was there before"):
+            trainer.save_checkpoint(str(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.glob("checkpoint*")] == ["checkpoint_latest.pth"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"], ids=["empty", "cut off"])
+def test_checkpoint_that_cannot_be_read_is_named(in_this_process, content):
+    trainer = make(in_this_process, seed=1)
+    (Path(trainer.output_folder) / "checkpoint_latest.pth").write_bytes(content)
+    with pytest.raises(SystemExit, match=r"checkpoint_latest.pth cannot be read .*move it away"):
+        make(in_this_process, seed=1, continued=True)
+
+
+def test_checkpoint_in_the_format_before_torch_1_6_continues(in_this_process):
+    trainer = make(in_this_process, seed=1, moment=("train_step", 2))
+    stop(trainer)
+    path = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    torch.save(torch.load(path, weights_only=False), path, _use_new_zipfile_serialization=False)
+    assert len(make(in_this_process, seed=1, continued=True).train_outputs) == 2
+
+
+def test_checkpoint_without_the_state_of_a_training_is_named(in_this_process):
+    trainer = make(in_this_process, seed=1)
+    torch.save({"network_weights": {}}, Path(trainer.output_folder) / "checkpoint_latest.pth")
+    with pytest.raises(SystemExit, match=r"checkpoint_latest.pth has no optimizer_state"):
+        make(in_this_process, seed=1, continued=True)
+
+
+def test_checkpoints_of_an_earlier_training_are_set_aside(in_this_process):
+    trainer = make(in_this_process, seed=1, moment=("train_step", 1))
+    folder = Path(trainer.output_folder)
+    (folder / "checkpoint_final.pth").write_bytes(b"earlier")
+    (folder / "checkpoint_final_previous_1.pth").write_bytes(b"still earlier")
+    (folder / "checkpoint_best.pth.partial").write_bytes(b"killed")
+    stop(trainer)
+    assert (folder / "checkpoint_final_previous_1.pth").read_bytes() == b"still earlier"
+    assert (folder / "checkpoint_final_previous_2.pth").read_bytes() == b"earlier"
+    # so that this is continued
+    assert make(in_this_process, seed=1, continued=True).train_outputs
+    assert {file.name for file in folder.glob("checkpoint*")} == {
+        "checkpoint_final_previous_1.pth",
+        "checkpoint_final_previous_2.pth",
+        "checkpoint_latest.pth",
+    }
+
+
+def start(nnunet: Workplace, trainer: str, *arguments: object, **variables: str) -> Running:
+    return nnunet.start("nnUNetv2_train", NUMBER, "2d", 0, "-tr", trainer, "-device", "cpu", *arguments, **variables)
+
+
+@pytest.fixture(scope="module")
+def stopped_and_killed(dataset, nnunet) -> tuple[Path, list[str]]:
+    """A training stopped by SIGTERM, continued, killed by SIGKILL, continued; its folder and what was printed."""
+    moments = random.Random(6)
+    printed = []
+    for arguments, epoch, number, status in (
+        ([], 1, signal.SIGTERM, 128 + signal.SIGTERM),
+        (["--c"], 3, signal.SIGKILL, -signal.SIGKILL),
+    ):
+        training = start(nnunet, "Interrupted", *arguments)
+        training.wait_for(f"Epoch {epoch}")
+        delay = moments.uniform(0, 0.5)
+        time.sleep(delay)
+        os.kill(training.process.pid, number)
+        printed.append(training.end(status))
+        print(f"{signal.Signals(number).name} {delay:.3f} s after epoch {epoch} began")
+        if number == signal.SIGTERM:
+            images, output = nnunet.raw / dataset.name / "imagesTr", nnunet.root / "interrupted"
+            nnunet.predict(dataset.number, "Interrupted", images, output, "-f", 0, "-chk", "checkpoint_latest.pth")
+            assert len(list(output.glob("*.png"))) == len(dataset.cases)
+    printed.append(start(nnunet, "Interrupted", "--c").end())
+    return nnunet.model(NUMBER, "Interrupted") / "fold_0", printed
+
+
+@pytest.mark.slow
+def test_training_stopped_and_killed_at_random_moments_equals_an_uninterrupted_one(stopped_and_killed, nnunet):
+    folder, _ = stopped_and_killed
+    start(nnunet, "Uninterrupted").end()
+    other = nnunet.model(NUMBER, "Uninterrupted") / "fold_0"
+    for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
+        assert_equal(*(torch.load(path / name, weights_only=False) for path in (folder, other)))
+    assert {file.name for file in folder.glob("checkpoint*")} == {"checkpoint_final.pth", "checkpoint_best.pth"}
+    assert (folder / "progress.png").exists() and (folder / "validation" / "summary.json").exists()
+
+
+def test_killed_training_loses_no_epoch_that_had_ended(stopped_and_killed):
+    _, (_, killed, continued) = stopped_and_killed
+    ended = [int(epoch) for epoch in re.findall(r"Epoch (\d+)\b", killed)][-1]
+    assert int(re.search(r"Epoch (\d+)\b", continued)[1]) == ended
+
+
+def test_signal_in_the_final_validation_ends_it_and_costs_nothing(stopped_and_killed, nnunet):
+    folder, _ = stopped_and_killed
+    before = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    validation = start(nnunet, "Interrupted", "--val")
+    validation.wait_for("predicting")
+    os.kill(validation.process.pid, signal.SIGTERM)
+    validation.end(-signal.SIGTERM)
+    assert_equal(torch.load(folder / "checkpoint_final.pth", weights_only=False), before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_that_get_the_signal_too_do_not_cost_the_checkpoint(dataset, nnunet, number):
+    """A cluster signals all processes of a job, and Ctrl-C those of a terminal."""
+    training = start(nnunet, "WithWorkers", nnUNet_n_proc_DA="2")
+    training.wait_for("Epoch 1")
+    pid = training.process.pid
+    workers = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    assert len(workers) >= 3
+    for process in [*workers, pid]:
+        os.kill(process, number)
+    began = time.monotonic()
+    output = training.end(128 + number)
+    assert time.monotonic() - began < 60
+    assert f"Stopped by {number.name}" in output and "continue with --c" in output
+    assert (nnunet.model(NUMBER, "WithWorkers") / "fold_0" / "checkpoint_latest.pth").exists()
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
