@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.selective_scan import native as cpp_backend
 from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
 from nnunet_mamba_mis.ops.selective_scan.api import check_discretization, fastest_backend, selective_scan
-from nnunet_mamba_mis.ops.selective_scan.api import native as cpp_backend
 from nnunet_mamba_mis.ops.selective_scan.operator import (
     gradients_of_inputs,
     gradients_of_outputs,

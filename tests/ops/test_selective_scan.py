@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nnunet_mamba_mis.ops import available_backends, selective_scan, selective_scan_reference
 from nnunet_mamba_mis.ops import native_library as native
-from nnunet_mamba_mis.ops.selective_scan.api import operator
+from nnunet_mamba_mis.ops.selective_scan import operator
 from nnunet_mamba_mis.ops.selective_scan.chunked import chunked_scan
 
 FAST_BACKENDS = [name for name in available_backends() if name not in ("reference", "mamba_ssm")]

@@ -12,6 +12,8 @@ from test_selective_scan import assert_same, make_arguments, values_and_gradient
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_mamba_mis.ops import selective_scan, selective_scan_reference
+from nnunet_mamba_mis.ops.selective_scan import self_test as try_out
+from nnunet_mamba_mis.ops.selective_scan import triton as triton_backend
 from nnunet_mamba_mis.ops.selective_scan.api import (
     BACKENDS,
     _find_available,
@@ -19,8 +21,6 @@ from nnunet_mamba_mis.ops.selective_scan.api import (
     fastest_backend,
     operator,
 )
-from nnunet_mamba_mis.ops.selective_scan.api import self_test as try_out
-from nnunet_mamba_mis.ops.selective_scan.api import triton as triton_backend
 from nnunet_mamba_mis.ops.selective_scan.chunked import selective_scan_torch
 
 pytest.importorskip("triton")
@@ -290,7 +290,7 @@ import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
-from nnunet_mamba_mis.ops.selective_scan.api import triton as triton_backend
+from nnunet_mamba_mis.ops.selective_scan import triton as triton_backend
 
 class Driver:  # that of a GPU which is not here
     def get_current_target(self):

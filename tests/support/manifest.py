@@ -71,7 +71,9 @@ def _trainers() -> list[str]:
 
 if __name__ == "__main__":
     described = describe()
-    lines = [f" {json.dumps(kind)}: {{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in of_kind.items())
-             + "\n }" for kind, of_kind in described.items() if isinstance(of_kind, dict)]  # fmt: skip
+    lines = []
+    for kind in ("weights", "options"):
+        entries = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in described[kind].items())
+        lines.append(f' "{kind}": {{\n' + ",\n".join(entries) + "\n }")
     lines.append(f' "trainers": {json.dumps(described["trainers"])}')
     print("{\n" + ",\n".join(lines) + "\n}")

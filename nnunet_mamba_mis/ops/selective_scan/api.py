@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba_mis.ops import native_library as native
-from nnunet_mamba_mis.ops.selective_scan.api import triton as triton_backend
+from nnunet_mamba_mis.ops.selective_scan import triton as triton_backend
 from nnunet_mamba_mis.ops.selective_scan.chunked import selective_scan_torch
 from nnunet_mamba_mis.ops.selective_scan.operator import run_operator
 from nnunet_mamba_mis.ops.selective_scan.reference import selective_scan_reference

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnunet_mamba_mis.ops.selective_scan import native as cpp_backend
+from nnunet_mamba_mis.ops.selective_scan import triton as triton_backend
 from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
-from nnunet_mamba_mis.ops.selective_scan.api import native as cpp_backend
-from nnunet_mamba_mis.ops.selective_scan.api import triton as triton_backend
 
 ENGINES = {"cpp": cpp_backend, "triton": triton_backend}
 

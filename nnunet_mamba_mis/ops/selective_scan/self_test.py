@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from nnunet_mamba_mis.ops.selective_scan.api import triton as triton_backend
+from nnunet_mamba_mis.ops.selective_scan import triton as triton_backend
 from nnunet_mamba_mis.ops.selective_scan.chunked import selective_scan_torch
 from nnunet_mamba_mis.ops.selective_scan.operator import run_operator
 
