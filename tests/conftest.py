@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from support.paths import REPOSITORY
 
 # Triton decides when it is first imported whether it interprets, which is all it can do without a GPU

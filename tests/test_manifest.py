@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.manifest import COMMANDS, FILE, NETWORKS, describe
 
 from nnunet_mamba_mis import trainers
+from support.manifest import COMMANDS, FILE, NETWORKS, describe
 
 RECORDED = json.loads(FILE.read_text())
 

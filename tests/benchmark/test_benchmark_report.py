@@ -10,10 +10,10 @@ import shutil
 
 import numpy as np
 import pytest
-from support.benchmark_results import Place, disc, discs, log_of_epoch, predicted
 
 from nnunet_mamba_mis.benchmark.reporting.report import make_report
 from nnunet_mamba_mis.cli.main import main
+from support.benchmark_results import Place, disc, discs, log_of_epoch, predicted
 
 CASES = [f"case{i}" for i in range(8)]
 STOCK, OURS = "nnUNetTrainer", "nnUNetTrainerMambaMIS"

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.small_dataset import NUMBER, discs
 
 from nnunet_mamba_mis.benchmark.running.jobs import Training
 from nnunet_mamba_mis.benchmark.running.processes import RunningJob, is_running, try_lock
 from nnunet_mamba_mis.benchmark.running.progress import read_progress
 from nnunet_mamba_mis.cli.benchmark import run as run_command
 from nnunet_mamba_mis.cli.benchmark.status import _table
+from support.small_dataset import NUMBER, discs
 
 # Quick is nnU-Net's own; Long is one of ours, slow enough to be killed
 TRAINERS = """

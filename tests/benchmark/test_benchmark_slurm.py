@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from support.paths import REPOSITORY
-from support.small_dataset import ELSEWHERE, NUMBER, OTHER, discs, write_elsewhere
 
 from nnunet_mamba_mis.benchmark.running.jobs import Training, predictions
 from nnunet_mamba_mis.benchmark.test_sets import TestSet
+from support.paths import REPOSITORY
+from support.small_dataset import ELSEWHERE, NUMBER, OTHER, discs, write_elsewhere
 
 TRAINERS = """
 import os

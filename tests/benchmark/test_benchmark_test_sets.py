@@ -9,14 +9,14 @@ import re
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-from support.benchmark_results import Place, disc, discs, predicted
-from support.small_dataset import ELSEWHERE, NAME, NUMBER, OTHER, write_elsewhere
 from test_benchmark_report import CASES, OURS, SHAPES, STOCK, compared, place, report, rows_of_csv  # noqa: F401
 from test_benchmark_run import Benchmark, benchmark, dataset  # noqa: F401
 
 from nnunet_mamba_mis.benchmark.running.jobs import Prediction, Training
 from nnunet_mamba_mis.benchmark.running.processes import RunningJob, is_running, try_lock
 from nnunet_mamba_mis.benchmark.test_sets import TestSet
+from support.benchmark_results import Place, disc, discs, predicted
+from support.small_dataset import ELSEWHERE, NAME, NUMBER, OTHER, write_elsewhere
 
 FAR = {f"far{i}": shape for i, shape in enumerate(discs([f"far{i}" for i in range(7)], seed=5).values())}
 

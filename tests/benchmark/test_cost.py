@@ -7,10 +7,7 @@ import json
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from nnunet_mamba_mis.benchmark.cost.measurement.flops import FORMULAS, count_flops
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from support.paths import REPOSITORY
-from support.small_dataset import NUMBER, discs
 from test_umamba import PLAIN, TO_IMPORT
 from test_umamba import make as make_umamba
 from torch import nn
@@ -20,9 +17,12 @@ from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.architectures.basic_blocks import BSSS, DepthwiseConv3x3, ViTBlock
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 from nnunet_mamba_mis.architectures.umamba import MambaLayer
+from nnunet_mamba_mis.benchmark.cost.flops import FORMULAS, count_flops
 from nnunet_mamba_mis.benchmark.cost.measurement import Model, dataset_costs, measure_cost
 from nnunet_mamba_mis.ops import available_backends, selective_scan
 from nnunet_mamba_mis.utils.errors import UserError
+from support.paths import REPOSITORY
+from support.small_dataset import NUMBER, discs
 
 
 class ChannelsLast(nn.Module):

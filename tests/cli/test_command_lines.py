@@ -15,7 +15,6 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
-from support.paths import REPOSITORY
 
 from nnunet_mamba_mis import trainers
 from nnunet_mamba_mis.export.fold import load_fold
@@ -23,6 +22,7 @@ from nnunet_mamba_mis.export.programs import run_onnx, run_pt2
 from nnunet_mamba_mis.nnunet.plans import architecture_entry
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.utils.errors import UserError
+from support.paths import REPOSITORY
 
 SCRIPTS = Path(sys.executable).parent
 CASES = 10

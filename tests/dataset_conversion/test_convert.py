@@ -19,6 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+
+from nnunet_mamba_mis import __version__
+from nnunet_mamba_mis.dataset_conversion import DATASETS
+from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+from nnunet_mamba_mis.utils.errors import UserError
 from support.convert_trees import (
     command,
     contents,
@@ -33,11 +38,6 @@ from support.convert_trees import (
     write,
     write_pair,
 )
-
-from nnunet_mamba_mis import __version__
-from nnunet_mamba_mis.dataset_conversion import DATASETS
-from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
-from nnunet_mamba_mis.utils.errors import UserError
 
 KVASIR_SEG = DATASETS["kvasir-seg"]
 ISIC2017 = DATASETS["isic2017"]

@@ -14,10 +14,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.convert_trees import contents, error_of, names, run, write_pair
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+from support.convert_trees import contents, error_of, names, run, write_pair
 
 KVASIR_SEG = DATASETS["kvasir-seg"]
 

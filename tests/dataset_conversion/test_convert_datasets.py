@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from nnunet_mamba_mis.dataset_conversion import DATASETS
+from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 from support.convert_trees import (
     bkai_igh,
     cvc_300,
@@ -38,9 +41,6 @@ from support.convert_trees import (
     write,
     write_pair,
 )
-
-from nnunet_mamba_mis.dataset_conversion import DATASETS
-from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 
 
 @pytest.fixture

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from nnunet_mamba_mis.dataset_conversion import DATASETS
+from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 from support.convert_trees import (
     command,
     contents,
@@ -28,9 +31,6 @@ from support.convert_trees import (
     write_kvasir,
     write_pair,
 )
-
-from nnunet_mamba_mis.dataset_conversion import DATASETS
-from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 
 KVASIR_SEG = DATASETS["kvasir-seg"]
 TARGET = "Dataset001_KvasirSEG"

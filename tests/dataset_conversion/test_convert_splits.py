@@ -8,6 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from nnunet_mamba_mis.dataset_conversion import DATASETS
+from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+from nnunet_mamba_mis.dataset_conversion.overlaps import trained_on
+from nnunet_mamba_mis.dataset_conversion.splits import grouped_folds, groups_to_keep
 from support.convert_trees import (
     cvc_clinicdb_tif,
     error_of,
@@ -22,11 +27,6 @@ from support.convert_trees import (
     write_kvasir,
     write_pair,
 )
-
-from nnunet_mamba_mis.dataset_conversion import DATASETS
-from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
-from nnunet_mamba_mis.dataset_conversion.overlaps import trained_on
-from nnunet_mamba_mis.dataset_conversion.splits import grouped_folds, groups_to_keep
 
 
 @pytest.fixture

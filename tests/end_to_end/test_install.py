@@ -11,6 +11,7 @@ import venv
 from pathlib import Path
 
 import pytest
+
 from support.paths import REPOSITORY
 
 LOOK_UP = """

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from support.nnunet_workplace import Dataset
 
 from nnunet_mamba_mis.trainers import variants
+from support.nnunet_workplace import Dataset
 
 NUMBER = 31
 OURS = "nnUNetTrainerMambaMIS"

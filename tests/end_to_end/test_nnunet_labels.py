@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from support.nnunet_workplace import Dataset, write_image
 
 from nnunet_mamba_mis.cli.main import main
+from support.nnunet_workplace import Dataset, write_image
 
 GREY, VOLUME, REGIONS = 21, 22, 23
 

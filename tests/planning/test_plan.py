@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from support.paths import REPOSITORY
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
 from nnunet_mamba_mis.cli.main import main
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.planning.memory import kept_bytes, parameters, training_bytes
+from support.paths import REPOSITORY
 
 SCRIPTS = Path(sys.executable).parent
 PLANS = "nnUNetMambaMISPlans"

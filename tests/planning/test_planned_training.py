@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from support.nnunet_workplace import Dataset
 
 from nnunet_mamba_mis.architectures import VARIANTS
+from support.nnunet_workplace import Dataset
 
 NUMBER = 61
 PLANS = "nnUNetMambaMISPlans"

@@ -17,14 +17,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from nnunetv2.run import run_training
-from support import small_dataset
-from support.ddp_on_cpu import OnCPU, Processes, replace_what_needs_a_gpu, train
-from support.nnunet_workplace import Dataset
-from support.paths import REPOSITORY
 from torch import nn
 
 from nnunet_mamba_mis import trainers
 from nnunet_mamba_mis.trainers.variants import VARIANTS
+from support import small_dataset
+from support.ddp_on_cpu import OnCPU, Processes, replace_what_needs_a_gpu, train
+from support.nnunet_workplace import Dataset
+from support.paths import REPOSITORY
 
 # of those that differ in length alone, one
 NETWORKS = ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_paper"]

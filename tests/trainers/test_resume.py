@@ -19,12 +19,12 @@ import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
-from support.nnunet_workplace import Dataset, Running, Workplace
-from support.small_dataset import NUMBER, discs
 
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
 from nnunet_mamba_mis.trainers.stop_request import StopRequest
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
+from support.nnunet_workplace import Dataset, Running, Workplace
+from support.small_dataset import NUMBER, discs
 
 # trainers of a user, in a folder of theirs
 TRAINERS = """

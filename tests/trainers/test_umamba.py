@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
-from support.nnunet_workplace import Dataset
 from torch import nn
 
 from nnunet_mamba_mis import trainers
@@ -19,6 +18,7 @@ from nnunet_mamba_mis.architectures.mamba_block import Mamba
 from nnunet_mamba_mis.architectures.umamba import MambaLayer, UMamba
 from nnunet_mamba_mis.ops import selective_scan_reference
 from nnunet_mamba_mis.ops.causal_conv import causal_conv_silu
+from support.nnunet_workplace import Dataset
 
 NUMBER = 71
 CONTROLS = ["nnUNetTrainerUMambaBot", "nnUNetTrainerUMambaEnc", "nnUNetTrainerAdamW1e3"]

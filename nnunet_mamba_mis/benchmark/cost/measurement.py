@@ -54,7 +54,7 @@ def measure_cost(dataset: str | int, model: Model, device: str = "cpu") -> dict[
     arguments = [str(dataset), *model, device]
     with tempfile.TemporaryDirectory() as results:
         run = subprocess.run(
-            [sys.executable, "-m", "nnunet_mamba_mis.benchmark.cost.measurement.process", *arguments],
+            [sys.executable, "-m", "nnunet_mamba_mis.benchmark.cost.process", *arguments],
             capture_output=True,
             text=True,
             env=os.environ | {"nnUNet_results": results},

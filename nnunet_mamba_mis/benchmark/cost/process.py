@@ -16,7 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_mamba_mis.benchmark.cost.measurement.flops import count_flops
+from nnunet_mamba_mis.benchmark.cost.flops import count_flops
 
 REPEATS = 5
 
