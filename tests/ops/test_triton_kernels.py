@@ -12,6 +12,7 @@ from test_selective_scan import assert_same, make_arguments, values_and_gradient
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_mamba_mis.ops import selective_scan, selective_scan_reference
+from nnunet_mamba_mis.ops.selective_scan import operator
 from nnunet_mamba_mis.ops.selective_scan import self_test as try_out
 from nnunet_mamba_mis.ops.selective_scan import triton as triton_backend
 from nnunet_mamba_mis.ops.selective_scan.api import (
@@ -19,7 +20,6 @@ from nnunet_mamba_mis.ops.selective_scan.api import (
     _find_available,
     available_backends,
     fastest_backend,
-    operator,
 )
 from nnunet_mamba_mis.ops.selective_scan.chunked import selective_scan_torch
 
