@@ -1,0 +1,83 @@
+"""nnU-Net's three folders, and the names of datasets in them. Imports nothing of nnU-Net, which takes seconds."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from nnunet_mamba_mis.utils.errors import UserError
+
+# environment variable → what lies in its folder
+FOLDERS = {
+    "nnUNet_raw": "datasets in nnU-Net's raw format",
+    "nnUNet_preprocessed": "preprocessed datasets; on a fast disk",
+    "nnUNet_results": "trained models",
+}
+DATASET_FILE = "dataset.json"
+SPLITS_FILE = "splits_final.json"
+_DATASET = re.compile(r"Dataset(\d{3})_(.+)")
+
+
+def not_set(variable: str) -> str:
+    """Return the message for a variable that is not set, with the way out."""
+    return f"{variable} is not set: export {variable}=/path   # {FOLDERS[variable]}"
+
+
+def folder(variable: str) -> Path:
+    """Return one of nnU-Net's folders, which need not exist.
+
+    Raises:
+        UserError: The variable is not set.
+    """
+    found = folder_if_set(variable)
+    if found is None:
+        raise UserError(not_set(variable))
+    return found
+
+
+def folder_if_set(variable: str) -> Path | None:
+    """Return one of nnU-Net's folders, or None if its variable is not set."""
+    value = os.environ.get(variable)
+    return Path(value) if value else None
+
+
+def dataset_name(dataset_id: int, name: str) -> str:
+    """Return nnU-Net's full name of a dataset, Dataset027_Name."""
+    return f"Dataset{dataset_id:03d}_{name}"
+
+
+def is_dataset_name(name: str) -> bool:
+    """Whether nnU-Net would take a folder of this name for a dataset."""
+    return _DATASET.fullmatch(name) is not None
+
+
+def dataset_id(name: str) -> int:
+    """Return the id in a dataset's full name.
+
+    Raises:
+        ValueError: It is no such name.
+    """
+    match = _DATASET.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name} is not a name of nnU-Net's, Dataset027_Name")
+    return int(match[1])
+
+
+def find_dataset_name(dataset: str) -> str:
+    """Return the full name of a dataset that lies in one of nnU-Net's folders.
+
+    Args:
+        dataset: Id or full name.
+
+    Raises:
+        UserError: It is neither, or no folder or several have the id; the text has what was given.
+    """
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    try:
+        return str(maybe_convert_to_dataset_name(dataset))
+    except ValueError:
+        raise UserError(f"{dataset}: neither an id nor a name that begins with Dataset") from None
+    except RuntimeError as error:
+        raise UserError(f"{dataset}: {' '.join(str(error).split())}") from None
