@@ -10,6 +10,7 @@ import functools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -25,6 +26,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from support.paths import PROGRAMS
+
 PRELOADED = [
     "nnunetv2.run.run_training",
     "nnunetv2.inference.predict_from_raw_data",
@@ -33,52 +36,6 @@ PRELOADED = [
     "nnunetv2.model_sharing.entry_points",
     "nnunet_mamba_mis.trainers",
 ]
-
-# short trainings under the trainers' own names: nnU-Net looks into the folders of nnUNet_extTrainer in their order, so
-# that these hide the ones they derive from; it has no such way for its own trainer
-TRAINERS = '''
-import random
-
-import numpy as np
-import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunet_mamba_mis import trainers
-from nnunet_mamba_mis.trainers import paper
-
-paper.BATCH_SIZE = 1  # the paper's 32 at 256 × 256 take minutes on a CPU
-BRIEF = {"epochs": 1, "iterations_per_epoch": 2, "validation_iterations_per_epoch": 1}
-for name in trainers.__all__:
-    globals()[name] = type(name, (getattr(trainers, name),), BRIEF)
-
-
-class Learning(trainers.nnUNetTrainerMambaMIS_S):
-    """Long enough to tell bright discs apart, and always the same."""
-
-    epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 80, 1
-
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        for seed in (random.seed, np.random.seed, torch.manual_seed):
-            seed(0)
-
-
-class Frozen(trainers.nnUNetTrainerMambaMIS):
-    """Leaves the weights as they are."""
-
-    epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 1, 1
-
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = 0.0
-
-
-class nnUNetTrainer_brief(nnUNetTrainer):
-    """nnU-Net's own."""
-
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
-'''
 
 
 @dataclass
@@ -105,7 +62,7 @@ class Workplace:
         self.raw, self.preprocessed, self.results = root / "raw", root / "preprocessed", root / "results"
         for folder in (self.raw, self.preprocessed, self.results, root / "trainers"):
             folder.mkdir()
-        (root / "trainers" / "brief_trainers.py").write_text(TRAINERS)
+        shutil.copy(PROGRAMS / "brief_trainers.py", root / "trainers")
         self.variables = os.environ | {
             "nnUNet_raw": str(self.raw),
             "nnUNet_preprocessed": str(self.preprocessed),

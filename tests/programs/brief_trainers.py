@@ -1,0 +1,50 @@
+"""Short trainings under the trainers' own names.
+
+nnU-Net searches the folders of nnUNet_extTrainer in order, so that these hide the ones they derive from; it has no such
+way for its own trainer.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_mamba_mis import trainers
+from nnunet_mamba_mis.trainers import paper
+
+paper.BATCH_SIZE = 1  # the paper's 32 at 256 × 256 take minutes on a CPU
+BRIEF = {"epochs": 1, "iterations_per_epoch": 2, "validation_iterations_per_epoch": 1}
+for name in trainers.__all__:
+    globals()[name] = type(name, (getattr(trainers, name),), BRIEF)
+
+
+class Learning(trainers.nnUNetTrainerMambaMIS_S):
+    """Long enough to tell bright discs apart, and always the same."""
+
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 80, 1
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(0)
+
+
+class Frozen(trainers.nnUNetTrainerMambaMIS):
+    """Leaves the weights as they are."""
+
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 1, 1
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 0.0
+
+
+class nnUNetTrainer_brief(nnUNetTrainer):
+    """nnU-Net's own."""
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
