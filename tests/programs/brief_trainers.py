@@ -42,6 +42,31 @@ class Frozen(trainers.nnUNetTrainerMambaMIS):
         self.initial_lr = 0.0
 
 
+class Short(trainers.nnUNetTrainerMambaMIS_S):
+    """Long enough to be killed in between."""
+
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 1
+
+
+class Broken(Short):
+    """Has a NaN in the images of the second and third step, and of all from one on."""
+
+    iterations_per_epoch = 30
+    broken_from = 5
+
+    def train_step(self, batch):
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps in (2, 3) or self.steps >= self.broken_from:
+            batch["data"][0, 0, 0, 0] = float("nan")
+        return super().train_step(batch)
+
+
+class Recovering(Broken):
+    """Has it in the second and third step alone."""
+
+    epochs, iterations_per_epoch, broken_from = 1, 6, 99
+
+
 class nnUNetTrainer_brief(nnUNetTrainer):
     """nnU-Net's own."""
 

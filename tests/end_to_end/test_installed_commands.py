@@ -1,0 +1,91 @@
+"""The whole way through the commands as they are installed: convert, plan, preprocess, train, resume, predict."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+
+from support.convert_trees import photograph, write_kvasir
+from support.paths import PROGRAMS
+from support.waiting import wait_until
+
+SCRIPTS = Path(sys.executable).parent
+MODEL = "results/Dataset007_KvasirSEG/Short__nnUNetPlans__2d"
+
+pytestmark = pytest.mark.slow
+
+
+def environment(root: Path) -> dict[str, str]:
+    folders = {f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")}
+    return os.environ | folders | {"nnUNet_extTrainer": str(root / "trainers"), "nnUNet_def_n_proc": "1"}
+
+
+def run(root: Path, command: str, *arguments: object, **variables: str) -> None:
+    done = subprocess.run(
+        [SCRIPTS / command, *map(str, arguments)],
+        env=environment(root) | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+@pytest.fixture(scope="module")
+def preprocessed(tmp_path_factory) -> Path:
+    """A folder with a space in its name, with a set in Kvasir-SEG's layout and a user's trainers, preprocessed."""
+    root = tmp_path_factory.mktemp("command lines")
+    for folder in ("raw", "preprocessed", "results", "trainers"):
+        (root / folder).mkdir()
+    shutil.copy(PROGRAMS / "brief_trainers.py", root / "trainers")
+    source = write_kvasir(root / "source", 10)
+    run(root, "mamba_mis", "convert", "kvasir-seg", "-i", source, "-d", 7, "-np", 1)
+    plan = ["-d", 7, "-c", "2d", "--verify_dataset_integrity", "-npfp", 1, "-np", 1]
+    run(root, "nnUNetv2_plan_and_preprocess", *plan)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(preprocessed) -> Path:
+    """Fold 0 trained by a user's trainer, killed in the middle and continued; returns the fold's folder."""
+    fold = preprocessed / MODEL / "fold_0"
+    arguments = ["7", "2d", "0", "-tr", "Short", "-device", "cpu"]
+    # augmentation in the main process; planning does not take the 0
+    in_process = {"nnUNet_n_proc_DA": "0"}
+    with (preprocessed / "killed.log").open("w") as log:
+        command = [SCRIPTS / "nnUNetv2_train", *arguments]
+        process = subprocess.Popen(command, env=environment(preprocessed) | in_process, stdout=log, stderr=log)
+    wait_until(lambda: (fold / "checkpoint_best.pth").exists() or process.poll() is not None, 300)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (fold / "checkpoint_final.pth").exists(), "finished before it could be killed"
+    run(preprocessed, "nnUNetv2_train", *arguments, "--c", **in_process)
+    return fold
+
+
+@pytest.mark.feature("Commands", "`nnUNetv2_train --c`: a killed training")
+def test_killed_training_resumes(trained):
+    logs = [log.read_text() for log in sorted(trained.glob("training_log_*.txt"), key=lambda p: p.stat().st_mtime)]
+    assert "Epoch 0" in logs[0] and "Training done" not in logs[0]
+    assert "Epoch 0" not in logs[-1] and "Epoch 2" in logs[-1] and "Training done" in logs[-1]
+    assert (trained / "validation" / "summary.json").exists()
+    assert not list(trained.glob("*.partial"))
+
+
+def test_prediction_has_size_and_labels_of_its_image(trained, preprocessed):
+    larger_than_any_in_training = (53, 61)
+    (preprocessed / "new").mkdir()
+    imageio.imwrite(preprocessed / "new" / "unseen_0000.png", photograph(larger_than_any_in_training, 99))
+    model = ["-d", 7, "-c", "2d", "-f", 0, "-tr", "Short", "-device", "cpu", "-npp", 1, "-nps", 1]
+    run(preprocessed, "nnUNetv2_predict", *model, "-i", preprocessed / "new", "-o", preprocessed / "out")
+    prediction = imageio.imread(preprocessed / "out" / "unseen.png")
+    assert prediction.shape == larger_than_any_in_training and set(np.unique(prediction)) <= {0, 1}

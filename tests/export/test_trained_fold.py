@@ -1,0 +1,143 @@
+"""Exports of a fold that nnU-Net's commands trained, against the fold itself and nnU-Net's prediction."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+
+from nnunet_mamba_mis.export.fold import load_fold
+from nnunet_mamba_mis.export.programs import run_onnx, run_pt2
+from nnunet_mamba_mis.nnunet.plans import architecture_entry
+from nnunet_mamba_mis.utils.errors import UserError
+from support.paths import PROGRAMS, REPOSITORY
+from support.small_dataset import NUMBER, discs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(nnunet) -> Path:
+    """Fold 0 of S, trained by a user's trainer."""
+    discs(nnunet)
+    nnunet.train(NUMBER, 0, "Short")
+    return nnunet.model(NUMBER, "Short") / "fold_0"
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory) -> Path:
+    """A folder with an image larger than the patch, with black borders."""
+    image = np.random.default_rng(97).integers(30, 255, (75, 90)).astype(np.uint8)
+    image[20:50, 30:60] //= 3
+    folder = tmp_path_factory.mktemp("unseen")
+    imageio.imwrite(folder / "unseen_0000.png", np.pad(image, [(3, 0), (0, 5)]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def half_foreground(trained, unseen) -> str:
+    """A checkpoint with which about half of the image's pixels are foreground.
+
+    Training has been too short to find any; the bias of the last layer is moved.
+    """
+    fold = load_fold(trained.parent, "0")
+    height, width = fold.network.patch_size
+    patch = torch.from_numpy(imageio.imread(unseen / "unseen_0000.png")[3 : 3 + height, :width]).float()
+    with torch.no_grad():
+        background, foreground = fold.network(((patch - patch.mean()) / patch.std())[None, None])[0]
+    checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
+    checkpoint["network_weights"]["decoder.seg_layers.0.bias"][0] += (foreground - background).median()
+    torch.save(checkpoint, trained / "checkpoint_half.pth")
+    return "checkpoint_half.pth"
+
+
+@pytest.fixture(scope="module")
+def exported(nnunet, trained, half_foreground) -> Path:
+    """The fold's files, written by `mamba_mis export`."""
+    output = nnunet.root / "exported"
+    printed = nnunet.run("mamba_mis", "export", "-m", trained.parent, "-f", 0, "-chk", half_foreground, "-o", output)
+    assert "discretization zoh" in printed
+    return output
+
+
+@pytest.mark.feature("Outside nnU-Net", "numpy and onnxruntime alone segment as `nnUNetv2_predict` does")
+def test_documented_example_segments_as_nnunet(nnunet, exported, half_foreground, unseen, tmp_path):
+    chosen = ["-f", 0, "-chk", half_foreground, "--disable_tta"]
+    nnunet.predict(NUMBER, "Short", unseen, tmp_path, *chosen)
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "documentation" / "export.md").read_text(), re.DOTALL)
+    (tmp_path / "example.py").write_text(blocks[-1])
+    command = [sys.executable, PROGRAMS / "without_packages.py", "torch,nnunetv2,nnunet_mamba_mis,scipy"]
+    command += [tmp_path / "example.py", exported, unseen / "unseen_0000.png", tmp_path / "ours.png"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours, theirs = imageio.imread(tmp_path / "ours.png"), imageio.imread(tmp_path / "unseen.png")
+    assert ours.shape == theirs.shape and 0.1 < theirs.mean() < 0.9
+    # nnU-Net adds up windows in half precision
+    assert (ours == theirs).mean() > 0.99
+
+
+@pytest.mark.feature("Outside nnU-Net", "`mamba_mis export` of a trained fold: `.pt2` and ONNX")
+def test_exported_programs_are_the_trained_network(exported, trained, half_foreground):
+    fold = load_fold(trained.parent, "0", half_foreground)
+    x = torch.randn(3, 1, *fold.network.patch_size)
+    with torch.no_grad():
+        expected = fold.network(x)
+    torch.testing.assert_close(run_pt2(exported / "network.pt2", x), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(run_onnx(exported / "network.onnx", x), expected, rtol=0, atol=1e-4)
+
+
+def test_description_says_what_nnunet_does_to_images(trained):
+    about = load_fold(trained.parent, "0").description
+    plans = json.loads((trained.parent / "plans.json").read_text())["configurations"]["2d"]
+    assert json.loads(json.dumps(about)) == about
+    assert about["patch_size"] == plans["patch_size"] and about["spacing"] == plans["spacing"]
+    assert [channel["scheme"] for channel in about["normalization"]] == plans["normalization_schemes"]
+    assert about["labels"] == {"background": 0, "polyp": 1} and about["regions_class_order"] is None
+    assert (about["trainer"], about["fold"]) == ("Short", "0")
+
+
+@pytest.fixture
+def old_model(trained, tmp_path):
+    """Write the model with a checkpoint as older ones are, which do not say what their network is."""
+
+    def write(trainer_name: str = "Short", architecture: dict | None = None) -> Path:
+        (tmp_path / "fold_0").mkdir()
+        (tmp_path / "dataset.json").write_bytes((trained.parent / "dataset.json").read_bytes())
+        plans = json.loads((trained.parent / "plans.json").read_text())
+        if architecture is not None:
+            plans["configurations"]["2d"]["architecture"] = architecture
+        (tmp_path / "plans.json").write_text(json.dumps(plans))
+        checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
+        del checkpoint["optimizer_state"]["network"]
+        torch.save(checkpoint | {"trainer_name": trainer_name}, tmp_path / "fold_0" / "checkpoint_final.pth")
+        return tmp_path
+
+    return write
+
+
+def assert_has_the_weights(model: Path, trained: Path) -> None:
+    expected = torch.load(trained / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    weights = load_fold(model, "0").network.state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+
+
+def test_network_is_that_of_the_trainer_in_the_checkpoint(old_model, trained):
+    assert_has_the_weights(old_model("nnUNetTrainerMambaMIS_S"), trained)
+
+
+@pytest.mark.feature("Outside nnU-Net", "folds of plans that `mamba_mis plan` made, trained by stock trainers")
+def test_network_is_that_of_plans_made_for_it(old_model, trained):
+    patch_size = json.loads((trained.parent / "plans.json").read_text())["configurations"]["2d"]["patch_size"]
+    assert_has_the_weights(old_model("nnUNetTrainer", architecture_entry(tuple(patch_size), "S")), trained)
+
+
+def test_weights_of_another_network_are_refused(old_model):
+    with pytest.raises(UserError, match="nnUNetTrainerMambaMIS_L"):
+        load_fold(old_model(), "0", trainer="nnUNetTrainerMambaMIS_L")

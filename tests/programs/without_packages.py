@@ -1,0 +1,8 @@
+"""Run a program in which some packages cannot be imported: without_packages.py NAMES PROGRAM ARGUMENTS."""
+
+import runpy
+import sys
+
+names, *sys.argv = sys.argv[1:]
+sys.modules.update(dict.fromkeys(names.split(",")))  # type: ignore[arg-type]
+runpy.run_path(sys.argv[0], run_name="__main__")
