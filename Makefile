@@ -1,22 +1,33 @@
 # Everything on a fresh machine with Python ≥ 3.10, pip and make:
 #   make demo    install into .venv and run the demo
-#   make test    install into .venv and run the whole test suite
+#   make test    install into .venv and run the whole test suite, on all cores
+#   make test-fast   the same without tests that take more than a few seconds
+#   make docs    write the generated parts of the documentation
 #   make bench   time the scan and the network on this CPU
 #   make bench-gpu   the same on a GPU
-#   make lint    ruff and mypy
+#   make lint    ruff, mypy, import contracts, and whether the generated documentation is up to date
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find nnunet_mamba_mis csrc -name '*.py' -o -path 'csrc/*')
 
-.PHONY: demo test bench bench-gpu lint format clean
+# a module's tests run in one process, which makes its trained models once
+WORKERS := -n auto --dist loadscope --no-loadscope-reorder
+
+.PHONY: demo test test-fast docs bench bench-gpu lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mamba_mis demo
 
 # tests import the installed wheel, not the source tree: `pytest`, not `python -m pytest`
 test: $(VENV)/.installed-test
-	$(BIN)/pytest --durations=10
+	$(BIN)/pytest $(WORKERS) --durations=10
+
+test-fast: $(VENV)/.installed-test
+	$(BIN)/pytest $(WORKERS) -m "not slow"
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python scripts/feature_tables.py
 
 bench: $(VENV)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[bench]'
@@ -33,6 +44,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/feature_tables.py --check
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

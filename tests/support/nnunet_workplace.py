@@ -71,20 +71,19 @@ class Workplace:
         }
         self.commands = 0
 
-    def start(self, command: str, *arguments: object, **variables: str) -> Running:
-        """Start one of nnU-Net's commands."""
+    def start(self, command: str, *arguments: object, **variables: str | None) -> Running:
+        """Start one of nnU-Net's commands; a variable that is None is not set."""
         self.commands += 1
         log = self.root / f"{self.commands:03d}_{command}.log"
         if command == "nnUNetv2_train":
             # augmentation in the main process; planning does not take the 0
             variables = {"nnUNet_n_proc_DA": "0", **variables}
-        process = _forks().Process(
-            target=_call, args=(command, [str(a) for a in arguments], self.variables | variables, log)
-        )
+        given = {name: value for name, value in (self.variables | variables).items() if value is not None}
+        process = _forks().Process(target=_call, args=(command, [str(a) for a in arguments], given, log))
         process.start()
         return Running(process, log)
 
-    def run(self, command: str, *arguments: object, status: int = 0, **variables: str) -> str:
+    def run(self, command: str, *arguments: object, status: int = 0, **variables: str | None) -> str:
         """Run one of nnU-Net's commands to its end and return what it printed."""
         return self.start(command, *arguments, **variables).end(status)
 

@@ -9,6 +9,7 @@ from nnunet_mamba_mis.ops import native_library as native
 from support.small_dataset import NAME, NUMBER, discs
 
 OURS = "nnUNetTrainerMambaMIS"
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +62,7 @@ def test_checkpoint_holds_adamw_without_decay_on_state_parameters(nnunet, recove
     ("configuration", "device", "variables", "named"),
     [
         ("3d_fullres", "cpu", {}, "3d_fullres"),
-        ("2d", "cpu", {"nnUNet_results": ""}, "nnUNet_results"),
+        ("2d", "cpu", {"nnUNet_results": None}, "nnUNet_results"),
         pytest.param(
             "2d",
             "cuda",

@@ -1,0 +1,62 @@
+"""Write the tables of documentation/nnunet_features.md from the markers `feature(section, text)` on tests.
+
+`--check` writes nothing, and ends with status 1 where the page is not what it would write.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = REPOSITORY / "documentation" / "nnunet_features.md"
+# a table stands between these two comments, the first with its section
+TABLE = re.compile(r"(<!-- features: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def features(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield section, text and name of each marked test of a file."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.feature":
+                    section, text = map(ast.literal_eval, decorator.args)
+                    yield section, text, node.name
+
+
+def tables() -> dict[str, str]:
+    """Return the Markdown of each section's table."""
+    rows: dict[str, dict[str, list[str]]] = {}
+    for file in sorted((REPOSITORY / "tests").rglob("test_*.py")):
+        link = f"../{file.relative_to(REPOSITORY).as_posix()}"
+        for section, text, name in features(file):
+            rows.setdefault(section, {}).setdefault(text, []).append(f"[`{name}`]({link})")
+    head = "\n| feature | test |\n| --- | --- |\n"
+    return {
+        section: head + "".join(f"| {text} | {', '.join(tests)} |\n" for text, tests in of_section.items()) + "\n"
+        for section, of_section in rows.items()
+    }
+
+
+def main() -> int:
+    """Write or check the page."""
+    written = tables()
+    page = PAGE.read_text(encoding="utf-8")
+    sections = {section for _, section, _ in TABLE.findall(page)}
+    if sections != set(written):
+        print(f"{PAGE}: tables and markers name different sections: {', '.join(sorted(sections ^ set(written)))}")
+        return 1
+    generated = TABLE.sub(lambda table: table[1] + written[table[2]] + table[3], page)
+    if "--check" not in sys.argv:
+        PAGE.write_text(generated, encoding="utf-8")
+    elif generated != page:
+        print(f"{PAGE} does not show what the tests' markers say: make docs")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
