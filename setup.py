@@ -30,13 +30,13 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 class BuildPy(build_py):
     """Also writes nnunet_mamba_mis.pth to the top of site-packages, from a wheel and from an editable install alike."""
 
-    def run(self):
+    def run(self) -> None:
         """Build the modules, then the .pth file."""
         super().run()
         self._pth.parent.mkdir(parents=True, exist_ok=True)
         self._pth.write_text(PTH.format(folder=self._folder), encoding="utf-8")
 
-    def get_outputs(self, include_bytecode=True):
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         """List the .pth file as well, so that it is uninstalled with the rest."""
         return [*super().get_outputs(include_bytecode), str(self._pth)]
 
@@ -56,7 +56,7 @@ class BuildPy(build_py):
 class BuildScan(build_ext):
     """Compiles csrc/native.cpp into plain shared libraries, which ctypes loads: no Python.h, no torch header."""
 
-    def build_extension(self, ext):
+    def build_extension(self, ext: Extension) -> None:
         """Build one instruction set; without a compiler, installation goes on (the extension is optional)."""
         flags = INSTRUCTION_SETS[ext.name.rpartition("_")[2]]
         temporary = str(Path(self.build_temp) / ext.name)
@@ -67,7 +67,7 @@ class BuildScan(build_ext):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(objects, target, extra_postargs=["-pthread"], target_lang="c++")
 
-    def get_ext_filename(self, ext_name):
+    def get_ext_filename(self, ext_name: str) -> str:
         """A name without Python's version or ABI, as the library has neither."""
         return str(Path(*ext_name.split("."))) + ".so"
 
@@ -75,7 +75,7 @@ class BuildScan(build_ext):
 class AnyPythonWheel(bdist_wheel):
     """A wheel with native code for the platform, yet for every Python 3."""
 
-    def get_tag(self):
+    def get_tag(self) -> tuple[str, str, str]:
         """Tag without a Python version or ABI."""
         return "py3", "none", super().get_tag()[2]
 

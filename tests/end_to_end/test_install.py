@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,25 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from support.paths import REPOSITORY
+from support.paths import PROGRAMS, REPOSITORY
 
-LOOK_UP = """
-import contextlib, io, sys
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
-with contextlib.redirect_stdout(io.StringIO()):
-    found = [find(name) for name in sys.argv[1:]]
-for trainer in found:
-    print(trainer.__module__, trainer.__name__)
-if all(trainer.__name__.startswith("nnUNetTrainerMambaMIS") for trainer in found):
-    import nnunet_mamba_mis, nnunet_mamba_mis.trainers
-    print(nnunet_mamba_mis.__file__)
-    print([trainer is getattr(nnunet_mamba_mis.trainers, trainer.__name__) for trainer in found])
-"""
-OTHER_TRAINER = """
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-class TrainerOfTheUser(nnUNetTrainer):
-    pass
-"""
+OURS = "nnUNetTrainerMambaMIS"
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
@@ -74,12 +62,19 @@ def clean_environment(**variables: str) -> dict[str, str]:
     return kept | {"PYTHONWARNINGS": "ignore"} | variables
 
 
-def look_up(python: Path, *names: str, **variables: str) -> list[str]:
-    done = subprocess.run(
-        [python, "-c", LOOK_UP, *names], env=clean_environment(**variables), capture_output=True, text=True, cwd="/"
-    )
+def look_up(python: Path, *names: str, **variables: str) -> list[list]:
+    """Module and name of what nnU-Net finds, whether it is what our package has, and where that lies."""
+    command = [python, PROGRAMS / "find_trainers.py", *names]
+    done = subprocess.run(command, env=clean_environment(**variables), capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def users_folder(tmp_path) -> Path:
+    """A user's own folder of trainers."""
+    shutil.copy(PROGRAMS / "users_trainers.py", tmp_path)
+    return tmp_path
 
 
 def build_wheel(source: Path, folder: Path, **variables: str) -> Path:
@@ -106,23 +101,14 @@ def installed(request, tmp_path_factory, dependencies, source) -> tuple[Path, Pa
     return python, folder / "env"
 
 
-def test_trainer_found_twice_is_the_imported_class(installed):
+def test_trainers_found_are_the_imported_classes_and_other_folders_of_the_user_stay(installed, users_folder):
     python, origin = installed
-    name = "nnUNetTrainerMambaMIS"
-    *found, file, same = look_up(python, name, name, "nnUNetTrainerMambaMIS_L")
-    assert found[0] == found[1] == f"nnunet_mamba_mis.trainers.{name} {name}"
-    assert Path(file).is_relative_to(origin)
-    assert same == "[True, True, True]"
-
-
-def test_other_folders_of_the_user_stay(installed, tmp_path):
-    python, _ = installed
-    (tmp_path / "other_trainers.py").write_text(OTHER_TRAINER)
-    assert look_up(python, "TrainerOfTheUser", nnUNet_extTrainer=str(tmp_path)) == ["other_trainers TrainerOfTheUser"]
-    name = "nnUNetTrainerMambaMIS_S"
-    *found, _, same = look_up(python, name, name, nnUNet_extTrainer=str(tmp_path))
-    assert found == [f"nnunet_mamba_mis.trainers.variants {name}"] * 2
-    assert same == "[True, True]"
+    names = [OURS, OURS, f"{OURS}_L", "TrainerOfTheUser"]
+    *ours, users = look_up(python, *names, nnUNet_extTrainer=str(users_folder))
+    for name, (module, found, same, file) in zip(names, ours, strict=False):
+        assert module.startswith("nnunet_mamba_mis.trainers") and found == name and same
+        assert Path(file).is_relative_to(origin)
+    assert users[:2] == ["users_trainers", "TrainerOfTheUser"]
 
 
 def test_variable_holds_our_folder_once_also_in_child_processes(installed):
@@ -137,13 +123,12 @@ def test_variable_holds_our_folder_once_also_in_child_processes(installed):
         assert entries[:-1] == others and entries[-1].endswith("nnunet_ext_trainers")
 
 
-def test_environment_without_the_package_may_inherit_the_variable(dependencies, tmp_path):
+def test_environment_without_the_package_may_inherit_the_variable(dependencies, users_folder, tmp_path):
     """nnU-Net imports the modules of every folder in the variable; ours must not break its look-up there."""
     python = make_environment(tmp_path / "env", dependencies)
     folder = REPOSITORY / "nnunet_mamba_mis" / "nnunet_ext_trainers"
-    (tmp_path / "other_trainers.py").write_text(OTHER_TRAINER)
-    found = look_up(python, "TrainerOfTheUser", nnUNet_extTrainer=f"{folder}{os.pathsep}{tmp_path}")
-    assert found == ["other_trainers TrainerOfTheUser"]
+    (found,) = look_up(python, "TrainerOfTheUser", nnUNet_extTrainer=f"{folder}{os.pathsep}{users_folder}")
+    assert found == ["users_trainers", "TrainerOfTheUser", False, ""]
 
 
 def test_wheel_serves_every_python_and_needs_no_compiler(source, dependencies, tmp_path):
@@ -153,7 +138,7 @@ def test_wheel_serves_every_python_and_needs_no_compiler(source, dependencies, t
     python = make_environment(tmp_path / "env", dependencies)
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*command, wheel], check=True, env=clean_environment())
-    done = doctor(python, **{n: str(tmp_path) for n in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")})
+    done = doctor(python, **dict.fromkeys(FOLDERS, str(tmp_path)))
     assert done.returncode == 0, done.stdout
     assert "cpp: it was not built" in done.stdout and "apt install g++" in done.stdout
     assert "torch: works" in done.stdout
@@ -164,26 +149,20 @@ def doctor(python: Path, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=clean_environment(**variables), capture_output=True, text=True, cwd="/")
 
 
-def test_doctor_is_content_where_all_is_well(installed, tmp_path):
-    folders = {name: str(tmp_path) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    done = doctor(installed[0], **folders)
+def test_doctor_finds_no_problem_where_there_is_none(installed, tmp_path):
+    done = doctor(installed[0], **dict.fromkeys(FOLDERS, str(tmp_path)))
     assert done.returncode == 0, done.stdout
-    assert "WRONG" not in done.stdout and "Ready to train" in done.stdout
+    assert "WRONG" not in done.stdout
     assert "torch: works" in done.stdout and "mamba_ssm: " in done.stdout
 
 
-def test_doctor_names_what_is_wrong_and_the_way_out(installed, tmp_path):
-    done = doctor(installed[0], nnUNet_raw=str(tmp_path), nnUNet_results=str(tmp_path / "absent"))
-    assert done.returncode == 1
-    assert "nnUNet_preprocessed is not set" in done.stdout and "export nnUNet_preprocessed=" in done.stdout
-    assert "absent is not a folder" in done.stdout and "mkdir -p" in done.stdout
-    assert "2 things to put right" in done.stdout
-
-
 def test_doctor_sees_a_python_that_does_not_read_pth_files(dependencies, tmp_path):
-    """As with `pip install --target`, the package is there but its .pth file is not read."""
+    """As with `pip install --target`, the package is there but its .pth file is not read; folders are wrong besides."""
     python = make_environment(tmp_path / "env", dependencies)
-    done = doctor(python, PYTHONPATH=str(REPOSITORY))
+    absent = tmp_path / "absent"
+    done = doctor(python, PYTHONPATH=str(REPOSITORY), nnUNet_raw=str(tmp_path), nnUNet_results=str(absent))
     assert done.returncode == 1
+    assert done.stdout.count("WRONG") == 3
     assert f"export nnUNet_extTrainer={REPOSITORY}/nnunet_mamba_mis/nnunet_ext_trainers" in done.stdout
+    assert "export nnUNet_preprocessed=" in done.stdout and f"mkdir -p '{absent}'" in done.stdout
     assert sys.version.split()[0] in done.stdout
