@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+from nnunet_mamba_mis.benchmark.label_maps import Mask
 
 # metric → its name in tables
 METRICS = {
@@ -111,7 +111,7 @@ def count(truth: Mask, prediction: Mask, counted: Mask | None = None) -> Counts:
     """
     counted = np.ones_like(truth) if counted is None else counted
     pairs = ((truth, prediction), (~truth, prediction), (truth, ~prediction), (~truth, ~prediction))
-    return Counts(*(int(np.count_nonzero(one & other & counted)) for one, other in pairs))
+    return Counts(*(int(np.count_nonzero(in_truth & predicted & counted)) for in_truth, predicted in pairs))
 
 
 def score(

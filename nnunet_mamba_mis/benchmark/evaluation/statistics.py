@@ -139,11 +139,11 @@ def wilcoxon_p(differences: NDArray[np.float64]) -> float:
 def _compare(
     first: str,
     second: str,
-    of_first: Mapping[str, float],
-    of_second: Mapping[str, float],
+    first_values: Mapping[str, float],
+    second_values: Mapping[str, float],
     group_of: Mapping[str, str],
 ) -> Comparison:
-    difference = {case: of_second[case] - of_first[case] for case in of_first if case in of_second}
+    difference = {case: second_values[case] - first_values[case] for case in first_values if case in second_values}
     difference = {case: value for case, value in difference.items() if not np.isnan(value)}
     sums, sizes = _by_group(difference, group_of)
     # equal values, summed in another order, differ in the last digits
