@@ -1,0 +1,94 @@
+"""`mamba_mis benchmark run` with real trainings: failures, test sets, seeds, kills and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+
+import pytest
+import torch
+
+from nnunet_mamba_mis.benchmark.running.processes import is_running
+from nnunet_mamba_mis.benchmark.running.progress import read_progress
+from nnunet_mamba_mis.nnunet.results import predicted_files
+from support.benchmark_command import Benchmark, finish_training, logged_epochs, started_commands
+from support.nnunet_workplace import kill_group
+from support.small_dataset import NUMBER, OTHER
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+SECONDS = 280
+
+
+def test_job_that_fails_does_not_keep_the_others(trained_grid):
+    benchmark, output = trained_grid
+    assert "6 jobs: 3 done, 2 failed, 1 not begun" in output
+    assert "ValueError: the images are upside down" in output
+    assert all(benchmark.job("Quick", fold, seed=1).is_done() for fold in (0, 1))
+
+
+def test_prediction_begins_only_if_its_folds_are_done(trained_grid):
+    _, output = trained_grid
+    assert re.search(rf"Failing nnUNetPlans 2d folds 0 1 seed 1 on {OTHER} imagesTr: .*fold [01]\b", output)
+
+
+def test_ensemble_of_the_folds_predicts_and_scores_a_test_set(trained_grid):
+    benchmark, _ = trained_grid
+    folder = benchmark.job("Quick", seed=1).candidate.folder / "test_folds_0_1" / OTHER / "imagesTr"
+    assert len(list(folder.glob("*_case?.png"))) == len(predicted_files(folder / "summary.json")) == 2
+    log = (folder / "benchmark.log").read_text()
+    assert re.search(r"nnUNetv2_predict .* -f 0 1 .* && .*nnUNetv2_evaluate_folder ", log)
+
+
+def test_status_shows_what_became_of_each_job(trained_grid):
+    benchmark, _ = trained_grid
+    table = benchmark.run("status", "-d", NUMBER)
+    assert re.search(r"Quick +0 +- +done +1/1 +[01]\.\d{3} +0 s", table), table
+    assert re.search(rf"Quick +0 1 +{OTHER} imagesTr +done +- +[01]\.\d{{3}}", table), table
+    assert re.search(r"Failing +0 +- +failed", table), table
+
+
+def test_seed_makes_a_training_on_the_cpu_reproducible(trained_grid, benchmark):
+    grid = ["run", "-d", NUMBER, "--trainers", "Quick", "--folds", 0, "--jobs", 2, "-device", "cpu", "--seeds", 1, 2]
+    benchmark.start(*grid).end()
+    first = weights(trained_grid[0], seed=1)
+    same, other = (weights(benchmark, seed) for seed in (1, 2))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def weights(benchmark: Benchmark, seed: int) -> dict:
+    return torch.load(benchmark.job("Quick", seed=seed).final_checkpoint, weights_only=False)["network_weights"]
+
+
+def test_stopped_grid_resumes_where_it_was_and_runs_no_job_twice(benchmark):
+    grid = ["run", "-d", NUMBER, "--trainers", "Quick", "Long", "--folds", 0, "-device", "cpu"]
+    quick, long = benchmark.job("Quick"), benchmark.job("Long")
+    finish_training(quick)
+    first = benchmark.start(*grid)
+    wait_until(lambda: long.log.exists() and max(logged_epochs(long), default=0) >= 2, SECONDS, "epoch 2")
+    # a second command of the same grid waits for the job that runs
+    second = benchmark.start(*grid)
+    wait_until(lambda: "runs already" in second.output(), SECONDS, "the second command")
+    table = benchmark.run("status", "-d", NUMBER)
+    assert re.search(r"Long +running +[2-7]/8 +0\.\d{3} +\d+ s", table), table
+    assert len(started_commands(long)) == 1
+
+    # the training notices that its command was killed, and saves; the second command takes it over
+    kill_group(first.process)
+    wait_until(lambda: len(started_commands(long)) == 2, SECONDS, "the job's second start")
+    taken_over = len(logged_epochs(long))
+    wait_until(lambda: len(logged_epochs(long)) > taken_over, SECONDS, "an epoch of the second command")
+    os.kill(second.process.pid, signal.SIGINT)
+    output = second.end(status=128 + signal.SIGINT)
+    assert re.search(r"Quick .* done before", output) and re.search(r"Long .* stopped after", output)
+    assert (long.folder / "checkpoint_latest.pth").exists() and not is_running(long.folder)
+    assert read_progress(long, running=False, queued=False).state == "interrupted"
+
+    benchmark.start(*grid).end()
+    assert [command.endswith("--c") for command in started_commands(long)] == [False, True, True]
+    # epochs in progress are begun again, and no other
+    epochs = logged_epochs(long)
+    assert sorted(set(epochs)) == list(range(8)) and len(epochs) <= 10 and epochs == sorted(epochs)
+    assert not quick.log.read_text()
