@@ -28,11 +28,11 @@ class Fold:
     """A fold that was trained and validated, or the ensemble of folds that predicted a test set.
 
     Args:
-        model: trainer, plans and configuration.
-        seed: of the folder seed_N that it lies in; empty if it is in none.
-        number: of the fold; of an ensemble, all of them, as 0+1+2.
+        model: Trainer, plans and configuration.
+        seed: Of the folder seed_N that it lies in; empty if it is in none.
+        number: Of the fold; of an ensemble, all of them, as 0+1+2.
         folder: nnUNet_results/DATASET/MODEL/fold_N, or that of the predictions.
-        predictions: file of each case that has one.
+        predictions: File of each case that has one.
     """
 
     model: Model
@@ -52,12 +52,12 @@ class Truth:
 
     Args:
         name: DatasetXXX_Name that models were trained on.
-        labels: folder with the label maps.
-        images: folder imagesTr; may not be there.
+        labels: Folder with the label maps.
+        images: Folder imagesTr; may not be there.
         description: dataset.json.
-        validation: cases of each fold in splits_final.json; empty if there is none.
-        group_of: patient, lesion, sequence, … of cases that share one, as `mamba_mis convert` recorded it.
-        test_set: folder of its images, and their dataset if it is another; empty for cross-validation.
+        validation: Cases of each fold in splits_final.json; empty if there is none.
+        group_of: Patient, lesion, sequence, … of cases that share one, as `mamba_mis convert` recorded it.
+        test_set: Folder of its images, and their dataset if it is another; empty for cross-validation.
     """
 
     name: str
@@ -96,12 +96,12 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
     """Find the ground truth of a dataset.
 
     Args:
-        dataset: id or name.
+        dataset: Id or name.
         raw: nnUNet_raw, if set.
         preprocessed: nnUNet_preprocessed, if set.
 
     Raises:
-        UserError: it is in neither, or a file cannot be read.
+        UserError: It is in neither, or a file cannot be read.
     """
     pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
     bases = [base for base in (preprocessed, raw) if base is not None]
@@ -139,12 +139,12 @@ def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | No
     """Find the validated folds of a dataset.
 
     Args:
-        truth: of the dataset.
-        roots: folders like nnUNet_results, named seed_N or with folders seed_N in them if there are seeds.
-        trainers: to look at, in their order; all by default, the stock one first.
+        truth: Of the dataset.
+        roots: Folders like nnUNet_results, named seed_N or with folders seed_N in them if there are seeds.
+        trainers: To look at, in their order; all by default, the stock one first.
 
     Raises:
-        UserError: there is none, or a trainer has none, or a fold is there twice.
+        UserError: There is none, or a trainer has none, or a fold is there twice.
     """
     folds: list[Fold] = []
     problems: list[str] = []

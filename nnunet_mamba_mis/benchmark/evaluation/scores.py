@@ -38,9 +38,9 @@ class Scores:
     """Scores of a dataset's validation cases.
 
     Args:
-        classes: in their order.
-        by_model: for each model, of each run of a case, of each class. All models have the same runs.
-        problems: what was left out, in words.
+        classes: In their order.
+        by_model: For each model, of each run of a case, of each class. All models have the same runs.
+        problems: What was left out, in words.
     """
 
     classes: Sequence[str]
@@ -66,10 +66,10 @@ class Scores:
         """Return a metric of each case, the mean over seeds if there are several; NaN where it is undefined.
 
         Args:
-            model: whose scores.
-            metric: of METRICS.
-            row: a class, or MEAN for the mean of a case's classes that have a value.
-            fold: only the cases of this one.
+            model: Whose scores.
+            metric: Of METRICS.
+            row: A class, or MEAN for the mean of a case's classes that have a value.
+            fold: Only the cases of this one.
         """
         classes = self.classes if row == MEAN else [row]
         by_case: dict[str, list[float]] = {}
@@ -91,11 +91,11 @@ def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int,
     """Score all predictions, and keep what every model has.
 
     Args:
-        truth: of the dataset.
+        truth: Of the dataset.
         fold_set: Its folds.
-        tolerance: of the normalised surface Dice.
-        processes: to score with.
-        say: takes a line of progress.
+        tolerance: Of the normalised surface Dice.
+        processes: To score with.
+        say: Takes a line of progress.
     """
     labels = Labels.of(truth.description)
     problems: list[str] = []

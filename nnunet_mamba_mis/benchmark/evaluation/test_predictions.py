@@ -11,6 +11,7 @@ from nnunet_mamba_mis.benchmark.label_maps import labelled_cases
 from nnunet_mamba_mis.benchmark.model import Model, seed_folders
 from nnunet_mamba_mis.benchmark.test_sets import TestSet, parse_predictions_folder
 from nnunet_mamba_mis.dataset_conversion.overlaps import REPORT_FILE, trained_on
+from nnunet_mamba_mis.nnunet.paths import not_set
 from nnunet_mamba_mis.nnunet.results import CHECKPOINTS, DESCRIPTION, SUMMARY_FILE, fold_folder
 from nnunet_mamba_mis.utils.text import shortened
 
@@ -38,6 +39,9 @@ def find_tests(
             predicted.setdefault(test_set, {}).setdefault(str(fold.number), []).append(fold)
     tests = []
     for test_set, ensembles in predicted.items():
+        if raw is None:
+            problems.append(f"predictions of {test_set} are left out: {not_set('nnUNet_raw')}")
+            continue
         truth_of_test = _truth_of_test(truth, test_set, raw)
         if not truth_of_test.labels.is_dir():
             problems.append(f"predictions of {test_set} are left out: there is no folder {truth_of_test.labels}")
@@ -74,8 +78,8 @@ def _unfinished(fold: Fold) -> str:
     return ""
 
 
-def _truth_of_test(truth: Truth, test_set: TestSet, raw: Path | None) -> Truth:
-    folder = (raw or Path("nnUNet_raw (which is not set)")) / test_set.dataset
+def _truth_of_test(truth: Truth, test_set: TestSet, raw: Path) -> Truth:
+    folder = raw / test_set.dataset
     return replace(
         truth,
         labels=folder / test_set.labels_part,

@@ -29,9 +29,9 @@ class TrainingRecord:
     """How a fold was trained.
 
     Args:
-        settings: in words; what is not known is not there.
-        epochs: as nnU-Net logged them; an epoch that was interrupted and repeated is there once.
-        seconds: of all epochs logged, repeated ones too.
+        settings: In words; what is not known is not there.
+        epochs: As nnU-Net logged them; an epoch that was interrupted and repeated is there once.
+        seconds: Of all epochs logged, repeated ones too.
         hardware: GPU or, without one, the device, and the host's name; empty if not known.
     """
 

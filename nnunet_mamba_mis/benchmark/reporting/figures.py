@@ -33,12 +33,12 @@ class Panel:
     """A case in the grid of overlays.
 
     Args:
-        why: what it was chosen for.
-        case: its identifier.
+        why: What it was chosen for.
+        case: Its identifier.
         image: (H, W) or (H, W, 3) of 8 bits.
-        truth: masks of the classes, (H, W).
-        predictions: of each model in the columns' order, masks of the classes.
-        dice: of each model.
+        truth: Masks of the classes, (H, W).
+        predictions: Of each model in the columns' order, masks of the classes.
+        dice: Of each model.
     """
 
     why: str
@@ -55,10 +55,10 @@ def draw_paired_differences(
     """Draw each case's difference to the baseline, from the greatest loss to the greatest gain.
 
     Args:
-        differences: for each other model, the comparison and the difference of each case.
-        metric: its name.
-        baseline: name of the model that is compared with.
-        file: the PNG to write; an SVG goes beside it.
+        differences: For each other model, the comparison and the difference of each case.
+        metric: Its name.
+        baseline: Name of the model that is compared with.
+        file: The PNG to write; an SVG goes beside it.
     """
     figure, axes = _panels(len(differences), share_y=True)
     for ax, (name, (comparison, by_case)) in zip(axes, differences.items(), strict=True):
@@ -83,9 +83,9 @@ def draw_cost(dice: Mapping[str, Estimate], costs: Mapping[str, Mapping[str, flo
     """Draw mean Dice with its interval against each cost.
 
     Args:
-        dice: of each model.
-        costs: for each kind of cost, the cost of models of which it is known.
-        file: the PNG to write; an SVG goes beside it.
+        dice: Of each model.
+        costs: For each kind of cost, the cost of models of which it is known.
+        file: The PNG to write; an SVG goes beside it.
     """
     figure, axes = _panels(len(costs), share_y=True)
     for ax, (kind, by_model) in zip(axes, costs.items(), strict=True):
@@ -110,8 +110,8 @@ def draw_training_curves(epochs: Mapping[str, Sequence[Sequence[Epoch]]], file: 
     """Draw validation loss and pseudo Dice of every fold, and their mean.
 
     Args:
-        epochs: of each model, of each fold.
-        file: the PNG to write; an SVG goes beside it.
+        epochs: Of each model, of each fold.
+        file: The PNG to write; an SVG goes beside it.
     """
     figure, axes = _panels(2, share_y=False)
     titles = {"val_loss": "validation loss", "pseudo_dice": "pseudo Dice of the first class (validation patches)"}
@@ -140,9 +140,9 @@ def draw_overlays(panels: Sequence[Panel], names: Sequence[str], file: Path) -> 
     """Draw a row for each case: the ground truth with the prediction of each model.
 
     Args:
-        panels: the rows.
-        names: of the models.
-        file: the PNG to write; an SVG goes beside it.
+        panels: The rows.
+        names: Of the models.
+        file: The PNG to write; an SVG goes beside it.
     """
     # in inches: a strip for the legend above, one for the reasons at the left, and a title over each row
     legend, reasons, title, names_height = 0.4, 2.0, 0.3, 0.45

@@ -88,8 +88,8 @@ def test_table(names: Names, scores: Mapping[str, tuple[Scores, str]]) -> Table:
     """Mean Dice and IoU of each model on each set of cases.
 
     Args:
-        names: of the models.
-        scores: for each set, its scores and the row that is shown.
+        names: Of the models.
+        scores: For each set, its scores and the row that is shown.
     """
     rows = []
     for model, name in names.items():

@@ -132,7 +132,7 @@ def submit(jobs: Sequence[Job], device: str, resources: Resources) -> None:
         resources: Of each job.
 
     Raises:
-        UserError: submitit or Slurm is missing, or Slurm refuses.
+        UserError: Submitit or Slurm is missing, or Slurm refuses.
     """
     try:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
