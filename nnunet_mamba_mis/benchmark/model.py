@@ -32,14 +32,9 @@ def seed_folder(results: Path, seed: int) -> Path:
     return results / f"seed_{seed}"
 
 
-def seed_of(folder_name: str) -> str:
-    """Return the seed that a folder of results is of; empty if it is of none."""
-    match = _SEED_FOLDER.fullmatch(folder_name)
-    return match[1] if match else ""
-
-
 def seed_folders(roots: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """Yield each folder of results and the folders seed_N in it, with the seed."""
     for root in roots:
         for folder in (root, *sorted(root.glob("seed_*"))):
-            yield seed_of(folder.name), folder
+            match = _SEED_FOLDER.fullmatch(folder.name)
+            yield match[1] if match else "", folder

@@ -1,24 +1,17 @@
-"""`mamba_mis benchmark run` with real trainings: failures, test sets, seeds, kills and Ctrl-C."""
+"""`mamba_mis benchmark run` to its end: failures, test sets, seeds."""
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 
 import pytest
 import torch
 
-from nnunet_mamba_mis.benchmark.running.processes import is_running
-from nnunet_mamba_mis.benchmark.running.progress import read_progress
 from nnunet_mamba_mis.nnunet.results import predicted_files
-from support.benchmark_command import Benchmark, finish_training, logged_epochs, started_commands
-from support.nnunet_workplace import kill_group
+from support.benchmark_command import Benchmark
 from support.small_dataset import NUMBER, OTHER
-from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
-SECONDS = 280
 
 
 def test_job_that_fails_does_not_keep_the_others(trained_grid):
@@ -60,35 +53,3 @@ def test_seed_makes_a_training_on_the_cpu_reproducible(trained_grid, benchmark):
 
 def weights(benchmark: Benchmark, seed: int) -> dict:
     return torch.load(benchmark.job("Quick", seed=seed).final_checkpoint, weights_only=False)["network_weights"]
-
-
-def test_stopped_grid_resumes_where_it_was_and_runs_no_job_twice(benchmark):
-    grid = ["run", "-d", NUMBER, "--trainers", "Quick", "Long", "--folds", 0, "-device", "cpu"]
-    quick, long = benchmark.job("Quick"), benchmark.job("Long")
-    finish_training(quick)
-    first = benchmark.start(*grid)
-    wait_until(lambda: long.log.exists() and max(logged_epochs(long), default=0) >= 2, SECONDS, "epoch 2")
-    # a second command of the same grid waits for the job that runs
-    second = benchmark.start(*grid)
-    wait_until(lambda: "runs already" in second.output(), SECONDS, "the second command")
-    table = benchmark.run("status", "-d", NUMBER)
-    assert re.search(r"Long +running +[2-7]/8 +0\.\d{3} +\d+ s", table), table
-    assert len(started_commands(long)) == 1
-
-    # the training notices that its command was killed, and saves; the second command takes it over
-    kill_group(first.process)
-    wait_until(lambda: len(started_commands(long)) == 2, SECONDS, "the job's second start")
-    taken_over = len(logged_epochs(long))
-    wait_until(lambda: len(logged_epochs(long)) > taken_over, SECONDS, "an epoch of the second command")
-    os.kill(second.process.pid, signal.SIGINT)
-    output = second.end(status=128 + signal.SIGINT)
-    assert re.search(r"Quick .* done before", output) and re.search(r"Long .* stopped after", output)
-    assert (long.folder / "checkpoint_latest.pth").exists() and not is_running(long.folder)
-    assert read_progress(long, running=False, queued=False).state == "interrupted"
-
-    benchmark.start(*grid).end()
-    assert [command.endswith("--c") for command in started_commands(long)] == [False, True, True]
-    # epochs in progress are begun again, and no other
-    epochs = logged_epochs(long)
-    assert sorted(set(epochs)) == list(range(8)) and len(epochs) <= 10 and epochs == sorted(epochs)
-    assert not quick.log.read_text()

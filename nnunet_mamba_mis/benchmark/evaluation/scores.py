@@ -75,8 +75,8 @@ class Scores:
         by_case: dict[str, list[float]] = {}
         for run, scored in self.by_model[model].items():
             if fold in (None, run.fold):
-                by_case.setdefault(run.case, []).append(_mean([scored[name].value(metric) for name in classes]))
-        return {case: _mean(values) for case, values in sorted(by_case.items())}
+                by_case.setdefault(run.case, []).append(mean_of_defined(scored[name].value(metric) for name in classes))
+        return {case: mean_of_defined(values) for case, values in sorted(by_case.items())}
 
     def counts(self, model: Model, name: str) -> list[Counts]:
         """Return the pixels of a class of all runs."""
@@ -144,7 +144,8 @@ def score_case(case: CaseFiles) -> dict[str, Score] | str:
     }
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_of_defined(values: Iterable[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN if there is none."""
     defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else float("nan")
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_mamba_mis.benchmark.evaluation.folds import Fold, Truth
-from nnunet_mamba_mis.benchmark.evaluation.scores import Run, Scores
+from nnunet_mamba_mis.benchmark.evaluation.scores import Scores, mean_of_defined
 from nnunet_mamba_mis.benchmark.label_maps import Labels, read_label_map
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.reporting.figures import Panel
@@ -55,7 +55,8 @@ def panels(
             read_label_map(file, labels)[0] for file in (truth.labels / f"{case}{labels.file_ending}", *files)
         )
         section = _section(reference)
-        dice = [_mean_dice(scores, model, run) for model in models]
+        classes = [scores.by_model[model][run].values() for model in models]
+        dice = [mean_of_defined(score.value("dice") for score in by_class) for by_class in classes]
         masks = [list(labels.masks(label_map[section]).values()) for label_map in (reference, *predictions)]
         image = _read_image(truth.images, case, labels, reference.shape)
         rows.append(Panel(why, case, image[section], masks[0], masks[1:], dice))
@@ -64,12 +65,6 @@ def panels(
 
 def _defined(values: Mapping[str, float]) -> dict[str, float]:
     return {case: value for case, value in values.items() if not np.isnan(value)}
-
-
-def _mean_dice(scores: Scores, model: Model, run: Run) -> float:
-    values = [score.value("dice") for score in scores.by_model[model][run].values()]
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else float("nan")
 
 
 def _section(label_map: NDArray) -> tuple[int, ...]:
