@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.paths import nnUNet_raw
+from nnunet_mamba_mis.benchmark.label_maps import labelled_cases
+from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, folder, is_dataset_name
+from nnunet_mamba_mis.nnunet.results import read_json
+from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.text import shortened
 
-# folder of predictions with the folds 0 and 1: test_folds_0_1
-ENSEMBLE = re.compile(r"test_folds_(\d+(?:_\d+)*)")
 TRAINING_PART = "imagesTr"
-_DATASET = re.compile(r"Dataset\d{3}_.+")
+# folder of predictions with the folds 0 and 1: test_folds_0_1
+_ENSEMBLE = re.compile(r"test_folds_(\d+(?:_\d+)*)")
 _PART = re.compile(r"images(Tr|Ts(?:_.+)?)")
 
 
@@ -24,7 +26,7 @@ class TestSet:
 
     Args:
         dataset: nnU-Net's full name of the dataset that they lie in.
-        part: folder of the images: imagesTs, imagesTs_NAME, or imagesTr of another dataset than the model's.
+        part: Folder of the images: imagesTs, imagesTs_NAME, or imagesTr of another dataset than the model's.
     """
 
     __test__ = False  # pytest takes names that begin so for its own
@@ -32,18 +34,13 @@ class TestSet:
     dataset: str
     part: str
 
-    @classmethod
-    def of_folder(cls, dataset: str, part: str) -> TestSet | None:
-        """The test set of folders of these names, or None if they are none of a test set."""
-        return cls(dataset, part) if _DATASET.fullmatch(dataset) and _PART.fullmatch(part) else None
-
     def __str__(self) -> str:
         return f"{self.dataset} {self.part}"
 
     @property
     def images(self) -> Path:
         """Folder of the images."""
-        return Path(nnUNet_raw) / self.dataset / self.part
+        return folder("nnUNet_raw") / self.dataset / self.part
 
     @property
     def labels(self) -> Path:
@@ -56,6 +53,20 @@ class TestSet:
         return self.part.replace("images", "labels", 1)
 
 
+def predictions_folder(model: Path, folds: Sequence[int], test_set: TestSet) -> Path:
+    """Return the folder of a test set's predictions with the ensemble of a model's folds."""
+    return model / f"test_folds_{'_'.join(map(str, folds))}" / test_set.dataset / test_set.part
+
+
+def parse_predictions_folder(predictions: Path) -> tuple[tuple[int, ...], TestSet] | None:
+    """Return folds and test set of a folder of predictions, or None if it is no such folder."""
+    ensemble, dataset, part = predictions.parts[-3:]
+    folds = _ENSEMBLE.fullmatch(ensemble)
+    if folds is None or not is_dataset_name(dataset) or not _PART.fullmatch(part):
+        return None
+    return tuple(map(int, folds[1].split("_"))), TestSet(dataset, part)
+
+
 def find_test_sets(
     raw: Path, description: Mapping[str, Any], dataset: str, own: bool, others: Sequence[str], problems: list[str]
 ) -> list[TestSet]:
@@ -64,15 +75,15 @@ def find_test_sets(
     Args:
         raw: nnUNet_raw.
         description: dataset.json that the model is trained with.
-        dataset: that the model is trained on.
-        own: whether to take its own test sets.
-        others: further datasets: their training images and their test sets.
-        problems: what is wrong is added, in words.
+        dataset: That the model is trained on.
+        own: Whether to take its own test sets.
+        others: Further datasets: their training images and their test sets.
+        problems: What cannot be used is added, in words.
     """
-    found = []
+    test_sets = []
     if own:
-        found = [TestSet(dataset, part) for part in _parts(raw / dataset) if part != TRAINING_PART]
-        if not found:
+        test_sets = [TestSet(dataset, part) for part in _parts(raw / dataset) if part != TRAINING_PART]
+        if not test_sets:
             folders = "imagesTs or imagesTs_NAME with labelsTs or labelsTs_NAME"
             problems.append(f"--test-sets: {dataset} has no {folders} in {raw / dataset}")
     for other in others:
@@ -83,43 +94,41 @@ def find_test_sets(
         if not parts:
             problems.append(f"--test-on: {other} has no imagesTr with labelsTr in {raw / other}")
         problems += [f"--test-on: {difference}" for difference in _differences(raw, description, dataset, other)]
-        found += [TestSet(other, part) for part in parts]
-    for one in found:
-        problems += _unpaired(raw / one.dataset, one, description["file_ending"])
-    return found
+        test_sets += [TestSet(other, part) for part in parts]
+    for test_set in test_sets:
+        problems += _unpaired(raw / test_set.dataset, test_set, description["file_ending"])
+    return test_sets
 
 
-def labelled_cases(labels: Path, ending: str) -> list[str]:
-    """Cases of a folder of label maps."""
-    return sorted(file.name.removesuffix(ending) for file in labels.glob(f"*{ending}"))
-
-
-def _parts(folder: Path) -> list[str]:
+def _parts(dataset: Path) -> list[str]:
     """Folders of images that have labels."""
-    sets = (TestSet(folder.name, path.name) for path in sorted(folder.glob("imagesT*")) if _PART.fullmatch(path.name))
-    return [one.part for one in sets if (folder / one.labels_part).is_dir()]
+    parts = (path.name for path in sorted(dataset.glob("imagesT*")) if _PART.fullmatch(path.name))
+    return [part for part in parts if (dataset / TestSet(dataset.name, part).labels_part).is_dir()]
 
 
-def _unpaired(folder: Path, test_set: TestSet, ending: str) -> Iterator[str]:
+def _unpaired(dataset: Path, test_set: TestSet, ending: str) -> Iterator[str]:
     """Images without labels and the other way round, for which nnU-Net would fail after all the trainings."""
-    labels = set(labelled_cases(folder / test_set.labels_part, ending))
+    labels = set(labelled_cases(dataset / test_set.labels_part, ending))
     channel = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}")
-    matches = (channel.fullmatch(file.name) for file in (folder / test_set.part).iterdir())
+    matches = (channel.fullmatch(file.name) for file in (dataset / test_set.part).iterdir())
     images = {match[1] for match in matches if match}
     if not labels and not images:
         yield f"{test_set}: there is no image that ends with _0000{ending}"
-    for one, other, what in ((images, labels, "labels"), (labels, images, "images")):
-        if lacking := sorted(one - other):
-            yield f"{test_set}: there are no {what} of {', '.join(lacking[:5])}{' and more' * (len(lacking) > 5)}"
+    if unlabelled := sorted(images - labels):
+        yield f"{test_set}: there are no labels of {shortened(unlabelled)}"
+    if missing := sorted(labels - images):
+        yield f"{test_set}: there are no images of {shortened(missing)}"
 
 
 def _differences(raw: Path, ours: Mapping[str, Any], dataset: str, other: str) -> Iterator[str]:
     """Why a model of a dataset does not fit another: nnU-Net would predict what nobody asked for, or fail late."""
-    file = raw / other / "dataset.json"
+    file = raw / other / DATASET_FILE
     try:
-        theirs = json.loads(file.read_text())
+        theirs = read_json(file)
         for key in ("labels", "file_ending", "channel_names"):
             if ours[key] != theirs[key]:
-                yield f"{key} in dataset.json is {ours[key]} in {dataset} and {theirs[key]} in {other}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+                yield f"{key} in {DATASET_FILE} is {ours[key]} in {dataset} and {theirs[key]} in {other}"
+    except UserError as error:
+        yield str(error)
+    except (KeyError, TypeError) as error:
         yield f"{file} cannot be used: {error!r}"

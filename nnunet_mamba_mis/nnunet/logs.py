@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf))"
-_PATTERNS = {
-    "number": re.compile(r"\bEpoch (\d+)\b"),
-    "train_loss": re.compile(rf"\btrain_loss {_NUMBER}"),
-    "val_loss": re.compile(rf"\bval_loss {_NUMBER}"),
-    # NumPy 2 writes np.float32(0.5)
-    "pseudo_dice": re.compile(rf"\bPseudo dice \[(?:np\.float\d+\()?{_NUMBER}"),
-    "seconds": re.compile(rf"\bEpoch time: {_NUMBER} s"),
-}
+_BEGIN = re.compile(r"\bEpoch (\d+)\b")
+_TRAIN_LOSS = re.compile(rf"\btrain_loss {_NUMBER}")
+_VAL_LOSS = re.compile(rf"\bval_loss {_NUMBER}")
+_PSEUDO_DICE = re.compile(r"\bPseudo dice \[(.*)\]")
+_END = re.compile(rf"\bEpoch time: {_NUMBER} s")
+# NumPy 2 writes np.float32(0.5)
+_CLASS = re.compile(rf"(?:np\.float\d+\()?{_NUMBER}\)?")
 
 
 @dataclass(frozen=True)
@@ -23,45 +22,71 @@ class Epoch:
     """What nnU-Net reports of an epoch.
 
     Args:
-        number: of the epoch, from 0.
-        train_loss: mean over the training batches.
-        val_loss: mean over the validation batches.
-        pseudo_dice: of the first foreground class, over the validation batches as a whole.
-        seconds: how long it took.
+        number: Of the epoch, from 0.
+        train_loss: Mean over the training batches.
+        val_loss: Mean over the validation batches.
+        pseudo_dices: Of each foreground class, over the validation batches as a whole; NaN for a class in none of them.
+        seconds: How long it took.
     """
 
     number: int
     train_loss: float
     val_loss: float
-    pseudo_dice: float
+    pseudo_dices: tuple[float, ...]
     seconds: float
+
+    @property
+    def pseudo_dice(self) -> float:
+        """Pseudo Dice of the first foreground class."""
+        return self.pseudo_dices[0]
 
 
 class EpochReader:
-    """Put an epoch together from the lines of a log."""
+    """Put epochs together from the lines of a log.
+
+    Attributes:
+        epochs_done: Number of epochs before the one in progress; falls where training resumed from an earlier epoch.
+    """
 
     def __init__(self) -> None:
-        self._values: dict[str, float] = {}
+        self.epochs_done = 0
+        self._losses: dict[str, float] = {}
+        self._pseudo_dices: tuple[float, ...] = ()
 
     def feed(self, line: str) -> Epoch | None:
         """Return the epoch that ends with this line, if one does."""
-        for name, pattern in _PATTERNS.items():
-            if match := pattern.search(line):
-                self._values[name] = float(match[1])
-        if len(self._values) < len(_PATTERNS):
-            return None
-        values, self._values = self._values, {}
-        return Epoch(number=int(values.pop("number")), **values)
+        if match := _BEGIN.search(line):
+            self.epochs_done = int(match[1])
+            self._losses, self._pseudo_dices = {}, ()
+        elif match := _TRAIN_LOSS.search(line):
+            self._losses["train_loss"] = float(match[1])
+        elif match := _VAL_LOSS.search(line):
+            self._losses["val_loss"] = float(match[1])
+        elif match := _PSEUDO_DICE.search(line):
+            self._pseudo_dices = tuple(map(float, _CLASS.findall(match[1])))
+        elif (match := _END.search(line)) and len(self._losses) == 2 and self._pseudo_dices:
+            epoch = Epoch(self.epochs_done, **self._losses, pseudo_dices=self._pseudo_dices, seconds=float(match[1]))
+            self.epochs_done += 1
+            return epoch
+        return None
+
+    def read(self, lines: Iterable[str]) -> Iterator[Epoch]:
+        """Yield the epochs that end in these lines."""
+        return (epoch for epoch in map(self.feed, lines) if epoch is not None)
 
 
 def read_epochs(lines: Iterable[str]) -> Iterator[Epoch]:
     """Return all epochs of a log."""
-    reader = EpochReader()
-    return (epoch for epoch in map(reader.feed, lines) if epoch is not None)
+    return EpochReader().read(lines)
 
 
 def read_training_logs(folder: Path) -> list[Epoch]:
-    """Return the epochs of all training_log_*.txt of a fold, in order."""
+    """Return the epochs of all training logs of a fold, in order."""
+    return list(read_epochs(log_lines(folder)))
+
+
+def log_lines(folder: Path) -> Iterator[str]:
+    """Yield the lines of all training_log_*.txt of a fold, in order."""
     # the name has the time, but not zero-padded everywhere
-    files = sorted(folder.glob("training_log_*.txt"), key=lambda file: file.stat().st_mtime)
-    return [epoch for file in files for epoch in read_epochs(file.read_text(errors="replace").splitlines())]
+    for file in sorted(folder.glob("training_log_*.txt"), key=lambda file: file.stat().st_mtime):
+        yield from file.read_text(errors="replace").splitlines()

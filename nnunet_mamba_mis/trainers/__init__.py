@@ -6,4 +6,8 @@ from nnunet_mamba_mis.trainers.variants import CONTROLS, VARIANT_TRAINERS
 
 globals().update(CONTROLS | VARIANT_TRAINERS)
 
+# the paper's, then the control without state spaces and the other discretization
+_ABLATED = ("ss2d", "noSG", "attentionOnly", "fusionOnly", "noBridge", "cnn", "vit", "noSSM", "mambaDiscretization")
+ABLATIONS = tuple(f"nnUNetTrainerMambaMIS_{name}" for name in _ABLATED)
+
 __all__ = ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_paper", *CONTROLS, *VARIANT_TRAINERS]

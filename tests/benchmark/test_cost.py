@@ -8,8 +8,6 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from test_umamba import PLAIN, TO_IMPORT
-from test_umamba import make as make_umamba
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,11 +16,13 @@ from nnunet_mamba_mis.architectures.basic_blocks import BSSS, DepthwiseConv3x3, 
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 from nnunet_mamba_mis.architectures.umamba import MambaLayer
 from nnunet_mamba_mis.benchmark.cost.flops import FORMULAS, count_flops
-from nnunet_mamba_mis.benchmark.cost.measurement import Model, dataset_costs, measure_cost
+from nnunet_mamba_mis.benchmark.cost.measurement import dataset_costs, measure_cost
+from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.ops import available_backends, selective_scan
 from nnunet_mamba_mis.utils.errors import UserError
 from support.paths import REPOSITORY
 from support.small_dataset import NUMBER, discs
+from support.umamba import PLAIN, TO_IMPORT, make_umamba
 
 
 class ChannelsLast(nn.Module):
@@ -36,7 +36,7 @@ class ChannelsLast(nn.Module):
         return self.block(x.permute(0, 2, 3, 1))
 
 
-def really_counted(run) -> int:
+def counted_while_running(run) -> int:
     """Operations of something that runs, not of shapes alone."""
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         run()
@@ -104,7 +104,7 @@ def test_a_scan_has_nine_operations_a_state_whoever_computes_it(backend, gradien
     u, delta = torch.rand(2, 6, 35), torch.rand(2, 6, 35)
     B, C = torch.rand(2, 4, 35), torch.rand(2, 4, 35)
     A = -torch.rand(6, 4, requires_grad=gradients)
-    assert really_counted(lambda: selective_scan(u, delta, A, B, C, backend=backend)) == 9 * 2 * 6 * 35 * 4
+    assert counted_while_running(lambda: selective_scan(u, delta, A, B, C, backend=backend)) == 9 * 2 * 6 * 35 * 4
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_a_network_has_the_operations_that_run_with_and_without_native_code(argu
 
     counted = count_flops(build, (1, 3, 32, 64))
     network, image = build(), torch.rand(1, 3, 32, 64)
-    assert really_counted(lambda: network(image)) == counted
+    assert counted_while_running(lambda: network(image)) == counted
     monkeypatch.setattr(import_module("nnunet_mamba_mis.ops.s6"), "fastest_backend", lambda *_: "torch")
     monkeypatch.setattr(import_module("nnunet_mamba_mis.ops.native_library"), "available", lambda: False)
-    assert really_counted(lambda: network(image)) == counted
+    assert counted_while_running(lambda: network(image)) == counted
 
 
 def test_operations_grow_with_pixels_but_for_the_logarithm_of_transforms():
@@ -181,12 +181,12 @@ def test_costs_of_models_are_measured_as_nnunet_runs_them(nnunet, monkeypatch, t
         f"peak memory of training, GB\non {cost['hardware']}",
         f"seconds to predict an image\non {cost['hardware']}",
     ]
-    assert parameters[str(stock)] > 1 and all(of_model.keys() == {str(stock)} for of_model in (flops, memory, seconds))
+    assert parameters[str(stock)] > 1 and all(by_model.keys() == {str(stock)} for by_model in (flops, memory, seconds))
 
 
 def test_a_cost_that_cannot_be_measured_is_one_message(nnunet, monkeypatch):
     discs(nnunet)
     monkeypatch.setenv("nnUNet_preprocessed", nnunet.variables["nnUNet_preprocessed"])
     monkeypatch.setenv("nnUNet_raw", nnunet.variables["nnUNet_raw"])
-    with pytest.raises(UserError, match="the cost of nnUNetTrainerMambaMIS__nnUNetPlans__4d on dataset 41 could not"):
+    with pytest.raises(UserError, match="nnUNetTrainerMambaMIS__nnUNetPlans__4d on dataset 41"):
         measure_cost(NUMBER, Model("nnUNetTrainerMambaMIS", configuration="4d"))

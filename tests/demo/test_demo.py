@@ -333,7 +333,7 @@ def test_each_epoch_becomes_one_line(place):
 
 def test_epochs_are_read_from_nnunets_log():
     first, second = read_epochs(NNUNET_OUTPUT.splitlines())
-    assert first == Epoch(0, -0.1234, 0.05, 0.4321, 47.12)
+    assert first == Epoch(0, -0.1234, 0.05, (0.4321,), 47.12)
     assert math.isnan(second.pseudo_dice) and second.train_loss == -0.4
 
 

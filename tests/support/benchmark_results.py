@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +12,11 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 
-SIZE = (48, 64)
+from nnunet_mamba_mis.cli.main import main
+from support.images import disc
+
+CASES = [f"case{i}" for i in range(8)]
+STOCK, OURS = "nnUNetTrainer", "nnUNetTrainerMambaMIS"
 
 
 @dataclass
@@ -146,12 +152,6 @@ def log_of_epoch(number: int, seconds: float = 12.5) -> str:
     return "".join(f"2026-01-01 00:00:00.000000: {line}\n" for line in lines)
 
 
-def disc(row: float, column: float, radius: float, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """A label map with a disc of label 1."""
-    rows, columns = np.ogrid[: size[0], : size[1]]
-    return (((rows - row) ** 2 + (columns - column) ** 2) <= radius**2).astype(np.uint8)
-
-
 def discs(cases: Sequence[str], seed: int = 0) -> dict[str, tuple[float, float, float]]:
     """Row, column and radius of a disc for each case."""
     random = np.random.default_rng(seed)
@@ -168,3 +168,31 @@ def predicted(
         case: disc(truths[case][0] + shifts[case][0], truths[case][1] + shifts[case][1], truths[case][2])
         for case in cases
     }
+
+
+# of the dataset's cases, and of a test set's
+SHAPES = discs(CASES)
+FAR = {f"far{i}": shape for i, shape in enumerate(discs([f"far{i}" for i in range(7)], seed=5).values())}
+
+
+def write_folds(place: Place, trainer: str, error: float, random: int = 0, **options) -> None:
+    """Write all folds of a trainer whose predictions are off by about so many pixels."""
+    for number, fold in enumerate(place.folds):
+        place.write_fold(trainer, number, predicted(SHAPES, fold, error, random), **options)
+
+
+def report(place: Place, *arguments: object, overlays: bool = False) -> str:
+    """Run the command, and return report.md; pictures of cases take half of the time."""
+    output, further = place.root / "report", [] if overlays else ["--no-overlays"]
+    assert main(["benchmark", "report", "-d", "7", "-o", str(output), *map(str, arguments), *further]) == 0
+    return (output / "report.md").read_text()
+
+
+def rows_of_csv(place: Place) -> list[dict[str, str]]:
+    with (place.root / "report" / "cases.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def section(text: str, title: str) -> str:
+    """From a heading of level 2 to the next."""
+    return re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.M | re.S)[1]

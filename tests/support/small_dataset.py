@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 
+from support.images import disc
 from support.nnunet_workplace import Dataset, Workplace, write_image, write_label
 
 NUMBER, NAME = 41, "Dataset041_Tiny"
@@ -17,11 +18,10 @@ ELSEWHERE, OTHER = 42, "Dataset042_Elsewhere"
 def discs(nnunet: Workplace) -> Dataset:
     """Eight small grey images with a disc each, planned and preprocessed."""
     rng = np.random.default_rng(0)
-    row, column = np.ogrid[:40, :36]
     cases = {}
     for case in range(8):
-        mask = (row - rng.integers(12, 28)) ** 2 + (column - rng.integers(12, 24)) ** 2 < 50
-        cases[f"case{case}"] = ((rng.integers(0, 60, (1, 40, 36)) + 100 * mask).astype(np.uint8), mask.astype(np.uint8))
+        mask = disc(rng.integers(12, 28), rng.integers(12, 24), 7, (40, 36))
+        cases[f"case{case}"] = ((rng.integers(0, 60, (1, 40, 36)) + 100 * mask).astype(np.uint8), mask)
     return nnunet.add(Dataset(NUMBER, cases, {"background": 0, "polyp": 1}))
 
 

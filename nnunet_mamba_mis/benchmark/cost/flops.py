@@ -17,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import nnunet_mamba_mis.ops  # noqa: F401 (registers the operators)
 from nnunet_mamba_mis.ops.pixelwise import LINEAR, NORM
 
+Shapes = Sequence[Sequence[int]]
+
 # for each state of a position: the usual count for Mamba, which takes an exponential for one operation
 SCAN = 9
 # for each value of a complex transform of N values these times log2(N); half as many where one side is real
@@ -42,17 +44,21 @@ def count_flops(build: Callable[[], nn.Module], shape: Sequence[int]) -> int:
     return counter.get_total_flops()
 
 
-def scan_flops(u: Sequence[int], delta: Sequence[int], A: Sequence[int], *_arguments, **_outputs) -> int:
+def scan_flops(
+    u: Sequence[int], delta: Sequence[int], A: Sequence[int], *_arguments: object, **_outputs: object
+) -> int:
     """Of the selective scan, from its shapes: u (batch, D, L) or (batch, D, H, W), A (D, N)."""
     return SCAN * math.prod(u) * A[1]
 
 
-def s6_flops(u: Sequence[int], weight: Sequence[int], A: Sequence[int], *_arguments, **_outputs) -> int:
+def s6_flops(u: Sequence[int], weight: Sequence[int], A: Sequence[int], *_arguments: object, **_outputs: object) -> int:
     """Of scan and projections: u (batch, D, H, W), weight (D + 2N, D), A (D, N)."""
     return 2 * math.prod(u) * weight[0] + scan_flops(u, u, A)
 
 
-def pixelwise_flops(tensors, parameters, kinds: Sequence[int], *_arguments, **_outputs) -> int:
+def pixelwise_flops(
+    tensors: Shapes, parameters: Shapes, kinds: Sequence[int], *_arguments: object, **_outputs: object
+) -> int:
     """Of the linear layers among pixelwise layers: tensors (batch, H, W, channels), parameters (out, in) and (out,)."""
     pixels = math.prod(tensors[0][:3])
     with_weights = [kind for kind in kinds if kind in (NORM, LINEAR)]
@@ -63,19 +69,21 @@ def pixelwise_flops(tensors, parameters, kinds: Sequence[int], *_arguments, **_o
     )
 
 
-def real_fft_flops(x: Sequence[int], dim: Sequence[int], *_arguments, out_shape: Sequence[int], **_outputs) -> int:
+def real_fft_flops(
+    x: Sequence[int], dim: Sequence[int], *_arguments: object, out_shape: Sequence[int], **_outputs: object
+) -> int:
     """Of a transform between real and complex values: the real side has the whole grid."""
-    whole = [max(one, other) for one, other in zip(x, out_shape, strict=True)]
+    whole = [max(sides) for sides in zip(x, out_shape, strict=True)]
     return complex_fft_flops(whole, dim) // 2
 
 
-def complex_fft_flops(x: Sequence[int], dim: Sequence[int], *_arguments, **_outputs) -> int:
+def complex_fft_flops(x: Sequence[int], dim: Sequence[int], *_arguments: object, **_outputs: object) -> int:
     """Of a complex transform of x along dim."""
     points = math.prod(x[axis] for axis in dim)
     return round(FOURIER * math.prod(x) * math.log2(points))
 
 
-def addcmul_flops(*_arguments, out_val: Tensor, **_options) -> int:
+def addcmul_flops(*_arguments: object, out_val: Tensor, **_options: object) -> int:
     """Of `addcmul` where it is complex, as in spectral gates; real ones are elementwise, and not counted."""
     return COMPLEX_ADDCMUL * out_val.numel() if out_val.is_complex() else 0
 

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
+from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.utils.errors import UserError
 
 # what `measure_cost` returns and reports show → in words (a second line is small), and the unit's size
@@ -19,17 +20,6 @@ _KINDS = {
     "training_bytes": ("peak memory of training, GB\non {hardware}", 1e9),
     "inference_seconds": ("seconds to predict an image\non {hardware}", 1),
 }
-
-
-class Model(NamedTuple):
-    """What nnU-Net names a folder of results by."""
-
-    trainer: str
-    plans: str = "nnUNetPlans"
-    configuration: str = "2d"
-
-    def __str__(self) -> str:
-        return "__".join(self)
 
 
 def measure_cost(dataset: str | int, model: Model, device: str = "cpu") -> dict[str, Any]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba_mis.benchmark.cost.measurement import Model
+from nnunet_mamba_mis.benchmark.model import Model, seed_folders
 from nnunet_mamba_mis.dataset_conversion.overlaps import REPORT_FILE
+from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, SPLITS_FILE, not_set
+from nnunet_mamba_mis.nnunet.results import (
+    fold_number,
+    predicted_files,
+    read_first_json,
+    read_json,
+    validation_summary,
+)
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.text import shortened
 
-_SEED_FOLDER = re.compile(r"seed_(\w+)")
 BASELINE = "nnUNetTrainer"
 
 
@@ -22,11 +28,11 @@ class Fold:
     """A fold that was trained and validated, or the ensemble of folds that predicted a test set.
 
     Args:
-        model: trainer, plans and configuration.
-        seed: of the folder seed_N that it lies in; empty if it is in none.
-        number: of the fold; of an ensemble, all of them, as 0+1+2.
+        model: Trainer, plans and configuration.
+        seed: Of the folder seed_N that it lies in; empty if it is in none.
+        number: Of the fold; of an ensemble, all of them, as 0+1+2.
         folder: nnUNet_results/DATASET/MODEL/fold_N, or that of the predictions.
-        predictions: file of each case that has one.
+        predictions: File of each case that has one.
     """
 
     model: Model
@@ -46,12 +52,12 @@ class Truth:
 
     Args:
         name: DatasetXXX_Name that models were trained on.
-        labels: folder with the label maps.
-        images: folder imagesTr; may not be there.
+        labels: Folder with the label maps.
+        images: Folder imagesTr; may not be there.
         description: dataset.json.
-        validation: cases of each fold in splits_final.json; empty if there is none.
-        group_of: patient, lesion, sequence, … of cases that share one, as `mamba_mis convert` recorded it.
-        test_set: folder of its images, and their dataset if it is another; empty for cross-validation.
+        validation: Cases of each fold in splits_final.json; empty if there is none.
+        group_of: Patient, lesion, sequence, … of cases that share one, as `mamba_mis convert` recorded it.
+        test_set: Folder of its images, and their dataset if it is another; empty for cross-validation.
     """
 
     name: str
@@ -74,7 +80,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoldSet:
     """Folds of a dataset, in the order of models, seeds and folds, and what is missing, in words."""
 
     folds: list[Fold]
@@ -90,70 +96,74 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
     """Find the ground truth of a dataset.
 
     Args:
-        dataset: id or name.
+        dataset: Id or name.
         raw: nnUNet_raw, if set.
         preprocessed: nnUNet_preprocessed, if set.
 
     Raises:
-        UserError: it is in neither, or a file cannot be read.
+        UserError: It is in neither, or a file cannot be read.
     """
     pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
     bases = [base for base in (preprocessed, raw) if base is not None]
-    folders = [folder for base in bases for folder in sorted(base.glob(pattern)) if (folder / "dataset.json").is_file()]
+    if not bases:
+        raise UserError(not_set("nnUNet_raw"))
+    folders = [folder for base in bases for folder in sorted(base.glob(pattern)) if (folder / DATASET_FILE).is_file()]
     names = sorted({folder.name for folder in folders})
     if len(names) != 1:
-        there = f"several are called so: {', '.join(names)}" if names else "there is no such folder with a dataset.json"
-        raise UserError(f"-d {dataset}: {there} in {' and '.join(map(str, bases)) or 'nnUNet_raw, which is not set'}")
+        problem = f"several match: {', '.join(names)}" if names else f"there is no such folder with a {DATASET_FILE}"
+        raise UserError(f"-d {dataset}: {problem} in {' and '.join(map(str, bases))}")
     (name,) = names
     candidates = [base / name / part for base, part in ((preprocessed, "gt_segmentations"), (raw, "labelsTr")) if base]
     labels = next((folder for folder in candidates if folder.is_dir()), None)
     if labels is None:
         raise UserError(f"{name} has no ground truth: there is no {' and no '.join(map(str, candidates))}")
-    splits = _read_json(*(folder / "splits_final.json" for folder in folders)) or []
+    splits = read_first_json(folder / SPLITS_FILE for folder in folders) or []
     return Truth(
         name=name,
         labels=labels,
         images=(raw or labels) / name / "imagesTr",
-        description=_read_json(folders[0] / "dataset.json"),
+        description=read_json(folders[0] / DATASET_FILE),
         validation=[split["val"] for split in splits],
         group_of=groups_of(*(base / name for base in bases)),
     )
 
 
 def groups_of(*folders: Path) -> dict[str, str]:
-    """Groups of cases that `mamba_mis convert` recorded in one of the folders."""
-    converted = _read_json(*(folder / REPORT_FILE for folder in folders)) or {}
+    """Return groups of cases that `mamba_mis convert` recorded in one of the folders."""
+    converted = read_first_json(folder / REPORT_FILE for folder in folders) or {}
     groups = converted.get("splits", {}).get("groups", [])
     return {case: group[0] for group in groups for case in group}
 
 
-def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | None = None) -> Found:
+def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | None = None) -> FoldSet:
     """Find the validated folds of a dataset.
 
     Args:
-        truth: of the dataset.
-        roots: folders like nnUNet_results, named seed_N or with folders seed_N in them if there are seeds.
-        trainers: to look at, in their order; all by default, the stock one first.
+        truth: Of the dataset.
+        roots: Folders like nnUNet_results, named seed_N or with folders seed_N in them if there are seeds.
+        trainers: To look at, in their order; all by default, the stock one first.
 
     Raises:
-        UserError: there is none, or a trainer has none, or a fold is there twice.
+        UserError: There is none, or a trainer has none, or a fold is there twice.
     """
     folds: list[Fold] = []
     problems: list[str] = []
-    known: set[str] = set()
-    for seed, root in seeds_of(roots):
+    trained: set[str] = set()
+    for seed, root in seed_folders(roots):
         for folder in sorted((root / truth.name).glob("*__*__*")):
-            model = Model(*folder.name.split("__", 2))
-            known.add(model.trainer)
+            model = Model.parse(folder.name)
+            if model is None:
+                continue
+            trained.add(model.trainer)
             if trainers is not None and model.trainer not in trainers:
                 continue
             for path in sorted(folder.glob("fold_*")):
                 if fold := _read_fold(truth, model, seed, path, problems):
                     folds.append(fold)
-    _check_found(truth.name, folds, roots, trainers, known, problems)
+    _check_folds(truth.name, folds, roots, trainers, trained, problems)
     order = list(trainers) if trainers else [BASELINE, *sorted({fold.model.trainer for fold in folds})]
     folds.sort(key=lambda fold: (order.index(fold.model.trainer), fold.model, fold.seed, fold.number))
-    return Found(folds, [*_missing_folds(truth, folds), *problems])
+    return FoldSet(folds, [*_missing_folds(truth, folds), *problems])
 
 
 def short_names(models: Sequence[Model]) -> dict[Model, str]:
@@ -162,41 +172,32 @@ def short_names(models: Sequence[Model]) -> dict[Model, str]:
     return {model: " ".join([model.trainer, *(model[index] for index in parts)]) for model in models}
 
 
-def seeds_of(roots: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield each root and the folders seed_N in it, with the seed."""
-    for root in roots:
-        for folder in (root, *sorted(root.glob("seed_*"))):
-            match = _SEED_FOLDER.fullmatch(folder.name)
-            yield (match[1] if match else ""), folder
-
-
 def _read_fold(truth: Truth, model: Model, seed: str, folder: Path, problems: list[str]) -> Fold | None:
     """Return a fold that can be used; what is missing is added to the problems."""
     name = f"{model} {folder.name}" + (f" of seed {seed}" if seed else "")
-    number = folder.name.removeprefix("fold_")
-    if not number.isdigit():
+    number = fold_number(folder)
+    if number is None:
         problems.append(f"{name} is left out: it was trained on all cases, so none are held out")
         return None
-    summary = folder / "validation" / "summary.json"
+    summary = validation_summary(folder)
+    if not summary.is_file():
+        problems.append(f"{name} is left out: it has no {summary}, so its validation has not ended")
+        return None
     try:
-        content = _read_json(summary)
+        files = [summary.with_name(file) for file in predicted_files(summary)]
     except UserError as error:
         problems.append(f"{name} is left out: {error}")
         return None
-    if content is None:
-        problems.append(f"{name} is left out: it has no {summary}, so its validation has not ended")
-        return None
     ending = truth.description["file_ending"]
-    files = [summary.parent / Path(case["prediction_file"]).name for case in content["metric_per_case"]]
     listed = {file.name.removesuffix(ending): file for file in files}
     if missing := [file.name for file in files if not file.is_file()]:
         problems.append(f"{name}: its summary.json lists predictions that are not there: {shortened(missing)}")
     allowed = set(listed)
-    if int(number) < len(truth.validation):
-        allowed = set(truth.validation[int(number)])
+    if number < len(truth.validation):
+        allowed = set(truth.validation[number])
         problems.extend(_differences_from_split(name, set(listed), allowed))
     predictions = {case: file for case, file in listed.items() if case in allowed and file.is_file()}
-    return Fold(model, seed, int(number), folder, predictions)
+    return Fold(model, seed, number, folder, predictions)
 
 
 def _differences_from_split(name: str, predicted: set[str], expected: set[str]) -> Iterator[str]:
@@ -209,20 +210,20 @@ def _differences_from_split(name: str, predicted: set[str], expected: set[str]) 
         )
 
 
-def _check_found(
+def _check_folds(
     dataset: str,
     folds: Sequence[Fold],
     roots: Sequence[Path],
     trainers: Sequence[str] | None,
-    known: set[str],
+    trained: set[str],
     problems: Sequence[str],
 ) -> None:
     where = ", ".join(map(str, roots))
-    there = {fold.model.trainer for fold in folds}
+    validated = {fold.model.trainer for fold in folds}
     for trainer in trainers or ():
-        if trainer not in there:
+        if trainer not in validated:
             lines = [f"--trainers {trainer}: {dataset} has no validated fold of it in {where}"]
-            lines.append(f"there are results of {', '.join(sorted(known)) or 'no trainer'}")
+            lines.append(f"there are results of {', '.join(sorted(trained)) or 'no trainer'}")
             raise UserError("\n  ".join([*lines, *problems]))
     if not folds:
         raise UserError("\n  ".join([f"{dataset} has no validated fold in {where}", *problems]))
@@ -230,7 +231,7 @@ def _check_found(
     for fold in folds:
         other = seen.setdefault((fold.model, fold.seed, fold.number), fold.folder)
         if other != fold.folder:
-            raise UserError(f"{fold} is there twice, {other} and {fold.folder}: seeds are told apart by folders seed_N")
+            raise UserError(f"{fold} exists twice, {other} and {fold.folder}: seeds are told apart by folders seed_N")
 
 
 def _missing_folds(truth: Truth, folds: Sequence[Fold]) -> Iterator[str]:
@@ -238,27 +239,7 @@ def _missing_folds(truth: Truth, folds: Sequence[Fold]) -> Iterator[str]:
     seeds = sorted({fold.seed for fold in folds})
     for model in dict.fromkeys(fold.model for fold in folds):
         for seed in seeds:
-            there = {fold.number for fold in folds if (fold.model, fold.seed) == (model, seed)}
-            if missing := sorted(expected - there, key=str):
+            validated = {fold.number for fold in folds if (fold.model, fold.seed) == (model, seed)}
+            if missing := sorted(expected - validated, key=str):
                 of_seed = f" of seed {seed}" if seed else ""
                 yield f"{model}{of_seed}: no validated fold {', '.join(map(str, missing))} of {len(expected)}"
-
-
-def _read_json(*paths: Path) -> Any:
-    """Return the content of the first file that is there; None if none is.
-
-    Raises:
-        UserError: the file is no JSON.
-    """
-    for path in paths:
-        if path.is_file():
-            try:
-                return json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise UserError(f"{path} cannot be read: {error}") from None
-    return None
-
-
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Return names as a list; only the first, and how many more there are, of a long one."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

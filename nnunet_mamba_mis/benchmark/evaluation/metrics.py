@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+from nnunet_mamba_mis.benchmark.label_maps import Mask
 
 # metric → its name in tables
 METRICS = {
@@ -84,10 +84,10 @@ class Score:
     """Counts and distances of one class in one case; everything is NaN where the class is in neither mask.
 
     Args:
-        counts: of pixels.
+        counts: Of pixels.
         hd95: 95th percentile of the Hausdorff distance, in the unit of the spacing; the image's diagonal if one mask is
             empty.
-        nsd: normalised surface Dice at the tolerance; 0 if one mask is empty.
+        nsd: Normalised surface Dice at the tolerance; 0 if one mask is empty.
     """
 
     counts: Counts
@@ -106,12 +106,12 @@ def count(truth: Mask, prediction: Mask, counted: Mask | None = None) -> Counts:
 
     Args:
         truth: (H, W) or (D, H, W).
-        prediction: of the same shape.
-        counted: where pixels count; everywhere by default.
+        prediction: Of the same shape.
+        counted: Where pixels count; everywhere by default.
     """
     counted = np.ones_like(truth) if counted is None else counted
     pairs = ((truth, prediction), (~truth, prediction), (truth, ~prediction), (~truth, ~prediction))
-    return Counts(*(int(np.count_nonzero(one & other & counted)) for one, other in pairs))
+    return Counts(*(int(np.count_nonzero(in_truth & predicted & counted)) for in_truth, predicted in pairs))
 
 
 def score(
@@ -121,10 +121,10 @@ def score(
 
     Args:
         truth: (H, W) or (D, H, W).
-        prediction: of the same shape.
-        spacing: of each axis.
-        tolerance: of the normalised surface Dice, in the unit of the spacing.
-        counted: where pixels count (not where nnU-Net's ignore label is); everywhere by default.
+        prediction: Of the same shape.
+        spacing: Of each axis.
+        tolerance: Of the normalised surface Dice, in the unit of the spacing.
+        counted: Where pixels count (not where nnU-Net's ignore label is); everywhere by default.
 
     Raises:
         ValueError: The shapes differ.

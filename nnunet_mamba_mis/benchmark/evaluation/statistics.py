@@ -23,12 +23,12 @@ class Estimate:
     """Mean over cases, with the sample's standard deviation and a 95% interval; NaN where there is too little.
 
     Args:
-        mean: of the cases that have a value.
-        sd: of the same.
-        low: lower end of the interval.
-        high: upper end.
-        cases: that have a value.
-        groups: they belong to.
+        mean: Of the cases that have a value.
+        sd: Of the same.
+        low: Lower end of the interval.
+        high: Upper end.
+        cases: That have a value.
+        groups: They belong to.
     """
 
     mean: float
@@ -44,15 +44,15 @@ class Comparison:
     """A metric of one trainer against that of another, on the same cases.
 
     Args:
-        first: the trainer that is compared with.
-        second: the one whose gain it is.
-        difference: second less first, mean over cases with its interval.
-        wins: groups in which the second's value is higher.
-        losses: in which it is lower.
-        ties: in which they are equal.
+        first: The trainer that is compared with.
+        second: The one whose gain it is.
+        difference: Second less first, mean over cases with its interval.
+        wins: Groups in which the second's value is higher.
+        losses: In which it is lower.
+        ties: In which they are equal.
         effect: matched-pairs rank-biserial correlation, -1 to 1: positive where the second's values are higher.
         p: two-sided, of Wilcoxon's signed-rank test.
-        p_holm: the same, adjusted for all pairs of trainers.
+        p_holm: The same, adjusted for all pairs of trainers.
     """
 
     first: str
@@ -70,8 +70,8 @@ def estimate(values: Mapping[str, float], group_of: Mapping[str, str]) -> Estima
     """Return mean, standard deviation and bootstrap interval (percentiles of means over resampled groups).
 
     Args:
-        values: of each case; NaN is left out.
-        group_of: the group of cases that have one.
+        values: Of each case; NaN is left out.
+        group_of: The group of cases that have one.
     """
     defined = {case: value for case, value in values.items() if not np.isnan(value)}
     array = np.array(list(defined.values()))
@@ -86,8 +86,8 @@ def compare_all(values: Mapping[str, Mapping[str, float]], group_of: Mapping[str
     """Compare every pair of trainers; the p values are adjusted for the number of pairs.
 
     Args:
-        values: of each trainer, of each case; cases that are not defined for both of a pair are left out of it.
-        group_of: the group of cases that have one.
+        values: Of each trainer, of each case; cases that are not defined for both of a pair are left out of it.
+        group_of: The group of cases that have one.
 
     Returns:
         The pairs that have cases in common; none for fewer than two trainers.
@@ -139,11 +139,11 @@ def wilcoxon_p(differences: NDArray[np.float64]) -> float:
 def _compare(
     first: str,
     second: str,
-    of_first: Mapping[str, float],
-    of_second: Mapping[str, float],
+    first_values: Mapping[str, float],
+    second_values: Mapping[str, float],
     group_of: Mapping[str, str],
 ) -> Comparison:
-    difference = {case: of_second[case] - of_first[case] for case in of_first if case in of_second}
+    difference = {case: second_values[case] - first_values[case] for case in first_values if case in second_values}
     difference = {case: value for case, value in difference.items() if not np.isnan(value)}
     sums, sizes = _by_group(difference, group_of)
     # equal values, summed in another order, differ in the last digits

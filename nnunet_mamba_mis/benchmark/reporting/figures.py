@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from nnunet_mamba_mis.benchmark.evaluation.metrics import Mask
 from nnunet_mamba_mis.benchmark.evaluation.statistics import Comparison, Estimate
+from nnunet_mamba_mis.benchmark.label_maps import Mask
 from nnunet_mamba_mis.nnunet.logs import Epoch
 from nnunet_mamba_mis.utils.overlays import PREDICTION_COLOUR, TRUTH_COLOUR, legend_handles, outline, tile
 
@@ -33,12 +33,12 @@ class Panel:
     """A case in the grid of overlays.
 
     Args:
-        why: what it was chosen for.
-        case: its identifier.
+        why: What it was chosen for.
+        case: Its identifier.
         image: (H, W) or (H, W, 3) of 8 bits.
-        truth: masks of the classes, (H, W).
-        predictions: of each model in the columns' order, masks of the classes.
-        dice: of each model.
+        truth: Masks of the classes, (H, W).
+        predictions: Of each model in the columns' order, masks of the classes.
+        dice: Of each model.
     """
 
     why: str
@@ -55,14 +55,14 @@ def draw_paired_differences(
     """Draw each case's difference to the baseline, from the greatest loss to the greatest gain.
 
     Args:
-        differences: for each other model, the comparison and the difference of each case.
-        metric: its name.
-        baseline: name of the model that is compared with.
-        file: the PNG to write; an SVG goes beside it.
+        differences: For each other model, the comparison and the difference of each case.
+        metric: Its name.
+        baseline: Name of the model that is compared with.
+        file: The PNG to write; an SVG goes beside it.
     """
     figure, axes = _panels(len(differences), share_y=True)
-    for ax, (name, (comparison, of_case)) in zip(axes, differences.items(), strict=True):
-        values = np.sort([value for value in of_case.values() if not np.isnan(value)])
+    for ax, (name, (comparison, by_case)) in zip(axes, differences.items(), strict=True):
+        values = np.sort([value for value in by_case.values() if not np.isnan(value)])
         place = np.arange(1, len(values) + 1)
         colours = np.where(values > 0, _GAIN, np.where(values < 0, _LOSS, "0.6"))
         ax.vlines(place, 0, values, colors=colours, linewidth=max(0.5, min(4.0, 160 / len(values))))
@@ -83,22 +83,22 @@ def draw_cost(dice: Mapping[str, Estimate], costs: Mapping[str, Mapping[str, flo
     """Draw mean Dice with its interval against each cost.
 
     Args:
-        dice: of each model.
-        costs: for each kind of cost, the cost of models of which it is known.
-        file: the PNG to write; an SVG goes beside it.
+        dice: Of each model.
+        costs: For each kind of cost, the cost of models of which it is known.
+        file: The PNG to write; an SVG goes beside it.
     """
     figure, axes = _panels(len(costs), share_y=True)
-    for ax, (kind, of_model) in zip(axes, costs.items(), strict=True):
+    for ax, (kind, by_model) in zip(axes, costs.items(), strict=True):
         for index, (name, value) in enumerate(dice.items()):
-            if name not in of_model:
+            if name not in by_model:
                 continue
             error = np.nan_to_num([[value.mean - value.low], [value.high - value.mean]])
             ax.errorbar(
-                of_model[name], value.mean, error, fmt=_MARKERS[index % len(_MARKERS)], label=name, capsize=3,
+                by_model[name], value.mean, error, fmt=_MARKERS[index % len(_MARKERS)], label=name, capsize=3,
                 color=_COLOURS[index % len(_COLOURS)],
             )  # fmt: skip
         ax.set_xlabel(kind)
-        ax.set_xlim(0, 1.1 * max(of_model.values()) or 1)
+        ax.set_xlim(0, 1.1 * max(by_model.values()) or 1)
         ax.margins(y=0.12)
     for ax in axes[::_COLUMNS]:
         ax.set_ylabel("mean Dice, 95% interval")
@@ -110,24 +110,24 @@ def draw_training_curves(epochs: Mapping[str, Sequence[Sequence[Epoch]]], file: 
     """Draw validation loss and pseudo Dice of every fold, and their mean.
 
     Args:
-        epochs: of each model, of each fold.
-        file: the PNG to write; an SVG goes beside it.
+        epochs: Of each model, of each fold.
+        file: The PNG to write; an SVG goes beside it.
     """
     figure, axes = _panels(2, share_y=False)
     titles = {"val_loss": "validation loss", "pseudo_dice": "pseudo Dice of the first class (validation patches)"}
     for ax, (quantity, title) in zip(axes, titles.items(), strict=True):
         for index, (name, folds) in enumerate(epochs.items()):
             colour = _COLOURS[index % len(_COLOURS)]
-            of_epoch: dict[int, list[float]] = {}
+            by_epoch: dict[int, list[float]] = {}
             for fold in folds:
                 ax.plot(
                     [epoch.number + 1 for epoch in fold], [getattr(epoch, quantity) for epoch in fold],
                     color=colour, linewidth=0.7, alpha=0.4,
                 )  # fmt: skip
                 for epoch in fold:
-                    of_epoch.setdefault(epoch.number + 1, []).append(getattr(epoch, quantity))
-            number = sorted(of_epoch)
-            mean = [float(np.mean(of_epoch[n])) for n in number]
+                    by_epoch.setdefault(epoch.number + 1, []).append(getattr(epoch, quantity))
+            number = sorted(by_epoch)
+            mean = [float(np.mean(by_epoch[n])) for n in number]
             ax.plot(number, mean, color=colour, linewidth=2, marker="o" if len(number) < 15 else "", ms=4, label=name)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("epoch")
@@ -140,9 +140,9 @@ def draw_overlays(panels: Sequence[Panel], names: Sequence[str], file: Path) -> 
     """Draw a row for each case: the ground truth with the prediction of each model.
 
     Args:
-        panels: the rows.
-        names: of the models.
-        file: the PNG to write; an SVG goes beside it.
+        panels: The rows.
+        names: Of the models.
+        file: The PNG to write; an SVG goes beside it.
     """
     # in inches: a strip for the legend above, one for the reasons at the left, and a title over each row
     legend, reasons, title, names_height = 0.4, 2.0, 0.3, 0.45

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_mamba_mis.benchmark.evaluation.folds import Fold, Model, Truth
-from nnunet_mamba_mis.benchmark.evaluation.metrics import Mask
-from nnunet_mamba_mis.benchmark.evaluation.scores import Labels, Scores, mask_of, read_label_map
+from nnunet_mamba_mis.benchmark.evaluation.folds import Fold, Truth
+from nnunet_mamba_mis.benchmark.evaluation.scores import Scores, mean_of_defined
+from nnunet_mamba_mis.benchmark.label_maps import Labels, read_label_map
+from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.reporting.figures import Panel
 
 _QUANTILES = {"worst": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "best": 1.0}
@@ -41,7 +42,7 @@ def panels(
 ) -> list[Panel]:
     """Read image, ground truth and predictions of the cases; of several seeds the first."""
     labels = Labels.of(truth.description)
-    found = []
+    rows = []
     for why, case in chosen:
         run = next(run for run in scores.runs if run.case == case)
         files = [
@@ -54,21 +55,16 @@ def panels(
             read_label_map(file, labels)[0] for file in (truth.labels / f"{case}{labels.file_ending}", *files)
         )
         section = _section(reference)
-        dice = [_mean_dice(scores, model, run) for model in models]
-        shown = [_masks(label_map[section], labels) for label_map in (reference, *predictions)]
+        classes = [scores.by_model[model][run].values() for model in models]
+        dice = [mean_of_defined(score.value("dice") for score in by_class) for by_class in classes]
+        masks = [list(labels.masks(label_map[section]).values()) for label_map in (reference, *predictions)]
         image = _read_image(truth.images, case, labels, reference.shape)
-        found.append(Panel(why, case, image[section], shown[0], shown[1:], dice))
-    return found
+        rows.append(Panel(why, case, image[section], masks[0], masks[1:], dice))
+    return rows
 
 
 def _defined(values: Mapping[str, float]) -> dict[str, float]:
     return {case: value for case, value in values.items() if not np.isnan(value)}
-
-
-def _mean_dice(scores: Scores, model: Model, run: object) -> float:
-    of_class = [scored.value("dice") for scored in scores.of_model[model][run].values()]  # type: ignore[index]
-    defined = [value for value in of_class if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else float("nan")
 
 
 def _section(label_map: NDArray) -> tuple[int, ...]:
@@ -76,10 +72,6 @@ def _section(label_map: NDArray) -> tuple[int, ...]:
     if label_map.ndim == 2:
         return ()
     return (int((label_map > 0).sum(axis=(1, 2)).argmax()),)
-
-
-def _masks(label_map: NDArray, labels: Labels) -> list[Mask]:
-    return [mask_of(label_map, label) for label in labels.of_class.values()]
 
 
 def _read_image(folder: Path, case: str, labels: Labels, shape: tuple[int, ...]) -> NDArray[np.uint8]:

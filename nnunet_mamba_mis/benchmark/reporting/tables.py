@@ -6,30 +6,32 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from nnunet_mamba_mis.benchmark.evaluation.folds import Fold, Model
+from nnunet_mamba_mis.benchmark.evaluation.folds import Fold
 from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS
 from nnunet_mamba_mis.benchmark.evaluation.scores import Scores
-from nnunet_mamba_mis.benchmark.evaluation.settings import Training, settings_of
 from nnunet_mamba_mis.benchmark.evaluation.statistics import Comparison, Estimate, estimate
+from nnunet_mamba_mis.benchmark.evaluation.training_records import TrainingRecord, settings_of
+from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.reporting.document import Table
 
 SECONDS_PER_EPOCH = "seconds per epoch"
+HOURS_OF_TRAINING = "hours of training, all folds"
 
 Names = Mapping[Model, str]
 
 
-def training_table(names: Names, trainings: Mapping[Fold, Training]) -> Table:
+def training_table(names: Names, records: Mapping[Fold, TrainingRecord]) -> Table:
     """How each model was trained."""
-    settings = {model: settings_of(model, trainings) for model in names}
+    settings = {model: settings_of(model, records) for model in names}
     kinds = list(dict.fromkeys(kind for known in settings.values() for kind in known))
     header = ["", *(_wrapped_name(name) for name in names.values())]
     rows = [["plans", *(model.plans for model in names)], ["configuration", *(model.configuration for model in names)]]
     rows += [[kind, *(known.get(kind, "not known") for known in settings.values())] for kind in kinds]
-    seeds = [sorted({fold.seed for fold in trainings if fold.model == model} - {""}) for model in names]
+    seeds = [sorted({fold.seed for fold in records if fold.model == model} - {""}) for model in names]
     if any(seeds):
-        rows.append(["seeds", *(", ".join(of_model) for of_model in seeds)])
-    folds = [sorted({fold.number for fold in trainings if fold.model == model}) for model in names]
-    rows.append(["validated folds", *(", ".join(map(str, of_model)) for of_model in folds)])
+        rows.append(["seeds", *(", ".join(numbers) for numbers in seeds)])
+    folds = [sorted({fold.number for fold in records if fold.model == model}) for model in names]
+    rows.append(["validated folds", *(", ".join(map(str, numbers)) for numbers in folds)])
     return Table(header, rows)
 
 
@@ -49,9 +51,9 @@ def empty_table(scores: Scores, names: Names) -> Table:
     for name in scores.classes:
         for model, shown in names.items():
             counts = scores.counts(model, name)
-            missed = sum(one.tp + one.fp == 0 < one.fn for one in counts)
-            invented = sum(one.tp + one.fn == 0 < one.fp for one in counts)
-            neither = sum(one.both_empty for one in counts)
+            missed = sum(pixels.tp + pixels.fp == 0 < pixels.fn for pixels in counts)
+            invented = sum(pixels.tp + pixels.fn == 0 < pixels.fp for pixels in counts)
+            neither = sum(pixels.both_empty for pixels in counts)
             rows.append([*_class_and_model(scores, name, shown), *map(str, (len(counts), neither, missed, invented))])
     return Table([*_class_and_model(scores, "class", ""), "predictions", "in neither", "missed", "invented"], rows)
 
@@ -86,21 +88,21 @@ def test_table(names: Names, scores: Mapping[str, tuple[Scores, str]]) -> Table:
     """Mean Dice and IoU of each model on each set of cases.
 
     Args:
-        names: of the models.
-        scores: for each set, its scores and the row that is shown.
+        names: Of the models.
+        scores: For each set, its scores and the row that is shown.
     """
     rows = []
     for model, name in names.items():
         cells = []
-        for of_set, row in scores.values():
+        for set_scores, row in scores.values():
             dice, iou = (
-                (estimate(of_set.values(model, metric, row), {}).mean for metric in ("dice", "iou"))
-                if model in of_set.of_model
+                (estimate(set_scores.values(model, metric, row), {}).mean for metric in ("dice", "iou"))
+                if model in set_scores.by_model
                 else (float("nan"),) * 2
             )
             cells.append("not predicted" if np.isnan(dice) else f"{dice:.3f}\nIoU {iou:.3f}")
         rows.append([_wrapped_name(name), *cells])
-    return Table(["", *(f"{name}\n{len(of_set.cases)} cases" for name, (of_set, _) in scores.items())], rows)
+    return Table(["", *(f"{name}\n{len(set_scores.cases)} cases" for name, (set_scores, _) in scores.items())], rows)
 
 
 def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
@@ -125,7 +127,7 @@ def cost_table(names: Names, costs: Mapping[str, Mapping[str, float]], hardware:
     rows = [
         [
             _wrapped_name(name),
-            *(number(of_model[name]) if name in of_model else "not known" for of_model in costs.values()),
+            *(number(by_name[name]) if name in by_name else "not known" for by_name in costs.values()),
             hardware.get(name) or "not known",
         ]
         for name in names.values()
@@ -133,19 +135,24 @@ def cost_table(names: Names, costs: Mapping[str, Mapping[str, float]], hardware:
     return Table(["", *costs, "hardware"], rows)
 
 
-def training_costs(names: Names, trainings: Mapping[Fold, Training]) -> dict[str, dict[str, float]]:
-    """Seconds per epoch, median over folds, and hours of training of all folds, as far as logs are there."""
-    costs: dict[str, dict[str, float]] = {SECONDS_PER_EPOCH: {}, "hours of training, all folds": {}}
+def training_costs(names: Names, records: Mapping[Fold, TrainingRecord]) -> dict[str, dict[str, float]]:
+    """Return seconds per epoch, median over folds, and hours of training of all folds, as far as there are logs."""
+    costs: dict[str, dict[str, float]] = {}
     for model, name in names.items():
-        logged = [training for fold, training in trainings.items() if fold.model == model and training.epochs]
+        logged = [record for fold, record in records.items() if fold.model == model and record.epochs]
         if logged:
-            values = (
-                np.median([training.seconds_per_epoch for training in logged]),
-                sum(t.seconds for t in logged) / 3600,
-            )
-            for of_model, value in zip(costs.values(), values, strict=True):
-                of_model[name] = float(value)
-    return {kind: of_model for kind, of_model in costs.items() if of_model}
+            seconds = float(np.median([record.seconds_per_epoch for record in logged]))
+            costs.setdefault(SECONDS_PER_EPOCH, {})[name] = seconds
+            costs.setdefault(HOURS_OF_TRAINING, {})[name] = sum(record.seconds for record in logged) / 3600
+    return costs
+
+
+def hardware(names: Names, records: Mapping[Fold, TrainingRecord]) -> dict[str, str]:
+    """Return on what each model was trained, as far as it is known."""
+    return {
+        name: "; ".join(dict.fromkeys(r.hardware for fold, r in records.items() if fold.model == model and r.hardware))
+        for model, name in names.items()
+    }
 
 
 def verdicts(comparisons: Sequence[Comparison], metric: str, names: Names) -> Iterator[str]:
@@ -156,12 +163,12 @@ def verdicts(comparisons: Sequence[Comparison], metric: str, names: Names) -> It
             continue
         mean = pair.difference
         significant = pair.p_holm < 0.05
-        what = "significant" if significant else "not significant"
+        result = "significant" if significant else "not significant"
         if significant and mean.low <= 0 <= mean.high:
-            what += ", though the interval of the mean has 0 in it: most groups differ one way, a few far the other"
+            result += ", though the interval of the mean has 0 in it: most groups differ one way, a few far the other"
         yield (
             f"{pair.second} against {pair.first}: {METRICS[metric]} {mean.mean:+.3f}, 95% interval {mean.low:+.3f} to "
-            f"{mean.high:+.3f}; Wilcoxon's test at 5%, Holm-adjusted: {what}."
+            f"{mean.high:+.3f}; Wilcoxon's test at 5%, Holm-adjusted: {result}."
         )
 
 

@@ -10,19 +10,26 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.crossval_split import generate_crossval_split
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba_mis.benchmark.running.jobs import Training
+from nnunet_mamba_mis.benchmark.model import Model
+from nnunet_mamba_mis.benchmark.running.jobs import Candidate, Training
 from nnunet_mamba_mis.benchmark.test_sets import TestSet, find_test_sets
+from nnunet_mamba_mis.nnunet.paths import (
+    DATASET_FILE,
+    FOLDERS,
+    SPLITS_FILE,
+    dataset_id,
+    find_dataset_name,
+    folder,
+)
+from nnunet_mamba_mis.nnunet.results import read_json
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
 
-_SPLITS = "splits_final.json"
 # nnU-Net's own, in nnUNetTrainer.do_split
 _FOLDS, _SEED_OF_FOLDS = 5, 12345
 
@@ -42,94 +49,88 @@ def make_grid(
     One fold of all trainers comes before the next fold.
 
     Args:
-        datasets: ids or names.
-        trainers: class names.
-        plans: names of plans.
-        configuration: of the plans.
-        folds: numbers.
-        seeds: or None for nnU-Net's own way, which seeds nothing.
-        own_test_sets: whether models are tested on the test sets of their dataset.
-        test_on: ids or names of other datasets that they are tested on.
+        datasets: Ids or names.
+        trainers: Class names.
+        plans: Names of plans.
+        configuration: Of the plans.
+        folds: Numbers.
+        seeds: Or None for nnU-Net's own way, which seeds nothing.
+        own_test_sets: Whether models are tested on the test sets of their dataset.
+        test_on: Ids or names of other datasets that they are tested on.
 
     Raises:
-        UserError: any of them cannot be trained; the text has all reasons.
+        UserError: Some combination cannot be trained or tested; the text has all reasons.
     """
-    results = results_folder()
+    raw, preprocessed, results = map(folder, FOLDERS)
     problems = [problem for trainer in trainers for problem in _problems_of_trainer(trainer)]
-    names = _names("-d", datasets, problems)
+    names = _full_names("-d", datasets, problems)
     for name in names:
-        problems += _problems_of_dataset(Path(nnUNet_preprocessed) / name, plans, configuration, folds)
-    others = _names("--test-on", test_on, problems)
-    test_sets = {name: _test_sets(name, own_test_sets, others, problems) for name in names}
+        problems += _problems_of_dataset(preprocessed / name, plans, configuration, folds)
+    others = _full_names("--test-on", test_on, problems)
+    test_sets: dict[str, list[TestSet]] = {name: [] for name in names}
+    for name in names if own_test_sets or others else ():
+        if (description := _description(preprocessed / name / DATASET_FILE, problems)) is not None:
+            test_sets[name] = find_test_sets(raw, description, name, own_test_sets, others, problems)
     if any(test_sets.values()) and configuration == "3d_cascade_fullres":
         problems.append("-c 3d_cascade_fullres: test sets would need predictions of 3d_lowres; leave them out")
     if problems:
         raise UserError("\n  ".join(["nothing was started:", *problems]))
-    grid = itertools.product(names, _each(seeds), _each(folds), _each(plans), _each(trainers))
-    trainings = _each(
-        Training(results, dataset, trainer, plan, configuration, fold, seed)
+    grid = itertools.product(names, *map(_each_once, (seeds, folds, plans, trainers)))
+    trainings = [
+        Training(Candidate(results.absolute(), dataset, Model(trainer, plan, configuration), seed), fold)
         for dataset, seed, fold, plan, trainer in grid
-    )
+    ]
     return trainings, test_sets
 
 
-def write_missing_splits(jobs: Iterable[Training]) -> None:
-    """Write the split that nnU-Net would: jobs that start together would write it and read each other's half of it."""
-    for dataset, plans, configuration in {(job.dataset, job.plans, job.configuration): None for job in jobs}:
-        folder = Path(nnUNet_preprocessed) / dataset
-        if (folder / _SPLITS).exists():
+def write_missing_splits(trainings: Iterable[Training]) -> None:
+    """Write the split that nnU-Net would: jobs that start together would write it and read each other's half of it.
+
+    Raises:
+        UserError: A dataset has too few cases.
+    """
+    for candidate in dict.fromkeys(training.candidate for training in trainings):
+        dataset = folder("nnUNet_preprocessed") / candidate.dataset
+        splits = dataset / SPLITS_FILE
+        if splits.exists():
             continue
-        manager = PlansManager(str(folder / f"{plans}.json"))
-        data = str(folder / manager.get_configuration(configuration).data_identifier)
+        plans = PlansManager(str(dataset / f"{candidate.model.plans}.json"))
+        data = str(dataset / plans.get_configuration(candidate.model.configuration).data_identifier)
         cases = sorted(infer_dataset_class(data).get_identifiers(data))
         if len(cases) < _FOLDS:
-            raise UserError(f"{dataset} has {len(cases)} cases, too few for {_FOLDS} folds: write {folder / _SPLITS}")
-        with atomic_write(folder / _SPLITS) as file:
+            raise UserError(f"{dataset.name} has {len(cases)} cases, too few for {_FOLDS} folds: write {splits}")
+        with atomic_write(splits) as file:
             split = generate_crossval_split(cases, seed=_SEED_OF_FOLDS, n_splits=_FOLDS)
             file.write(json.dumps(split, indent=4).encode())
 
 
-def results_folder() -> Path:
-    """Return nnUNet_results.
-
-    Raises:
-        UserError: one of nnU-Net's variables is not set.
-    """
-    folders = {"nnUNet_raw": nnUNet_raw, "nnUNet_preprocessed": nnUNet_preprocessed, "nnUNet_results": nnUNet_results}
-    for name, path in folders.items():
-        if not path.is_set():
-            raise UserError(f"{name} is not set: export {name}=/path (`mamba_mis doctor` says what for)")
-    return Path(nnUNet_results).absolute()
-
-
-def _each(values: Iterable) -> list:
+def _each_once(values: Iterable) -> list:
     return list(dict.fromkeys(values))
 
 
-def _names(option: str, datasets: Sequence[str], problems: list[str]) -> list[str]:
+def _full_names(option: str, datasets: Sequence[str], problems: list[str]) -> list[str]:
     """Full names; what is no dataset is added to the problems."""
     names = []
     for dataset in datasets:
         try:
-            names.append(str(maybe_convert_to_dataset_name(dataset)))
-        except ValueError:
-            problems.append(f"{option} {dataset}: neither an id nor a name that begins with Dataset")
-        except RuntimeError as error:
-            problems.append(f"{option} {dataset}: {' '.join(str(error).split())}")
-    return _each(names)
+            names.append(find_dataset_name(dataset))
+        except UserError as error:
+            problems.append(f"{option} {error}")
+    return _each_once(names)
 
 
-def _test_sets(dataset: str, own: bool, others: Sequence[str], problems: list[str]) -> list[TestSet]:
-    file = Path(nnUNet_preprocessed) / dataset / "dataset.json"
-    if not file.exists() or not (own or others):
-        return []  # the former is a problem that is named already
+def _description(file: Path, problems: list[str]) -> dict | None:
+    if not file.exists():
+        return None  # a problem that is named already
     try:
-        description = json.loads(file.read_text())
+        description = read_json(file)
         description["file_ending"], description["labels"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problems.append(f"{file} is not a dataset.json of nnU-Net: {error!r}")
-        return []
-    return find_test_sets(Path(nnUNet_raw), description, dataset, own, others, problems)
+        return description
+    except UserError as error:
+        problems.append(str(error))
+    except (KeyError, TypeError) as error:
+        problems.append(f"{file} is not a {DATASET_FILE} of nnU-Net: {error!r}")
+    return None
 
 
 def _problems_of_trainer(trainer: str) -> list[str]:
@@ -137,50 +138,48 @@ def _problems_of_trainer(trainer: str) -> list[str]:
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = recursive_find_trainer_class_by_name(trainer)
+            trainer_class = recursive_find_trainer_class_by_name(trainer)
         except AssertionError:
             return [f"{trainer} is not a trainer: it does not inherit from nnUNetTrainer"]
         except RuntimeError:
             return [f"there is no trainer {trainer}: nnU-Net and the folders of nnUNet_extTrainer have none"]
-    if found.__name__ != trainer:
-        return [f"{trainer} is another name of {found.__name__}, which names its results: give that"]
+    if trainer_class.__name__ != trainer:
+        return [f"{trainer} is another name of {trainer_class.__name__}, which names its results: give that"]
     return []
 
 
-def _problems_of_dataset(folder: Path, plans: Sequence[str], configuration: str, folds: Sequence[int]) -> list[str]:
-    number = int(folder.name[7:10])
-    if not (folder / "dataset.json").exists() or not (folder / "gt_segmentations").is_dir():
-        return [f"{folder.name} is not preprocessed: run nnUNetv2_plan_and_preprocess -d {number}"]
-    problems = [problem for name in plans for problem in _problems_of_plans(folder, name, configuration)]
+def _problems_of_dataset(dataset: Path, plans: Sequence[str], configuration: str, folds: Sequence[int]) -> list[str]:
+    if not (dataset / DATASET_FILE).exists() or not (dataset / "gt_segmentations").is_dir():
+        command = f"nnUNetv2_plan_and_preprocess -d {dataset_id(dataset.name)}"
+        return [f"{dataset.name} is not preprocessed: run {command}"]
+    problems = [problem for name in plans for problem in _problems_of_plans(dataset, name, configuration)]
     try:
-        splits = json.loads((folder / _SPLITS).read_text()) if (folder / _SPLITS).exists() else range(_FOLDS)
-    except ValueError as error:
-        return [*problems, f"{folder / _SPLITS} cannot be read: {error}"]
+        splits = read_json(dataset / SPLITS_FILE) if (dataset / SPLITS_FILE).exists() else range(_FOLDS)
+    except UserError as error:
+        return [*problems, str(error)]
     # nnU-Net would make a random split of its own for such a fold
     missing = [str(fold) for fold in folds if not 0 <= fold < len(splits)]
     if missing:
-        problems.append(f"--folds {' '.join(missing)}: {folder.name} has folds 0 to {len(splits) - 1} ({_SPLITS})")
+        problems.append(f"--folds {' '.join(missing)}: {dataset.name} has folds 0 to {len(splits) - 1} ({SPLITS_FILE})")
     return problems
 
 
-def _problems_of_plans(folder: Path, name: str, configuration: str) -> list[str]:
-    path = folder / f"{name}.json"
+def _problems_of_plans(dataset: Path, name: str, configuration: str) -> list[str]:
+    path = dataset / f"{name}.json"
     if not path.exists():
-        there = ", ".join(sorted(file.stem for file in folder.glob("*Plans*.json"))) or "none"
-        return [f"{folder.name} has no plans {name} ({path}); there are: {there}"]
+        existing = ", ".join(sorted(file.stem for file in dataset.glob("*Plans*.json"))) or "none"
+        return [f"{dataset.name} has no plans {name} ({path}); there are: {existing}"]
     try:
-        manager = PlansManager(str(path))
-        if manager.plans_name != name:
-            return [
-                f"{path} has the plans_name {manager.plans_name}, by which nnU-Net names results: write {name} there"
-            ]
-        if configuration not in manager.available_configurations:
-            there = ", ".join(manager.available_configurations)
-            return [f"{path} has no configuration {configuration}; there are: {there}"]
-        data = folder / manager.get_configuration(configuration).data_identifier
+        plans = PlansManager(str(path))
+        if plans.plans_name != name:
+            return [f"{path} has the plans_name {plans.plans_name}, by which nnU-Net names results: write {name} there"]
+        if configuration not in plans.available_configurations:
+            existing = ", ".join(plans.available_configurations)
+            return [f"{path} has no configuration {configuration}; there are: {existing}"]
+        data = dataset / plans.get_configuration(configuration).data_identifier
     except (ValueError, KeyError) as error:
         return [f"{path} is not a plans file of nnU-Net: {error!r}"]
     if not data.is_dir() or not any(data.iterdir()):
-        command = f"nnUNetv2_preprocess -d {int(folder.name[7:10])} -plans_name {name} -c {configuration}"
-        return [f"{folder.name} is not preprocessed for {name} {configuration} ({data}): run {command}"]
+        command = f"nnUNetv2_preprocess -d {dataset_id(dataset.name)} -plans_name {name} -c {configuration}"
+        return [f"{dataset.name} is not preprocessed for {name} {configuration} ({data}): run {command}"]
     return []

@@ -1,294 +1,375 @@
 """What is run: the training of a fold, and the prediction of a test set with a model's folds.
 
-Each knows where its results lie, in which state they are, and the commands that go on with it.
+Each knows where its results lie, in which state they are, and the commands that start or resume it.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
 import zipfile
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.paths import nnUNet_raw
+from nnunet_mamba_mis.benchmark.label_maps import Labels, labelled_cases, read_label_map
+from nnunet_mamba_mis.benchmark.model import Model, seed_folder
+from nnunet_mamba_mis.benchmark.test_sets import TestSet, parse_predictions_folder, predictions_folder
+from nnunet_mamba_mis.nnunet.paths import dataset_id, folder_if_set, is_dataset_name
+from nnunet_mamba_mis.nnunet.results import (
+    CHECKPOINTS,
+    DESCRIPTION,
+    PLANS_FILE,
+    SUMMARY_FILE,
+    fold_folder,
+    fold_number,
+    predicted_files,
+    read_json,
+    read_json_if_usable,
+    validation_summary,
+)
+from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.subprocesses import as_typed
 
-from nnunet_mamba_mis.benchmark.evaluation.scores import Labels, read_label_map
-from nnunet_mamba_mis.benchmark.test_sets import ENSEMBLE, TestSet, labelled_cases
-
-# nnU-Net's checkpoints in the order in which `--c` looks for them
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 LOG = "benchmark.log"
-# nnU-Net puts it beside folds and, before the first of them, beside predictions
-_DESCRIPTION = "dataset.json"
-_MODEL = re.compile(r"(.+?)__(.+)__(.+)")
 
 
 @dataclass(frozen=True)
-class Training:
-    """A fold of a model, trained and validated.
+class Candidate:
+    """A model that is trained on a dataset: what its folds share.
 
     Args:
         results: nnU-Net's folder of results; a seed has a folder seed_N in it.
         dataset: nnU-Net's full name.
-        trainer: its class name.
-        plans: name of the plans.
-        configuration: of the plans.
-        fold: number of the fold.
-        seed: or None for nnU-Net's own way, which seeds nothing.
+        model: Trainer, plans and configuration.
+        seed: Of the generators, or None for nnU-Net's own way, which seeds nothing.
     """
 
     results: Path
     dataset: str
-    trainer: str
-    plans: str
-    configuration: str
-    fold: int
+    model: Model
     seed: int | None = None
 
     @classmethod
-    def of_folder(cls, results: Path, folder: Path) -> Training | None:
-        """The job of a fold's folder anywhere in the results, or None if it is no such folder."""
-        *seeds, dataset, model, fold = folder.relative_to(results).parts
-        match = _MODEL.fullmatch(model)
-        number = fold.removeprefix("fold_")
-        seeded = all(seed.removeprefix("seed_").isdecimal() for seed in seeds)
-        if match is None or not number.isdecimal() or not seeded:
+    def parse(cls, results: Path, folder: Path) -> Candidate | None:
+        """Return the candidate of a model's folder anywhere in the results, or None if it is no such folder."""
+        *seeds, dataset, model_name = folder.relative_to(results).parts
+        numbers = [name.removeprefix("seed_") for name in seeds]
+        model = Model.parse(model_name)
+        if model is None or not is_dataset_name(dataset) or not all(map(str.isdecimal, numbers)):
             return None
-        trainer, plans, configuration = match.groups()
-        seed = int(seeds[0].removeprefix("seed_")) if seeds else None
-        return cls(results, dataset, trainer, plans, configuration, int(number), seed)
+        return cls(results, dataset, model, int(numbers[0]) if numbers else None)
 
     @property
-    def results_of_seed(self) -> Path:
-        """What nnUNet_results is for this job."""
-        return self.results if self.seed is None else self.results / f"seed_{self.seed}"
+    def variables(self) -> dict[str, str]:
+        """Environment variables of nnU-Net's commands."""
+        return {} if self.seed is None else {"nnUNet_results": str(self._results_of_seed)}
 
     @property
-    def model(self) -> Training:
-        """What names the model: this."""
-        return self
+    def folder(self) -> Path:
+        """Where nnU-Net writes the folds."""
+        return self._results_of_seed / self.dataset / str(self.model)
 
     @property
-    def folds(self) -> str:
+    def _results_of_seed(self) -> Path:
+        return self.results if self.seed is None else seed_folder(self.results, self.seed)
+
+    def __str__(self) -> str:
+        return " ".join([self.dataset, *self.model])
+
+    @property
+    def seed_suffix(self) -> str:
+        """The seed for a job's name."""
+        return "" if self.seed is None else f" seed {self.seed}"
+
+
+class Job(ABC):
+    """A training or a prediction."""
+
+    candidate: Candidate
+
+    @property
+    @abstractmethod
+    def fold_numbers(self) -> tuple[int, ...]:
+        """Folds that the job trains or predicts with."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Where nnU-Net writes."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> Path:
+        """What nnU-Net writes last."""
+
+    @property
+    def needs(self) -> Sequence[Training]:
+        """Trainings that have to be done before; none by default."""
+        return ()
+
+    @property
+    def log(self) -> Path:
+        """All that the job's commands printed, one after the other."""
+        return self.folder / LOG
+
+    @abstractmethod
+    def is_done(self) -> bool:
+        """Whether the results are complete and newer than what they come from."""
+
+    @abstractmethod
+    def has_begun(self) -> bool:
+        """Whether there is something to resume."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Remove what the commands must not take for a result or a checkpoint."""
+
+    @abstractmethod
+    def commands(self, device: str) -> list[list[str]]:
+        """Return the commands that start or resume the job; the first words are console scripts or "python"."""
+
+    def as_typed(self, device: str, variables: Mapping[str, str]) -> str:
+        """Return the commands as one would type them in a shell, with variables beside the job's own."""
+        together = {**self.candidate.variables, **variables}
+        return " && ".join(as_typed(command, together) for command in self.commands(device))
+
+
+@dataclass(frozen=True)
+class Training(Job):
+    """A fold of a model, trained and validated.
+
+    Args:
+        candidate: The model.
+        fold: Number of the fold.
+    """
+
+    candidate: Candidate
+    fold: int
+
+    @classmethod
+    def parse(cls, results: Path, folder: Path) -> Training | None:
+        """Return the job of a fold's folder anywhere in the results, or None if it is no such folder."""
+        candidate, fold = Candidate.parse(results, folder.parent), fold_number(folder)
+        return None if candidate is None or fold is None else cls(candidate, fold)
+
+    @property
+    def fold_numbers(self) -> tuple[int, ...]:
         """The only one."""
-        return str(self.fold)
-
-    @property
-    def model_folder(self) -> Path:
-        """Where nnU-Net writes the folds of this model."""
-        return self.results_of_seed / self.dataset / f"{self.trainer}__{self.plans}__{self.configuration}"
+        return (self.fold,)
 
     @property
     def folder(self) -> Path:
         """Where nnU-Net writes this fold."""
-        return self.model_folder / f"fold_{self.fold}"
-
-    @property
-    def log(self) -> Path:
-        """All that the job's commands printed, one after the other."""
-        return self.folder / LOG
+        return fold_folder(self.candidate.folder, self.fold)
 
     @property
     def summary(self) -> Path:
         """What nnU-Net writes at the end of validation."""
-        return self.folder / "validation" / "summary.json"
+        return validation_summary(self.folder)
 
     @property
-    def needs(self) -> Sequence[Training]:
-        """What has to be done before: nothing."""
-        return ()
+    def final_checkpoint(self) -> Path:
+        """What nnU-Net writes at the end of training."""
+        return self.folder / CHECKPOINTS[0]
 
     def __str__(self) -> str:
-        seed = "" if self.seed is None else f" seed {self.seed}"
-        return f"{self.dataset} {self.trainer} {self.plans} {self.configuration} fold {self.fold}{seed}"
+        return f"{self.candidate} fold {self.fold}{self.candidate.seed_suffix}"
 
     def is_done(self) -> bool:
         """Whether it is trained and validated; a validation older than the training is of an earlier one."""
-        return _is_newer(self.summary, [self.folder / CHECKPOINTS[0]])
+        return _is_newer(self.summary, [self.final_checkpoint])
 
     def prepare(self) -> None:
         """Set half-written checkpoints aside, which must not keep `--c` from older ones; torch's are zip archives."""
-        for path in (self.folder / name for name in CHECKPOINTS):
-            if path.exists() and not zipfile.is_zipfile(path):
-                path.replace(f"{path}.broken")
+        for checkpoint in (self.folder / name for name in CHECKPOINTS):
+            if checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
+                checkpoint.replace(f"{checkpoint}.broken")
 
     def has_begun(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return any((self.folder / name).exists() for name in CHECKPOINTS)
 
     def commands(self, device: str) -> list[list[str]]:
-        """nnU-Net's command that begins the job or goes on with it; the first word is a console script or "python"."""
-        arguments = [self.dataset, self.configuration, str(self.fold)]
-        arguments += ["-tr", self.trainer, "-p", self.plans, "-device", device]
-        if (self.folder / CHECKPOINTS[0]).exists():
+        """Return nnU-Net's command that starts or resumes the job."""
+        dataset, (trainer, plans, configuration) = self.candidate.dataset, self.candidate.model
+        arguments = [dataset, configuration, str(self.fold), "-tr", trainer, "-p", plans, "-device", device]
+        if self.final_checkpoint.exists():
             arguments.append("--val")
         elif self.has_begun():
             arguments.append("--c")
-        if self.seed is None:
+        seed = self.candidate.seed
+        if seed is None:
             return [["nnUNetv2_train", *arguments]]
-        return [["python", "-m", "nnunet_mamba_mis.benchmark.running.seeded_train", str(self.seed), *arguments]]
-
-    def variables(self) -> dict[str, str]:
-        """Environment variables of the command."""
-        return {} if self.seed is None else {"nnUNet_results": str(self.results_of_seed)}
+        return [["python", "-m", "nnunet_mamba_mis.benchmark.running.seeded_train", str(seed), *arguments]]
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Job):
     """A test set, predicted with the ensemble of a model's folds, and evaluated.
 
     Args:
-        needs: the folds' trainings.
-        test_set: what is predicted.
+        candidate: The model.
+        folds: Numbers of the folds.
+        test_set: What is predicted.
     """
 
-    needs: Sequence[Training]
+    candidate: Candidate
+    folds: tuple[int, ...]
     test_set: TestSet
 
     @classmethod
-    def of_folder(cls, results: Path, folder: Path) -> Prediction | None:
-        """The job of a test set's folder anywhere in the results, or None if it is no such folder."""
-        ensemble, dataset, part = folder.parts[-3:]
-        test_set = TestSet.of_folder(dataset, part)
-        folds = ENSEMBLE.fullmatch(ensemble)
-        if folds is None or test_set is None:
-            return None
-        model = folder.parents[2]
-        needs = [Training.of_folder(results, model / f"fold_{fold}") for fold in folds[1].split("_")]
-        return cls(tuple(filter(None, needs)), test_set) if all(needs) else None
+    def parse(cls, results: Path, folder: Path) -> Prediction | None:
+        """Return the job of a test set's folder anywhere in the results, or None if it is no such folder."""
+        candidate, parsed = Candidate.parse(results, folder.parents[2]), parse_predictions_folder(folder)
+        return None if candidate is None or parsed is None else cls(candidate, *parsed)
 
     @property
-    def model(self) -> Training:
-        """Any of the trainings, for what all of them share."""
-        return self.needs[0]
+    def fold_numbers(self) -> tuple[int, ...]:
+        """Those of the ensemble."""
+        return self.folds
 
     @property
-    def dataset(self) -> str:
-        """That the model was trained on."""
-        return self.model.dataset
-
-    @property
-    def folds(self) -> str:
-        """Of the ensemble."""
-        return " ".join(str(training.fold) for training in self.needs)
+    def needs(self) -> Sequence[Training]:
+        """The trainings of the folds."""
+        return tuple(Training(self.candidate, fold) for fold in self.folds)
 
     @property
     def folder(self) -> Path:
         """Where the predictions are written."""
-        ensemble = f"test_folds_{self.folds.replace(' ', '_')}"
-        return self.model.model_folder / ensemble / self.test_set.dataset / self.test_set.part
-
-    @property
-    def log(self) -> Path:
-        """All that the job's commands printed, one after the other."""
-        return self.folder / LOG
+        return predictions_folder(self.candidate.folder, self.folds, self.test_set)
 
     @property
     def summary(self) -> Path:
         """What nnU-Net writes at the end of the evaluation."""
-        return self.folder / "summary.json"
+        return self.folder / SUMMARY_FILE
 
     def __str__(self) -> str:
-        model = self.model
-        seed = "" if model.seed is None else f" seed {model.seed}"
-        name = f"{model.dataset} {model.trainer} {model.plans} {model.configuration}"
-        return f"{name} folds {self.folds}{seed} on {self.test_set}"
+        folds = " ".join(map(str, self.folds))
+        return f"{self.candidate} folds {folds}{self.candidate.seed_suffix} on {self.test_set}"
 
     def is_done(self) -> bool:
         """Whether all labelled images are predicted with the trainings as they are, and evaluated."""
-        return _is_newer(self.summary, self._checkpoints) and self._is_whole()
+        return _is_newer(self.summary, self._checkpoints) and self._is_complete()
 
     def has_begun(self) -> bool:
         """Whether nnU-Net has begun to predict."""
-        return (self.folder / _DESCRIPTION).exists()
+        return (self.folder / DESCRIPTION).exists()
 
     def prepare(self) -> None:
         """Remove what must not be taken for a result: an old summary, predictions that are old or cut off."""
         self.summary.unlink(missing_ok=True)
-        try:
-            description = self._description
-            ending = description["file_ending"]
-        except (ValueError, KeyError, TypeError):
+        description = self._description
+        if "file_ending" not in description or "labels" not in description:
             return  # nnU-Net says so in the log
+        ending = description["file_ending"]
         cases = set(labelled_cases(self.test_set.labels, ending))
         newest = _newest(self._checkpoints)
         for case in labelled_cases(self.folder, ending):
             file = self.folder / f"{case}{ending}"
-            if case not in cases or file.stat().st_mtime < newest or not _can_be_read(file, description):
+            if case not in cases or file.stat().st_mtime < newest or not _is_readable(file, description):
                 file.unlink()
 
     def commands(self, device: str) -> list[list[str]]:
-        """nnU-Net's commands: prediction of what is not there, evaluation."""
-        model, folder = self.model, str(self.folder)
-        of_model = ["-d", model.dataset, "-c", model.configuration, "-tr", model.trainer, "-p", model.plans]
-        folders = ["-i", str(self.test_set.images), "-o", folder]
+        """Return nnU-Net's commands: prediction of what is missing, evaluation."""
+        trainer, plans, configuration = self.candidate.model
+        model = ["-d", self.candidate.dataset, "-c", configuration, "-tr", trainer, "-p", plans]
+        folders = ["-i", str(self.test_set.images), "-o", str(self.folder)]
         # the network takes the cores, so that more workers would only be in its way
         workers = ["-npp", "1", "-nps", "1"] if device == "cpu" else []
-        how = [*workers, "-device", device, "--continue_prediction"]
-        described = ["-djfile", f"{folder}/{_DESCRIPTION}", "-pfile", f"{folder}/plans.json"]
+        options = [*workers, "-device", device, "--continue_prediction"]
+        described = ["-djfile", str(self.folder / DESCRIPTION), "-pfile", str(self.folder / PLANS_FILE)]
         return [
-            ["nnUNetv2_predict", *of_model, "-f", *self.folds.split(), *folders, *how],
-            ["nnUNetv2_evaluate_folder", str(self.test_set.labels), folder, *described],
+            ["nnUNetv2_predict", *model, "-f", *map(str, self.folds), *folders, *options],
+            ["nnUNetv2_evaluate_folder", str(self.test_set.labels), str(self.folder), *described],
         ]
 
     @property
     def _checkpoints(self) -> list[Path]:
-        return [training.folder / CHECKPOINTS[0] for training in self.needs]
+        return [training.final_checkpoint for training in self.needs]
 
     @property
     def _description(self) -> dict[str, Any]:
-        """The dataset.json that the model was trained with."""
-        return json.loads((self.model.model_folder / _DESCRIPTION).read_text())
+        """The dataset.json that the model was trained with; empty if it is missing or broken."""
+        return read_json_if_usable(self.candidate.folder / DESCRIPTION)
 
-    def _is_whole(self) -> bool:
+    def _is_complete(self) -> bool:
         """Whether all labelled images were evaluated; images may have been added, or nnUNet_raw be elsewhere."""
-        if not nnUNet_raw.is_set() or not self.test_set.labels.is_dir():
+        if folder_if_set("nnUNet_raw") is None or not self.test_set.labels.is_dir():
             return True
-        try:
-            evaluated = json.loads(self.summary.read_text())["metric_per_case"]
-            ending = self._description["file_ending"]
-            there = {Path(case["prediction_file"]).name.removesuffix(ending) for case in evaluated}
-        except (OSError, ValueError, KeyError, TypeError):
+        ending = self._description.get("file_ending")
+        if ending is None:
             return False
-        return there == set(labelled_cases(self.test_set.labels, ending))
-
-    def variables(self) -> dict[str, str]:
-        """Environment variables of the commands."""
-        return self.model.variables()
-
-
-Job = Training | Prediction
+        try:
+            evaluated = {name.removesuffix(ending) for name in predicted_files(self.summary)}
+        except UserError:
+            return False
+        return evaluated == set(labelled_cases(self.test_set.labels, ending))
 
 
-def predictions(trainings: Sequence[Training], test_sets: Mapping[str, Sequence[TestSet]]) -> list[Prediction]:
+def predictions(trainings: Iterable[Training], test_sets: Mapping[str, Sequence[TestSet]]) -> list[Prediction]:
     """Return a job for each model and test set.
 
     Args:
-        trainings: the grid.
-        test_sets: for each dataset that is trained on.
+        trainings: The grid.
+        test_sets: For each dataset that is trained on.
     """
-    of_model: dict[Path, list[Training]] = {}
-    for training in sorted(trainings, key=lambda training: training.fold):
-        of_model.setdefault(training.model_folder, []).append(training)
-    models = [of_model[folder] for folder in dict.fromkeys(training.model_folder for training in trainings)]
-    return [Prediction(tuple(folds), test_set) for folds in models for test_set in test_sets[folds[0].dataset]]
+    folds: dict[Candidate, list[int]] = {}
+    for training in trainings:
+        folds.setdefault(training.candidate, []).append(training.fold)
+    return [
+        Prediction(candidate, tuple(sorted(numbers)), test_set)
+        for candidate, numbers in folds.items()
+        for test_set in test_sets[candidate.dataset]
+    ]
 
 
-def as_typed(commands: Sequence[Sequence[str]], variables: Mapping[str, str]) -> str:
-    """Return commands, one after the other, as one would type them in a shell."""
-    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    return " && ".join(f"{words} {shlex.join(command)}".lstrip() for command in commands)
+def announce(jobs: Iterable[Job]) -> None:
+    """Leave a log for each job, by which `find_jobs` knows of it.
+
+    Raises:
+        UserError: A folder cannot be written to.
+    """
+    for job in jobs:
+        try:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            job.log.touch()
+        except OSError as error:
+            raise UserError(f"cannot write to {job.folder}: {error.strerror or error}") from error
+
+
+def find_jobs(results: Path, datasets: Sequence[str] | None = None) -> list[Job]:
+    """Return the jobs that were announced, in the order of tables.
+
+    Args:
+        results: nnUNet_results.
+        datasets: Ids or names of those to look at; all by default.
+    """
+    jobs: list[Job] = []
+    for start in ("", "seed_*/"):
+        trainings = results.glob(f"{start}Dataset*/*/fold_*/{LOG}")
+        jobs += filter(None, (Training.parse(results, log.parent) for log in trainings))
+        tests = results.glob(f"{start}Dataset*/*/test_folds_*/*/*/{LOG}")
+        jobs += filter(None, (Prediction.parse(results, log.parent) for log in tests))
+    if datasets:
+        wanted = {int(dataset) if dataset.isdecimal() else dataset for dataset in datasets}
+        jobs = [job for job in jobs if wanted & {job.candidate.dataset, dataset_id(job.candidate.dataset)}]
+    return sorted(jobs, key=_order)
+
+
+def _order(job: Job) -> tuple[Any, ...]:
+    candidate = job.candidate
+    trainer, plans, configuration = candidate.model
+    test_set = str(job.test_set) if isinstance(job, Prediction) else ""
+    seed = -1 if candidate.seed is None else candidate.seed
+    return candidate.dataset, plans, configuration, bool(job.needs), trainer, test_set, job.fold_numbers, seed
 
 
 def _is_newer(summary: Path, checkpoints: Sequence[Path]) -> bool:
     """Whether a summary can be read and is not older than any of the checkpoints."""
     try:
-        return summary.stat().st_mtime >= _newest(checkpoints) and bool(json.loads(summary.read_text()))
-    except (OSError, ValueError):
+        return summary.stat().st_mtime >= _newest(checkpoints) and bool(read_json(summary))
+    except (OSError, UserError):
         return False
 
 
@@ -296,7 +377,7 @@ def _newest(files: Sequence[Path]) -> float:
     return max(file.stat().st_mtime for file in files)
 
 
-def _can_be_read(file: Path, description: Mapping[str, Any]) -> bool:
+def _is_readable(file: Path, description: Mapping[str, Any]) -> bool:
     """Whether a label map is not cut off."""
     try:
         read_label_map(file, Labels.of(description))

@@ -11,43 +11,27 @@ from types import FrameType
 
 from nnunet_mamba_mis.benchmark.running.jobs import Job
 from nnunet_mamba_mis.benchmark.running.processes import RunningJob, holder, try_lock
-from nnunet_mamba_mis.demo.nnunet_steps import count_cores
-from nnunet_mamba_mis.demo.steps import duration, last_lines
+from nnunet_mamba_mis.nnunet.environment import variables_for
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.subprocesses import last_lines
+from nnunet_mamba_mis.utils.text import duration
 
 _POLL_SECONDS = 0.3
 
 
-def variables_for(device: str, jobs_at_once: int) -> dict[str, str]:
-    """Variables that suit nnU-Net to the device, as far as the user has not set them.
-
-    Args:
-        device: nnU-Net's name of it.
-        jobs_at_once: how many share the machine.
-    """
-    if device != "cpu":
-        return {}
-    # Training takes all cores, so that workers would only be in its way: augment in the process that trains.
-    suited = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": str(max(1, min(8, count_cores() // jobs_at_once)))}
-    if jobs_at_once > 1:
-        # nnU-Net takes a thread for each core in every job: they must not spin while they wait for each other
-        suited["OMP_WAIT_POLICY"] = "PASSIVE"
-    return {name: value for name, value in suited.items() if name not in os.environ}
-
-
 def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], device: str) -> int:
-    """Run jobs to their end, as many at a time as there are slots; those that fail do not keep the others.
+    """Run jobs to their end, as many at a time as there are slots; continue past those that fail.
 
     Args:
-        jobs: what to run; finished ones are passed over.
-        slots: for each place to run a job, the environment variables that choose it.
+        jobs: What to run; finished ones are skipped.
+        slots: For each place to run a job, the environment variables that choose it.
         device: nnU-Net's name of it.
 
     Returns:
         Exit status: 0, 1 if a job is not done, 128 and the number of the signal that stopped it.
 
     Raises:
-        UserError: a lock or log cannot be written.
+        UserError: A lock or log cannot be written.
     """
     with _noted_signals() as signals:
         runner = _Runner(jobs, slots, device)
@@ -59,10 +43,10 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], device: st
                 runner.stop(signals)
         except OSError as error:
             runner.ask_to_end()
-            raise UserError(f"{error}; what runs is told to save and end, and the same command goes on") from error
+            raise UserError(f"{error}; running jobs save and end: give the same command again to resume") from error
         print(f"{len(jobs)} jobs: {runner.summary()}", flush=True)
         if signals:
-            print("Stopped; the same command goes on", flush=True)
+            print("Stopped: give the same command again to resume", flush=True)
             return 128 + signals[0]
     return 0 if runner.outcomes.count("done") == len(jobs) else 1
 
@@ -96,10 +80,10 @@ class _Runner:
         """End jobs that need one which has failed."""
         to_come = {*self.waiting, *(running.job for running, _ in self.running.values())}
         for job in list(self.waiting):
-            lacking = [str(needed.fold) for needed in job.needs if needed not in self.done | to_come]
-            if lacking:
+            missing = [str(needed.fold) for needed in job.needs if needed not in self.done | to_come]
+            if missing:
                 self.waiting.remove(job)
-                self._end(job, "not begun", f"not begun: fold {', '.join(lacking)} is not done")
+                self._end(job, "not begun", f"not begun: fold {', '.join(missing)} is not done")
 
     def _fill(self, slot: int, variables: Mapping[str, str]) -> None:
         for job in list(self.waiting):
@@ -116,10 +100,10 @@ class _Runner:
                 os.close(lock)
                 self._end(job, "done", "done before")
                 continue
-            goes_on = "continued" if job.has_begun() else "started"
+            verb = "continued" if job.has_begun() else "started"
             self.running[slot] = RunningJob(job, lock, self.device, {**self.suited, **variables}), time.monotonic()
             place = "".join(f" on GPU {gpu}" for gpu in variables.values())
-            self._say(job, f"{goes_on}{place}, log {job.log}")
+            self._say(job, f"{verb}{place}, log {job.log}")
             return
 
     def _collect(self, slot: int, running: RunningJob, seconds: float) -> None:

@@ -19,6 +19,7 @@ class Preset(NamedTuple):
     plans: str = "nnUNetPlans"
     planner: str = "ExperimentPlanner"  # what nnUNetv2_plan_and_preprocess -pl makes the plans with
     test_sets: bool = False  # whether the dataset's test sets are predicted too
+    ablations: bool = False  # whether the ablations follow, which take seconds to import
 
 
 # nnU-Net as it is, with the optimiser of Mamba-MIS, Mamba-MIS, and Mamba-MIS without state spaces
@@ -46,31 +47,12 @@ PRESETS = {
         "The same on PraNet's five test sets of polyps (`mamba_mis convert pranet`)", _AGAINST_NNUNET, test_sets=True
     ),
     "sizes": Preset("Which size of Mamba-MIS?", (f"{OURS}_S", OURS, f"{OURS}_L")),
-    "ablations": Preset(
-        "What does each part of Mamba-MIS give?",
-        (
-            OURS,
-            *(
-                f"{OURS}_{part}"
-                for part in (
-                    "ss2d",
-                    "noSG",
-                    "attentionOnly",
-                    "fusionOnly",
-                    "noBridge",
-                    "cnn",
-                    "vit",
-                    "noSSM",
-                    "mambaDiscretization",
-                )
-            ),
-        ),
-    ),
+    "ablations": Preset("What does each part of Mamba-MIS give?", (OURS,), ablations=True),
 }
 
 
 def get_preset(name: str, epochs: int | None = None) -> Preset:
-    """A preset, its trainers in the variants that train for so many epochs.
+    """Return a preset, its trainers in the variants that train for so many epochs.
 
     Args:
         name: Key of `PRESETS`.
@@ -82,6 +64,10 @@ def get_preset(name: str, epochs: int | None = None) -> Preset:
     if name not in PRESETS:
         raise UserError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
     preset = PRESETS[name]
+    if preset.ablations:
+        from nnunet_mamba_mis.trainers import ABLATIONS
+
+        preset = preset._replace(trainers=(*preset.trainers, *ABLATIONS))
     if epochs is None or epochs == EPOCHS[-1]:
         return preset
     if epochs not in EPOCHS:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from nnunet_mamba_mis.benchmark.running.jobs import Job, as_typed
-from nnunet_mamba_mis.demo.steps import find_executable
+from nnunet_mamba_mis.benchmark.running.jobs import Job
+from nnunet_mamba_mis.utils.subprocesses import ending, find_executable
 
 LOCK = "benchmark.lock"
 # begins the lines that this module adds to a job's log
@@ -99,10 +99,10 @@ class RunningJob:
     """A job's commands, one after the other, each in a group of processes of its own; the job's log has all they print.
 
     Args:
-        job: what to run.
-        lock: from `try_lock`; closed when the last command has ended.
+        job: What to run.
+        lock: From `try_lock`; closed when the last command has ended.
         device: nnU-Net's name of it.
-        variables: environment variables for the commands, beside the job's own.
+        variables: Environment variables for the commands, beside the job's own.
     """
 
     def __init__(self, job: Job, lock: int, device: str, variables: Mapping[str, str]):
@@ -110,10 +110,9 @@ class RunningJob:
         self.lock = lock
         self.was_stopped = False
         job.prepare()
-        commands, variables = job.commands(device), {**job.variables(), **variables}
-        note(job, f"on {socket.gethostname()}: {as_typed(commands, variables)}")
-        self.variables = variables
-        self.to_come = [[find_executable(name), *arguments] for name, *arguments in commands]
+        note(job, f"on {socket.gethostname()}: {job.as_typed(device, variables)}")
+        self.variables = {**job.candidate.variables, **variables}
+        self.to_come = [[find_executable(name), *arguments] for name, *arguments in job.commands(device)]
         self._start_next()
 
     def _start_next(self) -> None:
@@ -180,9 +179,7 @@ class RunningJob:
             return "stopped"
         if status == 0:
             return f"failed: it ended without {self.job.summary.relative_to(self.job.folder)}"
-        if status == -signal.SIGKILL:
-            return "failed: ended by SIGKILL, perhaps for want of memory"
-        return f"failed: {f'signal {-status}' if status < 0 else f'exit status {status}'}"
+        return f"failed: {ending(status)}"
 
 
 def note(job: Job, text: str) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import statistics
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_mamba_mis.benchmark.running.jobs import CHECKPOINTS, Job
+from nnunet_mamba_mis.benchmark.running.jobs import Job
+from nnunet_mamba_mis.nnunet.logs import Epoch, EpochReader, log_lines
+from nnunet_mamba_mis.nnunet.results import CHECKPOINTS, mean_dice, planned_epochs
 
-_EPOCH = re.compile(r": *Epoch (\d+) *$")
-_EPOCH_TIME = re.compile(r": *Epoch time: ([\d.]+) s *$")
-_PSEUDO_DICE = re.compile(r": *Pseudo dice \[(.*)\] *$")
-_VALUE = re.compile(r"(?:np\.float\d+\()?(nan|[\d.]+(?:e-?\d+)?)\)?")
 # the first epochs of a run are slow, and a machine's pace changes
 _EPOCHS_OF_PACE = 20
 
@@ -27,11 +22,11 @@ class Progress:
 
     Args:
         state: "done", "running", "validating", "queued", "failed", "interrupted" or "to do".
-        epochs_done: number of epochs that have ended.
-        epochs: of the whole training, or None before it has begun.
-        dice: mean of the classes: of the validation or test set if it is done, else the last epoch's pseudo Dice; None
+        epochs_done: Number of epochs that have ended.
+        epochs: Of the whole training, or None before it has begun.
+        dice: Mean of the classes: of the validation or test set if it is done, else the last epoch's pseudo Dice; None
             before that.
-        seconds_left: of training, or None if that cannot be known yet.
+        seconds_left: Of training, or None if that cannot be known yet.
     """
 
     state: str
@@ -41,36 +36,29 @@ class Progress:
     seconds_left: float | None
 
 
-@dataclass
-class _Training:
-    epochs_done: int = 0
-    dice: float | None = None
-    seconds: tuple[float, ...] = ()
-
-
 def read_progress(job: Job, running: bool, queued: bool) -> Progress:
     """Return how far a job is.
 
     Args:
-        job: whose folder to read.
-        running: whether a process works on it.
-        queued: whether it waits in a cluster's queue.
+        job: Whose folder to read.
+        running: Whether a process works on it.
+        queued: Whether it waits in a cluster's queue.
     """
-    training = _read_training(job.folder)
-    epochs = _epochs(job.folder)
-    trained = (job.folder / CHECKPOINTS[0]).exists()
+    reader = EpochReader()
+    epochs = list(reader.read(log_lines(job.folder)))
+    planned = planned_epochs(job.folder)
     if job.is_done():
-        return Progress("done", training.epochs_done, epochs, _summary_dice(job.summary), 0.0)
-    state = _state(job, running, queued, trained)
+        return Progress("done", reader.epochs_done, planned, mean_dice(job.summary), 0.0)
     left = None
-    if epochs is not None and training.seconds:
-        left = max(0, epochs - training.epochs_done) * statistics.median(training.seconds)
-    return Progress(state, training.epochs_done, epochs, training.dice, left)
+    if planned is not None and epochs:
+        pace = statistics.median(epoch.seconds for epoch in epochs[-_EPOCHS_OF_PACE:])
+        left = max(0, planned - reader.epochs_done) * pace
+    return Progress(_state(job, running, queued), reader.epochs_done, planned, _pseudo_dice(epochs), left)
 
 
-def _state(job: Job, running: bool, queued: bool, trained: bool) -> str:
+def _state(job: Job, running: bool, queued: bool) -> str:
     if running:
-        return "validating" if trained else "running"
+        return "validating" if (job.folder / CHECKPOINTS[0]).exists() else "running"
     if queued:
         return "queued"
     if _last_line(job.log).rpartition(" failed: ")[1]:
@@ -87,37 +75,7 @@ def _last_line(log: Path) -> str:
     return ""
 
 
-def _read_training(folder: Path) -> _Training:
-    # the name has the time, but not zero-padded everywhere
-    files = sorted(folder.glob("training_log_*.txt"), key=lambda file: file.stat().st_mtime)
-    training = _Training()
-    for file in files:
-        _follow(training, file.read_text(errors="replace").splitlines())
-    return training
-
-
-def _follow(training: _Training, lines: Iterable[str]) -> None:
-    for line in lines:
-        if match := _EPOCH.search(line):
-            # a continued training begins with an earlier one
-            training.epochs_done = int(match[1])
-        elif match := _PSEUDO_DICE.search(line):
-            values = [float(value) for value in _VALUE.findall(match[1])]
-            values = [value for value in values if not math.isnan(value)]
-            training.dice = statistics.fmean(values) if values else None
-        elif match := _EPOCH_TIME.search(line):
-            training.epochs_done += 1
-            training.seconds = (*training.seconds, float(match[1]))[-_EPOCHS_OF_PACE:]
-
-
-def _epochs(folder: Path) -> int | None:
-    with suppress(OSError, ValueError, KeyError):
-        return int(json.loads((folder / "debug.json").read_text())["num_epochs"])
-    return None
-
-
-def _summary_dice(summary: Path) -> float | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        dice = float(json.loads(summary.read_text())["foreground_mean"]["Dice"])
-        return None if math.isnan(dice) else dice
-    return None
+def _pseudo_dice(epochs: list[Epoch]) -> float | None:
+    """Mean of the classes that the last epoch's patches have."""
+    values = [value for epoch in epochs[-1:] for value in epoch.pseudo_dices if not math.isnan(value)]
+    return statistics.fmean(values) if values else None

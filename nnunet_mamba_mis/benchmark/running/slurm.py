@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from nnunet_mamba_mis.benchmark.running.jobs import Job
-from nnunet_mamba_mis.benchmark.running.local import variables_for
 from nnunet_mamba_mis.benchmark.running.processes import RunningJob, holder, note, try_lock
-from nnunet_mamba_mis.demo.steps import last_lines
+from nnunet_mamba_mis.nnunet.environment import variables_for
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.subprocesses import last_lines
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -29,11 +29,56 @@ _SECONDS_TO_SAVE = 120
 _MANY = 10_000
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a job takes of a cluster, as the options of `mamba_mis benchmark run` name it.
+
+    Args:
+        partition: Its name; None for the cluster's default.
+        time: Limit, [DAYS-]HOURS:MINUTES:SECONDS.
+        memory: In GB.
+        cpus: Number of them.
+        gres: GPU of a job that trains on one.
+        array_limit: Jobs at a time.
+        sbatch: Further options of sbatch, as NAME=VALUE.
+    """
+
+    partition: str | None
+    time: str
+    memory: float
+    cpus: int
+    gres: str
+    array_limit: int
+    sbatch: Sequence[str] = ()
+
+    def parameters(self, device: str) -> dict[str, Any]:
+        """Return submitit's parameters.
+
+        Raises:
+            UserError: An option cannot be used.
+        """
+        if wrong := [option for option in self.sbatch if "=" not in option]:
+            raise UserError(f"--sbatch {' '.join(wrong)}: NAME=VALUE is needed, as account=lab")
+        return {
+            "job_name": "mamba_mis",
+            "partition": self.partition,
+            "time": _minutes(self.time),
+            "mem": f"{round(self.memory * 1024)}M",
+            "cpus_per_task": self.cpus,
+            "gres": self.gres if device == "cuda" else None,
+            "array_parallelism": self.array_limit,
+            "signal_delay_s": _SECONDS_TO_SAVE,
+            "stderr_to_stdout": True,
+            # even where the cluster's default is not to; open-mode is submitit's
+            "additional_parameters": {"requeue": True} | dict(option.split("=", 1) for option in self.sbatch),
+        }
+
+
 class Task:
     """A job as submitit runs it on a node.
 
     Args:
-        job: what to run.
+        job: What to run.
         device: nnU-Net's name of it.
     """
 
@@ -46,10 +91,10 @@ class Task:
         """Run the job to its end.
 
         Raises:
-            RuntimeError: it is not done; the text has the end of its log.
+            RuntimeError: It is not done; the text has the end of its log.
         """
-        if lacking := [str(needed.fold) for needed in self.job.needs if not needed.is_done()]:
-            problem = f"failed: fold {', '.join(lacking)} is not done"
+        if missing := [str(needed.fold) for needed in self.job.needs if not needed.is_done()]:
+            problem = f"failed: fold {', '.join(missing)} is not done"
             note(self.job, problem)
             raise RuntimeError(f"{self.job}: {problem}")
         lock = try_lock(self.job)
@@ -76,18 +121,18 @@ class Task:
         return DelayedSubmission(Task(self.job, self.device))
 
 
-def submit(jobs: Sequence[Job], device: str, args: argparse.Namespace) -> int:
+def submit(jobs: Sequence[Job], device: str, resources: Resources) -> None:
     """Submit the jobs that are neither done nor in the queue.
 
     Trainings are an array; each model's predictions are one that waits for its trainings.
 
     Args:
-        jobs: the grid.
+        jobs: The grid.
         device: nnU-Net's name of it.
-        args: of `mamba_mis benchmark run`.
+        resources: Of each job.
 
     Raises:
-        UserError: submitit or Slurm is missing, or Slurm refuses.
+        UserError: Submitit or Slurm is missing, or Slurm refuses.
     """
     try:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -99,26 +144,25 @@ def submit(jobs: Sequence[Job], device: str, args: argparse.Namespace) -> int:
     new = [job for job in jobs if job not in queued and not job.is_done()]
     print(f"{len(jobs)} jobs: {sum(job.is_done() for job in jobs)} done, {len(queued)} in the queue, {len(new)} new")
     if not new:
-        return 0
-    parameters = _parameters(device, args)
+        return
+    parameters = resources.parameters(device)
     try:
         trainings = [job for job in new if not job.needs]
         if trainings:
             _submit_array(trainings, device, parameters)
-        for _, of_model in groupby([job for job in new if job.needs], key=lambda job: job.needs):
-            _submit_array(list(of_model), device, parameters)
+        for _, waiting in groupby([job for job in new if job.needs], key=lambda job: job.needs):
+            _submit_array(list(waiting), device, parameters)
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"Slurm did not take the jobs: {error}") from error
     for job in queued:
         _wait_for(job, set(trainings))
-    return 0
 
 
 def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) -> None:
     """Submit jobs that need the same ones."""
     import submitit
 
-    executor = submitit.SlurmExecutor(jobs[0].model.results / _FOLDER, max_num_timeout=_MANY)
+    executor = submitit.SlurmExecutor(jobs[0].candidate.results / _FOLDER, max_num_timeout=_MANY)
     if dependency := _dependency(jobs[0]):
         further = {**parameters["additional_parameters"], "dependency": dependency}
         parameters = parameters | {"additional_parameters": further}
@@ -129,13 +173,13 @@ def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) 
 
 
 def _dependency(job: Job) -> str:
-    """What a job has to wait for, in sbatch's words: the end of others, good or bad, so that it can say what lacks."""
+    """Return what a job waits for, in sbatch's words: the end of others, good or bad, so that it can name failures."""
     awaited = [_id(needed) for needed in job.needs if not needed.is_done()]
     return "afterany:" + ":".join(awaited) if awaited else ""
 
 
 def _wait_for(job: Job, submitted: set[Job]) -> None:
-    """Let a job in the queue wait for those that were submitted again; one that runs already will say what lacks."""
+    """Let a job in the queue wait for those that were submitted again; one that runs already names failures."""
     if submitted.intersection(job.needs):
         command = ["scontrol", "update", f"JobId={_id(job)}", f"Dependency={_dependency(job)}"]
         subprocess.run(command, capture_output=True)
@@ -155,25 +199,6 @@ def queued_jobs(jobs: Sequence[Job]) -> set[Job]:
     if answer.returncode != 0:
         raise UserError(f"squeue does not answer: {answer.stderr.strip()}")
     return {job for job, number in numbers.items() if number in answer.stdout.split()}
-
-
-def _parameters(device: str, args: argparse.Namespace) -> dict[str, Any]:
-    wrong = [option for option in args.sbatch if "=" not in option]
-    if wrong:
-        raise UserError(f"--sbatch {' '.join(wrong)}: NAME=VALUE is needed, as account=lab")
-    return {
-        "job_name": "mamba_mis",
-        "partition": args.partition,
-        "time": _minutes(args.time),
-        "mem": f"{round(args.memory * 1024)}M",
-        "cpus_per_task": args.cpus,
-        "gres": args.gres if device == "cuda" else None,
-        "array_parallelism": args.array_limit,
-        "signal_delay_s": _SECONDS_TO_SAVE,
-        "stderr_to_stdout": True,
-        # also where the cluster's default is not to; open-mode is submitit's
-        "additional_parameters": {"requeue": True} | dict(option.split("=", 1) for option in args.sbatch),
-    }
 
 
 def _minutes(limit: str) -> int:

@@ -1,8 +1,7 @@
 """Train and validate datasets × trainers × plans × folds × seeds with nnU-Net's own commands, and predict test sets.
 
-Finished jobs are passed over, interrupted ones go on with --c, and a job that fails does not keep the others: give the
-same command again at any time. Runs here (--jobs or --gpus), or submits the jobs to Slurm (--slurm). Follow it with
-`mamba_mis benchmark status`.
+Skips finished jobs, resumes interrupted ones with --c, and continues past failures: safe to rerun at any time. Runs
+here (--jobs or --gpus), or submits the jobs to Slurm (--slurm). Follow it with `mamba_mis benchmark status`.
 """
 
 from __future__ import annotations
@@ -58,35 +57,39 @@ def _add_slurm(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check all, then run or submit; return the exit status."""
-    _check_numbers(args)
-    try:
-        import fcntl  # noqa: F401
-    except ImportError:
-        raise UserError("`mamba_mis benchmark run` needs Linux or macOS") from None
+    _check(args)
+    from nnunet_mamba_mis.benchmark.running.devices import choose_device, make_slots
     from nnunet_mamba_mis.benchmark.running.grid import make_grid, write_missing_splits
-    from nnunet_mamba_mis.benchmark.running.jobs import predictions
+    from nnunet_mamba_mis.benchmark.running.jobs import announce, predictions
 
-    device = _device(args)
-    own_tests = args.test_sets or (args.preset is not None and PRESETS[args.preset].test_sets)
+    device = choose_device(args.device, args.gpus, args.slurm)
+    slots = [{}] if args.slurm else make_slots(args.jobs, args.gpus)
+    own_test_sets = args.test_sets or (args.preset is not None and PRESETS[args.preset].test_sets)
     trainings, test_sets = make_grid(
-        args.datasets, *_compared(args), args.configuration, args.folds, args.seeds or [None], own_tests, args.test_on
-    )
+        args.datasets, *_trainers_and_plans(args), args.configuration, args.folds, args.seeds or [None],
+        own_test_sets, args.test_on,
+    )  # fmt: skip
     jobs: list[Job] = [*trainings, *predictions(trainings, test_sets)]
     if args.dry_run:
-        _show(jobs, device, args)
+        _print_commands(jobs, slots, device)
         return 0
     write_missing_splits(trainings)
-    _announce(jobs)
+    announce(jobs)
     if args.slurm:
-        from nnunet_mamba_mis.benchmark.running.slurm import submit
+        from nnunet_mamba_mis.benchmark.running.slurm import Resources, submit
 
-        return submit(jobs, device, args)
+        resources = Resources(
+            args.partition, args.time, args.memory, args.cpus, args.gres, args.array_limit, args.sbatch
+        )
+        submit(jobs, device, resources)
+        return 0
     from nnunet_mamba_mis.benchmark.running.local import run_jobs
 
-    return run_jobs(jobs, _slots(args), device)
+    return run_jobs(jobs, slots, device)
 
 
-def _check_numbers(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what argparse cannot: numbers out of range, options that exclude each other."""
     numbers = {"--jobs": args.jobs, "--memory": args.memory, "--cpus": args.cpus, "--array-limit": args.array_limit}
     for name, number in numbers.items():
         if number is not None and number <= 0:
@@ -94,66 +97,29 @@ def _check_numbers(args: argparse.Namespace) -> None:
     if any(seed < 0 for seed in args.seeds or []):
         raise UserError(f"--seeds {' '.join(map(str, args.seeds))}: they must not be below 0")
     if args.slurm and (args.jobs or args.gpus):
-        raise UserError("--slurm goes without --jobs and --gpus: --array-limit says how many run at a time")
+        raise UserError("--slurm excludes --jobs and --gpus: --array-limit sets how many run at a time")
     if args.gpus and args.device not in (None, "cuda"):
         raise UserError(f"--gpus and -device {args.device} exclude each other")
-
-
-def _compared(args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]:
-    """Trainers and plans."""
-    if args.preset is not None:
-        preset = get_preset(args.preset, args.epochs)
-        return preset.trainers, args.plans or [preset.plans]
-    if args.epochs is not None:
+    if args.epochs is not None and args.preset is None:
         raise UserError("--epochs goes with --preset: a trainer has its length in its name, as _50epochs")
-    return args.trainers, args.plans or ["nnUNetPlans"]
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise UserError("`mamba_mis benchmark run` needs Linux or macOS") from None
 
 
-def _device(args: argparse.Namespace) -> str:
-    import torch
-
-    if args.slurm:
-        return args.device or "cuda"  # what this machine has does not matter
-    wants_cuda = args.device == "cuda" or args.gpus
-    if wants_cuda and not torch.cuda.is_available():
-        raise UserError("there is no usable CUDA device (`mamba_mis doctor` says why): use -device cpu")
-    if args.gpus and max(args.gpus) >= torch.cuda.device_count():
-        raise UserError(f"--gpus {max(args.gpus)}: this machine has {torch.cuda.device_count()}, counted from 0")
-    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+def _trainers_and_plans(args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]:
+    if args.preset is None:
+        return args.trainers, args.plans or ["nnUNetPlans"]
+    preset = get_preset(args.preset, args.epochs)
+    return preset.trainers, args.plans or [preset.plans]
 
 
-def _slots(args: argparse.Namespace) -> list[dict[str, str]]:
-    if args.gpus:
-        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in _visible_gpus(args.gpus)]
-    return [{}] * (args.jobs or 1)
+def _print_commands(jobs: Sequence[Job], slots: Sequence[dict[str, str]], device: str) -> None:
+    from nnunet_mamba_mis.nnunet.environment import variables_for
 
-
-def _visible_gpus(gpus: list[int]) -> list[str]:
-    """As CUDA_VISIBLE_DEVICES has them, which counts anew if it is set already."""
-    import os
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [visible.split(",")[gpu] for gpu in gpus] if visible else list(map(str, gpus))
-
-
-def _show(jobs: list[Job], device: str, args: argparse.Namespace) -> None:
-    from nnunet_mamba_mis.benchmark.running.jobs import as_typed
-    from nnunet_mamba_mis.benchmark.running.local import variables_for
-
-    slots = [{}] if args.slurm else _slots(args)
     waiting = [job for job in jobs if not job.is_done()]
     for number, job in enumerate(waiting):
         # which of the slots it will be depends on which is free first
-        variables = {**job.variables(), **variables_for(device, len(slots)), **slots[number % len(slots)]}
-        print(as_typed(job.commands(device), variables))
+        print(job.as_typed(device, {**variables_for(device, len(slots)), **slots[number % len(slots)]}))
     print(f"# {len(jobs) - len(waiting)} of {len(jobs)} jobs are done; nothing was started")
-
-
-def _announce(jobs: list[Job]) -> None:
-    """Leave a log for each job, by which `status` knows of it."""
-    for job in jobs:
-        try:
-            job.folder.mkdir(parents=True, exist_ok=True)
-            job.log.touch()
-        except OSError as error:
-            raise UserError(f"cannot write to {job.folder}: {error.strerror or error}") from error

@@ -7,37 +7,19 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
-from nnunet_mamba_mis.benchmark.running.jobs import Training, predictions
+from nnunet_mamba_mis.benchmark.model import Model
+from nnunet_mamba_mis.benchmark.running.jobs import Candidate, Prediction, Training
 from nnunet_mamba_mis.benchmark.test_sets import TestSet
+from support.benchmark_command import logged_epochs
 from support.paths import REPOSITORY
-from support.small_dataset import ELSEWHERE, NUMBER, OTHER, discs, write_elsewhere
+from support.small_dataset import ELSEWHERE, NUMBER, OTHER
+from support.waiting import wait_until
 
-TRAINERS = """
-import os
-import time
-from pathlib import Path
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
-from nnunet_mamba_mis import trainers  # its names must not hide the brief ones of the other file
-
-class Queued(trainers.nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
-    epochs, iterations_per_epoch, validation_iterations_per_epoch = 12, 2, 1
-
-    def train_step(self, batch):
-        time.sleep(0.4)
-        return super().train_step(batch)
-
-class Refusing(nnUNetTrainer):
-    def on_train_start(self):
-        while not Path(os.environ["nnUNet_results"], "refuse").exists():
-            time.sleep(0.1)
-        raise ValueError("not today")
-"""
+SECONDS = 280
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +46,9 @@ def queue(variables: dict[str, str]) -> str:
     return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
 
 
-def wait_until(condition, seconds: float = 280) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
 @pytest.mark.slow
-def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_path):
-    (nnunet.root / "trainers" / "slurm_trainers.py").write_text(TRAINERS)
-    dataset, results = discs(nnunet), tmp_path / "results"
+def test_jobs_are_submitted_once_and_a_preempted_one_resumes(slurm, nnunet, dataset, tmp_path):
+    results = tmp_path / "results"
     results.mkdir()
     variables = nnunet.variables | slurm | {"nnUNet_results": str(results)}
     variables |= {"OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
@@ -85,19 +59,18 @@ def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_
         return done.stdout
 
     benchmark = [sys.executable, "-m", "nnunet_mamba_mis.cli", "benchmark"]
-    submit = [*benchmark, "run", "-d", NUMBER, "--trainers", "Queued", "Refusing", "--folds", 0, "-device", "cpu"]
+    submit = [*benchmark, "run", "-d", NUMBER, "--trainers", "Long", "Refusing", "--folds", 0, "-device", "cpu"]
     submit += ["--slurm", "--partition", "tests", "--time", "1:00:00", "--memory", 0.4, "--cpus", 1]
     submit += ["--array-limit", 2, "--sbatch", "comment=lab", "--test-on", ELSEWHERE]
-    write_elsewhere(nnunet)
     queued, refusing = (
-        Training(results, dataset.name, trainer, "nnUNetPlans", "2d", 0) for trainer in ("Queued", "Refusing")
+        Training(Candidate(results, dataset.name, Model(trainer)), 0) for trainer in ("Long", "Refusing")
     )
     output = call(*submit)
-    number = re.search(r"^(\d+)_0: .* Queued", output, re.M)[1]
+    number = re.search(r"^(\d+)_0: .* Long", output, re.M)[1]
     assert "4 jobs: 0 done, 0 in the queue, 4 new" in output
-    tested_on = {dataset.name: [TestSet(OTHER, "imagesTr")]}
-    tests = {job.model.trainer: job for job in predictions([queued, refusing], tested_on)}
-    waiting = call("scontrol", "show", "job", tests["Queued"].folder.joinpath("benchmark.slurm").read_text())
+    test_set = TestSet(OTHER, "imagesTr")
+    tests = {job.candidate.model.trainer: Prediction(job.candidate, (0,), test_set) for job in (queued, refusing)}
+    waiting = call("scontrol", "show", "job", tests["Long"].folder.joinpath("benchmark.slurm").read_text())
     assert f"Dependency=afterany:{number}_0(unfulfilled)" in waiting
     described = call("scontrol", "show", "job", number)
     for setting in ("Partition=tests", "TimeLimit=01:00:00", "ArrayTaskThrottle=2", "Comment=lab", "Requeue=1"):
@@ -106,26 +79,26 @@ def test_jobs_are_submitted_once_and_a_preempted_one_goes_on(slurm, nnunet, tmp_
     assert "0 new" in call(*submit)
     (results / "refuse").touch()
 
-    wait_until(lambda: queued.log.exists() and "Epoch 2" in queued.log.read_text())
-    assert re.search(r"Queued +- +running +\d+/12", call(*benchmark, "status"))
+    wait_until(lambda: queued.log.exists() and "Epoch 2" in queued.log.read_text(), SECONDS)
+    assert re.search(r"Long +- +running +\d+/8", call(*benchmark, "status"))
     # what Slurm sends before the time limit and before a preemption
     call("scancel", "--signal=USR2", f"{number}_0")
-    wait_until(queued.is_done)
+    wait_until(queued.is_done, SECONDS)
     log = queued.log.read_text()
     commands = re.findall(r"nnUNetv2_train .*", log)
     assert len(commands) == 2 and commands[1].endswith("--c")
     assert "Stopped by SIGTERM in epoch" in log
-    epochs = [int(epoch) for epoch in re.findall(r": Epoch (\d+)", log)]
-    assert sorted(set(epochs)) == list(range(12)) and len(epochs) <= 13 and epochs == sorted(epochs)
+    epochs = logged_epochs(queued)
+    assert sorted(set(epochs)) == list(range(8)) and len(epochs) <= 9 and epochs == sorted(epochs)
     # one that fails by itself is not queued again
-    wait_until(lambda: not queue(slurm))
+    wait_until(lambda: not queue(slurm), SECONDS)
     assert len(re.findall(r"nnUNetv2_train .*", refusing.log.read_text())) == 1
     assert re.search(r"Refusing +- +failed", call(*benchmark, "status"))
     assert "ValueError: not today" in "".join(
         path.read_text() for path in Path(results).glob("benchmark_slurm/*_1*.out")
     )
     # predictions begin when the trainings have ended, and one that lacks its fold says so
-    assert tests["Queued"].is_done() and not tests["Refusing"].is_done()
+    assert tests["Long"].is_done() and not tests["Refusing"].is_done()
     assert "failed: fold 0 is not done" in tests["Refusing"].log.read_text()
     assert re.search(r"Refusing .*imagesTr +failed", call(*benchmark, "status"))
     assert "2 done, 0 in the queue, 2 new" in call(*submit)

@@ -1,0 +1,164 @@
+"""Find, read and score all results of a dataset: what a report or a table is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_mamba_mis.benchmark.evaluation.folds import Fold, FoldSet, Truth, find_folds, find_truth, short_names
+from nnunet_mamba_mis.benchmark.evaluation.scores import Scores, score_all
+from nnunet_mamba_mis.benchmark.evaluation.statistics import Comparison, compare_all
+from nnunet_mamba_mis.benchmark.evaluation.test_predictions import find_tests
+from nnunet_mamba_mis.benchmark.evaluation.training_records import (
+    TrainingRecord,
+    comparability_warnings,
+    read_training,
+)
+from nnunet_mamba_mis.benchmark.model import Model
+from nnunet_mamba_mis.nnunet.paths import folder_if_set
+from nnunet_mamba_mis.utils.errors import UserError
+
+# of a dataset's models: kind of cost → model → number
+Costs = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of a dataset's models, in cross-validation or on a test set.
+
+    Args:
+        truth: The dataset or test set.
+        fold_set: Folds and what is missing.
+        records: How each fold was trained; none for a test set.
+        scores: Of the cases that all models have.
+        costs: Further ones than those in the records: kind → short name of a model → number.
+    """
+
+    truth: Truth
+    fold_set: FoldSet
+    records: Mapping[Fold, TrainingRecord]
+    scores: Scores
+    costs: Costs
+
+    @property
+    def names(self) -> dict[Model, str]:
+        """Short names of the models, the baseline first."""
+        return short_names(self.fold_set.models)
+
+    @property
+    def main_row(self) -> str:
+        """What is spoken of: the only class, or the mean of all."""
+        return self.scores.rows[-1]
+
+    @property
+    def group_of(self) -> Mapping[str, str]:
+        """The group of cases that share one."""
+        return self.truth.group_of
+
+    @property
+    def warnings(self) -> list[str]:
+        """What differs between models besides the network, is missing, or was left out."""
+        warnings = [*comparability_warnings(self.records), *self.fold_set.problems, *self.scores.problems]
+        if len({run.seed for run in self.scores.runs}) == 1:
+            warnings.append(
+                "One seed: how much scores vary from training to training is not known, and in no interval."
+            )
+        return warnings
+
+    def values(self, metric: str) -> dict[str, dict[str, float]]:
+        """Return a metric of the main row: name of a model → case → value."""
+        return {name: self.scores.values(model, metric, self.main_row) for model, name in self.names.items()}
+
+    def compare(self, metric: str) -> list[Comparison]:
+        """Compare every pair of models."""
+        return compare_all(self.values(metric), self.group_of)
+
+    def problem_without_common_case(self) -> str:
+        """Return why nothing can be compared; empty if something can."""
+        if self.scores.runs:
+            return ""
+        folds = {
+            model: ", ".join(str(fold.number) for fold in self.fold_set.folds if fold.model == model)
+            for model in self.fold_set.models
+        }
+        predicted = "; ".join(f"{model}: folds {numbers}" for model, numbers in folds.items())
+        reasons = "\n  ".join(["", *self.fold_set.problems, *self.scores.problems])
+        return (
+            f"{self.truth.title}: the models have no case in common, so nothing can be compared ({predicted}){reasons}"
+        )
+
+
+@dataclass(frozen=True)
+class DatasetEvaluation:
+    """All results of a dataset's models.
+
+    Args:
+        validated: In cross-validation.
+        tested: On each test set that they predicted.
+    """
+
+    validated: Evaluation
+    tested: Sequence[Evaluation]
+
+    @property
+    def all(self) -> list[Evaluation]:
+        """Cross-validation, then the test sets."""
+        return [self.validated, *self.tested]
+
+
+def evaluate_datasets(
+    datasets: Sequence[str],
+    roots: Sequence[Path],
+    trainers: Sequence[str] | None,
+    tolerance: float,
+    processes: int,
+    measure: Callable[[str, Sequence[Model]], Costs] | None,
+) -> list[DatasetEvaluation]:
+    """Find and score the results of datasets, once it is known that all of them have some.
+
+    Args:
+        datasets: Ids or names.
+        roots: Folders like nnUNet_results.
+        trainers: To compare, the baseline first; all by default.
+        tolerance: Of the normalised surface Dice, in the unit of the spacing.
+        processes: To score with.
+        measure: Takes dataset and models, returns costs beyond those in the logs.
+
+    Raises:
+        UserError: Something is missing or contradictory.
+    """
+    raw, preprocessed = folder_if_set("nnUNet_raw"), folder_if_set("nnUNet_preprocessed")
+    truths = [find_truth(dataset, raw, preprocessed) for dataset in dict.fromkeys(datasets)]
+    fold_sets = [find_folds(truth, roots, trainers) for truth in truths]
+
+    def evaluate(truth: Truth, fold_set: FoldSet, costs: Costs) -> Evaluation:
+        records = {} if truth.test_set else {fold: read_training(fold) for fold in fold_set.folds}
+        scores = score_all(truth, fold_set, tolerance, processes, print)
+        return Evaluation(truth, fold_set, records, scores, costs)
+
+    evaluations = []
+    for truth, fold_set in zip(truths, fold_sets, strict=True):
+        tests, problems = find_tests(truth, roots, fold_set.models, raw)
+        fold_set.problems.extend(problems)
+        costs = _by_short_name(measure(truth.name, fold_set.models), fold_set.models) if measure else {}
+        validated = evaluate(truth, fold_set, costs)
+        if problem := validated.problem_without_common_case():
+            raise UserError(f"{problem}; choose with --trainers")
+        tested = []
+        for test in tests:
+            evaluation = evaluate(*test, costs={})
+            if problem := evaluation.problem_without_common_case():
+                fold_set.problems.append(problem)
+            else:
+                tested.append(evaluation)
+        evaluations.append(DatasetEvaluation(validated, tested))
+    return evaluations
+
+
+def _by_short_name(costs: Costs, models: Sequence[Model]) -> Costs:
+    names = short_names(models)
+    return {
+        kind: {name: by_model[str(model)] for model, name in names.items() if str(model) in by_model}
+        for kind, by_model in costs.items()
+    }

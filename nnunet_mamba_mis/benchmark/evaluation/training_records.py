@@ -1,0 +1,102 @@
+"""How each model was trained, and what makes models hard to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from nnunet_mamba_mis.benchmark.evaluation.folds import Fold
+from nnunet_mamba_mis.benchmark.model import Model
+from nnunet_mamba_mis.nnunet.logs import Epoch, read_training_logs
+from nnunet_mamba_mis.nnunet.results import training_settings
+
+# for a difference in scores to be the networks', all of this has to be equal
+# name in debug.json or plans.json → in words
+_MUST_BE_EQUAL = {
+    "patch_size": "patch size",
+    "batch_size": "batch size",
+    "spacing": "spacing",
+    "normalization_schemes": "normalisation",
+    "preprocessor_name": "preprocessor",
+    "num_epochs": "number of epochs",
+    "num_iterations_per_epoch": "iterations per epoch",
+}
+_INFORMATIVE = {"optimizer": "optimiser", "initial_lr": "learning rate", "device": "device"}
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a fold was trained.
+
+    Args:
+        settings: In words; what is not known is not there.
+        epochs: As nnU-Net logged them; an epoch that was interrupted and repeated is there once.
+        seconds: Of all epochs logged, repeated ones too.
+        hardware: GPU or, without one, the device, and the host's name; empty if not known.
+    """
+
+    settings: Mapping[str, str]
+    epochs: Sequence[Epoch]
+    seconds: float
+    hardware: str
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median over the epochs, so that the first one with its start-up does not matter; NaN if there is none."""
+        times = sorted(epoch.seconds for epoch in self.epochs)
+        return times[len(times) // 2] if times else float("nan")
+
+
+def read_training(fold: Fold) -> TrainingRecord:
+    """Read what nnU-Net wrote about a fold's training: debug.json, plans.json and the logs."""
+    known = training_settings(fold.folder, fold.model.configuration)
+    settings = {
+        words: known[name].split()[0] if name == "optimizer" else _shown(known[name])
+        for name, words in (_MUST_BE_EQUAL | _INFORMATIVE).items()
+        if name in known
+    }
+    logged = read_training_logs(fold.folder)
+    epochs = list({epoch.number: epoch for epoch in logged}.values())
+    hardware = ", ".join(filter(None, (known.get("gpu_name") or known.get("device"), known.get("hostname"))))
+    return TrainingRecord(settings, epochs, sum(epoch.seconds for epoch in logged), hardware)
+
+
+def comparability_warnings(records: Mapping[Fold, TrainingRecord]) -> list[str]:
+    """Return in words what differs between models, or within one, and is not the network; and what was not finished."""
+    return [*_unequal(records), *_unfinished(records)]
+
+
+def settings_of(model: Model, records: Mapping[Fold, TrainingRecord]) -> dict[str, str]:
+    """Return the settings of a model's folds; more than one value if they differ."""
+    values: dict[str, list[str]] = {}
+    for fold, record in records.items():
+        if fold.model == model:
+            for name, value in record.settings.items():
+                values.setdefault(name, []).append(value)
+    return {name: " or ".join(dict.fromkeys(variants)) for name, variants in values.items()}
+
+
+def _unequal(records: Mapping[Fold, TrainingRecord]) -> Iterator[str]:
+    models = list(dict.fromkeys(fold.model for fold in records))
+    all_settings = {model: settings_of(model, records) for model in models}
+    for name in _MUST_BE_EQUAL.values():
+        values = {model: settings[name] for model, settings in all_settings.items() if name in settings}
+        if len(set(values.values())) > 1 or any(" or " in value for value in values.values()):
+            yield f"{name} differs: " + ", ".join(f"{model} {value}" for model, value in values.items())
+
+
+def _unfinished(records: Mapping[Fold, TrainingRecord]) -> Iterator[str]:
+    for fold, record in records.items():
+        planned = record.settings.get(_MUST_BE_EQUAL["num_epochs"], "")
+        done = 1 + max((epoch.number for epoch in record.epochs), default=-1)
+        if planned.isdigit() and done and done < int(planned):
+            yield f"{fold} was validated after {done} of {planned} epochs"
+
+
+def _shown(value: object) -> str:
+    """Return a list of sizes as 256 × 256, of names once each."""
+    if not isinstance(value, list):
+        return str(value)
+    if all(isinstance(item, int | float) for item in value):
+        return " × ".join(f"{item:g}" for item in value)
+    return ", ".join(dict.fromkeys(map(str, value)))

@@ -1,0 +1,78 @@
+"""Label maps as nnU-Net reads them, and the masks of their classes or regions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+Mask = NDArray[np.bool_]
+Label = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The foreground classes or regions of a dataset.json.
+
+    Args:
+        of_class: Label, or labels of a region, of each class.
+        ignored: Label of pixels that do not count, if there is one.
+        file_ending: Of label maps.
+        reader: nnU-Net's class that reads them.
+    """
+
+    of_class: Mapping[str, Label]
+    ignored: int | None
+    file_ending: str
+    reader: type[BaseReaderWriter]
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> Labels:
+        """Read dataset.json, where regions are lists of labels."""
+        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+        labels = {name: _label(value) for name, value in description["labels"].items()}
+        ignored = labels.pop("ignore", None)
+        foreground = {name: value for name, value in labels.items() if value not in (0, (0,))}
+        assert ignored is None or isinstance(ignored, int)
+        reader = determine_reader_writer_from_dataset_json(dict(description), verbose=False)
+        return cls(foreground, ignored, description["file_ending"], reader)
+
+    def masks(self, label_map: NDArray[Any]) -> dict[str, Mask]:
+        """Return the mask of each class, where a label map has its label or one of its region's."""
+        return {name: np.isin(label_map, label) for name, label in self.of_class.items()}
+
+
+def labelled_cases(labels: Path, ending: str) -> list[str]:
+    """Return the cases of a folder of label maps."""
+    return sorted(file.name.removesuffix(ending) for file in labels.glob(f"*{ending}"))
+
+
+def read_label_map(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Read a label map with nnU-Net's reader.
+
+    Returns:
+        (H, W), or (D, H, W) if there are several slices, and the spacing of the axes.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no {path}")
+    try:
+        values, properties = labels.reader().read_seg(str(path))
+    except Exception as error:  # every library that nnU-Net reads with has exceptions of its own
+        raise ValueError(f"{path} cannot be read: {type(error).__name__} {error}") from None
+    volume, spacing = values[0], tuple(float(size) for size in properties["spacing"])
+    return (volume[0], spacing[1:]) if len(volume) == 1 else (volume, spacing)
+
+
+def _label(value: int | Sequence[int]) -> Label:
+    return value if isinstance(value, int) else tuple(value)

@@ -1,0 +1,33 @@
+"""cases.csv: every score of every prediction."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+
+from nnunet_mamba_mis.benchmark.evaluation.evaluate import Evaluation
+from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS
+from nnunet_mamba_mis.benchmark.model import Model
+
+_IDENTITY = ("dataset", "test_set", "case", "group", "fold", *Model._fields, "seed", "class")
+
+
+def cases_csv(evaluations: Iterable[Evaluation]) -> str:
+    """Return one row per case, fold, model, seed and class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_IDENTITY, "tp", "fp", "fn", "tn", *METRICS])
+    for evaluation in evaluations:
+        truth = evaluation.truth
+        for model, runs in evaluation.scores.by_model.items():
+            for run, scored in runs.items():
+                group = evaluation.group_of.get(run.case, run.case)
+                for name, score in scored.items():
+                    identity = [truth.name, truth.test_set, run.case, group, run.fold, *model, run.seed, name]
+                    counts = score.counts
+                    values = [score.value(metric) for metric in METRICS]
+                    cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+                    writer.writerow([*identity, counts.tp, counts.fp, counts.fn, counts.tn, *cells])
+    return text.getvalue()

@@ -1,0 +1,226 @@
+"""The report's blocks: an introduction, then the sections of each dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from nnunet_mamba_mis.benchmark.evaluation.evaluate import DatasetEvaluation, Evaluation
+from nnunet_mamba_mis.benchmark.evaluation.scores import MEAN
+from nnunet_mamba_mis.benchmark.evaluation.statistics import RESAMPLES, Comparison, estimate
+from nnunet_mamba_mis.benchmark.reporting import figures, overlay_cases, tables
+from nnunet_mamba_mis.benchmark.reporting.document import Block, Heading, Picture, Text, Warnings
+
+# compared pair by pair; the first is the one that is spoken of
+_COMPARED = ("dice", "nsd", "hd95")
+# two-sided, with five observations, Wilcoxon's p cannot be below 0.0625
+_FEWEST_GROUPS = 6
+
+
+def introduction(tolerance: float) -> list[Block]:
+    """Return what holds for all tables.
+
+    Args:
+        tolerance: Of the normalised surface Dice, in the unit of the spacing.
+    """
+    packages = ", ".join(f"{name} {version(name)}" for name in ("nnunet-mamba-mis", "nnunetv2", "torch", "monai"))
+    return [
+        Text(
+            "Validation cases of cross-validation, predicted by nnU-Net with the fold that was not trained on them; "
+            "and test sets that were predicted with the mean of a model's folds, each in a section of its own. "
+            "Every number in a table is over the same cases for all models; what was left out is named."
+        ),
+        Text(
+            "Scores are means over cases ± standard deviation. [Brackets] are 95% intervals of the mean: percentiles "
+            f"of {RESAMPLES:,} bootstrap samples that draw whole groups (patients, lesions, sequences) where the "
+            "dataset's conversion recorded them, cases otherwise. A case in which a class is in neither ground truth "
+            "nor prediction has no score and is counted below. HD95 and NSD are between surfaces with subvoxels, in "
+            f"the unit of the images' spacing (pixels for PNGs); NSD's tolerance is {tolerance:g}; where one mask is "
+            "empty, HD95 is the image's diagonal and NSD 0."
+        ),
+        Text(f"Made with {packages}."),
+    ]
+
+
+def dataset_sections(dataset: DatasetEvaluation, output: Path, overlays: bool) -> list[Block]:
+    """Return the sections of cross-validation and of each test set, and draw their figures.
+
+    Args:
+        dataset: Its results.
+        output: Folder of the figures.
+        overlays: Whether there are pictures of cases.
+    """
+    validated = dataset.validated
+    blocks = [
+        *_head(validated),
+        *_scores(validated),
+        Text(f"Mean Dice of each fold{_of_row(validated)}:"),
+        tables.fold_table(validated.scores, validated.names, validated.main_row),
+        *_pixels(validated),
+        *_comparisons(validated, output),
+        *_cost(validated, output),
+        Heading(3, "How they were trained"),
+        tables.training_table(validated.names, validated.records),
+        *_curves(validated, output),
+        *(_overlays(validated, output) if overlays else ()),
+        *_all_sets(dataset),
+    ]
+    for test in dataset.tested:
+        blocks += [*_head(test), *_scores(test), *_pixels(test), *_comparisons(test, output)]
+        if overlays:
+            blocks += _overlays(test, output)
+    return blocks
+
+
+def _head(evaluation: Evaluation) -> list[Block]:
+    blocks: list[Block] = [
+        Heading(2, evaluation.truth.title),
+        Text(_what_was_compared(evaluation)),
+        Warnings(evaluation.warnings),
+    ]
+    if len(evaluation.names) > 1:
+        blocks.append(Text(" ".join(tables.verdicts(evaluation.compare("dice"), "dice", evaluation.names))))
+    return blocks
+
+
+def _what_was_compared(evaluation: Evaluation) -> str:
+    runs, cases, group_of = evaluation.scores.runs, evaluation.scores.cases, evaluation.group_of
+    grouped = {group_of[case] for case in cases if case in group_of}
+    units = len(grouped) + sum(case not in group_of for case in cases)
+    groups = f" in {units} groups" if grouped else " (no groups are recorded: each case is one of its own)"
+    seeds = sorted({run.seed for run in runs})
+    seed_list = f", seeds {', '.join(seed or 'none' for seed in seeds)}" if seeds != [""] else ""
+    folds = ", ".join(map(str, sorted({run.fold for run in runs})))
+    return f"{len(cases)} cases{groups}, folds {folds}{seed_list}, baseline {_baseline(evaluation)}."
+
+
+def _scores(evaluation: Evaluation) -> list[Block]:
+    blocks: list[Block] = [Heading(3, "Scores")]
+    for row in evaluation.scores.rows:
+        if len(evaluation.scores.rows) > 1:
+            blocks.append(Text(f"{row[0].upper()}{row[1:]}:"))
+        blocks.append(tables.score_table(evaluation.scores, evaluation.names, row, evaluation.group_of))
+    return blocks
+
+
+def _pixels(evaluation: Evaluation) -> list[Block]:
+    return [
+        Text("Empty masks: the class is in neither ground truth nor prediction, only in the one, only in the other."),
+        tables.empty_table(evaluation.scores, evaluation.names),
+        Text(
+            "All pixels of all cases together, as papers on skin lesions and polyps print them under the names Dice, "
+            "IoU and mIoU. Large objects dominate these; they are not to be compared with means over cases."
+        ),
+        tables.pixel_table(evaluation.scores, evaluation.names),
+    ]
+
+
+def _comparisons(evaluation: Evaluation, output: Path) -> list[Block]:
+    blocks: list[Block] = [Heading(3, "Paired comparison")]
+    compared = {metric: evaluation.compare(metric) for metric in _COMPARED}
+    if not compared["dice"]:
+        return [*blocks, Text("There are no two models with scores on the same cases, so nothing is tested.")]
+    blocks.append(
+        Text(
+            "Differences on the same cases. Wilcoxon's signed-rank test, two-sided, compares the means of groups, or "
+            "cases where there are none; higher / lower / equal counts them. The effect size is the matched-pairs "
+            "rank-biserial correlation: 1 if the first named is higher everywhere, -1 if it is lower. Holm's "
+            "adjustment is for all pairs of a table. For HD95, lower is better. Folds share training images, which "
+            f"no such test accounts for.{_of_row(evaluation)}"
+        )
+    )
+    fewest = min(pair.difference.groups for pairs in compared.values() for pair in pairs)
+    if fewest < _FEWEST_GROUPS:
+        blocks.append(Warnings([f"With {fewest} groups, no difference can be significant at 5%, however large."]))
+    blocks += [tables.comparison_table(pairs, metric) for metric, pairs in compared.items()]
+    baseline = _baseline(evaluation)
+    file = figures.draw_paired_differences(
+        _differences_to(baseline, evaluation, compared["dice"]),
+        "Dice",
+        baseline,
+        _figure(evaluation, output, "differences"),
+    )
+    caption = "Difference in Dice to the baseline, case by case. Dashed: mean; grey: its 95% interval."
+    return [*blocks, Picture(file, caption)]
+
+
+def _differences_to(
+    baseline: str, evaluation: Evaluation, pairs: list[Comparison]
+) -> Mapping[str, tuple[Comparison, Mapping[str, float]]]:
+    """Comparison with the baseline and difference of each case, for each other model."""
+    dice = evaluation.values("dice")
+    return {
+        pair.second: (pair, {case: value - dice[baseline][case] for case, value in dice[pair.second].items()})
+        for pair in pairs
+        if pair.first == baseline
+    }
+
+
+def _cost(evaluation: Evaluation, output: Path) -> list[Block]:
+    costs = {**tables.training_costs(evaluation.names, evaluation.records), **evaluation.costs}
+    if not costs:
+        return []
+    dice = {name: estimate(values, evaluation.group_of) for name, values in evaluation.values("dice").items()}
+    plotted = {kind: costs[kind] for kind in (tables.SECONDS_PER_EPOCH, *evaluation.costs) if costs.get(kind)}
+    file = figures.draw_cost(dice, plotted, _figure(evaluation, output, "cost"))
+    return [
+        Heading(3, "Cost"),
+        Text(
+            "Times are nnU-Net's own, from the logs; they compare only on the same hardware with nothing else running."
+        ),
+        tables.cost_table(evaluation.names, costs, tables.hardware(evaluation.names, evaluation.records)),
+        Picture(file, "Mean Dice against cost."),
+    ]
+
+
+def _curves(evaluation: Evaluation, output: Path) -> list[Block]:
+    epochs = {
+        name: [record.epochs for fold, record in evaluation.records.items() if fold.model == model and record.epochs]
+        for model, name in evaluation.names.items()
+    }
+    logged = {name: folds for name, folds in epochs.items() if folds}
+    if not logged:
+        return []
+    file = figures.draw_training_curves(logged, _figure(evaluation, output, "training"))
+    return [Picture(file, "Course of training from nnU-Net's logs. Thin: folds; thick: their mean.")]
+
+
+def _overlays(evaluation: Evaluation, output: Path) -> list[Block]:
+    names = evaluation.names
+    chosen = overlay_cases.choose(evaluation.scores, names, evaluation.main_row)
+    if not chosen:
+        return []
+    panels = overlay_cases.panels(chosen, evaluation.truth, evaluation.fold_set.folds, evaluation.scores, list(names))
+    file = figures.draw_overlays(panels, list(names.values()), _figure(evaluation, output, "overlays"))
+    rule = (
+        "Cases are chosen by rule: at fixed quantiles of the baseline's Dice, and each other model's largest gain and "
+        "loss against it."
+    )
+    return [Heading(3, "Predictions"), Text(rule), Picture(file, "Ground truth and predictions.")]
+
+
+def _all_sets(dataset: DatasetEvaluation) -> list[Block]:
+    if not dataset.tested:
+        return []
+    scores = {
+        evaluation.truth.test_set or "cross-validation": (evaluation.scores, evaluation.main_row)
+        for evaluation in dataset.all
+    }
+    explained = (
+        "Mean Dice of the cases, and mean IoU below it. In cross-validation a case is predicted with one fold, in a "
+        "test set with the mean of all folds' probabilities. Each test set has a section of its own below."
+    )
+    return [Heading(3, "Test sets"), Text(explained), tables.test_table(dataset.validated.names, scores)]
+
+
+def _baseline(evaluation: Evaluation) -> str:
+    return next(iter(evaluation.names.values()))
+
+
+def _of_row(evaluation: Evaluation) -> str:
+    return f" ({MEAN})" if evaluation.main_row == MEAN else ""
+
+
+def _figure(evaluation: Evaluation, output: Path, name: str) -> Path:
+    return output / f"{evaluation.truth.stem}_{name}.png"

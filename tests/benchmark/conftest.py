@@ -1,0 +1,74 @@
+"""Datasets, results and commands that several modules share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support.benchmark_command import Benchmark
+from support.benchmark_results import CASES, FAR, OURS, SHAPES, STOCK, Place, predicted, write_folds
+from support.images import disc
+from support.nnunet_workplace import Dataset, Workplace
+from support.paths import PROGRAMS
+from support.small_dataset import ELSEWHERE, NUMBER, OTHER, discs, write_elsewhere
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A dataset of eight cases, two of them frames of one sequence; nothing is trained."""
+    place = Place(tmp_path, [CASES[::2], CASES[1::2]])
+    place.write_dataset({case: disc(*shape) for case, shape in SHAPES.items()}, groups=[["case0", "case2"]])
+    for name, value in place.variables.items():
+        monkeypatch.setenv(name, value)
+    return place
+
+
+@pytest.fixture
+def compared(place: Place) -> Place:
+    """The dataset with both folds of two trainers."""
+    write_folds(place, STOCK, 3)
+    write_folds(place, OURS, 1, random=1)
+    return place
+
+
+@pytest.fixture
+def tested(compared: Place) -> Place:
+    """Both trainers, with the predictions of a test set and of another dataset."""
+    truths = {case: disc(*shape) for case, shape in FAR.items()}
+    compared.write_test_set(compared.name, "Ts_far", truths)
+    compared.write_test_set(OTHER, "Tr", truths, splits={"groups": [["far0", "far1", "far2"]]})
+    for trainer, error in ((STOCK, 4), (OURS, 1)):
+        for name, part in ((compared.name, "Ts_far"), (OTHER, "Tr")):
+            compared.write_test(trainer, name, part, predicted(FAR, list(FAR), error, 3))
+    return compared
+
+
+@pytest.fixture(scope="session")
+def dataset(nnunet: Workplace) -> Dataset:
+    """The small dataset, another one with its images, and the trainers of these tests."""
+    shutil.copy(PROGRAMS / "benchmark_trainers.py", nnunet.root / "trainers")
+    small = discs(nnunet)
+    write_elsewhere(nnunet)
+    return small
+
+
+@pytest.fixture
+def benchmark(nnunet: Workplace, dataset: Dataset, tmp_path: Path) -> Benchmark:
+    """The command, with empty results."""
+    return Benchmark(nnunet, tmp_path / "results")
+
+
+# what the shared grid is made of: of two folds and one seed, a trainer that works and one that fails
+GRID = ["run", "-d", NUMBER, "--trainers", "Quick", "Failing", "--folds", 0, 1, "--seeds", 1, "--jobs", 2]
+GRID += ["-device", "cpu", "--test-on", ELSEWHERE]
+
+
+@pytest.fixture(scope="module")
+def trained_grid(
+    nnunet: Workplace, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Benchmark, str]:
+    """A grid that was run to its end, for tests that only read it, and what the command printed."""
+    benchmark = Benchmark(nnunet, tmp_path_factory.mktemp("grid"))
+    return benchmark, benchmark.start(*GRID).end(status=1)

@@ -1,0 +1,83 @@
+"""Jobs as processes: one at a time, none left behind, all told when to stop."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from nnunet_mamba_mis.benchmark.running.jobs import Training
+from nnunet_mamba_mis.benchmark.running.local import run_jobs
+from nnunet_mamba_mis.benchmark.running.processes import RunningJob, is_running, try_lock
+from support.benchmark_command import make_job
+from support.paths import PROGRAMS
+from support.waiting import wait_until
+
+
+def test_workers_of_a_killed_training_do_not_keep_the_job_from_resuming(tmp_path):
+    """nnU-Net's own trainer leaves them when it is ended by force."""
+    job = make_job(tmp_path)
+    command = [sys.executable, PROGRAMS / "job_with_worker.py", tmp_path]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    training = int(parent.stdout.readline())
+    wait_until(lambda: len(group(training)) == 2)
+    assert is_running(job.folder) and try_lock(job) is None
+    parent.kill()
+    parent.wait()
+    # the training gets SIGTERM when its parent has gone; the worker does not
+    wait_until(lambda: len(group(training)) == 1)
+    assert is_running(job.folder)
+    assert try_lock(job) is None
+    wait_until(lambda: not is_running(job.folder))
+    assert group(training) == []
+    os.close(try_lock(job))
+
+
+def group(leader: int) -> list[int]:
+    """Processes of a group that have not ended."""
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, number = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(number) == leader and state != "Z":
+            members.append(int(stat.parent.name))
+    return members
+
+
+@pytest.mark.parametrize("statuses, outcome, ran", [((0, 3), "exit status 3", "03"), ((4, 0), "exit status 4", "4")])
+def test_second_command_of_a_job_begins_when_the_first_has_ended_well(tmp_path, monkeypatch, statuses, outcome, ran):
+    job = make_job(tmp_path)
+    commands = [["python", "-c", f"import sys; print('ran', {status}); sys.exit({status})"] for status in statuses]
+    monkeypatch.setattr(Training, "commands", lambda job, device: commands)
+    running = RunningJob(job, try_lock(job), "cpu", {})
+    running.wait()
+    assert running.finish() == f"failed: {outcome}"
+    assert "".join(re.findall(r"^ran (\d)", job.log.read_text(), re.M)) == ran
+    assert not is_running(job.folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_signal_stops_running_jobs_and_gives_the_status(tmp_path, monkeypatch, capsys, number):
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)  # even where tests run under nohup
+    program = "import signal; print('up', flush=True); signal.pause()"
+    monkeypatch.setattr(Training, "commands", lambda job, device: [["python", "-c", program]])
+    jobs = [make_job(tmp_path, fold) for fold in (0, 1)]
+
+    def stop() -> None:
+        wait_until(lambda: jobs[0].log.exists() and re.search(r"^up$", jobs[0].log.read_text(), re.M))
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert run_jobs(jobs, [{}], "cpu") == 128 + number
+    thread.join()
+    assert "2 jobs: 1 stopped, 1 not begun" in capsys.readouterr().out
+    assert not is_running(jobs[0].folder)
