@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 
 from nnunet_mamba_mis import __version__
+from nnunet_mamba_mis.cli.subcommands import add_subcommands
 from nnunet_mamba_mis.utils.errors import UserError
 
-# subcommand → module with add_arguments(parser) and run(args); modules must be cheap to import
+# subcommand → module, summary
 COMMANDS = {
     "convert": ("nnunet_mamba_mis.cli.convert", "turn a public dataset into nnU-Net's raw format"),
     "demo": ("nnunet_mamba_mis.cli.demo", "see it all work in minutes, on synthetic polyps or on Kvasir-SEG"),
@@ -44,11 +44,6 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="mamba_mis", description="Mamba-MIS for nnU-Net v2.")
     parser.add_argument("--version", action="version", version=__version__)
-    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, (module_name, summary) in COMMANDS.items():
-        module = importlib.import_module(module_name)
-        subparser = subparsers.add_parser(name, help=summary, description=module.__doc__)
-        module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+    add_subcommands(parser, COMMANDS)
     args = parser.parse_args(argv)
     return args.run(args) or 0

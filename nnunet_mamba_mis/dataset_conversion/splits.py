@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from nnunet_mamba_mis.dataset_conversion.duplicates import chain, groups_of
+from nnunet_mamba_mis.dataset_conversion.groups import chain, groups_of
 
 Split = dict[str, list[str]]
 

@@ -76,7 +76,7 @@ def test_frames_of_a_sequence_stay_together(tmp_path: Path, raw: Path) -> None:
 
 
 def test_the_sequences_are_those_of_the_data_set() -> None:
-    from nnunet_mamba_mis.dataset_conversion.base import Case
+    from nnunet_mamba_mis.dataset_conversion.dataset import Case
     from nnunet_mamba_mis.dataset_conversion.datasets.cvc_clinicdb import sequences
 
     cases = [Case(str(i), Path("i"), Path("m")) for i in range(1, 613)]

@@ -11,9 +11,9 @@ from types import FrameType
 
 from nnunet_mamba_mis.benchmark.running.jobs import Job
 from nnunet_mamba_mis.benchmark.running.processes import RunningJob, holder, try_lock
-from nnunet_mamba_mis.demo.nnunet_steps import count_cores
-from nnunet_mamba_mis.demo.steps import duration, last_lines
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.subprocesses import count_cores, last_lines
+from nnunet_mamba_mis.utils.text import duration
 
 _POLL_SECONDS = 0.3
 

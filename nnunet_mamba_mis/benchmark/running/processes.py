@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nnunet_mamba_mis.benchmark.running.jobs import Job, as_typed
-from nnunet_mamba_mis.demo.steps import find_executable
+from nnunet_mamba_mis.utils.subprocesses import find_executable
 
 LOCK = "benchmark.lock"
 # begins the lines that this module adds to a job's log

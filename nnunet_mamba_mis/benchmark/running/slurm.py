@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from nnunet_mamba_mis.benchmark.running.jobs import Job
 from nnunet_mamba_mis.benchmark.running.local import variables_for
 from nnunet_mamba_mis.benchmark.running.processes import RunningJob, holder, note, try_lock
-from nnunet_mamba_mis.demo.steps import last_lines
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.subprocesses import last_lines
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
