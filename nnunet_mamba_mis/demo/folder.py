@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from nnunet_mamba_mis.nnunet.paths import FOLDERS
 from nnunet_mamba_mis.utils.errors import UserError
 
 MARKER = ".mamba_mis_demo"
@@ -13,9 +14,7 @@ MARKER = ".mamba_mis_demo"
 SYNTHETIC = "Kvasir-SEG-synthetic"
 _CREATED = (
     SYNTHETIC,
-    "nnUNet_raw",
-    "nnUNet_preprocessed",
-    "nnUNet_results",
+    *FOLDERS,
     "predictions",
     "logs",
     "report.md",
@@ -65,7 +64,7 @@ def start_afresh(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "logs"):
+        for name in (*FOLDERS, "logs"):
             (folder / name).mkdir()
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}. Give another folder with -o") from error
