@@ -23,20 +23,18 @@ from PIL import Image, ImageOps
 from nnunet_mamba_mis import __version__
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+from nnunet_mamba_mis.dataset_conversion.options import Options
 from nnunet_mamba_mis.utils.errors import UserError
 from support.convert_trees import (
     command,
     contents,
     disc,
-    error_of,
     names,
     only,
     photograph,
     read,
     rgb,
-    run,
     write,
-    write_pair,
 )
 
 KVASIR_SEG = DATASETS["kvasir-seg"]
@@ -74,34 +72,34 @@ def report(folder: Path) -> dict:
 # good data
 
 
-def test_kvasir_seg_is_converted_exactly(kvasir: Path, raw: Path) -> None:
+def test_kvasir_seg_is_converted_exactly(kvasir: Path, raw: Path, run) -> None:
     result = run("kvasir-seg", "-i", kvasir, "-d", 27, "-np", 2)
 
-    assert result.returncode == 0, result.stderr
+    assert result.status == 0, result.stderr
     assert result.stderr == ""
     assert names(raw) == ["Dataset027_KvasirSEG"]
     folder = raw / "Dataset027_KvasirSEG"
     assert names(folder) == ["conversion_report.json", "dataset.json", "imagesTr", "labelsTr", "splits_final.json"]
-    assert names(folder / "imagesTr") == ["cju0_0000.png", "cju1_0000.png", "cju2_0000.png"]
-    assert names(folder / "labelsTr") == ["cju0.png", "cju1.png", "cju2.png"]
-    for name in ("cju0", "cju1", "cju2"):
+    cases = [f"cju{i}" for i in range(6)]
+    assert names(folder / "imagesTr") == [f"{name}_0000.png" for name in cases]
+    assert names(folder / "labelsTr") == [f"{name}.png" for name in cases]
+    for name in cases:
         image, label = read(folder / "imagesTr" / f"{name}_0000.png"), read(folder / "labelsTr" / f"{name}.png")
         mask = read(only(kvasir, f"masks/{name}.jpg"))
         assert len(np.unique(mask)) > 2, "the source should have compression noise"
         np.testing.assert_array_equal(image, read(only(kvasir, f"images/{name}.jpg")))
         np.testing.assert_array_equal(label, disc(image.shape[:2], 1))
         assert label.dtype == np.uint8
-    assert "nnUNetv2_plan_and_preprocess -d 27 --verify_dataset_integrity -c 2d" in result.stdout
-    assert "nnUNetv2_train 27 2d 0 -tr nnUNetTrainerMambaMIS" in result.stdout
-    assert str(folder) in result.stdout
+    for text in (str(folder), "nnUNetv2_plan_and_preprocess -d 27", "nnUNetv2_train 27 2d 0 -tr nnUNetTrainerMambaMIS"):
+        assert text in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("dataset", "labels"),
-    [(KVASIR_SEG, {"background": 0, "polyp": 1}), (ISIC2017, {"background": 0, "lesion": 1})],
+    ("dataset", "labels", "number"),
+    [(KVASIR_SEG, {"background": 0, "polyp": 1}, 6), (ISIC2017, {"background": 0, "lesion": 1}, 3)],
     ids=["kvasir-seg", "isic2017"],
 )
-def test_dataset_json_says_all_that_nnunet_needs(dataset, labels, kvasir: Path, isic: Path, raw: Path) -> None:
+def test_dataset_json_says_all_that_nnunet_needs(dataset, labels, number, kvasir: Path, isic: Path, raw: Path) -> None:
     source = {KVASIR_SEG.name: kvasir, ISIC2017.name: isic}[dataset.name]
     folder = convert_dataset(dataset, [source], 1, name="Mine", processes=1).folder
 
@@ -109,7 +107,7 @@ def test_dataset_json_says_all_that_nnunet_needs(dataset, labels, kvasir: Path, 
     assert json.loads((folder / "dataset.json").read_text()) == {
         "channel_names": {"0": "R", "1": "G", "2": "B"},
         "labels": labels,
-        "numTraining": 3,
+        "numTraining": number,
         "file_ending": ".png",
         "overwrite_image_reader_writer": "NaturalImage2DIO",
         "name": "Mine",
@@ -120,16 +118,14 @@ def test_dataset_json_says_all_that_nnunet_needs(dataset, labels, kvasir: Path, 
     }
 
 
-def test_nnunet_accepts_the_result(isic: Path, raw: Path) -> None:
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-
+def test_nnunet_accepts_the_result(isic: Path, raw: Path, verify_with_nnunet) -> None:
     folder = convert_dataset(ISIC2017, [isic], 1, processes=1).folder
 
-    verify_dataset_integrity(str(folder), num_processes=1)
+    verify_with_nnunet(folder)
     # the check has teeth
     write(folder / "labelsTr" / "ISIC_1.png", disc((21, 30), 255))
     with pytest.raises(RuntimeError):
-        verify_dataset_integrity(str(folder), num_processes=1)
+        verify_with_nnunet(folder)
 
 
 def test_isic2017_parts_become_training_and_test_sets(isic: Path, raw: Path) -> None:
@@ -188,7 +184,7 @@ def test_sources_may_be_several_overlap_and_be_the_folders_themselves(kvasir: Pa
 
     folder = convert_dataset(KVASIR_SEG, [tmp_path / "images", tmp_path / "linked", kvasir], 1, processes=1).folder
 
-    assert len(names(folder / "imagesTr")) == 3
+    assert len(names(folder / "imagesTr")) == 6
 
 
 def test_grey_images_get_three_channels(kvasir: Path, raw: Path) -> None:
@@ -214,7 +210,7 @@ def test_mask_values_above_127_are_foreground(value: int, kvasir: Path, raw: Pat
 
 
 @pytest.mark.parametrize("colour", [(255, 0, 0), (0, 200, 0), (255, 255, 255)])
-def test_a_mask_may_be_painted_in_a_colour(colour: tuple[int, int, int], kvasir: Path, raw: Path) -> None:
+def test_a_mask_may_be_painted_in_a_colour(colour: tuple[int, int, int], kvasir: Path, raw: Path, run) -> None:
     mask = disc((64, 64), 1)[..., None] * np.array(colour, np.uint8)
     only(kvasir, "masks/cju0.jpg").unlink()
     write(only(kvasir, "masks") / "cju0.bmp", mask)
@@ -223,7 +219,7 @@ def test_a_mask_may_be_painted_in_a_colour(colour: tuple[int, int, int], kvasir:
     result = run("kvasir-seg", "-i", kvasir, "-d", 1, "-np", 1)
 
     if colour == (0, 200, 0):
-        assert "is not clearly a mask" in result.stderr and "192-223" in result.stderr
+        assert "192-223" in result.stderr, "a histogram"
     else:
         np.testing.assert_array_equal(read(raw / "Dataset001_KvasirSEG" / "labelsTr" / "cju0.png"), disc((64, 64), 1))
 
@@ -256,7 +252,7 @@ def test_an_exif_orientation_is_applied_to_both(orientation: int, kvasir: Path, 
 
 
 @pytest.mark.parametrize("of", ["images", "masks"])
-def test_an_exif_orientation_of_one_alone_is_refused(of: str, kvasir: Path, raw: Path) -> None:
+def test_an_exif_orientation_of_one_alone_is_refused(of: str, kvasir: Path, raw: Path, error_of) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     path = only(kvasir, f"{of}/cju0.jpg")
@@ -264,7 +260,7 @@ def test_an_exif_orientation_of_one_alone_is_refused(of: str, kvasir: Path, raw:
 
     message = error_of("kvasir-seg", "-i", kvasir, "-d", 1)
 
-    assert "cju0.jpg has EXIF orientation" in message and "size mismatch" in message
+    assert "cju0.jpg" in message and "size mismatch" in message
 
 
 def test_opaque_alpha_and_palettes_lose_nothing(kvasir: Path, raw: Path) -> None:
@@ -287,7 +283,9 @@ def test_opaque_alpha_and_palettes_lose_nothing(kvasir: Path, raw: Path) -> None
 @pytest.mark.parametrize("side", [16, 64], ids=["smaller", "larger"])
 @pytest.mark.parametrize("keep_aspect", [False, True], ids=["stretched", "padded"])
 def test_resize(side: int, keep_aspect: bool, kvasir: Path, raw: Path) -> None:
-    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1, resize=side, keep_aspect=keep_aspect).folder
+    folder = convert_dataset(
+        KVASIR_SEG, [kvasir], 1, processes=1, options=Options(resize=side, keep_aspect=keep_aspect)
+    ).folder
 
     image, label = read(folder / "imagesTr" / "cju0_0000.png"), read(folder / "labelsTr" / "cju0.png")
     assert image.shape == (side, side, 3) and label.shape == (side, side)
@@ -337,7 +335,7 @@ def test_held_out_cases_are_spread_evenly(number: int, expected: list[int], tmp_
         write(tmp_path / "images" / f"c{i}.png", photograph((8, 8), i))
         write(tmp_path / "masks" / f"c{i}.png", disc((8, 8)))
 
-    folder = convert_dataset(KVASIR_SEG, [tmp_path], 1, processes=1, hold_out=number).folder
+    folder = convert_dataset(KVASIR_SEG, [tmp_path], 1, processes=1, options=Options(hold_out=number)).folder
 
     assert sorted(path.stem for path in folder.glob("labelsTs/*")) == [f"c{i}" for i in expected]
     assert sorted(path.name for path in folder.glob("imagesTs/*")) == [f"c{i}_0000.png" for i in expected]
@@ -346,19 +344,19 @@ def test_held_out_cases_are_spread_evenly(number: int, expected: list[int], tmp_
     assert (folder / "imagesTs").exists() == bool(number)
 
 
-@pytest.mark.parametrize("number", [-1, 3, 4])
+@pytest.mark.parametrize("number", [-1, 6, 7])
 def test_a_training_case_must_remain(number: int, kvasir: Path, raw: Path) -> None:
-    with pytest.raises(UserError, match=f"cannot hold out {number} of 3"):
-        convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1, hold_out=number)
+    with pytest.raises(UserError, match=f"--hold-out {number}"):
+        convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1, options=Options(hold_out=number))
     assert names(raw) == []
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-def test_list_fits_a_terminal_and_tells_all(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_fits_a_terminal_and_tells_all(columns: int, monkeypatch: pytest.MonkeyPatch, run) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     result = run("--list")
 
-    assert result.returncode == 0, result.stderr
+    assert result.status == 0, result.stderr
     assert max(map(len, result.stdout.splitlines())) <= min(columns, 100)
     text = " ".join(result.stdout.split())
     for dataset in DATASETS.values():
@@ -547,7 +545,7 @@ def _twice(image: Path, mask: Path) -> Path:
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )
 def test_a_bad_file_is_named_and_nothing_is_left(
-    spoil: Callable[[Path, Path], Path], reason: str, kvasir: Path, raw: Path
+    spoil: Callable[[Path, Path], Path], reason: str, kvasir: Path, raw: Path, error_of
 ) -> None:
     path = spoil(only(kvasir, "images/cju1.jpg"), only(kvasir, "masks/cju1.jpg"))
 
@@ -559,15 +557,15 @@ def test_a_bad_file_is_named_and_nothing_is_left(
     assert names(raw) == []
 
 
-def test_a_file_that_fails_in_a_worker_process_is_named_too(kvasir: Path, raw: Path) -> None:
+def test_a_file_that_fails_in_a_worker_process_is_named_too(kvasir: Path, raw: Path, error_of) -> None:
     png = _truncated_png(only(kvasir, "images/cju1.jpg"), only(kvasir, "masks/cju1.jpg"))
     jpeg = _damaged_jpeg(only(kvasir, "images/cju2.jpg"), only(kvasir, "masks/cju2.jpg"))
 
     message = error_of("kvasir-seg", "-i", kvasir, "-d", 1, "-np", 2)
 
-    assert "error: 2 problems in the source (unreadable: 2):" in message
+    assert "unreadable: 2" in message
     for path in (png, jpeg):
-        assert f"  unreadable: {path} is truncated or damaged" in message
+        assert f"unreadable: {path} " in message
     assert names(raw) == []
 
 
@@ -588,38 +586,37 @@ def test_ten_of_many_bad_files_are_listed(tmp_path: Path, raw: Path) -> None:
     assert names(raw) == []
 
 
-def test_an_identifier_in_two_parts_is_refused(isic: Path, raw: Path) -> None:
+def test_an_identifier_in_two_parts_is_refused(isic: Path, raw: Path, error_of) -> None:
     twin = only(isic, "ISIC-2017_Validation_Data") / "ISIC_1.jpg"
     shutil.copy(only(isic, "*_Data/ISIC_3.jpg"), twin)
     shutil.copy(only(isic, "ISIC_3_segmentation.png"), only(isic, "*Validation*Truth") / "ISIC_1_segmentation.png")
 
     message = error_of("isic2017", "-i", isic, "-d", 1)
 
-    assert f"{twin} has the same case identifier as {only(isic, '*Training_Data/ISIC_1.jpg')}" in message
+    assert str(twin) in message and str(only(isic, "*Training_Data/ISIC_1.jpg")) in message
     assert names(raw) == []
 
 
 @pytest.mark.parametrize(
     ("remove", "named"),
     [
-        ("ISIC-2017_Training_*", "ISIC-2017_Training_Data and no folder ISIC-2017_Training_Part1_GroundTruth"),
-        ("ISIC-2017_Training_Data", "no folder ISIC-2017_Training_Data with images"),
-        ("ISIC-2017_Validation_Part1_GroundTruth", "no folder ISIC-2017_Validation_Part1_GroundTruth with images"),
+        ("ISIC-2017_Training_*", ["ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth"]),
+        ("ISIC-2017_Training_Data", ["ISIC-2017_Training_Data"]),
+        ("ISIC-2017_Validation_Part1_GroundTruth", ["ISIC-2017_Validation_Part1_GroundTruth"]),
     ],
     ids=["no training part", "no training images", "no validation masks"],
 )
-def test_a_missing_folder_is_named(remove: str, named: str, isic: Path, raw: Path) -> None:
+def test_a_missing_folder_is_named(remove: str, named: list[str], isic: Path, raw: Path, error_of) -> None:
     for folder in isic.glob(remove):
         shutil.rmtree(folder)
 
     message = error_of("isic2017", "-i", isic, "-d", 1)
 
-    assert named in message
-    assert str(isic) in message
+    assert all(name in message for name in [*named, str(isic)])
     assert names(raw) == []
 
 
-def test_folders_that_are_there_twice_are_named(kvasir: Path, raw: Path) -> None:
+def test_folders_that_are_there_twice_are_named(kvasir: Path, raw: Path, error_of) -> None:
     shutil.copytree(only(kvasir, "images").parent, kvasir / "copy")
 
     message = error_of("kvasir-seg", "-i", kvasir, "-d", 1)
@@ -635,14 +632,18 @@ def test_folders_that_are_there_twice_are_named(kvasir: Path, raw: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["-d", "0"], "-d 0: a dataset id must lie between 1 and 999"),
-        (["-d", "1000"], "-d 1000: a dataset id must lie between 1 and 999"),
+        (["-d", "0"], "-d 0"),
+        (["-d", "1000"], "-d 1000"),
         (["-d", "1", "--name", "../x"], "--name '../x'"),
         (["-d", "1", "-np", "0"], "-np 0"),
+        (["-d", "1", "--resize", "7"], "--resize 7"),
+        (["-d", "1", "--keep-aspect"], "--keep-aspect"),
+        (["-d", "1", "--hold-out", "-1"], "--hold-out -1"),
+        (["-d", "1", "--hold-out", "6"], "--hold-out 6"),
     ],
-    ids=["id 0", "id 1000", "name", "processes"],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value[-2:]),
 )
-def test_a_bad_argument_is_named(arguments: list[str], reason: str, kvasir: Path, raw: Path) -> None:
+def test_a_bad_argument_is_named(arguments: list[str], reason: str, kvasir: Path, raw: Path, error_of) -> None:
     assert reason in error_of("kvasir-seg", "-i", kvasir, *arguments)
     assert names(raw) == []
 
@@ -656,7 +657,9 @@ def test_a_bad_argument_is_named(arguments: list[str], reason: str, kvasir: Path
     ],
     ids=["missing", "archive", "empty"],
 )
-def test_a_bad_source_is_named(make: Callable[[Path], object], reason: str, tmp_path: Path, raw: Path) -> None:
+def test_a_bad_source_is_named(
+    make: Callable[[Path], object], reason: str, tmp_path: Path, raw: Path, error_of
+) -> None:
     make(tmp_path / "kvasir-seg.zip")
 
     message = error_of("kvasir-seg", "-i", tmp_path / "kvasir-seg.zip", "-d", 1)
@@ -668,7 +671,7 @@ def test_a_bad_source_is_named(make: Callable[[Path], object], reason: str, tmp_
 
 @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
 def test_an_id_in_use_is_refused_and_a_free_one_named(
-    variable: str, kvasir: Path, tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+    variable: str, kvasir: Path, tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, error_of
 ) -> None:
     monkeypatch.setenv(variable, str(tmp_path / variable))
     for name in ("Dataset007_Other", "Dataset008_Another"):
@@ -682,7 +685,7 @@ def test_an_id_in_use_is_refused_and_a_free_one_named(
     assert names(raw) == before
 
 
-def test_nnunet_raw_must_be_set(kvasir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nnunet_raw_must_be_set(kvasir: Path, monkeypatch: pytest.MonkeyPatch, error_of) -> None:
     monkeypatch.delenv("nnUNet_raw", raising=False)
     assert "export nnUNet_raw=/path" in error_of("kvasir-seg", "-i", kvasir, "-d", 1)
 
@@ -692,20 +695,22 @@ def test_nnunet_raw_may_be_a_folder_yet_to_be_made(kvasir: Path, raw: Path) -> N
     assert convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder.is_dir()
 
 
-def test_a_target_that_cannot_be_made_is_named(kvasir: Path, raw: Path) -> None:
+def test_a_target_that_cannot_be_made_is_named(kvasir: Path, raw: Path, error_of) -> None:
     raw.rmdir()
     raw.write_text("a file")
-    assert f"cannot write {raw / 'Dataset001_KvasirSEG'}: " in error_of("kvasir-seg", "-i", kvasir, "-d", 1)
+    assert str(raw / "Dataset001_KvasirSEG") in error_of("kvasir-seg", "-i", kvasir, "-d", 1)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_full_disk_leaves_nothing(processes: int, kvasir: Path, raw: Path) -> None:
+def test_a_file_that_cannot_be_written_leaves_nothing(processes: int, kvasir: Path, raw: Path) -> None:
     def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 
-    message = error_of("kvasir-seg", "-i", kvasir, "-d", 1, "-np", processes, preexec_fn=limit_file_size)
+    arguments = command("kvasir-seg", "-i", kvasir, "-d", 1, "-np", processes)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, preexec_fn=limit_file_size)
 
-    assert f"cannot write {raw / 'Dataset001_KvasirSEG'}: File too large" in message
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{raw / 'Dataset001_KvasirSEG'}: File too large" in done.stderr and "Traceback" not in done.stderr
     assert names(raw) == []
 
 
@@ -714,10 +719,8 @@ def test_a_full_disk_leaves_nothing(processes: int, kvasir: Path, raw: Path) -> 
     [(1, ".converting_*/dataset/imagesTr/*"), (2, ".converting_*/dataset/imagesTr/*"), (2, ".converting_*")],
     ids=["one process", "two processes", "two processes, at the start"],
 )
-def test_ctrl_c_leaves_nothing(processes: int, sign: str, tmp_path: Path, raw: Path) -> None:
-    for i in range(40):
-        write_pair(tmp_path / "images" / f"c{i}.png", tmp_path / "masks" / f"c{i}.png", i, (700, 700))
-    arguments = command("kvasir-seg", "-i", tmp_path, "-d", 1, "-np", processes)
+def test_ctrl_c_leaves_nothing(processes: int, sign: str, pairs, raw: Path) -> None:
+    arguments = command("kvasir-seg", "-i", pairs(30, 600), "-d", 1, "-np", processes)
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -738,7 +741,7 @@ def test_ctrl_c_leaves_nothing(processes: int, sign: str, tmp_path: Path, raw: P
 # real data
 
 
-def test_real_kvasir_seg(shared: Path, tmp_path: Path, raw: Path) -> None:
+def test_real_kvasir_seg(shared: Path, tmp_path: Path, raw: Path, run) -> None:
     source = shared / "data" / "Kvasir-SEG"
     if not source.is_dir():
         pytest.skip(f"{source} is not here")
@@ -750,7 +753,7 @@ def test_real_kvasir_seg(shared: Path, tmp_path: Path, raw: Path) -> None:
 
     result = run("kvasir-seg", "-i", tmp_path / "Kvasir-SEG", "-d", 1, "-np", 2)
 
-    assert result.returncode == 0, result.stderr
+    assert result.status == 0, result.stderr
     assert len(chosen) == 6
     _assert_matches(raw / "Dataset001_KvasirSEG", "Tr", [Path(name) for name in chosen], source / "images")
     for name in chosen:
@@ -758,7 +761,7 @@ def test_real_kvasir_seg(shared: Path, tmp_path: Path, raw: Path) -> None:
         np.testing.assert_array_equal(label, read(source / "masks" / name)[..., 0] > 127)
 
 
-def test_real_isic2017(shared: Path, tmp_path: Path, raw: Path) -> None:
+def test_real_isic2017(shared: Path, tmp_path: Path, raw: Path, run) -> None:
     source = shared / "data" / "ISIC-2017"
     if not source.is_dir():
         pytest.skip(f"{source} is not here")
@@ -775,7 +778,7 @@ def test_real_isic2017(shared: Path, tmp_path: Path, raw: Path) -> None:
 
     result = run("isic2017", "-i", tmp_path, "-d", 1, "-np", 2)
 
-    assert result.returncode == 0, result.stderr
+    assert result.status == 0, result.stderr
     folder = raw / "Dataset001_ISIC2017"
     _assert_matches(folder, "Tr", images[:4], source / "ISIC-2017_Validation_Data")
     _assert_matches(folder, "Ts", images[4:6], source / "ISIC-2017_Validation_Data")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from support.images import disc
 
 
 def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -17,11 +17,6 @@ def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
     coarse = random.integers(0, 200, (8, 8, 3)).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
     return (smooth + random.integers(0, 50, (*size, 3))).clip(0, 255).astype(np.uint8)
-
-
-def disc(size: tuple[int, int], value: int = 255) -> np.ndarray:
-    y, x = np.ogrid[: size[0], : size[1]]
-    return np.where((y - size[0] / 2) ** 2 + (x - size[1] / 3) ** 2 < 50, value, 0).astype(np.uint8)
 
 
 def rgb(grey: np.ndarray) -> np.ndarray:
@@ -59,23 +54,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "nnunet_mamba_mis.cli", "convert", *map(str, arguments)]
-
-
-def run(*arguments: object, preexec_fn: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, preexec_fn=preexec_fn)
-
-
-def error_of(*arguments: object, preexec_fn: Callable[[], None] | None = None) -> str:
-    """Return the message of a command that has to fail as a user may expect it to."""
-    result = run(*arguments, preexec_fn=preexec_fn)
-    assert result.returncode == 1, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.startswith("mamba_mis: error: ")
-    assert "Traceback" not in result.stderr
-    # what ITK and its libraries say
-    for noise in ("WARNING", "ITK", "itk", "HDF5", "Exception"):
-        assert noise not in result.stderr
-    return result.stderr
 
 
 def write_kvasir(source: Path, number: int = 6) -> Path:
