@@ -13,7 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from nnunet_mamba_mis.cli.main import main
-from support.convert_trees import write_kvasir, write_pair
+from support.convert_trees import photograph, write, write_kvasir, write_pair
+from support.images import disc
 
 
 class Finished(NamedTuple):
@@ -28,6 +29,30 @@ class Finished(NamedTuple):
 def kvasir(tmp_path: Path) -> Path:
     """Kvasir-SEG in small: six pairs of RGB JPEGs of different sizes, in a folder of a folder."""
     return write_kvasir(tmp_path / "source", 6)
+
+
+@pytest.fixture
+def isic(tmp_path: Path) -> Path:
+    """ISIC 2017 in small, all three parts, with the things its downloads hold besides images."""
+    source = tmp_path / "ISIC"
+    for part, identifiers in {
+        # sorted by file name, images and masks of the first two come in different order
+        "Training": ("ISIC_1", "ISIC_10", "ISIC_2"),
+        "Validation": ("ISIC_3", "ISIC_4"),
+        "Test_v2": ("ISIC_5",),
+    }.items():
+        data, truth = source / f"ISIC-2017_{part}_Data", source / f"ISIC-2017_{part}_Part1_GroundTruth"
+        for name in identifiers:
+            size = (20 + int(name[5:]), 30)
+            write(data / f"{name}.jpg", photograph(size, seed=int(name[5:])))
+            write(data / f"{name}_superpixels.png", photograph(size))
+            write(truth / f"{name}_segmentation.png", disc(size))
+        (data / f"ISIC-2017_{part}_Data_metadata.csv").write_text("image_id,age_approximate,sex\n")
+        (data / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+        (data / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+        (data / f"._{identifiers[0]}.jpg").write_bytes(b"\0\5\x16\7")
+    write(source / "__MACOSX" / "ISIC-2017_Training_Data" / "ISIC_9.jpg", photograph((8, 8)))
+    return source
 
 
 @pytest.fixture

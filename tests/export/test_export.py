@@ -160,8 +160,10 @@ PARTS = {
 }
 
 
-# both halves of the bridge have tests of their own
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n == "bridge" else []) for n in PARTS])
+SLOW = ("ss2d", "bridge", "bridge, attention")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in PARTS])
 def test_every_part_runs_in_onnxruntime(name, tmp_path):
     part = PARTS[name]().eval()
     programs.write_onnx(part, tmp_path / "part.onnx")

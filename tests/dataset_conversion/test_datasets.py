@@ -19,7 +19,6 @@ from support.convert_trees import (
     cvc_colondb,
     cvc_colondb_original,
     cvc_colondb_original_psc,
-    disc,
     etis,
     ham10000,
     isic2016,
@@ -37,6 +36,7 @@ from support.convert_trees import (
     write,
     write_pair,
 )
+from support.images import disc
 
 CLINIC = ["1", "10", "2", "25", "26", "612"]
 TEST_SETS = {

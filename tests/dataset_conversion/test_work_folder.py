@@ -14,18 +14,8 @@ import pytest
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
-from support.convert_trees import (
-    command,
-    contents,
-    disc,
-    names,
-    only,
-    photograph,
-    read,
-    rgb,
-    write,
-    write_kvasir,
-)
+from support.convert_trees import command, contents, names, only, photograph, read, rgb, write, write_kvasir
+from support.images import disc
 
 KVASIR_SEG = DATASETS["kvasir-seg"]
 TARGET = "Dataset001_KvasirSEG"
