@@ -23,12 +23,12 @@ class CaseFacts:
     """What a readable case holds.
 
     Args:
-        case: the case.
-        image_sha256: of the image's file.
-        mask_sha256: of the mask's file.
-        size: width and height as distributed.
-        orientation: of EXIF, the same for both.
-        mask: what is in the mask.
+        case: The case.
+        image_sha256: Of the image's file.
+        mask_sha256: Of the mask's file.
+        size: Width and height as distributed.
+        orientation: Of EXIF, the same for both.
+        mask: What is in the mask.
         fingerprint: 256 bits, the same or nearly so for copies at another size or quality; empty for a flat image.
     """
 
@@ -54,13 +54,13 @@ class ConvertJob:
     """A case to convert.
 
     Args:
-        facts: of the case.
-        rule: how to read its mask.
-        brightest: the brightest value of all masks.
+        facts: Of the case.
+        rule: How to read its mask.
+        brightest: The brightest value of all masks.
         image_file: PNG of the image, to be written.
         label_file: PNG of the label map, to be written.
-        side: to resize to, in pixels; None keeps the size.
-        keep_aspect: pad rather than stretch.
+        side: To resize to, in pixels; None keeps the size.
+        keep_aspect: Pad rather than stretch.
     """
 
     facts: CaseFacts
@@ -124,7 +124,7 @@ def _disagreement(case: Case, image: SourceImage, mask: SourceImage) -> list[Pro
     if image.orientation != mask.orientation:
         text = (
             f"{case.mask} has EXIF orientation {mask.orientation}, but its image {case.image} has {image.orientation}: "
-            "which of them is upright cannot be told"
+            "which of them is upright is unknown"
         )
         return [Problem(SIZE_MISMATCH, text, case.identifier)]
     if image.sha256 == mask.sha256:
@@ -139,7 +139,7 @@ def convert_case(job: ConvertJob) -> list[str] | Problem:
         What was done, in a few words each, or what is wrong with a file that was fine when it was checked.
 
     Raises:
-        OSError: a PNG cannot be written.
+        OSError: A PNG cannot be written.
     """
     case = job.facts.case
     path = case.image

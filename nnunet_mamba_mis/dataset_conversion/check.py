@@ -20,11 +20,11 @@ class Checked:
     """A source as it was found.
 
     Args:
-        facts: of the cases without a problem, sorted by identifier.
-        problems: all that is wrong.
-        notes: what is as the dataset was published, but worth knowing.
-        brightest: the brightest value of all masks.
-        duplicates: pairs of cases that join all with the same image, or nearly so.
+        facts: Of the cases without a problem, sorted by identifier.
+        problems: All that is wrong.
+        notes: What is as the dataset was published, but worth knowing.
+        brightest: The brightest value of all masks.
+        duplicates: Pairs of cases that join all with the same image, or nearly so.
     """
 
     facts: list[CaseFacts]
@@ -38,7 +38,7 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
     """Find the cases, decode all files, and return what is fit to be converted and what is wrong.
 
     Raises:
-        UserError: this is not the dataset's layout.
+        UserError: This is not the dataset's layout.
     """
     found = dataset.find_cases(folders)
     problems = list(found.problems)

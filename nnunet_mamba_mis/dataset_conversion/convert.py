@@ -27,11 +27,11 @@ class Conversion:
     """What became of a source.
 
     Args:
-        folder: of the dataset in nnUNet_raw; not there after a dry run.
-        number_of_cases: in each folder of images.
-        left_out: what --skip-bad left out, as text.
-        warnings: worth knowing before the dataset is used.
-        splits: what became of them.
+        folder: Of the dataset in nnUNet_raw; not there after a dry run.
+        number_of_cases: In each folder of images.
+        left_out: What --skip-bad left out, as text.
+        warnings: Worth knowing before the dataset is used.
+        splits: What became of them.
     """
 
     folder: Path
@@ -55,15 +55,15 @@ def convert_dataset(
     dataset appears under its name only when it is complete.
 
     Args:
-        dataset: one of `DATASETS`.
-        sources: folders that hold the dataset as distributed, at any depth, or archives of it.
+        dataset: One of `DATASETS`.
+        sources: Folders that hold the dataset as distributed, at any depth, or archives of it.
         dataset_id: 1 to 999; no dataset of nnU-Net's may have it yet.
-        name: what follows "Dataset027_" in the folder's name; default: the dataset's own.
-        processes: how many cases to work on at a time; with 1 no process is started. The result is the same.
-        options: how to convert.
+        name: What follows "Dataset027_" in the folder's name; default: the dataset's own.
+        processes: How many cases to work on at a time; with 1 no process is started. The result is the same.
+        options: How to convert.
 
     Raises:
-        UserError: an argument, a file of the source or nnUNet_raw is unusable; nothing is left in nnUNet_raw.
+        UserError: An argument, a file of the source or nnUNet_raw is unusable; nothing is left in nnUNet_raw.
     """
     options = options or Options()
     processes = default_processes() if processes is None else processes

@@ -20,8 +20,8 @@ class Case:
 
     Args:
         identifier: nnU-Net's case identifier; unique within the dataset.
-        image: the image as distributed.
-        mask: the mask as distributed.
+        image: The image as distributed.
+        mask: The mask as distributed.
         subset: "Tr", or the name of a test set.
     """
 
@@ -35,7 +35,7 @@ class FoundCases(list[Case]):
     """The cases that lie in the sources, sorted by identifier.
 
     Args:
-        problems: what is wrong with names and files.
+        problems: What is wrong with names and files.
     """
 
     def __init__(self, problems: Iterable[Problem] = ()) -> None:
@@ -48,8 +48,8 @@ class Grouping:
     """Which cases must stay on one side of every split.
 
     Args:
-        rule: what they share, in a few words.
-        groups: takes the source folders and the cases; returns the group of each identifier that has one.
+        rule: What they share, in a few words.
+        groups: Takes the source folders and the cases; returns the group of each identifier that has one.
     """
 
     rule: str
@@ -61,23 +61,23 @@ class Dataset:
     """A public dataset that `mamba_mis convert` can read.
 
     Args:
-        name: its name on the command line.
-        folder_name: the default of --name, what follows "Dataset027_".
-        title: what it is, in a few words.
-        num_images: how many images the official download holds, as text.
-        size: of the download, as text.
-        layout: what SOURCE must hold, as text.
+        name: Its name on the command line.
+        folder_name: The default of --name, what follows "Dataset027_".
+        title: What it is, in a few words.
+        num_images: How many images the official download holds, as text.
+        size: Of the download, as text.
+        layout: What SOURCE must hold, as text.
         labels: nnU-Net's labels, background included.
-        reference: the publication.
-        url: where to get it.
-        licence: the licence, or the terms of use in a few words.
-        find_cases: takes the source folders, returns what is there or raises UserError if it is something else.
-        mask: how masks are to be read.
-        grouping: what must stay together in splits, besides duplicates.
-        official_validation: name of the subset that --official-split validates on; "" if there is none.
-        empty_masks: whether an image with nothing to segment belongs to the set, rather than being a mistake.
-        duplicates: whether a copy of an image is a warning, as in sets used as published, rather than a problem.
-        warnings: takes identifier → subset of all cases; returns what is known to be wrong with using them.
+        reference: The publication.
+        url: Where to get it.
+        licence: The licence, or the terms of use in a few words.
+        find_cases: Takes the source folders, returns what is there or raises UserError if it is something else.
+        mask: How masks are to be read.
+        grouping: What must stay together in splits, besides duplicates.
+        official_validation: Name of the subset that --official-split validates on; "" if there is none.
+        empty_masks: Whether an image with nothing to segment belongs to the set, rather than being a mistake.
+        duplicates: Whether a copy of an image is a warning, as in sets used as published, rather than a problem.
+        warnings: Takes identifier → subset of all cases; returns what is known to be wrong with using them.
     """
 
     name: str

@@ -20,7 +20,7 @@ class Forest:
     """Members that are joined step by step; each group has a root.
 
     Args:
-        members: each a group of its own at first.
+        members: Each a group of its own at first.
     """
 
     def __init__(self, members: Iterable[str]) -> None:

@@ -26,14 +26,14 @@ class ImageSet:
     """A folder of images and the folder of their masks, as a dataset distributes them; names in any case.
 
     Args:
-        images: end of the path of the folder with the images, such as "TestDataset/Kvasir/images"; may hold "*".
-        masks: the same of the masks.
+        images: End of the path of the folder with the images, such as "TestDataset/Kvasir/images"; may hold "*".
+        masks: The same of the masks.
         subset: "Tr" (must be there) or the name of a test set (may be absent).
-        image_stem: regular expression of an image's stem; its group is what image and mask share.
-        mask_stem: the same of a mask's stem.
-        others: regular expression of stems that lie among them but are neither.
+        image_stem: Regular expression of an image's stem; its group is what image and mask share.
+        mask_stem: The same of a mask's stem.
+        others: Regular expression of stems that lie among them but are neither.
         identifier: nnU-Net's case identifier, with {} for what image and mask share.
-        several: whether images or masks may be spread over several folders.
+        several: Whether images or masks may be spread over several folders.
     """
 
     images: str
@@ -55,11 +55,11 @@ def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSe
     """Return the cases of the first layout whose training set is there.
 
     Args:
-        sources: folders; the sets' folders may be these themselves or lie at any depth below them.
-        alternatives: layouts; a source that follows none of them is reported as lacking folders of the last.
+        sources: Folders; the sets' folders may be these themselves or lie at any depth below them.
+        alternatives: Layouts; a source that follows none of them is reported as lacking folders of the last.
 
     Raises:
-        UserError: a folder is missing or there twice.
+        UserError: A folder is missing or there twice.
     """
     tree = Tree(sources)
     layout = next((layout for layout in alternatives if _has_training_set(tree, layout)), alternatives[-1])
@@ -99,11 +99,11 @@ def find_in_two_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundC
     """Return the cases of a folder of images, the first source, and a folder of masks, the second.
 
     Args:
-        sources: two, each with a single folder of images at any depth.
-        stems: the stem of an image and that of its mask, with {} for what both share, such as "img_{}:img_{}_mask".
+        sources: Two, each with a single folder of images at any depth.
+        stems: The stem of an image and that of its mask, with {} for what both share, such as "img_{}:img_{}_mask".
 
     Raises:
-        UserError: stems is malformed, or a source is not one folder of images.
+        UserError: Stems is malformed, or a source is not one folder of images.
     """
     patterns = stems.split(":")
     if len(patterns) != 2 or any(pattern.count("{}") != 1 for pattern in patterns):

@@ -34,10 +34,10 @@ def divided_groups(rule: str, group_of: Mapping[str, str], subset_of: Mapping[st
     """Return a warning if a test set, cut from training cases, has cases of groups that are in training too.
 
     Args:
-        rule: what the cases of a group share, in a few words.
-        group_of: the group of each identifier that has one.
-        subset_of: where each case goes.
-        subset: the test set.
+        rule: What the cases of a group share, in a few words.
+        group_of: The group of each identifier that has one.
+        subset_of: Where each case goes.
+        subset: The test set.
     """
     trained = {group_of[identifier] for identifier in group_of if subset_of[identifier] == TRAINING}
     leaking = [

@@ -11,8 +11,8 @@ class BinaryMask:
     """How a set draws its one class: bright on dark.
 
     Args:
-        dark: values up to it, of 255, are known to be background, as compression noise and painted borders are.
-        bright: values from it on, of 255, are known to be foreground.
+        dark: Values up to it, of 255, are known to be background, as compression noise and painted borders are.
+        bright: Values from it on, of 255, are known to be foreground.
     """
 
     dark: int = 31

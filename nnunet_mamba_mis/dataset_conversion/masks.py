@@ -27,8 +27,8 @@ class MaskFacts:
     """What a mask holds.
 
     Args:
-        histogram: how many pixels have each of 256 values: grey values, or distances from the nearest class's colour.
-        drawn: number of pixels of a class; for grey masks, of those above 0.
+        histogram: How many pixels have each of 256 values: grey values, or distances from the nearest class's colour.
+        drawn: Number of pixels of a class; for grey masks, of those above 0.
     """
 
     histogram: np.ndarray
@@ -58,9 +58,9 @@ def mask_problem(rule: BinaryMask | ColourMask, facts: MaskFacts, brightest: int
     """Return kind and reason if a mask is empty or not clear.
 
     Args:
-        rule: of the dataset.
-        facts: of the mask.
-        brightest: the `full_range` of the source.
+        rule: Of the dataset.
+        facts: Of the mask.
+        brightest: The `full_range` of the source.
     """
     if facts.drawn == 0:
         return EMPTY_MASK, "is empty: nothing is drawn in it"

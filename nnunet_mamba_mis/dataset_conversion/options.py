@@ -13,13 +13,13 @@ class Options:
     """How to convert.
 
     Args:
-        resize: side of a square to bring all to, in pixels; None keeps sizes.
-        keep_aspect: pad to the square rather than stretch.
-        official: one fold of the challenge's own training and validation sets.
-        skip_bad: leave out what has a problem rather than fail.
-        dry_run: stop after checking.
-        overwrite: replace a dataset of the same id and name.
-        hold_out: number of training cases, spread evenly over their sorted identifiers, that become a test set.
+        resize: Side of a square to bring all to, in pixels; None keeps sizes.
+        keep_aspect: Pad to the square rather than stretch.
+        official: One fold of the challenge's own training and validation sets.
+        skip_bad: Leave out what has a problem rather than fail.
+        dry_run: Stop after checking.
+        overwrite: Replace a dataset of the same id and name.
+        hold_out: Number of training cases, spread evenly over their sorted identifiers, that become a test set.
     """
 
     resize: int | None = None

@@ -26,8 +26,8 @@ def overlaps(target: Path, subset_of: Mapping[str, str]) -> list[str]:
     """Return a warning for each converted dataset beside the target with images that one trains and one tests on.
 
     Args:
-        target: folder of the dataset in nnUNet_raw.
-        subset_of: the subset of each of the `keys` of all its cases.
+        target: Folder of the dataset in nnUNet_raw.
+        subset_of: The subset of each of the `keys` of all its cases.
     """
     warnings = []
     for file in sorted(target.parent.glob(f"Dataset*/{REPORT_FILE}")):
@@ -50,9 +50,9 @@ def trained_on(trained: Path, tested: Path, cases: Collection[str]) -> list[str]
     """Return those of the cases of a converted dataset that are, or nearly are, training images of another or itself.
 
     Args:
-        trained: folder of a dataset in nnUNet_raw.
-        tested: folder of the dataset, perhaps the same, that the cases are of.
-        cases: identifiers.
+        trained: Folder of a dataset in nnUNet_raw.
+        tested: Folder of the dataset, perhaps the same, that the cases are of.
+        cases: Identifiers.
 
     Returns:
         Identifiers; None if one of the folders has no record of its conversion.

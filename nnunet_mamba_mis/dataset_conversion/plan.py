@@ -23,13 +23,13 @@ class Plan:
     """What is to be written.
 
     Args:
-        subset_of: where each case goes.
-        suffixes: what follows "images" and "labels" in the folders of each subset.
-        split_rule: of the folds, in words.
-        splits: the folds; none if all training cases belong together.
-        groups: training cases that the folds keep together, two and more.
-        duplicates: pairs of identifiers that join all with the same image, or nearly so.
-        warnings: worth knowing before the dataset is used.
+        subset_of: Where each case goes.
+        suffixes: What follows "images" and "labels" in the folders of each subset.
+        split_rule: Of the folds, in words.
+        splits: The folds; none if all training cases belong together.
+        groups: Training cases that the folds keep together, two and more.
+        duplicates: Pairs of identifiers that join all with the same image, or nearly so.
+        warnings: Worth knowing before the dataset is used.
     """
 
     subset_of: dict[str, str]
@@ -50,13 +50,13 @@ def make_plan(dataset: Dataset, options: Options, folders: Sequence[Path], check
     """Return what is to be written.
 
     Args:
-        dataset: what it is.
-        options: as asked for.
-        folders: that hold the source.
-        checked: what is in it.
+        dataset: What it is.
+        options: As asked for.
+        folders: That hold the source.
+        checked: What is in it.
 
     Raises:
-        UserError: there is no case for training, or no official validation set, or a table of groups is missing.
+        UserError: There is no case for training, or no official validation set, or a table of groups is missing.
     """
     published = {facts.case.identifier: facts.case.subset for facts in checked.facts}
     duplicates = [(one.case.identifier, other.case.identifier) for one, other in checked.duplicates]

@@ -26,9 +26,9 @@ class Problem:
     """Something in the source that cannot be converted as it is.
 
     Args:
-        kind: one of `KINDS`.
-        text: a sentence that starts with the file's path.
-        case: identifier of the case that --skip-bad leaves out, if it belongs to one.
+        kind: One of `KINDS`.
+        text: A sentence that starts with the file's path.
+        case: Identifier of the case that --skip-bad leaves out, if it belongs to one.
     """
 
     kind: str

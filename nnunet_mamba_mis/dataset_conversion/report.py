@@ -23,7 +23,7 @@ class Names:
     """How files of the sources are named to people, who know nothing of folders that archives were unpacked to.
 
     Args:
-        shown: each folder that was searched → the SOURCE it stands for.
+        shown: Each folder that was searched → the SOURCE it stands for.
     """
 
     shown: Mapping[Path, Path] = field(default_factory=dict)
@@ -54,9 +54,9 @@ def dataset_json(dataset: Dataset, name: str, num_training: int) -> str:
     """Return the content of dataset.json, which nnU-Net reads.
 
     Args:
-        dataset: what was converted.
-        name: what follows "Dataset027_".
-        num_training: number of training cases.
+        dataset: What was converted.
+        name: What follows "Dataset027_".
+        num_training: Number of training cases.
     """
     # not with nnU-Net's generate_dataset_json, which puts the release into "citation"
     return _json(
@@ -81,12 +81,12 @@ def conversion_report(
     """Return the content of conversion_report.json: nothing in it depends on when, where or how fast it was made.
 
     Args:
-        dataset: what was converted.
-        options: how.
-        checked: what is in the source.
-        plan: what became of it.
-        done: to each case, in words.
-        names: of source files.
+        dataset: What was converted.
+        options: How.
+        checked: What is in the source.
+        plan: What became of it.
+        done: To each case, in words.
+        names: Of source files.
     """
     return _json(
         {

@@ -16,8 +16,8 @@ class Target:
 
     Args:
         dataset_id: 1 to 999.
-        name: what follows "Dataset027_".
-        overwrite: whether a dataset of this id and name may be there already.
+        name: What follows "Dataset027_".
+        overwrite: Whether a dataset of this id and name may be there already.
 
     Raises:
         UserError: nnUNet_raw is not set, the id or the name is unusable or taken.
@@ -66,7 +66,7 @@ class Target:
         """Write the splits where nnU-Net reads them, if nothing of the user's is there, and say what became of them.
 
         Args:
-            built: folder that has the splits.
+            built: Folder that has the splits.
         """
         file = self.splits_for_nnunet
         text = (built / paths.SPLITS_FILE).read_bytes()

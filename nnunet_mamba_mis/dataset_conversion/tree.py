@@ -27,11 +27,11 @@ class Tree(dict[Path, list[Path]]):
     Links are followed as far as they stay below a source; the others are reported.
 
     Args:
-        sources: folders.
-        allowed: where links may lead, if not below these sources only.
+        sources: Folders.
+        allowed: Where links may lead, if not below these sources only.
 
     Raises:
-        UserError: a folder cannot be read.
+        UserError: A folder cannot be read.
     """
 
     def __init__(self, sources: Sequence[Path], allowed: Sequence[Path] = ()) -> None:

@@ -28,7 +28,7 @@ def work_folder(target: Target) -> Iterator[WorkFolder]:
     """Give a folder beside the target, which is made when first used and is gone at the end.
 
     Raises:
-        UserError: something cannot be written; nothing is left.
+        UserError: Something cannot be written; nothing is left.
     """
     folder = WorkFolder(target)
     try:
@@ -40,10 +40,10 @@ def work_folder(target: Target) -> Iterator[WorkFolder]:
 
 
 class WorkFolder:
-    """A folder to build a dataset in; a lock tells a run that goes on from one that was killed.
+    """A folder to build a dataset in; a lock distinguishes a running conversion from a killed one.
 
     Args:
-        target: of the dataset.
+        target: Of the dataset.
     """
 
     def __init__(self, target: Target) -> None:
@@ -56,7 +56,7 @@ class WorkFolder:
         """Return a new folder in it.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: It cannot be made.
         """
         if not self._folder.exists():
             self._target.raw.mkdir(parents=True, exist_ok=True)
@@ -72,8 +72,8 @@ class WorkFolder:
         """Make a folder of this one the dataset, in place of the one to be overwritten, if there is one.
 
         Raises:
-            UserError: someone else took the id meanwhile.
-            OSError: it cannot be renamed.
+            UserError: Someone else took the id meanwhile.
+            OSError: It cannot be renamed.
         """
         target = self._target.folder
         old = target.with_name(_REPLACED_PREFIX + target.name)

@@ -27,11 +27,11 @@ def check_folder(folder: Path, source: Path | None) -> None:
     """Refuse a folder that is someone else's, or that has to do with the source.
 
     Args:
-        folder: the output folder, may be absent.
-        source: the user's images, if given; never written to.
+        folder: The output folder, may be absent.
+        source: The user's images, if given; never written to.
 
     Raises:
-        UserError: the folder cannot be used; nothing was changed.
+        UserError: The folder cannot be used; nothing was changed.
     """
     way_out = "choose another folder with -o"
     if folder.is_dir():
@@ -54,7 +54,7 @@ def start_afresh(folder: Path) -> None:
     """Make the folder, or remove from it what an earlier demo left; takes what `check_folder` lets pass.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: The folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -22,11 +22,11 @@ def draw_overlays(scores: Scores, images: Path, labels: Path, predictions: Path,
     """Draw every image with both outlines, in the order of the scores.
 
     Args:
-        scores: of the images to draw.
-        images: folder with <identifier>_0000.png.
-        labels: folder with the ground truth, <identifier>.png.
-        predictions: folder with the predictions, <identifier>.png.
-        file: the PNG to write.
+        scores: Of the images to draw.
+        images: Folder with <identifier>_0000.png.
+        labels: Folder with the ground truth, <identifier>.png.
+        predictions: Folder with the predictions, <identifier>.png.
+        file: The PNG to write.
     """
     columns = min(_MOST_COLUMNS, max(3, round((1.3 * len(scores)) ** 0.5)))
     rows = max(1, -(-len(scores) // columns))

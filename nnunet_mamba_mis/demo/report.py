@@ -56,13 +56,13 @@ def write_report(
     """Write report.md, which expects overlays.png and training_curve.png beside it.
 
     Args:
-        file: report.md.
-        data: what was segmented, as a sentence.
-        device: what it ran on, in words.
-        preparation: lines that set what the commands need in a shell.
-        steps: in the order they ran.
-        scores: worst to best.
-        summary: of the scores.
+        file: Report.md.
+        data: What was segmented, as a sentence.
+        device: What it ran on, in words.
+        preparation: Lines that set what the commands need in a shell.
+        steps: In the order they ran.
+        scores: Worst to best.
+        summary: Of the scores.
     """
     total = duration(sum(step.seconds for step in steps))
     packages = ", ".join(f"{name} {version(name)}" for name in ("nnunet-mamba-mis", "nnunetv2", "torch"))

@@ -28,12 +28,12 @@ class Step:
     """A command and what to tell about it.
 
     Args:
-        name: of its log file, without ending.
-        title: what it does, in a few words.
-        command: a console script, or "python", and its arguments.
-        remark: printed above the command, as a comment.
-        environment: variables for this command alone.
-        watch: called with each line of output; returns a line to show, or None.
+        name: Of its log file, without ending.
+        title: What it does, in a few words.
+        command: A console script, or "python", and its arguments.
+        remark: Printed above the command, as a comment.
+        environment: Variables for this command alone.
+        watch: Called with each line of output; returns a line to show, or None.
     """
 
     name: str
@@ -52,12 +52,12 @@ def run_step(step: Step, log: Path, environment: Mapping[str, str]) -> float:
     """Run a step to its end and return the seconds it took.
 
     Args:
-        step: what to run.
-        log: file for all output of the command; its folder must exist.
-        environment: variables to set for the command, beside those of this process.
+        step: What to run.
+        log: File for all output of the command; its folder must exist.
+        environment: Variables to set for the command, beside those of this process.
 
     Raises:
-        UserError: it cannot be started or fails; the text has the end of its output.
+        UserError: It cannot be started or fails; the text has the end of its output.
     """
     if step.remark:
         print("\n".join(f"  # {line}" for line in step.remark.splitlines()))
@@ -155,7 +155,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def _send(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
-            # it leads its group, which goes on as long as one of its workers does
+            # it leads its group, which exists as long as one of its workers runs
             os.killpg(child.pid, number)
         elif child.poll() is None:
             child.terminate()

@@ -32,12 +32,12 @@ def run_demo(folder: Path, source: Path | None, device: str | None) -> None:
     """Check what can be checked, then run all steps and report.
 
     Args:
-        folder: the output folder, which is made, or emptied of what an earlier demo left.
+        folder: The output folder, which is made, or emptied of what an earlier demo left.
         source: Kvasir-SEG, never written to, or None for a synthetic set.
         device: "cpu" or "cuda"; None for what is there.
 
     Raises:
-        UserError: an argument is unusable, and nothing was changed; or a step failed.
+        UserError: An argument is unusable, and nothing was changed; or a step failed.
     """
     check_folder(folder, source)
     hold_out = SYNTHETIC_UNSEEN if source is None else number_to_hold_out(source)

@@ -18,10 +18,10 @@ class Workplace:
     """Where the demo works, and with what.
 
     Args:
-        folder: the output folder, absolute.
-        dataset_name: what follows Dataset900_.
+        folder: The output folder, absolute.
+        dataset_name: What follows Dataset900_.
         device: "cpu" or "cuda".
-        cores: that may be used.
+        cores: That may be used.
     """
 
     folder: Path
