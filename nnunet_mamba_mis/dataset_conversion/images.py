@@ -81,7 +81,7 @@ class SourceImage:
         self.size: tuple[int, int] = self._image.size
         self.orientation = _orientation(self._image)
         if self._image.format == "TIFF" and self.orientation != 1:
-            # Pillow turns the pixels of some and not of others
+            # Pillow applies it only in part
             raise BadFileError(f"is a TIFF with orientation {self.orientation}: save it upright")
 
     def rgb(self) -> Image.Image:
