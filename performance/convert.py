@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
-from nnunet_mamba_mis.dataset_conversion.base import Case
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+from nnunet_mamba_mis.dataset_conversion.dataset import Case
 from nnunet_mamba_mis.dataset_conversion.images import COMPRESSION_LEVEL
 
 

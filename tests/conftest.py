@@ -82,11 +82,3 @@ def nnunet(tmp_path_factory):
     from support.nnunet_workplace import Workplace
 
     return Workplace(tmp_path_factory.mktemp("nnU-Net"))
-
-
-@pytest.fixture
-def kvasir(tmp_path):
-    """Kvasir-SEG in small: three pairs of RGB JPEGs of different sizes, in a folder of a folder."""
-    from support.convert_trees import write_kvasir
-
-    return write_kvasir(tmp_path / "source", 3)

@@ -7,18 +7,15 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
-from nnunet_mamba_mis.dataset_conversion.base import Dataset
-from nnunet_mamba_mis.dataset_conversion.sources import find_in_two_folders
-from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
+from nnunet_mamba_mis.dataset_conversion.datasets.folder import with_stems
+from nnunet_mamba_mis.dataset_conversion.options import Options
+from nnunet_mamba_mis.utils.text import shortened_lines
 
-_FOLDER = "folder"
 _LIST_WIDTH = 100
-_MAX_LISTED = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-aspect", action="store_true", help="with --resize: pad with black, do not stretch")
     official = "validate on the challenge's own validation set, in one fold (isic2017, isic2018)"
     parser.add_argument("--official-split", action="store_true", help=official)
+    hold_out = (
+        "make N training cases, spread evenly over their sorted names, a test set (default: 0); warns if cases that "
+        "belong together end up on both sides"
+    )
+    parser.add_argument("--hold-out", metavar="N", type=int, default=0, help=hold_out)
     parser.add_argument("--skip-bad", action="store_true", help="leave out what has a problem; the report lists it")
     parser.add_argument("--dry-run", action="store_true", help="check the whole source, then stop")
     overwrite = "replace a dataset of the same id and name, once the new one is complete"
@@ -49,19 +51,19 @@ def run(args: argparse.Namespace) -> None:
     """Convert a dataset and say what to run next."""
     from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 
-    conversion = convert_dataset(
-        _dataset(args),
-        args.sources,
-        args.dataset_id,
-        name=args.folder_name,
-        processes=args.processes,
+    dataset = DATASETS[args.name]
+    if args.stems is not None:
+        dataset = with_stems(dataset, args.stems)
+    options = Options(
         resize=args.resize,
         keep_aspect=args.keep_aspect,
         official=args.official_split,
         skip_bad=args.skip_bad,
         dry_run=args.dry_run,
         overwrite=args.overwrite,
+        hold_out=args.hold_out,
     )
+    conversion = convert_dataset(dataset, args.sources, args.dataset_id, args.folder_name, args.processes, options)
     for warning in conversion.warnings:
         print(f"mamba_mis: warning: {warning}", file=sys.stderr)
     counts = ", ".join(f"{number} in {folder}" for folder, number in conversion.number_of_cases.items())
@@ -69,9 +71,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{conversion.folder} {state} {counts}")
     if conversion.left_out:
         print(f"Left out, with {len(conversion.left_out)} problems:")
-        print("\n".join(f"  {text}" for text in conversion.left_out[:_MAX_LISTED]))
-        if len(conversion.left_out) > _MAX_LISTED:
-            print(f"  and {len(conversion.left_out) - _MAX_LISTED} more")
+        print("\n".join(shortened_lines([f"  {text}" for text in conversion.left_out])))
     print(f"Splits: {conversion.splits}")
     if not args.dry_run:
         print(
@@ -79,15 +79,6 @@ def run(args: argparse.Namespace) -> None:
             f"  nnUNetv2_plan_and_preprocess -d {args.dataset_id} --verify_dataset_integrity -c 2d\n"
             f"  nnUNetv2_train {args.dataset_id} 2d 0 -tr nnUNetTrainerMambaMIS"
         )
-
-
-def _dataset(args: argparse.Namespace) -> Dataset:
-    dataset = DATASETS[args.name]
-    if args.stems is None:
-        return dataset
-    if args.name != _FOLDER:
-        raise UserError(f"--stems is for {_FOLDER} only: {args.name} has its own names")
-    return replace(dataset, find_cases=partial(find_in_two_folders, stems=args.stems))
 
 
 class _ListDatasets(argparse.Action):

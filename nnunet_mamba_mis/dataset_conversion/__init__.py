@@ -4,7 +4,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from nnunet_mamba_mis.dataset_conversion import datasets
-from nnunet_mamba_mis.dataset_conversion.base import Dataset
+from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
 
 
 def _all_datasets() -> dict[str, Dataset]:

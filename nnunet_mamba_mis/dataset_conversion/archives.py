@@ -38,11 +38,11 @@ class _Member:
     """A file in an archive.
 
     Args:
-        name: its path there.
-        size: how many bytes it claims to hold.
-        refused: why it must not be unpacked, if it must not.
-        is_folder: it is a folder.
-        source: what the archive's library knows it as.
+        name: Its path there.
+        size: How many bytes it claims to hold.
+        refused: Why it must not be unpacked, if it must not.
+        is_folder: It is a folder.
+        source: What the archive's library knows it as.
     """
 
     name: str
@@ -59,7 +59,7 @@ def archives_among(sources: Sequence[Path]) -> list[Path]:
     """Return the sources that are to be unpacked; the others are folders, or files of text.
 
     Raises:
-        UserError: a source is neither a folder nor an archive that can be read.
+        UserError: A source is neither a folder nor an archive that can be read.
     """
     archives = []
     for source in sources:
@@ -84,12 +84,12 @@ def unpack(archives: Sequence[Path], folder: Path) -> dict[Path, Path]:
     All are checked before the first is unpacked.
 
     Args:
-        archives: zip or tar files, compressed or not.
-        folder: where to make the folders; it must exist.
+        archives: Zip or tar files, compressed or not.
+        folder: Where to make the folders; it must exist.
 
     Raises:
-        UserError: an archive is damaged, a member is a link, a device or leads elsewhere, or there is no room.
-        OSError: a file cannot be written.
+        UserError: An archive is damaged, a member is a link, a device or leads elsewhere, or there is no room.
+        OSError: A file cannot be written.
     """
     total = 0
     for archive in archives:

@@ -7,28 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from PIL import Image
-
-from nnunet_mamba_mis.dataset_conversion.base import (
-    DUPLICATE,
-    SIZE_MISMATCH,
-    UNREADABLE,
-    BinaryMask,
-    Case,
-    ColourMask,
-    Problem,
-)
+from nnunet_mamba_mis.dataset_conversion.dataset import Case
+from nnunet_mamba_mis.dataset_conversion.fingerprints import fingerprint
 from nnunet_mamba_mis.dataset_conversion.images import BadFileError, SourceImage, upright, write_png
+from nnunet_mamba_mis.dataset_conversion.mask_rules import BinaryMask, ColourMask
 from nnunet_mamba_mis.dataset_conversion.masks import MaskFacts, label_map, measure
+from nnunet_mamba_mis.dataset_conversion.problems import DUPLICATE, SIZE_MISMATCH, UNREADABLE, Problem
 from nnunet_mamba_mis.dataset_conversion.resize import resized
-
-# of a fingerprint: whether each of 16 × 16 places is brighter than the one left of it
-FINGERPRINT_SIDE = 16
-
-# an image whose places differ less than this is flat: its fingerprint would be noise
-_FLAT = 16
-
 
 _Facts = TypeVar("_Facts")
 
@@ -38,12 +23,12 @@ class CaseFacts:
     """What a readable case holds.
 
     Args:
-        case: the case.
-        image_sha256: of the image's file.
-        mask_sha256: of the mask's file.
-        size: width and height as distributed.
-        orientation: of EXIF, the same for both.
-        mask: what is in the mask.
+        case: The case.
+        image_sha256: Of the image's file.
+        mask_sha256: Of the mask's file.
+        size: Width and height as distributed.
+        orientation: Of EXIF, the same for both.
+        mask: What is in the mask.
         fingerprint: 256 bits, the same or nearly so for copies at another size or quality; empty for a flat image.
     """
 
@@ -69,18 +54,18 @@ class ConvertJob:
     """A case to convert.
 
     Args:
-        facts: of the case.
-        rule: how to read its mask.
-        top: the brightest value of all masks.
+        facts: Of the case.
+        rule: How to read its mask.
+        brightest: The brightest value of all masks.
         image_file: PNG of the image, to be written.
         label_file: PNG of the label map, to be written.
-        side: to resize to, in pixels; None keeps the size.
-        keep_aspect: pad rather than stretch.
+        side: To resize to, in pixels; None keeps the size.
+        keep_aspect: Pad rather than stretch.
     """
 
     facts: CaseFacts
     rule: BinaryMask | ColourMask
-    top: int
+    brightest: int
     image_file: Path
     label_file: Path
     side: int | None
@@ -95,11 +80,15 @@ def check_case(job: CheckJob) -> CaseFacts | list[Problem]:
     mask = _opened(case, case.mask, problems)
     if image and mask:
         problems += _disagreement(case, image, mask)
-    fingerprint = _of_pixels(case, case.image, image, _fingerprint, problems)
+    fingerprint = _of_pixels(case, case.image, image, _fingerprint_of, problems)
     facts = _of_pixels(case, case.mask, mask, lambda source: measure(job.rule, source.mask()), problems)
     if problems or image is None or mask is None or facts is None or fingerprint is None:
         return problems
     return CaseFacts(case, image.sha256, mask.sha256, image.size, image.orientation, facts, fingerprint)
+
+
+def _fingerprint_of(source: SourceImage) -> bytes:
+    return fingerprint(upright(source.rgb(), source.orientation))
 
 
 def _opened(case: Case, path: Path, problems: list[Problem]) -> SourceImage | None:
@@ -135,21 +124,12 @@ def _disagreement(case: Case, image: SourceImage, mask: SourceImage) -> list[Pro
     if image.orientation != mask.orientation:
         text = (
             f"{case.mask} has EXIF orientation {mask.orientation}, but its image {case.image} has {image.orientation}: "
-            "which of them is upright cannot be told"
+            "which of them is upright is unknown"
         )
         return [Problem(SIZE_MISMATCH, text, case.identifier)]
     if image.sha256 == mask.sha256:
         return [Problem(DUPLICATE, f"{case.mask} is the same file as its image {case.image}", case.identifier)]
     return []
-
-
-def _fingerprint(source: SourceImage) -> bytes:
-    image = upright(source.rgb(), source.orientation)
-    small = image.resize((FINGERPRINT_SIDE + 1, FINGERPRINT_SIDE), Image.Resampling.BOX, reducing_gap=2).convert("L")
-    values = np.asarray(small)
-    if np.ptp(values) < _FLAT:
-        return b""
-    return np.packbits(values[:, 1:] > values[:, :-1]).tobytes()
 
 
 def convert_case(job: ConvertJob) -> list[str] | Problem:
@@ -159,7 +139,7 @@ def convert_case(job: ConvertJob) -> list[str] | Problem:
         What was done, in a few words each, or what is wrong with a file that was fine when it was checked.
 
     Raises:
-        OSError: a PNG cannot be written.
+        OSError: A PNG cannot be written.
     """
     case = job.facts.case
     path = case.image
@@ -167,7 +147,7 @@ def convert_case(job: ConvertJob) -> list[str] | Problem:
         source = _unchanged(path, job.facts.image_sha256)
         image, done = source.rgb(), _what_is_done(job, source)
         path = case.mask
-        label = label_map(job.rule, _unchanged(path, job.facts.mask_sha256).mask(), job.top)
+        label = label_map(job.rule, _unchanged(path, job.facts.mask_sha256).mask(), job.brightest)
     except BadFileError as error:
         return Problem(UNREADABLE, f"{path} {error}", case.identifier)
     image, label = (upright(pixels, job.facts.orientation) for pixels in (image, label))

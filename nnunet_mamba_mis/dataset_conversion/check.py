@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.base import DUPLICATE, EMPTY_MASK, Dataset, Problem
 from nnunet_mamba_mis.dataset_conversion.cases import CaseFacts, CheckJob, check_case
+from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
 from nnunet_mamba_mis.dataset_conversion.duplicates import Pair, duplicates, exact_duplicates
 from nnunet_mamba_mis.dataset_conversion.masks import full_range, mask_problem
+from nnunet_mamba_mis.dataset_conversion.problems import DUPLICATE, EMPTY_MASK, Problem
 from nnunet_mamba_mis.dataset_conversion.workers import Workers
-
-_MAX_NAMED = 5
+from nnunet_mamba_mis.utils.text import shortened
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,17 @@ class Checked:
     """A source as it was found.
 
     Args:
-        facts: of the cases without a problem, sorted by identifier.
-        problems: all that is wrong.
-        notes: what is as the dataset was published, but worth knowing.
-        top: the brightest value of all masks.
-        duplicates: pairs of cases that join all with the same image, or nearly so.
+        facts: Of the cases without a problem, sorted by identifier.
+        problems: All that is wrong.
+        notes: What is as the dataset was published, but worth knowing.
+        brightest: The brightest value of all masks.
+        duplicates: Pairs of cases that join all with the same image, or nearly so.
     """
 
     facts: list[CaseFacts]
     problems: list[Problem]
     notes: list[str]
-    top: int
+    brightest: int
     duplicates: list[Pair]
 
 
@@ -38,7 +38,7 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
     """Find the cases, decode all files, and return what is fit to be converted and what is wrong.
 
     Raises:
-        UserError: this is not the dataset's layout.
+        UserError: This is not the dataset's layout.
     """
     found = dataset.find_cases(folders)
     problems = list(found.problems)
@@ -49,8 +49,8 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
         else:
             problems += outcome
     notes: list[str] = []
-    top = full_range(dataset.mask, [facts.mask for facts in readable])
-    _judge_masks(dataset, readable, top, problems, notes)
+    brightest = full_range(dataset.mask, [facts.mask for facts in readable])
+    _judge_masks(dataset, readable, brightest, problems, notes)
     bad = {problem.case for problem in problems}
     exact = exact_duplicates([facts for facts in readable if facts.case.identifier not in bad])
     if not dataset.duplicates:
@@ -59,25 +59,19 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
             problems.append(Problem(DUPLICATE, text, copy.case.identifier))
     bad = {problem.case for problem in problems}
     facts = [facts for facts in readable if facts.case.identifier not in bad]
-    return Checked(facts, problems, notes, top, duplicates(facts))
+    return Checked(facts, problems, notes, brightest, duplicates(facts))
 
 
 def _judge_masks(
-    dataset: Dataset, readable: Sequence[CaseFacts], top: int, problems: list[Problem], notes: list[str]
+    dataset: Dataset, readable: Sequence[CaseFacts], brightest: int, problems: list[Problem], notes: list[str]
 ) -> None:
     empty = []
     for facts in readable:
-        if judgement := mask_problem(dataset.mask, facts.mask, top):
+        if judgement := mask_problem(dataset.mask, facts.mask, brightest):
             kind, reason = judgement
             if kind == EMPTY_MASK and dataset.empty_masks:
                 empty.append(facts.case.identifier)
             else:
                 problems.append(Problem(kind, f"{facts.case.mask} {reason}", facts.case.identifier))
     if empty:
-        notes.append(f"{len(empty)} masks are empty: {named(empty)}")
-
-
-def named(texts: Sequence[str]) -> str:
-    """Return some of the texts, and how many more there are."""
-    more = f" and {len(texts) - _MAX_NAMED} more" if len(texts) > _MAX_NAMED else ""
-    return ", ".join(texts[:_MAX_NAMED]) + more
+        notes.append(f"{len(empty)} masks are empty: {shortened(empty)}")

@@ -57,10 +57,10 @@ class SourceImage:
     """A file's bytes and what its header says; pixels are decoded on demand.
 
     Args:
-        path: of the file.
+        path: Of the file.
 
     Raises:
-        BadFileError: it is no image, has too many pixels or another number of bits than 8.
+        BadFileError: It is no image, has too many pixels or another number of bits than 8.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class SourceImage:
         self.size: tuple[int, int] = self._image.size
         self.orientation = _orientation(self._image)
         if self._image.format == "TIFF" and self.orientation != 1:
-            # Pillow applies it by halves
+            # Pillow applies it only in part
             raise BadFileError(f"is a TIFF with orientation {self.orientation}: save it upright")
 
     def rgb(self) -> Image.Image:
@@ -94,10 +94,10 @@ class SourceImage:
         return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
     def check(self) -> None:
-        """Decode and tell of damage, which Pillow passes over in silence in a JPEG; decoding again is free.
+        """Decode and report damage, which Pillow ignores in a JPEG; decoding again is free.
 
         Raises:
-            BadFileError: it is truncated, or pixels got lost.
+            BadFileError: It is truncated, or pixels got lost.
         """
         if self._image.format == "JPEG":
             self._image = _checked_jpeg(self._path)
@@ -122,7 +122,7 @@ def write_png(image: Image.Image, path: Path) -> None:
     """Write a PNG without metadata.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: It cannot be written.
     """
     image.info = {}
     image.save(path, "PNG", compress_level=COMPRESSION_LEVEL)
@@ -178,7 +178,7 @@ def _without_alpha(image: Image.Image) -> Image.Image:
 
 
 def _checked_jpeg(path: Path) -> Image.Image:
-    # libjpeg tells of damage on the console alone, and ITK leaves it the console
+    # libjpeg reports damage on the console alone, and ITK lets it
     with _captured_output() as messages:
         try:
             image = sitk.ReadImage(str(path), imageIO="JPEGImageIO")

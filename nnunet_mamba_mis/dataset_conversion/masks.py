@@ -8,7 +8,8 @@ from functools import reduce
 import numpy as np
 from PIL import Image, ImageChops
 
-from nnunet_mamba_mis.dataset_conversion.base import EMPTY_MASK, NOT_BINARY, BinaryMask, ColourMask
+from nnunet_mamba_mis.dataset_conversion.mask_rules import BinaryMask, ColourMask
+from nnunet_mamba_mis.dataset_conversion.problems import EMPTY_MASK, NOT_BINARY
 
 # A mask is unclear if more of what is drawn than this lies between dark and bright (edges of masks that were resized
 # do, a few percent) and it is no speck: more of the whole than this.
@@ -26,8 +27,8 @@ class MaskFacts:
     """What a mask holds.
 
     Args:
-        histogram: how many pixels have each of 256 values: grey values, or distances from the nearest class's colour.
-        drawn: number of pixels of a class; for grey masks, of those above 0.
+        histogram: How many pixels have each of 256 values: grey values, or distances from the nearest class's colour.
+        drawn: Number of pixels of a class; for grey masks, of those above 0.
     """
 
     histogram: np.ndarray
@@ -53,23 +54,26 @@ def full_range(rule: BinaryMask | ColourMask, facts: list[MaskFacts]) -> int:
     return 255 if isinstance(rule, ColourMask) else max((mask.brightest for mask in facts), default=255) or 255
 
 
-def mask_problem(rule: BinaryMask | ColourMask, facts: MaskFacts, top: int) -> tuple[str, str] | None:
+def mask_problem(rule: BinaryMask | ColourMask, facts: MaskFacts, brightest: int) -> tuple[str, str] | None:
     """Return kind and reason if a mask is empty or not clear.
 
     Args:
-        rule: of the dataset.
-        facts: of the mask.
-        top: the `full_range` of the source.
+        rule: Of the dataset.
+        facts: Of the mask.
+        brightest: The `full_range` of the source.
     """
     if facts.drawn == 0:
         return EMPTY_MASK, "is empty: nothing is drawn in it"
     if isinstance(rule, ColourMask):
         unclear, drawn = facts.histogram[_UNCLEAR_DISTANCE:].sum(), facts.drawn
     else:
-        if not facts.histogram[top // 2 + 1 :].any():
-            return NOT_BINARY, f"has no value above {facts.brightest}, expected 0 and {top} ({_text(facts.histogram)})"
-        dark = rule.dark * top // 255 + 1
-        bright = -(-rule.bright * top // 255)
+        if not facts.histogram[brightest // 2 + 1 :].any():
+            return (
+                NOT_BINARY,
+                f"has no value above {facts.brightest}, expected 0 and {brightest} ({_text(facts.histogram)})",
+            )
+        dark = rule.dark * brightest // 255 + 1
+        bright = -(-rule.bright * brightest // 255)
         unclear, drawn = facts.histogram[dark:bright].sum(), facts.histogram[dark:].sum()
     if unclear > _UNCLEAR_OF_DRAWN * drawn and unclear > _UNCLEAR_OF_ALL * facts.histogram.sum():
         what = "distances from the nearest colour" if isinstance(rule, ColourMask) else "values"
@@ -77,11 +81,11 @@ def mask_problem(rule: BinaryMask | ColourMask, facts: MaskFacts, top: int) -> t
     return None
 
 
-def label_map(rule: BinaryMask | ColourMask, mask: Image.Image, top: int) -> Image.Image:
+def label_map(rule: BinaryMask | ColourMask, mask: Image.Image, brightest: int) -> Image.Image:
     """Return labels 0, 1, … as 8-bit grey."""
     if isinstance(rule, ColourMask):
         return Image.fromarray(_nearest(rule, mask)[0])
-    return _grey(mask).point([int(value > top / 2) for value in range(256)])
+    return _grey(mask).point([int(value > brightest / 2) for value in range(256)])
 
 
 def _grey(mask: Image.Image) -> Image.Image:

@@ -7,10 +7,9 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.base import TRAINING
-from nnunet_mamba_mis.dataset_conversion.cases import FINGERPRINT_SIDE
-from nnunet_mamba_mis.dataset_conversion.check import named
-from nnunet_mamba_mis.dataset_conversion.duplicates import near_any
+from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING
+from nnunet_mamba_mis.dataset_conversion.fingerprints import from_hex, near_any
+from nnunet_mamba_mis.utils.text import shortened
 
 REPORT_FILE = "conversion_report.json"
 
@@ -27,8 +26,8 @@ def overlaps(target: Path, subset_of: Mapping[str, str]) -> list[str]:
     """Return a warning for each converted dataset beside the target with images that one trains and one tests on.
 
     Args:
-        target: folder of the dataset in nnUNet_raw.
-        subset_of: the subset of each of the `keys` of all its cases.
+        target: Folder of the dataset in nnUNet_raw.
+        subset_of: The subset of each of the `keys` of all its cases.
     """
     warnings = []
     for file in sorted(target.parent.glob(f"Dataset*/{REPORT_FILE}")):
@@ -42,7 +41,7 @@ def overlaps(target: Path, subset_of: Mapping[str, str]) -> list[str]:
             if shared:
                 warnings.append(
                     f"{len(shared)} images are for training here and for testing in {file.parent.name}, or the other "
-                    f"way round ({named(shared)}): training on one and testing on the other leaks"
+                    f"way round ({shortened(shared)}): training on one and testing on the other leaks"
                 )
     return warnings
 
@@ -51,9 +50,9 @@ def trained_on(trained: Path, tested: Path, cases: Collection[str]) -> list[str]
     """Return those of the cases of a converted dataset that are, or nearly are, training images of another or itself.
 
     Args:
-        trained: folder of a dataset in nnUNet_raw.
-        tested: folder of the dataset, perhaps the same, that the cases are of.
-        cases: identifiers.
+        trained: Folder of a dataset in nnUNet_raw.
+        tested: Folder of the dataset, perhaps the same, that the cases are of.
+        cases: Identifiers.
 
     Returns:
         Identifiers; None if one of the folders has no record of its conversion.
@@ -81,11 +80,7 @@ def _keys(case: Mapping) -> list[str]:
 
 
 def _fingerprint(case: Mapping) -> bytes:
-    try:
-        bits = bytes.fromhex(case["image"].get("fingerprint", ""))
-    except (ValueError, TypeError):
-        return b""
-    return bits if len(bits) == FINGERPRINT_SIDE**2 // 8 else b""
+    return from_hex(case["image"].get("fingerprint"))
 
 
 def _cases(file: Path) -> list[Mapping]:

@@ -6,36 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.base import TRAINING, Dataset
-from nnunet_mamba_mis.dataset_conversion.check import Checked, named
-from nnunet_mamba_mis.dataset_conversion.duplicates import chain, groups_of
+from nnunet_mamba_mis.dataset_conversion.check import Checked
+from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Dataset
+from nnunet_mamba_mis.dataset_conversion.groups import chain, groups_of
+from nnunet_mamba_mis.dataset_conversion.leaks import divided_groups, shared_images
+from nnunet_mamba_mis.dataset_conversion.options import Options
 from nnunet_mamba_mis.dataset_conversion.splits import Split, grouped_folds, groups_to_keep, official_split
 from nnunet_mamba_mis.utils.errors import UserError
 
-_HELD_OUT = "holdout"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is to be done, besides converting.
-
-    Args:
-        resize: side of a square to bring all to, in pixels; None keeps sizes.
-        keep_aspect: pad to the square rather than stretch.
-        official: one fold of the challenge's own training and validation sets.
-        skip_bad: leave out what has a problem rather than fail.
-        dry_run: stop after checking.
-        overwrite: replace a dataset of the same id and name.
-        hold_out: so many training cases, spread evenly over their sorted identifiers, become a test set.
-    """
-
-    resize: int | None = None
-    keep_aspect: bool = False
-    official: bool = False
-    skip_bad: bool = False
-    dry_run: bool = False
-    overwrite: bool = False
-    hold_out: int = 0
+# the test set of --hold-out
+HELD_OUT = "holdout"
 
 
 @dataclass(frozen=True)
@@ -43,13 +23,13 @@ class Plan:
     """What is to be written.
 
     Args:
-        subset_of: where each case goes.
-        suffixes: what follows "images" and "labels" in the folders of each subset.
-        split_rule: of the folds, in words.
-        splits: the folds; none if all training cases belong together.
-        groups: training cases that the folds keep together, two and more.
-        duplicates: pairs of identifiers that join all with the same image, or nearly so.
-        warnings: worth knowing before the dataset is used.
+        subset_of: Where each case goes.
+        suffixes: What follows "images" and "labels" in the folders of each subset.
+        split_rule: Of the folds, in words.
+        splits: The folds; none if all training cases belong together.
+        groups: Training cases that the folds keep together, two and more.
+        duplicates: Pairs of identifiers that join all with the same image, or nearly so.
+        warnings: Worth knowing before the dataset is used.
     """
 
     subset_of: dict[str, str]
@@ -60,32 +40,43 @@ class Plan:
     duplicates: list[tuple[str, str]]
     warnings: list[str]
 
+    @property
+    def number_of_training_cases(self) -> int:
+        """How many cases go to imagesTr."""
+        return len(_training(self.subset_of))
+
 
 def make_plan(dataset: Dataset, options: Options, folders: Sequence[Path], checked: Checked) -> Plan:
     """Return what is to be written.
 
     Args:
-        dataset: what it is.
-        options: as asked for.
-        folders: that hold the source.
-        checked: what is in it.
+        dataset: What it is.
+        options: As asked for.
+        folders: That hold the source.
+        checked: What is in it.
 
     Raises:
-        UserError: there is no case for training, or no official validation set, or a table of groups is missing.
+        UserError: There is no case for training, or no official validation set, or a table of groups is missing.
     """
     published = {facts.case.identifier: facts.case.subset for facts in checked.facts}
     duplicates = [(one.case.identifier, other.case.identifier) for one, other in checked.duplicates]
-    validation = _validation(dataset, published) if options.official else set()
-    subset_of = published | dict.fromkeys(validation, TRAINING)
-    subset_of |= dict.fromkeys(_held_out(subset_of, options.hold_out), _HELD_OUT)
+    group_of = dataset.grouping.groups(folders, [facts.case for facts in checked.facts]) if dataset.grouping else {}
+    shared = dataset.grouping.rule if dataset.grouping else ""
     if options.official:
-        rule = "one fold: the official training and validation sets"
+        # the validation set stays apart from training, though nnU-Net wants both in one folder
+        leaks = shared_images(duplicates, published)
+        validation = _validation(dataset, published)
+        subset_of = published | dict.fromkeys(validation, TRAINING)
+        rule, groups = "one fold: the official training and validation sets", []
         splits = official_split(_training(subset_of), validation)
-        groups: list[list[str]] = []
     else:
-        rule, splits, groups = _grouped_splits(dataset, folders, checked, subset_of, duplicates)
-    # in the official split, the validation set is apart
-    leaks = _leaks(duplicates, published if options.official else subset_of)
+        subset_of = published | dict.fromkeys(_held_out(published, options.hold_out), HELD_OUT)
+        leaks = shared_images(duplicates, subset_of) + divided_groups(shared, group_of, subset_of, HELD_OUT)
+        groups = _groups(subset_of, group_of, duplicates)
+        splits = grouped_folds(_training(subset_of), groups)
+        kept = ", ".join(filter(None, (shared, "duplicates and near duplicates")))
+        rule = f"{len(splits)} folds that keep together: {kept}"
+        groups = [group for group in groups if len(group) > 1]
     warnings = [*checked.notes, *dataset.warnings(published), *leaks]
     if not splits:
         warnings.append("all training images belong together, so there are no splits: nnU-Net will make its own")
@@ -110,8 +101,8 @@ def _held_out(subset_of: Mapping[str, str], number: int) -> list[str]:
     training = _training(subset_of)
     if not training:
         raise UserError("no training case is left")
-    if not 0 <= number < len(training):
-        raise UserError(f"cannot hold out {number} of {len(training)} training cases")
+    if number >= len(training):
+        raise UserError(f"--hold-out {number}: only {len(training)} training cases, and one must remain")
     return [training[(2 * i + 1) * len(training) // (2 * number)] for i in range(number)]
 
 
@@ -120,42 +111,11 @@ def _suffixes(subset_of: Mapping[str, str]) -> dict[str, str]:
     return {TRAINING: TRAINING} | {subset: "Ts" if len(test_sets) == 1 else f"Ts_{subset}" for subset in test_sets}
 
 
-def _grouped_splits(
-    dataset: Dataset,
-    folders: Sequence[Path],
-    checked: Checked,
-    subset_of: Mapping[str, str],
-    duplicates: Sequence[tuple[str, str]],
-) -> tuple[str, list[Split], list[list[str]]]:
-    group_of: Mapping[str, str] = {}
-    shared = "duplicates and near duplicates"
-    if dataset.grouping:
-        group_of = dataset.grouping.groups(folders, [facts.case for facts in checked.facts])
-        shared = f"{dataset.grouping.rule}, {shared}"
+def _groups(
+    subset_of: Mapping[str, str], group_of: Mapping[str, str], duplicates: Sequence[tuple[str, str]]
+) -> list[list[str]]:
+    """Return the training cases in groups that no split may divide."""
     # two training images may be joined by way of one in a test set
     alike = groups_of(list(subset_of), duplicates)
     in_training = [[identifier for identifier in group if subset_of[identifier] == TRAINING] for group in alike]
-    training = _training(subset_of)
-    groups = groups_to_keep(training, group_of, chain([group for group in in_training if group]))
-    folds = grouped_folds(training, groups)
-    return f"{len(folds)} folds that keep together: {shared}", folds, [group for group in groups if len(group) > 1]
-
-
-def _leaks(duplicates: Sequence[tuple[str, str]], subset_of: Mapping[str, str]) -> list[str]:
-    """Return warnings of images that are there twice, in one set or, worse, in two."""
-    pairs_of: dict[tuple[str, str], list[str]] = {}
-    for one, other in duplicates:
-        first, *_, second = sorted([subset_of[one], subset_of[other]], key=lambda subset: (subset != TRAINING, subset))
-        pairs_of.setdefault((first, second), []).append(f"{one} = {other}")
-    warnings = []
-    for (first, second), pairs in sorted(pairs_of.items()):
-        if first == second:
-            warnings.append(f"{len(pairs)} pairs of images in {_called(first)} are the same or nearly: {named(pairs)}")
-        else:
-            sets = f"{_called(first)} and {_called(second)}"
-            warnings.append(f"{sets} share {len(pairs)} images, the same or nearly, which leaks: {named(pairs)}")
-    return warnings
-
-
-def _called(subset: str) -> str:
-    return "the training set" if subset == TRAINING else f"the {subset} set"
+    return groups_to_keep(_training(subset_of), group_of, chain([group for group in in_training if group]))

@@ -6,12 +6,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nnunet_mamba_mis import __version__
-from nnunet_mamba_mis.dataset_conversion.base import Dataset, Problem
-from nnunet_mamba_mis.dataset_conversion.cases import CaseFacts
+from nnunet_mamba_mis.dataset_conversion.check import Checked
+from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
+from nnunet_mamba_mis.dataset_conversion.options import Options
+from nnunet_mamba_mis.dataset_conversion.plan import Plan
 
 _TOOL = f"nnunet-mamba-mis {__version__}"
 
@@ -21,7 +23,7 @@ class Names:
     """How files of the sources are named to people, who know nothing of folders that archives were unpacked to.
 
     Args:
-        shown: each folder that was searched → the SOURCE it stands for.
+        shown: Each folder that was searched → the SOURCE it stands for.
     """
 
     shown: Mapping[Path, Path] = field(default_factory=dict)
@@ -41,14 +43,20 @@ class Names:
             text = text.replace(str(folder), str(source))
         return text
 
+    def relative_in_text(self, text: str) -> str:
+        """Return a message with paths from the name of their SOURCE on."""
+        for folder, source in self.shown.items():
+            text = text.replace(os.path.abspath(folder), Path(os.path.abspath(source)).name)
+        return text
+
 
 def dataset_json(dataset: Dataset, name: str, num_training: int) -> str:
     """Return the content of dataset.json, which nnU-Net reads.
 
     Args:
-        dataset: what was converted.
-        name: what follows "Dataset027_".
-        num_training: number of training cases.
+        dataset: What was converted.
+        name: What follows "Dataset027_".
+        num_training: Number of training cases.
     """
     # not with nnU-Net's generate_dataset_json, which puts the release into "citation"
     return _json(
@@ -68,47 +76,41 @@ def dataset_json(dataset: Dataset, name: str, num_training: int) -> str:
 
 
 def conversion_report(
-    dataset: Dataset,
-    options: Mapping[str, object],
-    cases: Sequence[tuple[CaseFacts, str, list[str]]],
-    left_out: Sequence[Problem],
-    splits: Mapping[str, object],
-    warnings: Sequence[str],
-    duplicates: Sequence[tuple[str, str]],
-    top: int,
-    names: Names,
+    dataset: Dataset, options: Options, checked: Checked, plan: Plan, done: Sequence[list[str]], names: Names
 ) -> str:
     """Return the content of conversion_report.json: nothing in it depends on when, where or how fast it was made.
 
     Args:
-        dataset: what was converted.
-        options: that change the result.
-        cases: facts, subset and what was done.
-        left_out: problems that --skip-bad passed over.
-        splits: rule and size of the folds, and the groups that they keep together.
-        warnings: worth knowing before the dataset is used.
-        duplicates: pairs of identifiers whose images are the same, or nearly.
-        top: brightest value of all masks.
-        names: of source files.
+        dataset: What was converted.
+        options: How.
+        checked: What is in the source.
+        plan: What became of it.
+        done: To each case, in words.
+        names: Of source files.
     """
     return _json(
         {
             "dataset": dataset.name,
             "converted_by": _TOOL,
-            "options": dict(options),
-            "masks": {"rule": dataset.mask.rule, "brightest": top},
-            "splits": dict(splits),
-            "warnings": list(warnings),
-            "duplicates": [list(pair) for pair in duplicates],
-            "number_of_cases": dict(sorted(Counter(subset for _, subset, _ in cases).items())),
+            # those that change the result
+            "options": {name: value for name, value in asdict(options).items() if name not in ("dry_run", "overwrite")},
+            "masks": {"rule": dataset.mask.rule, "brightest": checked.brightest},
+            "splits": {
+                "rule": plan.split_rule,
+                "validation_cases": [len(split["val"]) for split in plan.splits],
+                "groups": sorted(map(sorted, plan.groups)),
+            },
+            "warnings": plan.warnings,
+            "duplicates": [list(pair) for pair in plan.duplicates],
+            "number_of_cases": dict(sorted(Counter(plan.subset_of.values()).items())),
             "left_out": [
-                {"identifier": problem.case, "kind": problem.kind, "why": _shortened(problem.text, names)}
-                for problem in left_out
+                {"identifier": problem.case, "kind": problem.kind, "why": names.relative_in_text(problem.text)}
+                for problem in checked.problems
             ],
             "cases": [
                 {
                     "identifier": facts.case.identifier,
-                    "subset": subset,
+                    "subset": plan.subset_of[facts.case.identifier],
                     "image": {
                         "file": names.relative(facts.case.image),
                         "sha256": facts.image_sha256,
@@ -116,18 +118,12 @@ def conversion_report(
                     },
                     "mask": {"file": names.relative(facts.case.mask), "sha256": facts.mask_sha256},
                     "original_size": list(facts.size),
-                    "done": done,
+                    "done": what,
                 }
-                for facts, subset, done in cases
+                for facts, what in zip(checked.facts, done, strict=True)
             ],
         }
     )
-
-
-def _shortened(text: str, names: Names) -> str:
-    for folder, source in names.shown.items():
-        text = text.replace(os.path.abspath(folder), Path(os.path.abspath(source)).name)
-    return text
 
 
 def _json(content: Mapping[str, object]) -> str:

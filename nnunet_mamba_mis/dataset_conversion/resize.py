@@ -11,10 +11,10 @@ def resized(image: Image.Image, side: int, keep_aspect: bool, is_label: bool) ->
     Labels take the nearest pixel; an image averages over areas where it shrinks and is bicubic where it grows.
 
     Args:
-        image: an image or a label map.
-        side: in pixels.
-        keep_aspect: pad with black (labels: background) at both ends of the shorter side, rather than stretch.
-        is_label: it is a label map.
+        image: An image or a label map.
+        side: In pixels.
+        keep_aspect: Pad with black (labels: background) at both ends of the shorter side, rather than stretch.
+        is_label: It is a label map.
     """
     width, height = side, side
     if keep_aspect:

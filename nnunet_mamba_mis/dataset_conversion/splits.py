@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from nnunet_mamba_mis.dataset_conversion.duplicates import chain, groups_of
+from nnunet_mamba_mis.dataset_conversion.groups import chain, groups_of
 
 Split = dict[str, list[str]]
 
@@ -18,9 +18,9 @@ def groups_to_keep(
     """Return all cases in groups that no split may divide; most have one case, if nothing is known of more.
 
     Args:
-        identifiers: of the training cases.
-        group_of: the group of those that have one.
-        duplicates: pairs that must stay together too.
+        identifiers: Of the training cases.
+        group_of: The group of those that have one.
+        duplicates: Pairs that must stay together too.
     """
     together: dict[str, list[str]] = {}
     for identifier in identifiers:
@@ -33,8 +33,8 @@ def grouped_folds(identifiers: Sequence[str], groups: Sequence[list[str]]) -> li
     """Return five folds, or as many as there are groups, that never divide a group; none if there is only one group.
 
     Args:
-        identifiers: of the training cases.
-        groups: all of them, in groups.
+        identifiers: Of the training cases.
+        groups: All of them, in groups.
     """
     if len(groups) < 2:
         return []

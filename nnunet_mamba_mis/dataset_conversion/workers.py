@@ -32,7 +32,7 @@ class Workers:
     """Processes that share the work; with one, it is done here.
 
     Args:
-        pool: the processes, or None for this one.
+        pool: The processes, or None for this one.
     """
 
     def __init__(self, pool: ProcessPoolExecutor | None) -> None:
@@ -42,9 +42,9 @@ class Workers:
         """Yield the result of each job in order, as it comes, and show progress.
 
         Args:
-            function: a function of a module.
-            jobs: what to call it with.
-            what: name of the work, for the progress bar.
+            function: A function of a module.
+            jobs: What to call it with.
+            what: Name of the work, for the progress bar.
         """
         results: Iterator[_Result]
         if self._pool is None:
@@ -66,7 +66,7 @@ def workers(processes: int) -> Iterator[Workers]:
     try:
         yield Workers(pool)
     except BrokenProcessPool:
-        raise UserError("a worker process was killed, perhaps for want of memory: try a smaller -np") from None
+        raise UserError("a worker process was killed, perhaps out of memory: try a smaller -np") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from nnunet_mamba_mis.nnunet.paths import FOLDERS
 from nnunet_mamba_mis.utils.errors import UserError
 
 MARKER = ".mamba_mis_demo"
@@ -13,9 +14,7 @@ MARKER = ".mamba_mis_demo"
 SYNTHETIC = "Kvasir-SEG-synthetic"
 _CREATED = (
     SYNTHETIC,
-    "nnUNet_raw",
-    "nnUNet_preprocessed",
-    "nnUNet_results",
+    *FOLDERS,
     "predictions",
     "logs",
     "report.md",
@@ -28,11 +27,11 @@ def check_folder(folder: Path, source: Path | None) -> None:
     """Refuse a folder that is someone else's, or that has to do with the source.
 
     Args:
-        folder: the output folder, may be absent.
-        source: the user's images, if given; never written to.
+        folder: The output folder, may be absent.
+        source: The user's images, if given; never written to.
 
     Raises:
-        UserError: the folder cannot be used; nothing was changed.
+        UserError: The folder cannot be used; nothing was changed.
     """
     way_out = "choose another folder with -o"
     if folder.is_dir():
@@ -55,7 +54,7 @@ def start_afresh(folder: Path) -> None:
     """Make the folder, or remove from it what an earlier demo left; takes what `check_folder` lets pass.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: The folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +64,7 @@ def start_afresh(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "logs"):
+        for name in (*FOLDERS, "logs"):
             (folder / name).mkdir()
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}. Give another folder with -o") from error

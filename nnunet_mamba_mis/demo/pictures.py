@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from nnunet_mamba_mis.demo.scoring import Score
+from nnunet_mamba_mis.demo.scoring import Scores, read_mask
 from nnunet_mamba_mis.nnunet.logs import Epoch
 from nnunet_mamba_mis.utils.overlays import PREDICTION_COLOUR, TRUTH_COLOUR, legend_handles, outline, tile
 
@@ -18,15 +18,15 @@ _TILE_INCHES = 2.3
 _MOST_COLUMNS = 8
 
 
-def draw_overlays(scores: Sequence[Score], images: Path, labels: Path, predictions: Path, file: Path) -> None:
+def draw_overlays(scores: Scores, images: Path, labels: Path, predictions: Path, file: Path) -> None:
     """Draw every image with both outlines, in the order of the scores.
 
     Args:
-        scores: of the images to draw.
-        images: folder with <identifier>_0000.png.
-        labels: folder with the ground truth, <identifier>.png.
-        predictions: folder with the predictions, <identifier>.png.
-        file: the PNG to write.
+        scores: Of the images to draw.
+        images: Folder with <identifier>_0000.png.
+        labels: Folder with the ground truth, <identifier>.png.
+        predictions: Folder with the predictions, <identifier>.png.
+        file: The PNG to write.
     """
     columns = min(_MOST_COLUMNS, max(3, round((1.3 * len(scores)) ** 0.5)))
     rows = max(1, -(-len(scores) // columns))
@@ -37,19 +37,18 @@ def draw_overlays(scores: Sequence[Score], images: Path, labels: Path, predictio
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.set_axis_off()
-    for ax, score in zip(axes, scores, strict=False):
-        with Image.open(images / f"{score.identifier}_0000.png") as image:
+    for ax, (identifier, counts) in zip(axes, scores.items(), strict=False):
+        with Image.open(images / f"{identifier}_0000.png") as image:
             picture, scale = tile(image.convert("RGB"))
         ax.imshow(picture, interpolation="bilinear")
         # images differ in height: line up their titles
         ax.set_anchor("N")
         outlines = ((labels, TRUTH_COLOUR), (predictions, PREDICTION_COLOUR))
         for folder, colour in outlines:
-            with Image.open(folder / f"{score.identifier}.png") as mask:
-                outline(ax, np.asarray(mask) > 0, scale, colour)
-        dice = f"Dice {score.dice:.3f}" if score.defined else "no polyp, none found"
+            outline(ax, read_mask(folder / f"{identifier}.png"), scale, colour)
+        dice = "no polyp, none found" if counts.both_empty else f"Dice {counts.dice:.3f}"
         ax.set_title(dice, fontsize=10, pad=3)
-        name = score.identifier if len(score.identifier) <= 26 else f"{score.identifier[:25]}…"
+        name = identifier if len(identifier) <= 26 else f"{identifier[:25]}…"
         ax.text(0.5, -0.02, name, transform=ax.transAxes, ha="center", va="top", fontsize=6, color="0.45")
     top = 1 - heading / (height + heading)
     figure.subplots_adjust(0.01, 0.12 / (height + heading), 0.99, top, wspace=0.05, hspace=0.16)

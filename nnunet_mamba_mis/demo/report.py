@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import platform
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
-from nnunet_mamba_mis.demo.scoring import Score, Summary
-from nnunet_mamba_mis.demo.steps import Step, as_typed, duration
+from nnunet_mamba_mis.demo.running import Step
+from nnunet_mamba_mis.demo.scoring import Scores, Summary
+from nnunet_mamba_mis.utils.text import duration
 
 _MOST_ROWS = 24
 _NAME_WIDTH = 40
 
 
-@dataclass(frozen=True)
-class RunStep:
+class FinishedStep(NamedTuple):
     """A step that has run, and the seconds it took."""
 
     step: Step
     seconds: float
 
 
-def console_table(scores: Sequence[Score], summary: Summary) -> str:
+def console_table(scores: Scores, summary: Summary) -> str:
     """Return the scores, worst to best, as text of at most 100 columns; only both ends of a long list."""
-    width = min(_NAME_WIDTH, max((len(score.identifier) for score in scores), default=5))
-    lines = [f"  {'image':<{width}}   Dice    IoU"]
-    rows = [f"  {_shortened(score.identifier):<{width}}  {_cells(score)}" for score in scores]
+    width = min(_NAME_WIDTH, max(map(len, scores), default=5))
+    rows = []
+    for identifier, counts in scores.items():
+        name = identifier if len(identifier) <= width else f"{identifier[: width - 1]}…"
+        cells = "no polyp in the image, none found" if counts.both_empty else f"{counts.dice:.3f}  {counts.iou:.3f}"
+        rows.append(f"  {name:<{width}}  {cells}")
     if len(rows) > _MOST_ROWS:
         half = _MOST_ROWS // 2
         rows = [*rows[:half], f"  … {len(rows) - 2 * half} more in report.md …", *rows[-half:]]
-    lines += rows
-    lines.append(f"  {'mean ± SD':<{width}}  {_mean_line(summary)}")
+    mean = (
+        f"Dice {summary.dice_mean:.3f} ± {summary.dice_sd:.3f}, IoU {summary.iou_mean:.3f} ± {summary.iou_sd:.3f} "
+        f"({summary.images - summary.both_empty} images)"
+    )
+    lines = [f"  {'image':<{width}}   Dice    IoU", *rows, f"  {'mean ± SD':<{width}}  {mean}"]
     if summary.both_empty:
         lines.append(f"  {_both_empty_text(summary)}")
     return "\n".join(lines)
@@ -44,59 +49,52 @@ def write_report(
     data: str,
     device: str,
     preparation: Sequence[str],
-    steps: Sequence[RunStep],
-    scores: Sequence[Score],
+    steps: Sequence[FinishedStep],
+    scores: Scores,
     summary: Summary,
 ) -> None:
     """Write report.md, which expects overlays.png and training_curve.png beside it.
 
     Args:
-        file: report.md.
-        data: what was segmented, as a sentence.
-        device: what it ran on, in words.
-        preparation: lines that set what the commands need in a shell.
-        steps: in the order they ran.
-        scores: worst to best.
-        summary: of the scores.
+        file: Report.md.
+        data: What was segmented, as a sentence.
+        device: What it ran on, in words.
+        preparation: Lines that set what the commands need in a shell.
+        steps: In the order they ran.
+        scores: Worst to best.
+        summary: Of the scores.
     """
+    total = duration(sum(step.seconds for step in steps))
     packages = ", ".join(f"{name} {version(name)}" for name in ("nnunet-mamba-mis", "nnunetv2", "torch"))
-    total = duration(sum(run.seconds for run in steps))
-    parts = [
-        "# Mamba-MIS demo",
-        f"Mean Dice **{summary.dice_mean:.3f}** on {summary.images} images that training never saw, after {total} "
-        f"on {device}.",
-        f"{data}\n\nThis shows that everything works and how it is used. It trains far too briefly to say how good the "
-        "network is.",
-        "![Outlines on the unseen images](overlays.png)",
-        "![Losses and pseudo Dice per epoch](training_curve.png)",
-        "## Scores on the unseen images",
-        _markdown_table(scores, summary),
-        "## What was run",
-        f"{packages}, Python {platform.python_version()}, {platform.system()}.",
-        _markdown_steps(steps),
-        "The output of each command is in `logs/`. The same by hand, in a shell:",
-        _script(preparation, steps),
-    ]
-    file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    times = [(finished.step.title, duration(finished.seconds)) for finished in steps]
+    file.write_text(
+        f"""# Mamba-MIS demo
 
+Mean Dice **{summary.dice_mean:.3f}** on {summary.images} images that training never saw, after {total} on {device}.
 
-def exports(environment: Mapping[str, str]) -> list[str]:
-    """Return lines that set the variables in a shell."""
-    return [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+{data}
 
+This shows that everything works and how it is used. It trains far too briefly to say how good the network is.
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _NAME_WIDTH else f"{name[: _NAME_WIDTH - 1]}…"
+![Outlines on the unseen images](overlays.png)
 
+![Losses and pseudo Dice per epoch](training_curve.png)
 
-def _cells(score: Score) -> str:
-    return f"{score.dice:.3f}  {score.iou:.3f}" if score.defined else "no polyp in the image, none found"
+## Scores on the unseen images
 
+{_scores_table(scores, summary)}
 
-def _mean_line(summary: Summary) -> str:
-    return (
-        f"Dice {summary.dice_mean:.3f} ± {summary.dice_sd:.3f}, IoU {summary.iou_mean:.3f} ± {summary.iou_sd:.3f} "
-        f"({summary.images - summary.both_empty} images)"
+## What was run
+
+{packages}, Python {platform.python_version()}, {platform.system()}.
+
+{_table(("step", "time"), times)}
+
+The output of each command is in `logs/`. The same by hand, in a shell:
+
+{_script(preparation, steps)}
+""",
+        encoding="utf-8",
     )
 
 
@@ -104,30 +102,25 @@ def _both_empty_text(summary: Summary) -> str:
     return f"not in the mean: {summary.both_empty} without polyp, where none was found"
 
 
-def _markdown_table(scores: Sequence[Score], summary: Summary) -> str:
-    lines = ["| image | Dice | IoU |", "| --- | ---: | ---: |"]
-    for score in scores:
-        cells = f"{score.dice:.3f} | {score.iou:.3f}" if score.defined else "no polyp | none found"
-        lines.append(f"| {score.identifier} | {cells} |")
-    lines.append(
-        f"| **mean ± SD** | **{summary.dice_mean:.3f} ± {summary.dice_sd:.3f}** | "
-        f"**{summary.iou_mean:.3f} ± {summary.iou_sd:.3f}** |"
-    )
-    if summary.both_empty:
-        lines.append(f"\n{_both_empty_text(summary).capitalize()}.")
-    return "\n".join(lines)
+def _scores_table(scores: Scores, summary: Summary) -> str:
+    rows = [
+        (name, "no polyp", "none found") if counts.both_empty else (name, f"{counts.dice:.3f}", f"{counts.iou:.3f}")
+        for name, counts in scores.items()
+    ]
+    dice = f"**{summary.dice_mean:.3f} ± {summary.dice_sd:.3f}**"
+    iou = f"**{summary.iou_mean:.3f} ± {summary.iou_sd:.3f}**"
+    rows.append(("**mean ± SD**", dice, iou))
+    table = _table(("image", "Dice", "IoU"), rows)
+    return f"{table}\n\n{_both_empty_text(summary).capitalize()}." if summary.both_empty else table
 
 
-def _markdown_steps(steps: Sequence[RunStep]) -> str:
-    lines = ["| step | time |", "| --- | ---: |"]
-    lines += [f"| {run.step.title} | {duration(run.seconds)} |" for run in steps]
-    return "\n".join(lines)
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
 
-def _script(preparation: Sequence[str], steps: Sequence[RunStep]) -> str:
-    lines = list(preparation)
-    for run in steps:
-        lines.append("")
-        lines += [f"# {line}" for line in run.step.remark.splitlines()]
-        lines.append(as_typed(run.step))
-    return "\n".join(["```bash", *lines, "```"])
+def _script(preparation: Sequence[str], steps: Sequence[FinishedStep]) -> str:
+    lines = ["```bash", *preparation]
+    for step, _ in steps:
+        lines += ["", *(f"# {line}" for line in step.remark.splitlines()), step.as_typed()]
+    return "\n".join([*lines, "```"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,33 +13,9 @@ from PIL import Image
 from nnunet_mamba_mis.benchmark.evaluation.metrics import Counts, count
 from nnunet_mamba_mis.utils.errors import UserError
 
-
-@dataclass(frozen=True)
-class Score:
-    """How well one image was segmented.
-
-    Args:
-        identifier: nnU-Net's case identifier.
-        counts: pixels of the polyp or lesion.
-    """
-
-    identifier: str
-    counts: Counts
-
-    @property
-    def defined(self) -> bool:
-        """Whether there is a Dice: not where both masks are empty, which is right but would count as a free 1."""
-        return not self.counts.both_empty
-
-    @property
-    def dice(self) -> float:
-        """NaN if both masks are empty."""
-        return self.counts.dice
-
-    @property
-    def iou(self) -> float:
-        """NaN if both masks are empty."""
-        return self.counts.iou
+# case identifier → pixels of the polyp or lesion, worst first. Where both masks are empty there is no Dice: that is
+# right, but would count as a free 1.
+Scores = Mapping[str, Counts]
 
 
 @dataclass(frozen=True)
@@ -60,37 +36,30 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         return np.asarray(image) > 0
 
 
-def score_masks(identifier: str, truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Score:
-    """Score a mask (H, W).
-
-    Raises:
-        ValueError: the masks differ in shape.
-    """
-    if truth.shape != prediction.shape:
-        raise ValueError(f"{identifier}: ground truth has shape {truth.shape}, prediction {prediction.shape}")
-    return Score(identifier, count(truth, prediction))
-
-
-def score_folders(labels: Path, predictions: Path) -> list[Score]:
+def score_folders(labels: Path, predictions: Path) -> Scores:
     """Score all masks of a folder, worst first; those without Dice last.
 
     Raises:
-        UserError: a prediction is missing.
+        UserError: A prediction is missing or has another shape.
     """
-    scores = []
+    scores = {}
     for label in sorted(labels.glob("*.png")):
         prediction = predictions / label.name
         if not prediction.is_file():
             raise UserError(f"{prediction} is missing: nnUNetv2_predict left out {label.stem}")
-        scores.append(score_masks(label.stem, read_mask(label), read_mask(prediction)))
-    return sorted(scores, key=lambda score: (not score.defined, score.dice if score.defined else 0, score.identifier))
+        truth, predicted = read_mask(label), read_mask(prediction)
+        if truth.shape != predicted.shape:
+            raise UserError(f"{prediction} has shape {predicted.shape}, its ground truth {truth.shape}")
+        scores[label.stem] = count(truth, predicted)
+    # the sort is stable: equal scores stay in the order of their names
+    return dict(sorted(scores.items(), key=lambda item: (item[1].both_empty, np.nan_to_num(item[1].dice))))
 
 
-def summarize(scores: Sequence[Score]) -> Summary:
+def summarize(scores: Scores) -> Summary:
     """Return mean and standard deviation of Dice and IoU."""
-    defined = [score for score in scores if score.defined]
-    dice = _mean_and_sd([score.dice for score in defined])
-    iou = _mean_and_sd([score.iou for score in defined])
+    defined = [counts for counts in scores.values() if not counts.both_empty]
+    dice = _mean_and_sd([counts.dice for counts in defined])
+    iou = _mean_and_sd([counts.iou for counts in defined])
     return Summary(*dice, *iou, images=len(scores), both_empty=len(scores) - len(defined))
 
 

@@ -1,216 +1,99 @@
-"""Run commands one after the other: show each in full, follow it, keep its output in a log file."""
+"""The steps of the demo: convert, plan and preprocess, train, predict."""
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-import shutil
-import signal
-import subprocess
-import sys
-import sysconfig
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
-from nnunet_mamba_mis.utils.errors import UserError
+import numpy as np
+from PIL import Image
 
-_POLL_SECONDS = 0.5
-_SECONDS_TO_END = 5
-_LINES_OF_LOG = 15
-_LONGEST_LINE = 200
+from nnunet_mamba_mis.demo.running import Step
+from nnunet_mamba_mis.demo.workplace import DATASET_ID, TRAINER, Workplace
+from nnunet_mamba_mis.nnunet.logs import EpochReader
+from nnunet_mamba_mis.utils.text import duration
 
-
-@dataclass(frozen=True)
-class Step:
-    """A command and what to tell about it.
-
-    Args:
-        name: of its log file, without ending.
-        title: what it does, in a few words.
-        command: a console script, or "python", and its arguments.
-        remark: printed above the command, as a comment.
-        environment: variables for this command alone.
-        watch: called with each line of output; returns a line to show, or None.
-    """
-
-    name: str
-    title: str
-    command: Sequence[str]
-    remark: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    watch: Callable[[str], str | None] | None = None
+# on a CPU, larger images are worked on at a lower resolution: pixels along the longer side of the median image
+_CPU_LONG_SIDE = 160
+# the GPU memory in GB that makes nnU-Net plan batches of about 3 such images
+_CPU_MEMORY_TARGET = 0.2
 
 
-def as_typed(step: Step) -> str:
-    """Return the command of a step as one would type it in a shell."""
-    variables = [f"{name}={shlex.quote(value)}" for name, value in step.environment.items()]
-    return " ".join([*variables, shlex.join(step.command)])
+def convert_step(place: Workplace, source: Path, hold_out: int) -> Step:
+    """Convert images and masks into nnU-Net's format, some of them into a test set."""
+    command = ["mamba_mis", "convert", "kvasir-seg", "-i", str(source), "-d", str(DATASET_ID)]
+    command += ["--name", place.dataset_name, "--hold-out", str(hold_out)]
+    images = "image" if hold_out == 1 else "images"
+    remark = f"--hold-out keeps {hold_out} {images} apart, in imagesTs and labelsTs, which training never sees."
+    return Step("1_convert", "Convert to nnU-Net's format", command, remark)
 
 
-def scripts_folders() -> list[str]:
-    """Folders where this Python's console scripts may lie, whether or not its environment is activated."""
-    user_scheme = sysconfig.get_preferred_scheme("user")
-    folders = [Path(sys.executable).parent, sysconfig.get_path("scripts"), sysconfig.get_path("scripts", user_scheme)]
-    return list(dict.fromkeys(map(str, folders)))
-
-
-def find_executable(name: str) -> str:
-    """Return the path of a console script of this Python's environment, or of this Python for "python".
-
-    Raises:
-        UserError: it is not installed.
-    """
-    if name == "python":
-        return sys.executable
-    folders = scripts_folders()
-    found = shutil.which(name, path=os.pathsep.join(folders)) or shutil.which(name)
-    if found is None:
-        raise UserError(
-            f"the command {name} is neither in {' nor in '.join(folders)} nor on PATH: install nnU-Net into this "
-            "environment (pip install nnunetv2)"
+def plan_step(place: Workplace) -> Step:
+    """Plan and preprocess; takes the converted images, whose size decides on the resolution."""
+    command = ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "2d", "--verify_dataset_integrity"]
+    remark = ""
+    spacing = _spacing_for_cpu(place.raw / "imagesTr") if place.device == "cpu" else 1.0
+    if spacing > 1:
+        # natural images have the spacing (999, 1, 1): a target spacing of 4 makes them a quarter as long and wide
+        command += ["-overwrite_target_spacing", "999", str(spacing), str(spacing)]
+        command += ["-gpu_memory_target", str(_CPU_MEMORY_TARGET)]
+        remark = (
+            f"The last two options suit a CPU: images at 1/{spacing} of their length and width, small batches.\n"
+            "Leave them out on a GPU. Predictions come back at the images' own size."
         )
-    return found
+    if place.has_few_cores:
+        command += ["-npfp", str(place.cores), "-np", str(place.cores)]
+    return Step("2_plan_and_preprocess", "Check the dataset, plan, preprocess", command, remark)
 
 
-def run_step(step: Step, log: Path, environment: Mapping[str, str]) -> float:
-    """Run a step to its end and return the seconds it took.
-
-    Args:
-        step: what to run.
-        log: file for all output of the command; its folder must exist.
-        environment: variables to set for the command, beside those of this process.
-
-    Raises:
-        UserError: it cannot be started or fails; the text has the end of its output.
-    """
-    if step.remark:
-        print("\n".join(f"  # {line}" for line in step.remark.splitlines()))
-    print(f"  $ {as_typed(step)}", flush=True)
-    command = [find_executable(step.command[0]), *step.command[1:]]
-    # unbuffered, or progress would come in blocks
-    variables = {**os.environ, **environment, **step.environment, "PYTHONUNBUFFERED": "1"}
-    start = time.monotonic()
-    with _signals_as_interrupt(), log.open("wb") as output:
-        # Output goes to the file and is read from there: a pipe would stay open as long as any worker of the command.
-        # A session of its own: Ctrl-C comes to us alone, and we end the command with all its workers.
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            _follow(child, step, log, start)
-        except BaseException:
-            _end(child)
-            raise
-    if child.returncode != 0:
-        _end(child)
-        raise UserError(_failure(step, child.returncode, log))
-    seconds = time.monotonic() - start
-    print(f"  done in {duration(seconds)}", flush=True)
-    return seconds
+def _spacing_for_cpu(images: Path) -> float:
+    long_sides = []
+    for path in images.glob("*.png"):
+        with Image.open(path) as image:
+            long_sides.append(max(image.size))
+    return max(1.0, round(float(np.median(long_sides)) / _CPU_LONG_SIDE, 2))
 
 
-def duration(seconds: float) -> str:
-    """Return a length of time as people write it."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+def train_step(place: Workplace, epochs: int) -> Step:
+    """Train the network on fold 0: four fifths of the training images, the rest validate."""
+    command = ["nnUNetv2_train", str(DATASET_ID), "2d", "0", "-tr", TRAINER, "-device", place.device]
+    return Step(
+        "3_train",
+        "Train Mamba-MIS",
+        command,
+        remark=f"{epochs} short epochs; the real trainer, nnUNetTrainerMambaMIS, has 1000 long ones.",
+        # augment in the process that trains; not for all commands, as planning fails with 0
+        environment={"nnUNet_n_proc_DA": "0"} if place.has_few_cores else {},
+        watch=_EpochLines(epochs).watch,
+    )
 
 
-def _follow(child: subprocess.Popen[bytes], step: Step, log: Path, start: float) -> None:
-    status = _StatusLine()
-    with log.open("rb") as reader:
-        unfinished = b""
-        running = True
-        while running:
-            try:
-                child.wait(timeout=_POLL_SECONDS)
-                running = False
-            except subprocess.TimeoutExpired:
-                status.show(f"  running for {duration(time.monotonic() - start)}")
-            # also once after its end: what it wrote last
-            *lines, unfinished = re.split(rb"[\r\n]+", unfinished + reader.read())
-            for line in lines:
-                shown = step.watch(line.decode(errors="replace")) if step.watch else None
-                if shown is not None:
-                    status.clear()
-                    print(f"  {shown}", flush=True)
-    status.clear()
+def predict_step(place: Workplace) -> Step:
+    """Segment the images kept apart."""
+    command = ["nnUNetv2_predict", "-d", str(DATASET_ID), "-i", str(place.raw / "imagesTs")]
+    command += ["-o", str(place.predictions), "-c", "2d", "-f", "0", "-tr", TRAINER, "-device", place.device]
+    if place.has_few_cores:
+        command += ["-npp", "1", "-nps", "1"]
+    return Step("4_predict", "Segment the unseen images", command)
 
 
-class _StatusLine:
-    """A line that is written over, on a terminal; nothing elsewhere."""
+class _EpochLines:
+    """One line for each epoch of nnU-Net's training."""
 
-    def __init__(self) -> None:
-        self.on_terminal = sys.stdout.isatty()
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+        self.reader = EpochReader()
+        self.seconds: list[float] = []
 
-    def show(self, text: str) -> None:
-        if self.on_terminal:
-            print(f"\r\033[K{text}", end="", flush=True)
-
-    def clear(self) -> None:
-        if self.on_terminal:
-            print("\r\033[K", end="", flush=True)
-
-
-@contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    """Treat a closed terminal and `kill` like Ctrl-C, so that the command does not go on alone."""
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # nohup ignores SIGHUP, and that must stay so; handlers can be set in the main thread only
-    signals = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
-    if threading.current_thread() is not threading.main_thread():
-        signals = []
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = [(number, signal.signal(number, interrupt)) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in previous:
-            signal.signal(number, handler)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a command and the workers it started."""
-    _send(child, signal.SIGTERM)
-    # a second Ctrl-C must not leave it running
-    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-        child.wait(timeout=_SECONDS_TO_END)
-    _send(child, getattr(signal, "SIGKILL", signal.SIGTERM))
-    child.wait()
-
-
-def _send(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            # it leads its group, which goes on as long as one of its workers does
-            os.killpg(child.pid, number)
-        elif child.poll() is None:
-            child.terminate()
-
-
-def _failure(step: Step, status: int, log: Path) -> str:
-    ended = f"exit status {status}"
-    if status < 0:
-        ended = f"signal {-status}"
-        if -status == getattr(signal, "SIGKILL", None):
-            ended += ", perhaps for want of memory"
-    lines = [f"step '{step.title}' failed ({ended}): {step.command[0]}. Its last lines:"]
-    lines += [f"  | {line}" for line in last_lines(log)]
-    lines.append(f"Its whole output is in {log}")
-    return "\n".join(lines)
-
-
-def last_lines(log: Path, number: int = _LINES_OF_LOG) -> list[str]:
-    """Return the last lines of a log that are not empty; a progress bar counts as one line."""
-    text = log.read_bytes().decode(errors="replace")
-    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    return [line[:_LONGEST_LINE] for line in lines if line][-number:]
+    def watch(self, line: str) -> str | None:
+        epoch = self.reader.feed(line)
+        if epoch is None:
+            return None
+        self.seconds.append(epoch.seconds)
+        left = self.epochs - len(self.seconds)
+        # the first epoch is the slowest, above all on a GPU
+        pace = self.seconds[1:] or self.seconds
+        rest = f"about {duration(left * sum(pace) / len(pace))} left" if left else "now nnU-Net validates the fold"
+        return (
+            f"epoch {len(self.seconds)}/{self.epochs}  train loss {epoch.train_loss:6.3f}  "
+            f"val loss {epoch.val_loss:6.3f}  pseudo Dice {epoch.pseudo_dice:.3f}  {duration(epoch.seconds)}, {rest}"
+        )

@@ -32,9 +32,9 @@ def write_synthetic_set(folder: Path, number: int, seed: int = 0) -> None:
     """Write a polyp set in Kvasir-SEG's layout: images/*.jpg and masks/*.jpg of the same names.
 
     Args:
-        folder: made if absent.
-        number: of images; image i is the same whatever the number.
-        seed: another seed, another set.
+        folder: Made if absent.
+        number: Of images; image i is the same whatever the number.
+        seed: Another seed, another set.
     """
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -89,10 +89,10 @@ class _Polyp:
     """Where a polyp is, and how it differs from what surrounds it.
 
     Args:
-        inside: the mask.
-        dome: height above the mucosa, 0 outside.
-        tint: factor on each colour.
-        pits: strength of its surface pattern.
+        inside: The mask.
+        dome: Height above the mucosa, 0 outside.
+        tint: Factor on each colour.
+        pits: Strength of its surface pattern.
     """
 
     inside: NDArray[np.bool_]

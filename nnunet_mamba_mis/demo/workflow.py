@@ -3,97 +3,97 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import shutil
 import time
 from pathlib import Path
 
 import torch
 
-from nnunet_mamba_mis.demo.folder import SYNTHETIC
-from nnunet_mamba_mis.demo.nnunet_steps import (
-    TRAINER,
-    Workplace,
-    convert_step,
-    plan_step,
-    predict_step,
-    train_step,
-)
+from nnunet_mamba_mis.demo.folder import SYNTHETIC, check_folder, start_afresh
 from nnunet_mamba_mis.demo.pictures import draw_overlays, draw_training_curve
-from nnunet_mamba_mis.demo.report import RunStep, console_table, exports, write_report
+from nnunet_mamba_mis.demo.report import FinishedStep, console_table, write_report
+from nnunet_mamba_mis.demo.requirements import check_commands, number_to_hold_out, usable_device
+from nnunet_mamba_mis.demo.running import Step, run_step
 from nnunet_mamba_mis.demo.scoring import score_folders, summarize
-from nnunet_mamba_mis.demo.steps import Step, duration, find_executable, run_step
+from nnunet_mamba_mis.demo.steps import convert_step, plan_step, predict_step, train_step
 from nnunet_mamba_mis.demo.synthetic_polyps import write_synthetic_set
+from nnunet_mamba_mis.demo.workplace import TRAINER, Workplace
 from nnunet_mamba_mis.nnunet.logs import read_training_logs
 from nnunet_mamba_mis.trainers import VARIANT_TRAINERS
+from nnunet_mamba_mis.utils.subprocesses import count_cores, find_executable
+from nnunet_mamba_mis.utils.text import duration
 
 SYNTHETIC_IMAGES = 108
 SYNTHETIC_UNSEEN = 12
 
 
-def run_demo(place: Workplace, source: Path | None, hold_out: int | None) -> None:
-    """Run all steps and report.
+def run_demo(folder: Path, source: Path | None, device: str | None) -> None:
+    """Check what can be checked, then run all steps and report.
 
     Args:
-        place: where; its folder has just been made or emptied.
-        source: Kvasir-SEG, or None for a synthetic set.
-        hold_out: how many of the source's images to keep apart; ignored without a source.
+        folder: The output folder, which is made, or emptied of what an earlier demo left.
+        source: Kvasir-SEG, never written to, or None for a synthetic set.
+        device: "cpu" or "cuda"; None for what is there.
 
     Raises:
-        UserError: a step failed.
+        UserError: An argument is unusable, and nothing was changed; or a step failed.
     """
+    check_folder(folder, source)
+    hold_out = SYNTHETIC_UNSEEN if source is None else number_to_hold_out(source)
+    check_commands()
+    name = "SyntheticPolyps" if source is None else "KvasirSEG"
+    place = Workplace(folder.absolute(), name, usable_device(device), count_cores())
+    start_afresh(place.folder)
+    _run(place, None if source is None else source.absolute(), hold_out)
+
+
+def _run(place: Workplace, source: Path | None, hold_out: int) -> None:
     start = time.monotonic()
     environment = place.environment()
     device = _device_in_words(place)
-    epochs = VARIANT_TRAINERS[TRAINER].epochs
     print(f"Mamba-MIS demo on {device}, everything in {place.folder}\n")
     if source is None:
-        source, hold_out = place.folder / SYNTHETIC, SYNTHETIC_UNSEEN
+        source = place.folder / SYNTHETIC
         data = f"{SYNTHETIC_IMAGES} synthetic images of polyps, drawn by the demo, {hold_out} of them kept apart."
         print(f"Drawing {SYNTHETIC_IMAGES} synthetic images of polyps in Kvasir-SEG's layout: {source}\n", flush=True)
         write_synthetic_set(source, SYNTHETIC_IMAGES)
     else:
-        assert hold_out is not None
         data = f"Images of {source}, {hold_out} of them kept apart."
+    preparation = shell_preparation(environment)
     print("To run the commands that follow in a shell of your own, start with:")
-    print("\n".join(f"  $ {line}" for line in _exports(environment)))
+    print("\n".join(f"  $ {line}" for line in preparation))
 
-    runner = _Runner(place.folder / "logs", environment)
-    runner.run(convert_step(place, source, hold_out))
-    runner.run(plan_step(place))
-    runner.run(train_step(place, epochs))
-    runner.run(predict_step(place))
+    finished: list[FinishedStep] = []
+
+    def run(step: Step) -> None:
+        print(f"\n[{len(finished) + 1}/5] {step.title}")
+        seconds = run_step(step, place.folder / "logs" / f"{step.name}.log", environment)
+        finished.append(FinishedStep(step, seconds))
+
+    run(convert_step(place, source, hold_out))
+    run(plan_step(place))
+    run(train_step(place, VARIANT_TRAINERS[TRAINER].epochs))
+    run(predict_step(place))
 
     print("\n[5/5] Score the unseen images (the mean is over images)", flush=True)
     labels, images = place.raw / "labelsTs", place.raw / "imagesTs"
     scores = score_folders(labels, place.predictions)
     summary = summarize(scores)
     print(console_table(scores, summary))
-    draw_overlays(scores, images, labels, place.predictions, place.folder / "overlays.png")
+    overlays = place.folder / "overlays.png"
+    draw_overlays(scores, images, labels, place.predictions, overlays)
     draw_training_curve(read_training_logs(place.fold), place.folder / "training_curve.png")
-    write_report(place.folder / "report.md", data, device, _exports(environment), runner.done, scores, summary)
+    write_report(place.folder / "report.md", data, device, preparation, finished, scores, summary)
 
     print(f"\nDone in {duration(time.monotonic() - start)}; everything is in report.md. With your own images:")
     print("convert them (mamba_mis convert --list), then the commands above with -tr nnUNetTrainerMambaMIS.")
-    overlays = place.folder / "overlays.png"
     print(f"Mean Dice {summary.dice_mean:.3f} on {summary.images} unseen images; pictures in {overlays}")
 
 
-class _Runner:
-    """Number, run and remember steps."""
-
-    def __init__(self, logs: Path, environment: dict[str, str]):
-        self.logs = logs
-        self.environment = environment
-        self.done: list[RunStep] = []
-
-    def run(self, step: Step) -> None:
-        print(f"\n[{len(self.done) + 1}/5] {step.title}")
-        seconds = run_step(step, self.logs / f"{step.name}.log", self.environment)
-        self.done.append(RunStep(step, seconds))
-
-
-def _exports(environment: dict[str, str]) -> list[str]:
-    lines = exports(environment)
+def shell_preparation(environment: dict[str, str]) -> list[str]:
+    """Return the lines that set in a shell what the commands need."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     script = find_executable("nnUNetv2_train")
     if shutil.which("nnUNetv2_train") != script:
         # the environment is not activated

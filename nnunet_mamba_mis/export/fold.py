@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import codecs
 import json
-import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_mamba_mis import __version__, trainers
 from nnunet_mamba_mis.architectures import MambaMIS
-from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS
+from nnunet_mamba_mis.export.checkpoint import read_checkpoint
+from nnunet_mamba_mis.export.description import describe
+from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, planned_architecture
 from nnunet_mamba_mis.trainers.network_record import recorded_network
 from nnunet_mamba_mis.utils.errors import UserError
 
@@ -44,7 +42,7 @@ def load_fold(
     """
     plans, dataset = (_read_json(model / name, model) for name in ("plans.json", "dataset.json"))
     path = model / f"fold_{fold}" / checkpoint
-    trained = _read_checkpoint(path)
+    trained = read_checkpoint(path)
     manager = PlansManager(plans)
     configuration = trained["init_args"]["configuration"]
     if configuration not in manager.available_configurations:
@@ -66,7 +64,7 @@ def load_fold(
     about = {"trainer": trained["trainer_name"], "configuration": configuration, "fold": fold, "checkpoint": checkpoint}
     about |= {"network": network.arguments, "network_source": source}
     about["mirror_axes"] = list(trained.get("inference_allowed_mirroring_axes") or [])
-    return TrainedFold(network.eval(), about | _describe(manager, planned, dataset, network))
+    return TrainedFold(network.eval(), about | describe(manager, planned, dataset, network))
 
 
 def _read_json(path: Path, model: Path) -> dict[str, Any]:
@@ -81,34 +79,6 @@ def _read_json(path: Path, model: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        model = path.parent.parent
-        there = sorted(str(other.relative_to(model)) for other in model.glob("fold_*/*.pth"))
-        raise UserError(f"there is no {path}; choose with -f and -chk: {', '.join(there) or 'there is none'}")
-    try:
-        # tensors, plain values and numpy's numbers, which nnU-Net logs; nothing that could run code
-        with torch.serialization.safe_globals(_numpy_globals()):
-            checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} holds more than weights and numbers, and was not loaded: {error}") from None
-    except (OSError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    wanted = ("network_weights", "init_args", "trainer_name")
-    if not isinstance(checkpoint, dict) or not all(name in checkpoint for name in wanted):
-        raise UserError(f"{path} is not a checkpoint of nnU-Net: it must have {', '.join(wanted)}")
-    return checkpoint
-
-
-def _numpy_globals() -> list[Any]:
-    """What numpy's numbers and arrays are pickled with, by numpy 2 and numpy 1."""
-    core = np._core.multiarray  # type: ignore[attr-defined]
-    functions = [getattr(core, name) for name in ("scalar", "_reconstruct")]
-    old = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]
-    types = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
-    return [*functions, *old, codecs.encode, np.ndarray, np.dtype, *types]
-
-
 def _build(name: str, manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any]) -> MambaMIS:
     """The network as a trainer of ours has it, or the plans."""
     inputs, outputs = _channels(manager, planned, dataset)
@@ -116,9 +86,8 @@ def _build(name: str, manager: PlansManager, planned: ConfigurationManager, data
     known = {name: known[name] for name in known if issubclass(known[name], trainers.nnUNetTrainerMambaMIS)}
     if name in known:
         return known[name].build_network_architecture(manager, planned, inputs, outputs, enable_deep_supervision=False)
-    architecture = planned.configuration.get("architecture", {})
-    if architecture.get("network_class_name") == NETWORK_CLASS:
-        return MambaMIS(inputs, outputs, **(architecture["arch_kwargs"] | {"deep_supervision": False}))
+    if arguments := planned_architecture(planned.configuration):
+        return MambaMIS(inputs, outputs, tuple(planned.patch_size), **arguments)
     raise UserError(
         f"the fold was trained with {name}, which is not a trainer of Mamba-MIS in this package, and its code is not "
         "run. If it is derived from one, name that with --architecture-of, for example nnUNetTrainerMambaMIS_S; "
@@ -162,33 +131,3 @@ def _channels(manager: PlansManager, planned: ConfigurationManager, dataset: dic
     """Of images and of logits."""
     inputs = determine_num_input_channels(manager, planned, dataset)
     return inputs, manager.get_label_manager(dataset).num_segmentation_heads
-
-
-def _describe(
-    manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any], network: MambaMIS
-) -> dict[str, Any]:
-    """What a fold's user has to know: layout of images, preprocessing, meaning of the logits."""
-    labels = manager.get_label_manager(dataset)
-    return {
-        "version": __version__,
-        "dataset": manager.dataset_name,
-        "patch_size": list(network.patch_size),
-        "channel_names": dataset.get("channel_names", dataset.get("modality")),
-        "normalization": _normalization(manager, planned),
-        "spacing": planned.spacing,
-        "transpose_forward": manager.transpose_forward,
-        "labels": dataset["labels"],
-        # of each region's channel, the label that it writes, in this order
-        "regions_class_order": labels.regions_class_order if labels.has_regions else None,
-    }
-
-
-def _normalization(manager: PlansManager, planned: ConfigurationManager) -> list[dict[str, Any]]:
-    """For each channel, nnU-Net's scheme; CTNormalization needs the intensities of the training set's foreground."""
-    intensities = manager.foreground_intensity_properties_per_channel
-    return [
-        {"scheme": scheme, "only_inside_nonzero": inside, "intensities": intensities[str(channel)]}
-        for channel, (scheme, inside) in enumerate(
-            zip(planned.normalization_schemes, planned.use_mask_for_norm, strict=True)
-        )
-    ]

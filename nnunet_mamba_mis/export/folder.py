@@ -1,4 +1,4 @@
-"""The folder that an export writes, whole or not at all."""
+"""Write an export so that its folder appears complete or not at all."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def as_typed(command: Sequence[str], variables: Mapping[str, str]) -> str:
 def ending(status: int) -> str:
     """Return how a process ended, by its exit status as `subprocess` gives it: negative for a signal."""
     if status == -getattr(signal, "SIGKILL", 0):
-        return f"signal {-status}, perhaps for want of memory"
+        return f"signal {-status}, perhaps out of memory"
     return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 

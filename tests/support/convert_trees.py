@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from support.images import centred_disc
 
 
 def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -17,11 +17,6 @@ def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
     coarse = random.integers(0, 200, (8, 8, 3)).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
     return (smooth + random.integers(0, 50, (*size, 3))).clip(0, 255).astype(np.uint8)
-
-
-def disc(size: tuple[int, int], value: int = 255) -> np.ndarray:
-    y, x = np.ogrid[: size[0], : size[1]]
-    return np.where((y - size[0] / 2) ** 2 + (x - size[1] / 3) ** 2 < 50, value, 0).astype(np.uint8)
 
 
 def rgb(grey: np.ndarray) -> np.ndarray:
@@ -36,7 +31,7 @@ def write(path: Path, pixels: np.ndarray, **options: object) -> None:
 
 def write_pair(image: Path, mask: Path, seed: int, size: tuple[int, int] = (24, 32)) -> None:
     write(image, photograph(size, seed))
-    write(mask, disc(size))
+    write(mask, centred_disc(size))
 
 
 def read(path: Path) -> np.ndarray:
@@ -61,29 +56,12 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "nnunet_mamba_mis.cli", "convert", *map(str, arguments)]
 
 
-def run(*arguments: object, preexec_fn: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, preexec_fn=preexec_fn)
-
-
-def error_of(*arguments: object, preexec_fn: Callable[[], None] | None = None) -> str:
-    """Return the message of a command that has to fail as a user may expect it to."""
-    result = run(*arguments, preexec_fn=preexec_fn)
-    assert result.returncode == 1, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.startswith("mamba_mis: error: ")
-    assert "Traceback" not in result.stderr
-    # what ITK and its libraries say
-    for noise in ("WARNING", "ITK", "itk", "HDF5", "Exception"):
-        assert noise not in result.stderr
-    return result.stderr
-
-
 def write_kvasir(source: Path, number: int = 6) -> Path:
     """Write Kvasir-SEG in small: pairs of RGB JPEGs of different sizes, in a folder of a folder."""
     for i in range(number):
         size = (24 + i, 40 - i)
         write(source / "Kvasir-SEG" / "Kvasir-SEG" / "images" / f"cju{i}.jpg", photograph(size, seed=i))
-        write(source / "Kvasir-SEG" / "Kvasir-SEG" / "masks" / f"cju{i}.jpg", rgb(disc(size)))
+        write(source / "Kvasir-SEG" / "Kvasir-SEG" / "masks" / f"cju{i}.jpg", rgb(centred_disc(size)))
     return source
 
 
@@ -121,13 +99,13 @@ def cvc_colondb_original(source: Path) -> None:
     for i in (1, 2, 10):
         write_pair(source / "CVC-ColonDB" / f"{i}.bmp", source / "CVC-ColonDB" / f"p{i}.bmp", i)
         for other in "sc":
-            write(source / "CVC-ColonDB" / f"{other}{i}.bmp", disc((24, 32), 200))
+            write(source / "CVC-ColonDB" / f"{other}{i}.bmp", centred_disc((24, 32), 200))
 
 
 def cvc_colondb_original_psc(source: Path) -> None:
     for i in (1, 2, 10):
         write_pair(source / f"p{i}.bmp", source / f"s{i}.bmp", i)
-        write(source / f"c{i}.bmp", disc((24, 32), 200))
+        write(source / f"c{i}.bmp", centred_disc((24, 32), 200))
 
 
 def cvc_300(source: Path) -> None:
@@ -207,9 +185,9 @@ def ph2(source: Path) -> None:
         mask = folder / f"IMD00{i}_lesion" / f"IMD00{i}_lesion.bmp"
         write(folder / f"IMD00{i}_Dermoscopic_Image" / f"IMD00{i}.bmp", photograph(size, i))
         # of 200 masks, one is RGB and the others have one bit a pixel
-        write(mask, rgb(disc(size)) if i == 4 else disc(size) > 0)
+        write(mask, rgb(centred_disc(size)) if i == 4 else centred_disc(size) > 0)
         for roi in (1, 2):
-            write(folder / f"IMD00{i}_roi" / f"IMD00{i}_R{roi}_Label{roi}.bmp", disc(size) > 0)
+            write(folder / f"IMD00{i}_roi" / f"IMD00{i}_R{roi}_Label{roi}.bmp", centred_disc(size) > 0)
     (source / "PH2Dataset" / "PH2_dataset.xlsx").write_bytes(b"PK\3\4")
 
 

@@ -1,7 +1,8 @@
 """BKAI-IGH NeoPolyp: polyps in two classes, told apart by colour."""
 
-from nnunet_mamba_mis.dataset_conversion.base import ColourMask, Dataset
-from nnunet_mamba_mis.dataset_conversion.sources import ImageSet, layouts
+from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
+from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
+from nnunet_mamba_mis.dataset_conversion.mask_rules import ColourMask
 
 DATASETS = (
     Dataset(

@@ -4,8 +4,9 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.base import Case, Dataset, Grouping
-from nnunet_mamba_mis.dataset_conversion.sources import ImageSet, Tree, layouts
+from nnunet_mamba_mis.dataset_conversion.dataset import Case, Dataset, Grouping
+from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
+from nnunet_mamba_mis.dataset_conversion.tree import Tree
 from nnunet_mamba_mis.utils.errors import UserError
 
 _METADATA = "HAM10000_metadata"

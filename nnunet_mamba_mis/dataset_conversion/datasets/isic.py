@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from nnunet_mamba_mis.dataset_conversion.base import TRAINING, Dataset
-from nnunet_mamba_mis.dataset_conversion.sources import ImageSet, layouts
+from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Dataset
+from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
 
 _LABELS = {"background": 0, "lesion": 1}
 

@@ -1,7 +1,7 @@
 """Kvasir-SEG."""
 
-from nnunet_mamba_mis.dataset_conversion.base import Dataset
-from nnunet_mamba_mis.dataset_conversion.sources import ImageSet, layouts
+from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
+from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
 
 DATASETS = (
     Dataset(

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.base import Case, Dataset, Grouping
-from nnunet_mamba_mis.dataset_conversion.sources import ImageSet, layouts
+from nnunet_mamba_mis.dataset_conversion.dataset import Case, Dataset, Grouping
+from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
 
 _CENTRES = ("C1", "C2", "C3", "C4", "C5", "C6")
 

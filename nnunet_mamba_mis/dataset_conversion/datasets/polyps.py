@@ -1,7 +1,7 @@
 """Polyp sets with one folder of images and one of masks: CVC-ColonDB, CVC-300, ETIS-LaribPolypDB."""
 
-from nnunet_mamba_mis.dataset_conversion.base import Dataset
-from nnunet_mamba_mis.dataset_conversion.sources import ImageSet, layouts
+from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
+from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
 
 _LABELS = {"background": 0, "polyp": 1}
 _PRANET = "https://github.com/DengPingFan/PraNet (TestDataset)"

@@ -1,8 +1,8 @@
 """The bundle of PraNet: what most papers on polyps train and test on."""
 
-from nnunet_mamba_mis.dataset_conversion.base import Dataset
+from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
 from nnunet_mamba_mis.dataset_conversion.datasets.cvc_clinicdb import MASK, SEQUENCES
-from nnunet_mamba_mis.dataset_conversion.sources import ImageSet, layouts
+from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
 
 _TEST_SETS = ("Kvasir", "CVC-ClinicDB", "CVC-ColonDB", "CVC-300", "ETIS-LaribPolypDB")
 

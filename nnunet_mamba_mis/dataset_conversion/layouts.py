@@ -1,4 +1,4 @@
-"""Find a dataset's folders below SOURCE and pair their images with their masks."""
+"""The layouts that datasets are distributed in: find their folders and pair images with masks."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.base import FOREIGN, MISSING, SAME_NAME, TRAINING, Case, Found, Problem
+from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Case, FoundCases
+from nnunet_mamba_mis.dataset_conversion.problems import FOREIGN, MISSING, SAME_NAME, Problem
+from nnunet_mamba_mis.dataset_conversion.tree import IMAGE_SUFFIXES, Tree
 from nnunet_mamba_mis.utils.errors import UserError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
-
-# what systems and publishers put beside images; hidden files are passed over too
-_JUNK = frozenset({"thumbs.db", "desktop.ini", "license", "readme", "icon\r"})
 _DOCUMENTS = frozenset({".txt", ".csv", ".md", ".pdf", ".json", ".xml", ".html"})
 
 _ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz"})
-
-# not to be walked into: what macOS's archiver adds to a zip
-_NOT_DATA = "__MACOSX"
 
 
 @dataclass(frozen=True)
@@ -32,14 +26,14 @@ class ImageSet:
     """A folder of images and the folder of their masks, as a dataset distributes them; names in any case.
 
     Args:
-        images: end of the path of the folder with the images, such as "TestDataset/Kvasir/images"; may hold "*".
-        masks: the same of the masks.
+        images: End of the path of the folder with the images, such as "TestDataset/Kvasir/images"; may hold "*".
+        masks: The same of the masks.
         subset: "Tr" (must be there) or the name of a test set (may be absent).
-        image_stem: regular expression of an image's stem; its group is what image and mask share.
-        mask_stem: the same of a mask's stem.
-        others: regular expression of stems that lie among them but are neither.
+        image_stem: Regular expression of an image's stem; its group is what image and mask share.
+        mask_stem: The same of a mask's stem.
+        others: Regular expression of stems that lie among them but are neither.
         identifier: nnU-Net's case identifier, with {} for what image and mask share.
-        several: whether images or masks may be spread over several folders.
+        several: Whether images or masks may be spread over several folders.
     """
 
     images: str
@@ -52,97 +46,24 @@ class ImageSet:
     several: bool = False
 
 
-class Tree(dict[Path, list[Path]]):
-    """The folders below the sources and the files in each, without hidden ones and what systems leave behind.
-
-    Links are followed as far as they stay below a source; the others are reported.
-
-    Args:
-        sources: folders.
-        allowed: where links may lead, if not below these sources only.
-
-    Raises:
-        UserError: a folder cannot be read.
-    """
-
-    def __init__(self, sources: Sequence[Path], allowed: Sequence[Path] = ()) -> None:
-        super().__init__()
-        self.problems: list[Problem] = []
-        self._inside = [os.path.realpath(source) for source in (*sources, *allowed)]
-        visited: set[str] = set()
-        for source in sources:
-            if source.is_file():
-                path = Path(os.path.abspath(source))
-                self.setdefault(path.parent, []).append(path)
-                continue
-            for root, subfolders, names in os.walk(os.path.abspath(source), followlinks=True, onerror=_cannot_list):
-                folder = Path(root)
-                # no folder twice, however it is reached
-                if os.path.realpath(root) in visited:
-                    subfolders.clear()
-                    continue
-                visited.add(os.path.realpath(root))
-                subfolders[:] = [path.name for path in self._kept(folder, subfolders) if path.name != _NOT_DATA]
-                self[folder] = [path for path in self._kept(folder, names) if path.is_file()]
-
-    def _kept(self, folder: Path, names: list[str]) -> list[Path]:
-        # a leading dot: macOS puts ._ISIC_0000000.jpg, which is no image, beside ISIC_0000000.jpg
-        names = sorted(name for name in names if not name.startswith(".") and name.lower() not in _JUNK)
-        return [path for path in map(folder.joinpath, names) if not path.is_symlink() or self._stays_below(path)]
-
-    def _stays_below(self, link: Path) -> bool:
-        target = os.path.realpath(link)
-        if any(target == folder or target.startswith(folder.rstrip(os.sep) + os.sep) for folder in self._inside):
-            return True
-        text = f"{link} is a link to {target}, which is outside of SOURCE: give that with -i too"
-        self.problems.append(Problem(FOREIGN, text))
-        return False
-
-    def images(self, folder: Path) -> list[Path]:
-        """Return the files in a folder that are images by their name."""
-        return [path for path in self[folder] if path.suffix.lower() in IMAGE_SUFFIXES]
-
-    def matching(self, pattern: str, stem: str) -> list[Path]:
-        """Return the folders whose path ends so and that hold an image with such a stem."""
-        parts = pattern.casefold().split("/")
-        return [
-            folder
-            for folder in self
-            if all(map(fnmatchcase, _last_parts(folder, len(parts)), parts))
-            and any(re.fullmatch(stem, path.stem, re.IGNORECASE) for path in self.images(folder))
-        ]
-
-
-def _last_parts(folder: Path, number: int) -> list[str]:
-    # people unpack into a folder of the same name: train/train is train
-    parts = [name for name, _ in groupby(part.casefold() for part in folder.parts)]
-    return parts[-number:] if len(parts) >= number else [""] * number
-
-
-def _cannot_list(error: OSError) -> None:
-    if isinstance(error, FileNotFoundError):
-        raise UserError(f"{error.filename} does not exist: -i takes the folder the dataset was unpacked to")
-    raise UserError(f"{error.filename} cannot be read: {error.strerror}")
-
-
-def layouts(*alternatives: Sequence[ImageSet]) -> Callable[[Sequence[Path]], Found]:
+def layouts(*alternatives: Sequence[ImageSet]) -> Callable[[Sequence[Path]], FoundCases]:
     """Return what finds the cases of a dataset that is distributed in these layouts, for `Dataset.find_cases`."""
     return partial(_find_pairs, alternatives=alternatives)
 
 
-def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSet]]) -> Found:
+def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSet]]) -> FoundCases:
     """Return the cases of the first layout whose training set is there.
 
     Args:
-        sources: folders; the sets' folders may be these themselves or lie at any depth below them.
-        alternatives: layouts; a source that follows none of them is reported as lacking folders of the last.
+        sources: Folders; the sets' folders may be these themselves or lie at any depth below them.
+        alternatives: Layouts; a source that follows none of them is reported as lacking folders of the last.
 
     Raises:
-        UserError: a folder is missing or there twice.
+        UserError: A folder is missing or there twice.
     """
     tree = Tree(sources)
     layout = next((layout for layout in alternatives if _has_training_set(tree, layout)), alternatives[-1])
-    found = Found(tree.problems)
+    found = FoundCases(tree.problems)
     for image_set in layout:
         images = tree.matching(image_set.images, image_set.image_stem)
         masks = tree.matching(image_set.masks, image_set.mask_stem)
@@ -174,15 +95,15 @@ def _has_training_set(tree: Tree, layout: Sequence[ImageSet]) -> bool:
     )
 
 
-def find_in_two_folders(sources: Sequence[Path], stems: str = "{}:{}") -> Found:
+def find_in_two_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundCases:
     """Return the cases of a folder of images, the first source, and a folder of masks, the second.
 
     Args:
-        sources: two, each with a single folder of images at any depth.
-        stems: the stem of an image and that of its mask, with {} for what both share, such as "img_{}:img_{}_mask".
+        sources: Two, each with a single folder of images at any depth.
+        stems: The stem of an image and that of its mask, with {} for what both share, such as "img_{}:img_{}_mask".
 
     Raises:
-        UserError: stems is malformed, or a source is not one folder of images.
+        UserError: Stems is malformed, or a source is not one folder of images.
     """
     patterns = stems.split(":")
     if len(patterns) != 2 or any(pattern.count("{}") != 1 for pattern in patterns):
@@ -193,7 +114,7 @@ def find_in_two_folders(sources: Sequence[Path], stems: str = "{}:{}") -> Found:
         raise UserError(f"-i got {len(sources)} SOURCE: give the images and then the masks, `-i IMAGES MASKS`")
     image_stem, mask_stem = (re.escape(pattern).replace(r"\{\}", "(.+)") for pattern in patterns)
     image_set = ImageSet("*", "*", image_stem=image_stem, mask_stem=mask_stem)
-    found, tree = Found(), Tree([])
+    found, tree = FoundCases(), Tree([])
     places: list[list[Path]] = []
     for source in sources:
         below = Tree([source], allowed=sources)
@@ -213,7 +134,7 @@ def _only(folders: list[Path]) -> list[Path]:
     return folders
 
 
-def _settle(found: Found) -> Found:
+def _settle(found: FoundCases) -> FoundCases:
     """Sort the cases and report identifiers that several have."""
     found.sort(key=lambda case: (case.identifier, case.subset))
     for identifier, same in groupby(found, key=lambda case: case.identifier):
@@ -224,7 +145,7 @@ def _settle(found: Found) -> Found:
     return found
 
 
-def _pair(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path], found: Found) -> None:
+def _pair(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path], found: FoundCases) -> None:
     """Pair by stem, never by position, and add cases, files without a partner and foreign files to what is found."""
     image_of = _by_key(tree, images, image_set, image_set.image_stem, found)
     mask_of = _by_key(tree, masks, image_set, image_set.mask_stem, found)
@@ -242,7 +163,7 @@ def _pair(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path]
             found.append(Case(identifier, image_of[key], mask_of[key], image_set.subset))
 
 
-def _by_key(tree: Tree, folders: list[Path], image_set: ImageSet, stem: str, found: Found) -> dict[str, Path]:
+def _by_key(tree: Tree, folders: list[Path], image_set: ImageSet, stem: str, found: FoundCases) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for folder in folders:
         for path in tree.images(folder):
@@ -264,7 +185,7 @@ def _match_case(image_of: dict[str, Path], mask_of: dict[str, Path]) -> None:
             mask_of[free.pop(key.casefold())] = mask_of.pop(key)
 
 
-def _check_foreign(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path], found: Found) -> None:
+def _check_foreign(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path], found: FoundCases) -> None:
     known: dict[Path, list[str]] = {}
     for folders, stem in ((images, image_set.image_stem), (masks, image_set.mask_stem)):
         for folder in folders:

@@ -1,0 +1,49 @@
+"""What can be wrong with a source, and the one message that reports all of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.text import shortened_lines
+
+MISSING = "missing"
+SIZE_MISMATCH = "size mismatch"
+UNREADABLE = "unreadable"
+NOT_BINARY = "not clearly binary"
+EMPTY_MASK = "empty mask"
+DUPLICATE = "duplicate content"
+SAME_NAME = "same case identifier"
+FOREIGN = "foreign file"
+# as they are listed
+KINDS = (MISSING, SIZE_MISMATCH, UNREADABLE, NOT_BINARY, EMPTY_MASK, DUPLICATE, SAME_NAME, FOREIGN)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in the source that cannot be converted as it is.
+
+    Args:
+        kind: One of `KINDS`.
+        text: A sentence that starts with the file's path.
+        case: Identifier of the case that --skip-bad leaves out, if it belongs to one.
+    """
+
+    kind: str
+    text: str
+    case: str | None = None
+
+
+def problems_error(problems: Sequence[Problem]) -> UserError:
+    """Return the one error that reports all problems of a source, with how many there are of each kind."""
+    way_out = "Correct the source, or leave out what is named here with --skip-bad. Nothing was converted"
+    if len(problems) == 1:
+        return UserError(f"{problems[0].text} ({problems[0].kind}). {way_out}")
+    counts = Counter(problem.kind for problem in problems)
+    listed = ", ".join(f"{kind}: {counts[kind]}" for kind in KINDS if counts[kind])
+    lines = [f"{len(problems)} problems in the source ({listed}):"]
+    for kind in KINDS:
+        lines += shortened_lines([f"  {kind}: {problem.text}" for problem in problems if problem.kind == kind])
+    return UserError("\n".join([*lines, way_out]))

@@ -1,0 +1,168 @@
+"""Run a command as a step of the demo: show it in full, follow it, keep its output in a log file."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.subprocesses import as_typed, ending, find_executable, last_lines
+from nnunet_mamba_mis.utils.text import duration
+
+_POLL_SECONDS = 0.5
+_SECONDS_TO_END = 5
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command and what to tell about it.
+
+    Args:
+        name: Of its log file, without ending.
+        title: What it does, in a few words.
+        command: A console script, or "python", and its arguments.
+        remark: Printed above the command, as a comment.
+        environment: Variables for this command alone.
+        watch: Called with each line of output; returns a line to show, or None.
+    """
+
+    name: str
+    title: str
+    command: Sequence[str]
+    remark: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    watch: Callable[[str], str | None] | None = None
+
+    def as_typed(self) -> str:
+        """Return the command as one types it in a shell."""
+        return as_typed(self.command, self.environment)
+
+
+def run_step(step: Step, log: Path, environment: Mapping[str, str]) -> float:
+    """Run a step to its end and return the seconds it took.
+
+    Args:
+        step: What to run.
+        log: File for all output of the command; its folder must exist.
+        environment: Variables to set for the command, beside those of this process.
+
+    Raises:
+        UserError: It cannot be started or fails; the text has the end of its output.
+    """
+    if step.remark:
+        print("\n".join(f"  # {line}" for line in step.remark.splitlines()))
+    print(f"  $ {step.as_typed()}", flush=True)
+    command = [find_executable(step.command[0]), *step.command[1:]]
+    # unbuffered, or progress would come in blocks
+    variables = {**os.environ, **environment, **step.environment, "PYTHONUNBUFFERED": "1"}
+    start = time.monotonic()
+    with _signals_as_interrupt(), log.open("wb") as output:
+        # Output goes to the file and is read from there: a pipe would stay open as long as any worker of the command.
+        # A session of its own: Ctrl-C comes to us alone, and we end the command with all its workers.
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            _follow(child, step, log, start)
+        except BaseException:
+            _end(child)
+            raise
+    if child.returncode != 0:
+        _end(child)
+        raise UserError(_failure(step, child.returncode, log))
+    seconds = time.monotonic() - start
+    print(f"  done in {duration(seconds)}", flush=True)
+    return seconds
+
+
+def _follow(child: subprocess.Popen[bytes], step: Step, log: Path, start: float) -> None:
+    status = _StatusLine()
+    with log.open("rb") as reader:
+        unfinished = b""
+        running = True
+        while running:
+            try:
+                child.wait(timeout=_POLL_SECONDS)
+                running = False
+            except subprocess.TimeoutExpired:
+                status.show(f"  running for {duration(time.monotonic() - start)}")
+            # also once after its end: what it wrote last
+            *lines, unfinished = re.split(rb"[\r\n]+", unfinished + reader.read())
+            for line in lines:
+                shown = step.watch(line.decode(errors="replace")) if step.watch else None
+                if shown is not None:
+                    status.clear()
+                    print(f"  {shown}", flush=True)
+    status.clear()
+
+
+class _StatusLine:
+    """A line that is written over, on a terminal; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self.on_terminal = sys.stdout.isatty()
+
+    def show(self, text: str) -> None:
+        if self.on_terminal:
+            print(f"\r\033[K{text}", end="", flush=True)
+
+    def clear(self) -> None:
+        if self.on_terminal:
+            print("\r\033[K", end="", flush=True)
+
+
+@contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    """Treat a closed terminal and `kill` like Ctrl-C, so that the command does not go on alone."""
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # nohup ignores SIGHUP, and that must stay so; handlers can be set in the main thread only
+    signals = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = [(number, signal.signal(number, interrupt)) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in previous:
+            signal.signal(number, handler)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a command and the workers it started."""
+    _send(child, signal.SIGTERM)
+    # a second Ctrl-C must not leave it running
+    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+        child.wait(timeout=_SECONDS_TO_END)
+    _send(child, getattr(signal, "SIGKILL", signal.SIGTERM))
+    child.wait()
+
+
+def _send(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            # it leads its group, which exists as long as one of its workers runs
+            os.killpg(child.pid, number)
+        elif child.poll() is None:
+            child.terminate()
+
+
+def _failure(step: Step, status: int, log: Path) -> str:
+    lines = [f"step '{step.title}' failed ({ending(status)}): {step.command[0]}. Its last lines:"]
+    lines += [f"  | {line}" for line in last_lines(log)]
+    lines.append(f"Its whole output is in {log}")
+    return "\n".join(lines)

@@ -1,0 +1,18 @@
+"""Run an exported program where this package cannot be imported: `python … PROGRAM IMAGES pt2|aoti`.
+
+IMAGES holds images and the logits that the network gives. Prints the largest difference.
+"""
+
+import sys
+
+sys.modules["nnunet_mamba_mis"] = None  # type: ignore[assignment]  # importing it fails
+
+import torch  # noqa: E402
+
+program, file, kind = sys.argv[1:]
+images, expected = torch.load(file)
+if kind == "pt2":
+    logits = torch.export.load(program).module()(images)
+else:
+    logits = torch._inductor.aoti_load_package(program)(images)
+print((logits - expected).abs().max().item())
