@@ -176,7 +176,9 @@ def test_a_mask_may_be_painted_in_a_colour(colour: tuple[int, int, int], kvasir:
     if colour == (0, 200, 0):
         assert "192-223" in result.stderr, "a histogram"
     else:
-        np.testing.assert_array_equal(read(raw / "Dataset001_KvasirSEG" / "labelsTr" / "cju0.png"), centred_disc((64, 64), 1))
+        np.testing.assert_array_equal(
+            read(raw / "Dataset001_KvasirSEG" / "labelsTr" / "cju0.png"), centred_disc((64, 64), 1)
+        )
 
 
 def test_masks_of_a_whole_source_may_be_label_maps(kvasir: Path, raw: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_mamba_mis.trainers import variants
+from nnunet_mamba_mis.trainers import ABLATIONS
+from support.images import disc_image
 from support.nnunet_workplace import Dataset
 
 NUMBER = 31
@@ -25,13 +26,9 @@ FOLDS = range(5)
 pytestmark = pytest.mark.slow
 
 
-def polyp(seed: int, height: int = 32, width: int = 30) -> tuple[np.ndarray, np.ndarray]:
+def polyp(seed: int, *size: int) -> tuple[np.ndarray, np.ndarray]:
     """An RGB image (3, H, W) with a bright disc, and its mask."""
-    rng = np.random.default_rng(seed)
-    row, column = np.ogrid[:height, :width]
-    mask = np.hypot(row - height * rng.uniform(0.3, 0.7), column - width * rng.uniform(0.3, 0.7)) < 7
-    image = rng.integers(0, 60, (3, height, width)) + np.array([120, 60, 50])[:, None, None] + 70 * mask
-    return image.astype(np.uint8), mask.astype(np.uint8)
+    return disc_image(seed, size or (32, 30), 7, colour=(120, 60, 50), contrast=70)
 
 
 @pytest.fixture(scope="session")
@@ -196,7 +193,7 @@ def trained_variants(nnunet, polyps) -> None:
     nnunet.train(NUMBER, 0, f"{OURS}_paper", "-p", "paper")
 
 
-VARIANTS = [f"{OURS}{name}" for name, changes in variants.VARIANTS.items() if "architecture" in changes]
+VARIANTS = [f"{OURS}_S", f"{OURS}_L", *ABLATIONS]
 
 
 @pytest.mark.parametrize("trainer", [*VARIANTS, f"{OURS}_paper"])

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_mamba_mis.cli.main import main
+from support.images import disc
 from support.nnunet_workplace import Dataset, write_image
 
 GREY, VOLUME, REGIONS = 21, 22, 23
@@ -23,10 +24,9 @@ pytestmark = pytest.mark.slow
 def discs(seed: int, height: int = 32, width: int = 30) -> np.ndarray:
     """Labels of a disc (1) with a disc inside (2)."""
     rng = np.random.default_rng(seed)
-    row, column = np.ogrid[:height, :width]
-    distance = np.hypot(row - height / 2 - rng.integers(-3, 4), column - width / 2 - rng.integers(-3, 4))
-    outer = rng.uniform(0.28, 0.36) * min(height, width)
-    return ((distance < outer).astype(np.uint8) + (distance < 0.6 * outer)).astype(np.uint8)
+    centre = height / 2 + rng.integers(-3, 4), width / 2 + rng.integers(-3, 4)
+    radius = rng.uniform(0.28, 0.36) * min(height, width)
+    return disc(*centre, radius, (height, width)) + disc(*centre, 0.6 * radius, (height, width))
 
 
 def picture(seed: int, labels: np.ndarray, brightness: tuple[int, ...] = (110, 200, 20)) -> np.ndarray:
