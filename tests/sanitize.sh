@@ -18,5 +18,5 @@ for library in $libraries/_native_*.so; do
     g++ $flags $vectors csrc/native.cpp -o "$library"
 done
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-    "${PYTHON:-python}" -m pytest -q tests/ops/test_native_layers.py tests/ops/test_selective_scan.py \
+    "${PYTHON:-python}" -m pytest -q tests/ops/test_pixelwise.py tests/ops/test_s6.py tests/ops/test_selective_scan.py \
     -k "not memory and not compiles and not opcheck"

@@ -74,7 +74,7 @@ class BSSS(nn.Module):
         if self.spectral_gate is not None:
             spectral = self.spectral_gate(self.evaluate(filtered.then(self.norms[2], self.projs[2])))
             features = concat(features, lazy(spectral).then(self.spectral_norm, F.silu))
-        return self.evaluate((features.then(self.fusion) * gate).then(self.out) + x)
+        return self.evaluate((features.then(self.fusion) * gate).then(self.out) + lazy(x))
 
 
 class NoSSMBlock(BSSS):

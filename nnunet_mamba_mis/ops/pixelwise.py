@@ -1,7 +1,7 @@
 """Layers that work on every pixel on its own, written as an expression and computed at once.
 
     gate = lazy(x).then(norm, linear, F.silu)
-    y = evaluate((concat(lazy(a), lazy(b)).then(fusion) * gate).then(linear) + x)
+    y = evaluate((concat(lazy(a), lazy(b)).then(fusion) * gate).then(linear) + lazy(x))
 
 On a CPU pixels go through the whole expression tile by tile, in native code: what lies between is neither written to
 memory nor kept for backward, which runs the layers again. Elsewhere, and for layers that the native code does not know
@@ -49,14 +49,13 @@ class Pixelwise:
         """Apply layers in turn: `nn.LayerNorm` over the channels, `nn.Linear`, SiLU, and others, which torch runs."""
         return Pixelwise(self.tensors, (*self.steps, *layers))
 
-    def __mul__(self, factor: Pixelwise | Tensor) -> Pixelwise:
+    def __mul__(self, factor: Pixelwise) -> Pixelwise:
         return self._joined(factor, TIMES)
 
-    def __add__(self, term: Pixelwise | Tensor) -> Pixelwise:
+    def __add__(self, term: Pixelwise) -> Pixelwise:
         return self._joined(term, PLUS)
 
-    def _joined(self, other: Pixelwise | Tensor, step: Step) -> Pixelwise:
-        other = lazy(other) if isinstance(other, Tensor) else other
+    def _joined(self, other: Pixelwise, step: Step) -> Pixelwise:
         return Pixelwise((*self.tensors, *other.tensors), (*self.steps, *other.steps, step))
 
     def by_torch(self) -> Tensor:
@@ -107,14 +106,15 @@ class Evaluator:
         """Features (batch, H, W, channels after the last step)."""
         if len(x.steps) == 1 or not _suits(x.tensors):
             return x.by_torch()
-        plan = None if torch.compiler.is_compiling() else self._plans.get(x.steps)
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        plan = None if traced else self._plans.get(x.steps)
         parameters = None if plan is None else plan.parameters(x.tensors)
         if plan is None or parameters is None:
             plan = _make_plan(x)
             parameters = None if plan is None else plan.parameters(x.tensors)
             if plan is None or parameters is None:
                 return x.by_torch()
-            if not torch.compiler.is_compiling():
+            if not traced:
                 self._plans[x.steps] = plan
         # the operator itself takes as long as a small layer
         if native.needs_operator(*x.tensors, *parameters) or not all(p.is_contiguous() for p in parameters):
@@ -190,7 +190,7 @@ def _make_plan(x: Pixelwise) -> _Plan | None:
         elif isinstance(step, int):
             top = stack.pop()
             if step == CONCAT:
-                stack[-1] += top
+                stack[-1] = stack[-1] + top  # not in place: in a trace widths are tensors
             elif stack[-1] != top:
                 return None
             plan.add(step, stack[-1])
