@@ -108,11 +108,9 @@ class Evaluator:
             return x.by_torch()
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         plan = None if traced else self._plans.get(x.steps)
-        parameters = None if plan is None else plan.parameters(x.tensors)
-        if plan is None or parameters is None:
+        if plan is None or (parameters := plan.parameters(x.tensors)) is None:
             plan = _make_plan(x)
-            parameters = None if plan is None else plan.parameters(x.tensors)
-            if plan is None or parameters is None:
+            if plan is None or (parameters := plan.parameters(x.tensors)) is None:
                 return x.by_torch()
             if not traced:
                 self._plans[x.steps] = plan
@@ -128,11 +126,11 @@ class _WithParameters(NamedTuple):
     layer: nn.LayerNorm | nn.Linear
     type: type[nn.Module]
     weight: tuple[int, ...]  # shape
-    eps: float
+    eps: float | None  # of a norm
 
     def is_unchanged(self) -> bool:
-        layer = self.layer
-        return type(layer) is self.type and not _is_hooked(layer) and getattr(layer, "eps", 0.0) == self.eps
+        same_eps = self.eps is None or bool(self.layer.eps == self.eps)
+        return type(self.layer) is self.type and not _is_hooked(self.layer) and same_eps
 
 
 class _Plan:
@@ -209,7 +207,7 @@ def _add_layer(plan: _Plan, layer: Layer, stack: list[int]) -> bool:
         plan.with_parameters.append(_WithParameters(layer, nn.LayerNorm, (channels,), layer.eps))
         plan.add(NORM, channels, layer.eps)
     elif type(layer) is nn.Linear and layer.in_features == channels:
-        plan.with_parameters.append(_WithParameters(layer, nn.Linear, (layer.out_features, channels), 0.0))
+        plan.with_parameters.append(_WithParameters(layer, nn.Linear, (layer.out_features, channels), None))
         stack[-1] = layer.out_features
         plan.add(LINEAR, layer.out_features)
     else:
