@@ -78,7 +78,7 @@ class BSSS(nn.Module):
 
 
 class NoSSMBlock(BSSS):
-    """BSSS with depthwise convolutions in the place of scans (control). Arguments as `BSSS`; scan is "bfss"."""
+    """BSSS with depthwise convolutions instead of scans (control). Arguments as `BSSS`; scan is "bfss"."""
 
     scans: ClassVar[Mapping[str, type[BFSS] | type[SS2D]]] = {"bfss": NoSSM}
 

@@ -158,7 +158,7 @@ class MambaMIS(nn.Module):
         variant: "S", "B" or "L".
         d_state: States a channel of the scans.
         discretization: "zoh" (the paper's) or "mamba".
-        block: "bsss" (the paper's), "cnn", "vit", or "nossm": depthwise convolutions in the place of all scans,
+        block: "bsss" (the paper's), "cnn", "vit", or "nossm": depthwise convolutions instead of all scans,
             those of the bridge too.
         scan: "bfss" (the paper's) or "ss2d".
         spectral_gate: Whether blocks have the spectral part.

@@ -30,7 +30,7 @@ class S6(nn.Module):
         self.D = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C), scanned in float32 also under autocast."""
+        """(B, H, W, C) → (B, H, W, C), scanned in float32 even under autocast."""
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         return s6(
             x,
@@ -105,7 +105,7 @@ class BFSS(nn.Module):
 
 
 class NoSSM(BFSS):
-    """BFSS with depthwise convolutions in the place of its scans (control). Arguments as `BFSS`."""
+    """BFSS with depthwise convolutions instead of its scans (control). Arguments as `BFSS`."""
 
     mixer = DepthwiseMixer
 

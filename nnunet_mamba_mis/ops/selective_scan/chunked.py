@@ -70,7 +70,7 @@ def chunked_scan(
         A: (D, N).
         B: (batch, G, N, L).
         C: (batch, G, N, L).
-        exact: zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
     """
     batch, channels, length = u.shape
     chunks = _cut_arguments(u, delta, A, B, C, exact)
