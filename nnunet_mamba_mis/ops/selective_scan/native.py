@@ -12,7 +12,6 @@ from nnunet_mamba_mis.ops.selective_scan import native_kernel
 from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
 from nnunet_mamba_mis.ops.selective_scan.operator import (
     OperatorBackend,
-    Tensors,
     gradients_of_inputs,
     gradients_of_outputs,
     save_for_backward,
@@ -52,28 +51,9 @@ class NativeBackend(OperatorBackend):
         dtype = torch.promote_types(tensors[0].dtype, torch.float32)
         return [t if t is None else t.to(dtype) for t in tensors]
 
-    def block(self) -> int:
-        """As `OperatorBackend.block`."""
-        return native_kernel.block()
-
-    def forward(
-        self, inputs: Tensors, groups: int, softplus: bool, exact: bool, keep_starts: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `OperatorBackend.forward`."""
-        return native_kernel.forward(inputs, groups, softplus, exact, keep_starts)
-
-    def backward(
-        self,
-        inputs: Tensors,
-        groups: int,
-        starts: Tensor,
-        grad_y: Tensor,
-        grad_last_state: Tensor,
-        softplus: bool,
-        exact: bool,
-    ) -> list[Tensor]:
-        """As `OperatorBackend.backward`."""
-        return native_kernel.backward(inputs, groups, starts, grad_y, grad_last_state, softplus, exact)
+    block = staticmethod(native_kernel.block)
+    forward = staticmethod(native_kernel.forward)
+    backward = staticmethod(native_kernel.backward)
 
 
 @torch.library.custom_op("nnunet_mamba_mis::native_s6", mutates_args=(), device_types="cpu")
