@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "pixelwise_kernel.h"
-#include "scan_kernel.h"
+#include "scan_backward.h"
+#include "scan_forward.h"
 
 namespace {
 
@@ -22,22 +23,16 @@ void run_job(void *pointer) {
     Job &job = *static_cast<Job *>(pointer);
     try {
         for (int64_t index = job.next++; index < job.count; index = job.next++) job.work(job.context, index);
-    } catch (...) {  // want of memory; no exception may leave a thread, nor enter the OpenMP runtime
+    } catch (...) {  // out of memory; no exception may leave a thread, nor enter the OpenMP runtime
         job.failed = true;
         job.next = job.count;
     }
 }
 
-template <class S>
-void forward(const ScanProblem &problem) {
-    const Scan<S> scan(problem);
-    problem.exact ? scan.template forward<true>() : scan.template forward<false>();
-}
-
-template <class S>
-void backward(const ScanProblem &problem) {
-    const Scan<S> scan(problem);
-    problem.exact ? scan.template backward<true>() : scan.template backward<false>();
+template <template <class> class Direction, class S>
+void run_scan(const ScanProblem &problem) {
+    const Direction<S> scan(problem);
+    problem.exact ? scan.template run<true>() : scan.template run<false>();
 }
 
 }  // namespace
@@ -53,7 +48,7 @@ void parallel_for(const Threads &threads, int64_t count, void (*work)(void *, in
         std::vector<std::thread> helpers;
         try {
             for (int64_t i = 1; i < used; ++i) helpers.emplace_back(run_job, &job);
-        } catch (...) {  // fewer helpers do: whoever is there takes the next piece of work
+        } catch (...) {  // fewer helpers do: those that run take the next piece of work
         }
         run_job(&job);
         for (auto &helper : helpers) helper.join();
@@ -61,7 +56,7 @@ void parallel_for(const Threads &threads, int64_t count, void (*work)(void *, in
     if (job.failed) throw std::bad_alloc();
 }
 
-// 0, or 1 for want of memory: no exception may reach Python
+// 0, or 1 when memory runs out: no exception may reach Python
 template <class Function>
 static int32_t status_of(Function function) {
     try {
@@ -74,8 +69,14 @@ static int32_t status_of(Function function) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Counts up with every change of the structs or of what they mean: Python refuses a library of another number.
-EXPORT int32_t mamba_mis_interface() { return 3; }
+// Sizes of the structs that Python mirrors (ops/native_structs.py), which refuses a library with others
+#define EXPORT_SIZE(Struct) \
+    EXPORT int64_t mamba_mis_sizeof_##Struct() { return sizeof(Struct); }
+EXPORT_SIZE(Threads)
+EXPORT_SIZE(ScanProblem)
+EXPORT_SIZE(PixelTensor)
+EXPORT_SIZE(PixelLayer)
+EXPORT_SIZE(PixelProblem)
 
 EXPORT int32_t mamba_mis_tile() { return kTile; }
 
@@ -100,11 +101,13 @@ EXPORT int32_t mamba_mis_machine_has_avx512() {
 }
 
 EXPORT int32_t mamba_mis_scan_forward(const ScanProblem *problem) {
-    return status_of([&] { problem->is_double ? forward<double>(*problem) : forward<float>(*problem); });
+    return status_of(
+        [&] { problem->is_double ? run_scan<ScanForward, double>(*problem) : run_scan<ScanForward, float>(*problem); });
 }
 
 EXPORT int32_t mamba_mis_scan_backward(const ScanProblem *problem) {
-    return status_of([&] { problem->is_double ? backward<double>(*problem) : backward<float>(*problem); });
+    return status_of(
+        [&] { problem->is_double ? run_scan<ScanBackward, double>(*problem) : run_scan<ScanBackward, float>(*problem); });
 }
 
 EXPORT int32_t mamba_mis_pixelwise_forward(const PixelProblem *problem) {

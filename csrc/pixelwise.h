@@ -22,7 +22,7 @@ struct PixelLayer {
     double eps;                  // norm
 };
 
-// All tensors have one type, float or double. Mirrored by `_Problem` in nnunet_mamba_mis/ops/pixelwise.py.
+// All tensors have one type, float or double. Mirrored in nnunet_mamba_mis/ops/native_structs.py.
 struct PixelProblem {
     Threads threads;
     int32_t is_double;

@@ -120,7 +120,7 @@ struct PixelLayers {
                 squares += centered * centered;
             }
             const V variance = squares / S(channels) + S(layer.eps);
-            V factor;
+            V factor{};
             for (int i = 0; i < W; ++i) factor[i] = S(1) / std::sqrt(variance[i]);
             store<S>(mean + t, center);
             store<S>(scale + t, factor);

@@ -5,7 +5,7 @@
 
 // One scan over length = outer · inner positions, the inner index running fastest. Every tensor is a pointer with
 // strides in elements, so that any layout, and a column-major order of an image, is scanned in place.
-// All tensors have one type, float or double. Mirrored by `_Problem` in nnunet_mamba_mis/ops/cpp_backend.py.
+// All tensors have one type, float or double. Mirrored in nnunet_mamba_mis/ops/native_structs.py.
 //
 // Δ, B and C are either given, or, with `weight`, linear functions of u that are computed as they are needed.
 struct ScanProblem {

@@ -31,18 +31,17 @@ inline void transpose_block(const double *const *from, double *const *to) {
 // to_row(j)[i] = from_row(i)[j] for i < rows and j < columns
 template <class S, class FromRow, class ToRow>
 inline void transpose(FromRow from_row, ToRow to_row, int64_t rows, int64_t columns) {
-    int64_t i = 0;
-    for (; i + 4 <= rows; i += 4) {
-        int64_t j = 0;
-        for (; j + 4 <= columns; j += 4) {
+    const int64_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+    for (int64_t i = 0; i < whole_rows; i += 4) {
+        for (int64_t j = 0; j < whole_columns; j += 4) {
             const S *from[4];
             S *to[4];
             for (int k = 0; k < 4; ++k) from[k] = from_row(i + k) + j, to[k] = to_row(j + k) + i;
             transpose_block(from, to);
         }
-        for (; j < columns; ++j)
+        for (int64_t j = whole_columns; j < columns; ++j)
             for (int k = 0; k < 4; ++k) to_row(j)[i + k] = from_row(i + k)[j];
     }
-    for (; i < rows; ++i)
+    for (int64_t i = whole_rows; i < rows; ++i)
         for (int64_t j = 0; j < columns; ++j) to_row(j)[i] = from_row(i)[j];
 }

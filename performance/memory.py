@@ -16,6 +16,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
+from nnunet_mamba_mis.ops.memory import keep_freed_memory
 from nnunet_mamba_mis.planning.memory import training_bytes
 
 CHANNELS, CLASSES = 3, 2
@@ -47,6 +48,7 @@ def main() -> None:
 
 def measure(device: str, variant: str, height: str, width: str, batch: str) -> None:
     """Print the bytes that training takes at most."""
+    keep_freed_memory()  # as in nnU-Net
     peak = _peak_on_cuda if device == "cuda" else _peak_on_cpu
     print(int(peak(variant, (int(height), int(width)), int(batch))))
 

@@ -9,7 +9,6 @@ import re
 import sys
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
@@ -22,6 +21,8 @@ from torch import nn
 from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.ops import available_backends
 from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.memory import keep_freed_memory
+from nnunet_mamba_mis.ops.selective_scan import registry
 
 NETWORKS = ("MambaMIS B", "PlainConvUNet")
 
@@ -80,8 +81,8 @@ def check() -> None:
 @contextmanager
 def on_torch_operations():
     """Without native code."""
-    s6 = import_module("nnunet_mamba_mis.ops.s6")  # the package has a function of this name
-    with patch.object(native, "available", bool), patch.object(s6, "fastest_backend", lambda *_: "torch"):
+    scan = patch.object(registry, "fastest_backend", lambda *_: registry.BACKENDS["torch"])
+    with patch.object(native, "available", bool), scan:
         yield
 
 
@@ -130,6 +131,7 @@ def _ratio(result: dict) -> float:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as in nnU-Net
     if len(sys.argv) == 4:
         train(make(sys.argv[1], int(sys.argv[2])), int(sys.argv[2]))
         # not ru_maxrss: a process inherits that from the one that started it

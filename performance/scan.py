@@ -14,6 +14,7 @@ from baselines import mambapy_scan, sequential_loop
 from measure import medians, print_table, write_json
 
 from nnunet_mamba_mis.ops import available_backends, selective_scan, selective_scan_reference
+from nnunet_mamba_mis.ops.memory import keep_freed_memory
 
 LONG = (1, 8, 65536, 32)
 FAST = {name: partial(selective_scan, backend=name) for name in ("cpp", "torch") if name in available_backends()}
@@ -106,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

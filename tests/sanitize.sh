@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
 # The native code under GCC's address and undefined behaviour sanitizers, driven by the tests of its operations.
-# Needs an editable install (pip install -e '.[test]'): it swaps the libraries in the source tree, and puts them back.
+# Swaps the libraries of the installed package (PYTHON=... names the interpreter), and puts them back.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-libraries=nnunet_mamba_mis/ops
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=$(command -v "${PYTHON:-python}")
+python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
+cd /  # where Python does not find the source tree
+libraries=$("$python" -c "import nnunet_mamba_mis.ops as ops; print(ops.__path__[0])")
 saved=$(mktemp -d)
-cp $libraries/_native_*.so "$saved"
-trap 'cp "$saved"/_native_*.so $libraries; rm -r "$saved"' EXIT
+cp "$libraries"/_native_*.so "$saved"
+trap 'cp "$saved"/_native_*.so "$libraries"; rm -r "$saved"' EXIT
 flags="-std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 flags="$flags -fPIC -shared -fvisibility=hidden -ffp-contract=fast -Wno-psabi -pthread"
-for library in $libraries/_native_*.so; do
+for library in "$libraries"/_native_*.so; do
     case $library in
         *baseline*) vectors="-DVECTOR_BYTES=16" ;;
         *avx2*) vectors="-DVECTOR_BYTES=32 -mavx2 -mfma" ;;
         *avx512*) vectors="-DVECTOR_BYTES=64 -mavx2 -mfma -mavx512f -mavx512dq -mavx512vl -mavx512bw" ;;
     esac
-    g++ $flags $vectors csrc/native.cpp -o "$library"
+    g++ $flags $vectors "$root/csrc/native.cpp" -o "$library"
 done
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-    "${PYTHON:-python}" -m pytest -q tests/ops/test_native_layers.py tests/ops/test_selective_scan.py \
+    "$python" -m pytest -q "$root"/tests/ops/test_{pixelwise,s6,selective_scan}.py \
     -k "not memory and not compiles and not opcheck"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SCANS, SS2D, NoSSM
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
-from nnunet_mamba_mis.ops import Plus, Times, deferred, pixelwise
+from nnunet_mamba_mis.ops import Evaluator, concat, lazy
 
 
 class DepthwiseConv3x3(nn.Conv2d):
@@ -63,21 +63,22 @@ class BSSS(nn.Module):
             self.spectral_gate = None
         self.fusion = nn.Linear(2 * channels if spectral_gate else channels, channels)
         self.out = nn.Linear(channels, channels)
+        self.evaluate = Evaluator()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        parts = x.split(self.widths, dim=-1)
-        gate = deferred([parts[0]], self.norms[0], self.projs[0], nn.SiLU())
-        spatial = pixelwise([parts[1]], self.norms[1], self.projs[1])
-        fused = [self.scan.deferred(F.silu(self.depthwise(spatial)))]
+        gating, scanned, filtered = (lazy(part) for part in x.split(self.widths, dim=-1))
+        gate = gating.then(self.norms[0], self.projs[0], F.silu)
+        spatial = self.evaluate(scanned.then(self.norms[1], self.projs[1]))
+        features = self.scan.expression(F.silu(self.depthwise(spatial)))
         if self.spectral_gate is not None:
-            spectral = self.spectral_gate(pixelwise([parts[2]], self.norms[2], self.projs[2]))
-            fused.append(deferred([spectral], self.spectral_norm, nn.SiLU()))
-        return pixelwise(fused, self.fusion, Times(gate), self.out, Plus(x))
+            spectral = self.spectral_gate(self.evaluate(filtered.then(self.norms[2], self.projs[2])))
+            features = concat(features, lazy(spectral).then(self.spectral_norm, F.silu))
+        return self.evaluate((features.then(self.fusion) * gate).then(self.out) + lazy(x))
 
 
 class NoSSMBlock(BSSS):
-    """BSSS with depthwise convolutions in the place of scans (control). Arguments as `BSSS`; scan is "bfss"."""
+    """BSSS with depthwise convolutions instead of scans (control). Arguments as `BSSS`; scan is "bfss"."""
 
     scans: ClassVar[Mapping[str, type[BFSS] | type[SS2D]]] = {"bfss": NoSSM}
 
@@ -85,7 +86,7 @@ class NoSSMBlock(BSSS):
 class CNNBlock(nn.Module):
     """Conv 3×3, BatchNorm, ReLU, without a residual (ablation). Arguments as `BSSS`, all but channels unused."""
 
-    def __init__(self, channels: int, size: tuple[int, int], **_unused) -> None:
+    def __init__(self, channels: int, size: tuple[int, int], **_unused: Any) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         self.norm = nn.BatchNorm2d(channels)
@@ -101,7 +102,7 @@ class ViTBlock(nn.Module):
 
     heads = 4
 
-    def __init__(self, channels: int, size: tuple[int, int], **_unused) -> None:
+    def __init__(self, channels: int, size: tuple[int, int], **_unused: Any) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)

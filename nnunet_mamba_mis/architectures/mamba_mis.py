@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from nnunet_mamba_mis.architectures.basic_blocks import BLOCKS
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge, Stem
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SCANS, NoSSM
-from nnunet_mamba_mis.ops.selective_scan.api import DISCRETIZATIONS
+from nnunet_mamba_mis.ops.selective_scan.inputs import DISCRETIZATIONS
 
 BASE_WIDTH = 16
 ENCODER_STRIDES = (4, 8, 16, 32)
@@ -42,7 +42,7 @@ VARIANTS = {
 class Stage(nn.Module):
     """Blocks at one resolution."""
 
-    def __init__(self, block: str, depth: int, channels: int, size: tuple[int, int], **block_kwargs) -> None:
+    def __init__(self, block: str, depth: int, channels: int, size: tuple[int, int], **block_kwargs: Any) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(BLOCKS[block](channels, size, **block_kwargs) for _ in range(depth))
 
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, input_channels: int, size: tuple[int, int], block: str, depths: tuple[int, ...], **block_kwargs
+        self, input_channels: int, size: tuple[int, int], block: str, depths: tuple[int, ...], **block_kwargs: Any
     ) -> None:
         super().__init__()
         self.strides = ENCODER_STRIDES
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         block: str,
         depths: tuple[int, ...],
         deep_supervision: bool,
-        **block_kwargs,
+        **block_kwargs: Any,
     ) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision
@@ -158,7 +158,7 @@ class MambaMIS(nn.Module):
         variant: "S", "B" or "L".
         d_state: States a channel of the scans.
         discretization: "zoh" (the paper's) or "mamba".
-        block: "bsss" (the paper's), "cnn", "vit", or "nossm": depthwise convolutions in the place of all scans,
+        block: "bsss" (the paper's), "cnn", "vit", or "nossm": depthwise convolutions instead of all scans,
             those of the bridge too.
         scan: "bfss" (the paper's) or "ss2d".
         spectral_gate: Whether blocks have the spectral part.
@@ -267,7 +267,7 @@ def deep_supervision_sizes(patch_size: tuple[int, int]) -> list[tuple[int, int]]
     ]
 
 
-def _check_choice(name: str, value: str, choices) -> None:
+def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} {value!r} is not one of {', '.join(map(repr, choices))}")
 
@@ -282,7 +282,7 @@ def _segment(layer: nn.Module, x: Tensor) -> Tensor:
         return layer(at_least_float32(x).permute(0, 3, 1, 2))
 
 
-def _drop_auxiliary_heads(decoder: Decoder, state_dict: dict, prefix: str, *_) -> None:
+def _drop_auxiliary_heads(decoder: Decoder, state_dict: dict, prefix: str, *_: Any) -> None:
     """Let a network without deep supervision load the weights of one that was trained with it."""
     if len(decoder.seg_layers) > 1:
         return

@@ -40,7 +40,7 @@ class PatchMerge(nn.Module):
 class PatchExpand(nn.Module):
     """A linear layer makes factor × factor pixels of each, then LayerNorm.
 
-    In float32 also under autocast, as its input is a sum of blocks that no norm has bounded.
+    In float32 even under autocast, as its input is a sum of blocks that no norm has bounded.
     """
 
     def __init__(self, channels: int, output_channels: int, factor: int) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba_mis.ops import Deferred, deferred, pixelwise, s6
+from nnunet_mamba_mis.ops import Evaluator, Pixelwise, concat, lazy, s6
 
 
 class S6(nn.Module):
@@ -30,7 +30,7 @@ class S6(nn.Module):
         self.D = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C), scanned in float32 also under autocast."""
+        """(B, H, W, C) → (B, H, W, C), scanned in float32 even under autocast."""
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         return s6(
             x,
@@ -91,20 +91,21 @@ class BFSS(nn.Module):
         self.fusion = nn.Sequential(
             nn.LayerNorm(2 * channels), nn.Linear(2 * channels, channels), nn.SiLU(), nn.Linear(channels, channels)
         )
+        self.evaluate = Evaluator()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        return pixelwise([self.deferred(x)])
+        return self.evaluate(self.expression(x))
 
-    def deferred(self, x: Tensor) -> Deferred:
+    def expression(self, x: Tensor) -> Pixelwise:
         """As `forward`, but its fusion is left to be computed with the layers that take it."""
         rows = self.scans[0](x)
         columns = self.scans[1](x.transpose(1, 2)).transpose(1, 2)
-        return deferred([rows, columns], *self.fusion)
+        return concat(lazy(rows), lazy(columns)).then(*self.fusion)
 
 
 class NoSSM(BFSS):
-    """BFSS with depthwise convolutions in the place of its scans (control). Arguments as `BFSS`."""
+    """BFSS with depthwise convolutions instead of its scans (control). Arguments as `BFSS`."""
 
     mixer = DepthwiseMixer
 
@@ -129,9 +130,9 @@ class SS2D(nn.Module):
         by_columns = self.scans[1](columns) + self.scans[3](columns.flip(1, 2)).flip(1, 2)
         return by_rows + by_columns.transpose(1, 2)
 
-    def deferred(self, x: Tensor) -> Tensor:
-        """As `forward`: there is nothing to leave."""
-        return self.forward(x)
+    def expression(self, x: Tensor) -> Pixelwise:
+        """As `forward`: nothing is left to be computed."""
+        return lazy(self.forward(x))
 
 
 SCANS: dict[str, type[BFSS] | type[SS2D]] = {

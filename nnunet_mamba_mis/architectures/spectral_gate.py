@@ -11,7 +11,7 @@ from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autoca
 class SpectralGate(nn.Module):
     """Complex weight and bias for each frequency and channel, between rfft2 and irfft2 (both ortho).
 
-    Runs in float32 also under autocast. The grid belongs to the feature size it was built for.
+    Runs in float32 even under autocast. The grid belongs to the feature size it was built for.
 
     Args:
         size: Height and width of the features.

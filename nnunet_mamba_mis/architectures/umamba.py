@@ -16,7 +16,7 @@ PLACES = ("bottleneck", "encoder")
 class MambaLayer(nn.Module):
     """LayerNorm, then Mamba, over the pixels of an image, row after row.
 
-    In float32 also under autocast: in half precision U-Mamba is known for NaN losses.
+    In float32 even under autocast: in half precision U-Mamba is known for NaN losses.
     """
 
     def __init__(self, channels: int) -> None:

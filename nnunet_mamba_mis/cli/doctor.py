@@ -135,7 +135,8 @@ def _backends() -> Iterator[Finding]:
     import torch
 
     from nnunet_mamba_mis.ops import native_library as native
-    from nnunet_mamba_mis.ops.selective_scan.api import BACKENDS, selective_scan, selective_scan_reference
+    from nnunet_mamba_mis.ops import selective_scan, selective_scan_reference
+    from nnunet_mamba_mis.ops.selective_scan.registry import BACKENDS
 
     torch.manual_seed(0)
     arguments = (torch.randn(1, 2, 50), torch.rand(1, 2, 50), -torch.rand(2, 4), *torch.randn(2, 1, 4, 50))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 import nnunet_mamba_mis.ops  # noqa: F401 (registers the operators)
 from nnunet_mamba_mis.export import fourier
 from nnunet_mamba_mis.export.scan import cut, join, scan_chunks, scan_steps
-from nnunet_mamba_mis.ops.pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES
+from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES
 
 
 def decompose_s6(
@@ -59,7 +59,7 @@ def decompose_pixelwise(
     return stack.pop()
 
 
-def _layer(kind: int, x: Tensor, layers, eps: float) -> Tensor:
+def _layer(kind: int, x: Tensor, layers: Iterator[tuple[Tensor, Tensor]], eps: float) -> Tensor:
     if kind == SILU:
         return F.silu(x)
     weight, bias = next(layers)

@@ -18,6 +18,8 @@ import math
 import torch
 from torch import Tensor
 
+from nnunet_mamba_mis.ops.selective_scan.chunked import nonzero
+
 # a loop so short costs less than three
 _ONE_CHUNK = 16
 
@@ -51,8 +53,7 @@ def scan_chunks(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact
         exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
     """
     steps, chunks, batch, channels = u.shape
-    # an A this small acts as zero does, and spares (e^{ΔA} − 1)/A the special case
-    A = torch.where(A.abs() < 1e-20, -1e-20, A)
+    A = nonzero(A)
     u, delta, B, C = (x.contiguous() for x in (u, delta, B, C))
     zero = u.new_zeros(chunks, batch, channels, A.shape[1])
     constants = (A, A / 2, 1 / A) if exact else (A,)

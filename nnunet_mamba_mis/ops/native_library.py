@@ -11,24 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from nnunet_mamba_mis.ops.native_structs import STRUCTS, Threads
+
 _REBUILD = (
     "Install a compiler (Debian, Ubuntu: apt install g++), then, in the folder of the source: "
     "pip install --force-reinstall --no-deps ."
 )
-_INTERFACE = 3  # mamba_mis_interface of csrc/native.cpp
-_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
 
 
-class Threads(ctypes.Structure):
-    """Threads of csrc/threads.h."""
-
-    _fields_ = [("count", ctypes.c_int64), ("parallel", ctypes.c_void_p)]
-
-
 def threads() -> Threads:
-    """As many threads as torch uses, and its own where its OpenMP runtime is found; new ones otherwise."""
+    """As many threads as torch uses: its own where its OpenMP runtime is found, otherwise new ones."""
     return Threads(torch.get_num_threads(), _openmp_parallel())
 
 
@@ -38,7 +31,6 @@ def run(function: str, problem: ctypes.Structure) -> None:
     Raises:
         MemoryError: There is not enough memory for scratch.
     """
-    _keep_freed_memory()
     if getattr(library(), f"mamba_mis_{function}")(ctypes.byref(problem)) != 0:
         raise MemoryError(f"not enough memory for {function.replace('_', ' ')}")
 
@@ -48,7 +40,7 @@ def why_unavailable() -> str | None:
     """Why the native code cannot be used on this machine, or None."""
     path = _library_path("baseline")
     if not path.exists():
-        return f"it was not built, most likely for want of a C++ compiler at installation. {_REBUILD}"
+        return f"it was not built, most likely because installation found no C++ compiler. {_REBUILD}"
     try:
         library()
     except (OSError, AttributeError) as error:  # AttributeError: an old library without one of the functions
@@ -79,24 +71,6 @@ def library() -> ctypes.CDLL:
     return load_library(instruction_sets()[0])
 
 
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Let glibc's malloc keep freed tensors for the next ones, instead of handing them back to the system.
-
-    Otherwise every tensor above 32 MiB is fresh memory, which the system has to zero page by page: at 1024 × 1024
-    pixels that is two fifths of the time of inference. Whoever has set malloc's thresholds is left with them.
-    """
-    if any(name in os.environ for name in _MALLOC_VARIABLES) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # not glibc
-        return
-    # an old glibc refuses a threshold above 32 MiB; setting the other alone would do harm
-    if mallopt(_M_MMAP_THRESHOLD, 2**30):
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def instruction_sets() -> list[str]:
     """Names of the instruction sets that this machine has and that there is a library for, best first."""
     baseline = load_library("baseline")
@@ -111,8 +85,9 @@ def instruction_sets() -> list[str]:
 def load_library(instruction_set: str) -> ctypes.CDLL:
     """The library for an instruction set, which the machine must have."""
     loaded = ctypes.CDLL(str(_library_path(instruction_set)))
-    if loaded.mamba_mis_interface() != _INTERFACE:
-        raise OSError("it was built from another version of the source")
+    for struct in STRUCTS:
+        if getattr(loaded, f"mamba_mis_sizeof_{struct.__name__}")() != ctypes.sizeof(struct):
+            raise OSError(f"it was built from another version of the source, with another {struct.__name__}")
     return loaded
 
 

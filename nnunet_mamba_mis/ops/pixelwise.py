@@ -1,300 +1,234 @@
-"""Layers that work on every pixel on its own, as one operation."""
+"""Layers that work on every pixel on its own, written as an expression and computed at once.
+
+    gate = lazy(x).then(norm, linear, F.silu)
+    y = evaluate((concat(lazy(a), lazy(b)).then(fusion) * gate).then(linear) + lazy(x))
+
+On a CPU pixels go through the whole expression tile by tile, in native code: what lies between is neither written to
+memory nor kept for backward, which runs the layers again. Elsewhere, and for layers that the native code does not know
+(subclasses, layers without a bias or with hooks, tensors to be broadcast), torch runs one after the other.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.native_pixelwise import (
+    CONCAT,
+    LINEAR,
+    LOAD,
+    NORM,
+    PLUS,
+    SILU,
+    TIMES,
+    native_layers,
+    native_pixelwise,
+    run_forward,
+)
+from nnunet_mamba_mis.ops.native_structs import PixelLayer
+
+Layer = Callable[[Tensor], Tensor]
+# on a stack: LOAD puts the next tensor on it, CONCAT, TIMES and PLUS take two from it and layers one
+Step = Layer | int
 
 
-class Deferred(NamedTuple):
-    """What `pixelwise(inputs, *layers)` would give, left to be computed together with the layers that take it."""
+class Pixelwise:
+    """Features (batch, H, W, channels) as an expression, for `Evaluator` to compute."""
 
-    inputs: Sequence[Features]
-    layers: Sequence[Layer]
+    def __init__(self, tensors: tuple[Tensor, ...], steps: tuple[Step, ...]) -> None:
+        self.tensors = tensors
+        self.steps = steps
+
+    def then(self, *layers: Layer) -> Pixelwise:
+        """Apply layers in turn: `nn.LayerNorm` over the channels, `nn.Linear`, SiLU, and others, which torch runs."""
+        return Pixelwise(self.tensors, (*self.steps, *layers))
+
+    def __mul__(self, factor: Pixelwise) -> Pixelwise:
+        return self._joined(factor, TIMES)
+
+    def __add__(self, term: Pixelwise) -> Pixelwise:
+        return self._joined(term, PLUS)
+
+    def _joined(self, other: Pixelwise, step: Step) -> Pixelwise:
+        return Pixelwise((*self.tensors, *other.tensors), (*self.steps, *other.steps, step))
+
+    def by_torch(self) -> Tensor:
+        """Compute it one step after the other."""
+        tensors = iter(self.tensors)
+        stack: list[Tensor] = []
+        for step in self.steps:
+            if step == LOAD:
+                stack.append(next(tensors))
+            elif isinstance(step, int):
+                top = stack.pop()
+                stack[-1] = _JOINS[step](stack[-1], top)
+            else:
+                stack[-1] = step(stack[-1])
+        return stack.pop()
 
 
-class Times(NamedTuple):
-    """Multiply by features of the same shape."""
-
-    factor: Features
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiply."""
-        return x * _compose(self.factor)
+_JOINS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
+    CONCAT: lambda a, b: torch.cat([a, b], dim=-1),
+    TIMES: torch.mul,
+    PLUS: torch.add,
+}
 
 
-class Plus(NamedTuple):
-    """Add features of the same shape."""
-
-    term: Features
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Add."""
-        return x + _compose(self.term)
+def lazy(x: Tensor) -> Pixelwise:
+    """Features (batch, H, W, channels), any strides, to begin an expression with."""
+    return Pixelwise((x,), (LOAD,))
 
 
-Features = Tensor | Deferred
-Layer = nn.Module | Times | Plus
+def concat(a: Pixelwise, b: Pixelwise) -> Pixelwise:
+    """Features side by side, a's channels first."""
+    return a._joined(b, CONCAT)
 
 
-def deferred(inputs: Sequence[Features], *layers: Layer) -> Deferred:
-    """Features to give to `pixelwise`, or to `Times` and `Plus`, in the place of a tensor; arguments as `pixelwise`."""
-    return Deferred(inputs, layers)
+class Evaluator:
+    """Computes the expressions of one module, and keeps a plan for each.
 
-
-def pixelwise(inputs: Sequence[Features], *layers: Layer) -> Tensor:
-    """Concatenate inputs along channels, then apply layers in turn.
-
-    On a CPU pixels go through all layers tile by tile, in native code: what lies between is neither written to memory
-    nor kept for backward, which runs the layers again. Elsewhere, and for layers that it does not know (subclasses,
-    layers without a bias or with hooks, tensors to be broadcast), this is what it reads like.
-
-    Args:
-        inputs: Features (batch, H, W, channels), any strides.
-        layers: `nn.LayerNorm` over the channels, `nn.Linear`, `nn.SiLU`, `Times`, `Plus`, and what torch runs besides.
-
-    Returns:
-        (batch, H, W, channels after the last layer).
+    What a plan depends on is checked at every call, so that layers and parameters can be replaced or moved.
     """
-    plan = _plan(Deferred(inputs, layers))
-    if plan is None:
-        return _compose(Deferred(inputs, layers))
-    # the operator itself takes as long as a small layer
-    run = native_pixelwise if native.needs_operator(*plan.tensors, *plan.parameters) else _forward
-    return run(*plan)
+
+    def __init__(self) -> None:
+        self._plans: dict[tuple[Step, ...], _Plan] = {}
+
+    def __reduce__(self) -> tuple[type[Evaluator], tuple[()]]:
+        return Evaluator, ()  # copies and pickles of a module make their own plans
+
+    def __call__(self, x: Pixelwise) -> Tensor:
+        """Features (batch, H, W, channels after the last step)."""
+        if len(x.steps) == 1 or not _suits(x.tensors):
+            return x.by_torch()
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        plan = None if traced else self._plans.get(x.steps)
+        if plan is None or (parameters := plan.parameters(x.tensors)) is None:
+            plan = _make_plan(x)
+            if plan is None or (parameters := plan.parameters(x.tensors)) is None:
+                return x.by_torch()
+            if not traced:
+                self._plans[x.steps] = plan
+        # the operator itself takes as long as a small layer
+        if native.needs_operator(*x.tensors, *parameters) or not all(p.is_contiguous() for p in parameters):
+            return native_pixelwise(x.tensors, parameters, plan.kinds, plan.eps)
+        return run_forward(x.tensors, plan.widths[-1], plan.layers(parameters))
 
 
-def _compose(features: Features) -> Tensor:
-    if isinstance(features, Tensor):
-        return features
-    inputs = [_compose(x) for x in features.inputs]
-    x = torch.cat(inputs, dim=-1) if len(inputs) > 1 else inputs[0]
-    for layer in features.layers:
-        x = layer(x)
-    return x
+class _WithParameters(NamedTuple):
+    """A norm or linear layer as it was when its plan was made."""
+
+    layer: nn.LayerNorm | nn.Linear
+    type: type[nn.Module]
+    weight: tuple[int, ...]  # shape
+    eps: float | None  # of a norm
+
+    def is_unchanged(self) -> bool:
+        same_eps = self.eps is None or bool(self.layer.eps == self.eps)
+        return type(self.layer) is self.type and not _is_hooked(self.layer) and same_eps
 
 
-LOAD, CONCAT, NORM, LINEAR, SILU, TIMES, PLUS = range(7)  # PixelLayerKind of csrc/pixelwise.h
+class _Plan:
+    """What the native code needs of an expression besides its tensors."""
+
+    def __init__(self) -> None:
+        self.kinds: list[int] = []
+        self.eps: list[float] = []
+        self.widths: list[int] = []  # channels after each step
+        self.inputs: list[int] = []  # channels of each tensor
+        self.with_parameters: list[_WithParameters] = []
+        self.without_parameters: list[nn.Module] = []
+        self._layers: tuple[list[int], ctypes.Array[PixelLayer] | None] = ([], None)
+
+    def add(self, kind: int, width: int, eps: float = 0.0) -> None:
+        self.kinds.append(kind)
+        self.widths.append(width)
+        self.eps.append(eps)
+
+    def parameters(self, tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
+        """Weight and bias of each norm and linear layer; None unless the plan holds for these tensors and layers."""
+        dtype, device = tensors[0].dtype, tensors[0].device
+        if [t.shape[-1] for t in tensors] != self.inputs or any(map(_is_hooked, self.without_parameters)):
+            return None
+        parameters = []
+        for entry in self.with_parameters:
+            if not entry.is_unchanged():
+                return None
+            weight, bias = entry.layer.weight, entry.layer.bias
+            if bias is None or weight.shape != entry.weight or bias.shape != entry.weight[:1]:
+                return None
+            parameters += [weight, bias]
+        return parameters if all(p.dtype == dtype and p.device == device for p in parameters) else None
+
+    def layers(self, parameters: list[Tensor]) -> ctypes.Array[PixelLayer]:
+        """Steps as the native code takes them, made again when a parameter has moved."""
+        pointers = [p.data_ptr() for p in parameters]
+        known, layers = self._layers
+        if layers is None or pointers != known:
+            layers = native_layers(self.kinds, self.widths, self.eps, parameters)
+            self._layers = pointers, layers
+        return layers
 
 
-class _Plan(NamedTuple):
-    """Arguments of `native_pixelwise`."""
-
-    tensors: list[Tensor]
-    parameters: list[Tensor]
-    kinds: list[int]
-    eps: list[float]
-
-
-class _NotNativeError(Exception):
-    """Native code cannot run a layer: it reads what it is told to, whatever lies there."""
-
-
-def _plan(features: Deferred) -> _Plan | None:
-    plan = _Plan([], [], [], [])
-    try:
-        _add(features, plan)
-    except _NotNativeError:
-        return None
-    first = plan.tensors[0]
-    alike = all(t.dtype == first.dtype and t.device == first.device for t in (*plan.tensors, *plan.parameters))
-    return plan if alike and len(plan.kinds) > len(plan.tensors) else None
-
-
-def _add(features: Features, plan: _Plan) -> int:
-    """Add the steps that leave these features on the stack; returns their channels."""
-    if isinstance(features, Tensor):
-        if not _suits(features) or (plan.tensors and features.shape[:3] != plan.tensors[0].shape[:3]):
-            raise _NotNativeError
-        plan.tensors.append(features)
-        return _step(plan, LOAD, features.shape[-1])
-    channels = _add(features.inputs[0], plan)
-    for x in features.inputs[1:]:
-        channels = _step(plan, CONCAT, channels + _add(x, plan))
-    for layer in features.layers:
-        channels = _add_layer(layer, channels, plan)
-    return channels
-
-
-def _add_layer(layer: Layer, channels: int, plan: _Plan) -> int:
-    if isinstance(layer, (Times, Plus)):
-        if _add(layer[0], plan) != channels:
-            raise _NotNativeError
-        return _step(plan, TIMES if isinstance(layer, Times) else PLUS, channels)
-    if layer._forward_hooks or layer._forward_pre_hooks:
-        raise _NotNativeError
-    if type(layer) is nn.SiLU:
-        return _step(plan, SILU, channels)
-    if type(layer) is nn.LayerNorm and layer.normalized_shape == (channels,) and layer.bias is not None:
-        plan.parameters.extend((layer.weight, layer.bias))
-        return _step(plan, NORM, channels, layer.eps)
-    if type(layer) is nn.Linear and layer.in_features == channels and layer.bias is not None:
-        plan.parameters.extend((layer.weight, layer.bias))
-        return _step(plan, LINEAR, layer.out_features)
-    raise _NotNativeError
-
-
-def _step(plan: _Plan, kind: int, channels: int, eps: float = 0.0) -> int:
-    plan.kinds.append(kind)
-    plan.eps.append(eps)
-    return channels
-
-
-def _suits(x: Tensor) -> bool:
-    on_cpu = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.dim() == 4 and x.numel() > 0
-    return on_cpu and not torch.is_autocast_enabled("cpu") and native.available()
-
-
-class _Tensor(ctypes.Structure):
-    """PixelTensor of csrc/pixelwise.h."""
-
-    _fields_ = [("data", ctypes.c_void_p), ("channels", ctypes.c_int64), ("strides", ctypes.c_int64 * 4)]
-
-
-class _Layer(ctypes.Structure):
-    """PixelLayer of csrc/pixelwise.h."""
-
-    _fields_ = [
-        ("kind", ctypes.c_int32),
-        ("channels", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "grad_weight", "grad_bias")),
-        ("eps", ctypes.c_double),
-    ]
-
-
-class _Problem(ctypes.Structure):
-    """PixelProblem of csrc/pixelwise.h."""
-
-    _fields_ = [
-        ("threads", native.Threads),
-        ("is_double", ctypes.c_int32),
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "layers")),
-        ("tensor", ctypes.POINTER(_Tensor)),
-        ("grad", ctypes.POINTER(_Tensor)),
-        ("layer", ctypes.POINTER(_Layer)),
-        ("y", _Tensor),
-    ]
-
-
-@torch.library.custom_op("nnunet_mamba_mis::native_pixelwise", mutates_args=(), device_types="cpu")
-def native_pixelwise(
-    tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
-) -> Tensor:
-    """Run pixelwise layers natively.
-
-    Args:
-        tensors: (batch, H, W, channels) each, in the order in which they are loaded.
-        parameters: Weight and bias of each norm and linear layer.
-        kinds: Steps on a stack, as PixelLayerKind of csrc/pixelwise.h numbers them.
-        eps: For each step, what a norm adds to the variance.
-    """
-    return _forward(tensors, parameters, kinds, eps)
-
-
-def _forward(tensors, parameters, kinds, eps: Sequence[float]) -> Tensor:
-    y = _empty_result(tensors, parameters, kinds)
-    _run("forward", tensors, parameters, kinds, eps, y)
-    return y
-
-
-@native_pixelwise.register_fake
-def _(tensors, parameters, kinds, eps):
-    return _empty_result(tensors, parameters, kinds)
-
-
-@torch.library.custom_op("nnunet_mamba_mis::native_pixelwise_backward", mutates_args=(), device_types="cpu")
-def native_pixelwise_backward(
-    grad_y: Tensor,
-    tensors: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    kinds: Sequence[int],
-    eps: Sequence[float],
-) -> list[Tensor]:
-    """Gradients of `native_pixelwise` with respect to its tensors, then its parameters."""
-    grads = _empty_gradients(tensors, parameters)
-    _run("backward", tensors, parameters, kinds, eps, grad_y, grads)
-    return grads
-
-
-@native_pixelwise_backward.register_fake
-def _(grad_y, tensors, parameters, kinds, eps):
-    return _empty_gradients(tensors, parameters)
-
-
-def _setup_context(ctx, inputs, output) -> None:
-    tensors, parameters, *ctx.options = inputs
-    ctx.count = len(tensors)
-    ctx.save_for_backward(*tensors, *parameters)
-
-
-def _autograd(ctx, grad_y):
-    tensors, parameters = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-    grads = native_pixelwise_backward(grad_y, tensors, parameters, *ctx.options)
-    return grads[: ctx.count], grads[ctx.count :], None, None
-
-
-native_pixelwise.register_autograd(_autograd, setup_context=_setup_context)
-
-
-def _empty_result(tensors, parameters, kinds) -> Tensor:
-    return tensors[0].new_empty(*tensors[0].shape[:3], _channels(tensors, parameters, kinds)[-1])
-
-
-def _empty_gradients(tensors, parameters) -> list[Tensor]:
-    return [t.new_empty(t.shape) for t in (*tensors, *parameters)]
-
-
-def _channels(tensors, parameters, kinds) -> list[int]:
-    """Channels of each step's result."""
-    loaded, weights = iter(tensors), iter(parameters[::2])
-    stack: list[int] = []
-    result = []
-    for kind in kinds:
-        if kind == LOAD:
-            stack.append(next(loaded).shape[-1])
-        elif kind in (NORM, LINEAR):
-            stack[-1] = next(weights).shape[0]
-        elif kind in (CONCAT, TIMES, PLUS):
+def _make_plan(x: Pixelwise) -> _Plan | None:
+    """A plan, or None for steps that the native code does not know: it does no bounds checks."""
+    plan = _Plan()
+    tensors = iter(x.tensors)
+    stack: list[int] = []  # channels
+    for step in x.steps:
+        if step == LOAD:
+            stack.append(next(tensors).shape[-1])
+            plan.inputs.append(stack[-1])
+            plan.add(LOAD, stack[-1])
+        elif isinstance(step, int):
             top = stack.pop()
-            stack[-1] += top if kind == CONCAT else 0
-        result.append(stack[-1])
-    return result
+            if step == CONCAT:
+                stack[-1] = stack[-1] + top  # not in place: in a trace widths are tensors
+            elif stack[-1] != top:
+                return None
+            plan.add(step, stack[-1])
+        elif not _add_layer(plan, step, stack):
+            return None
+    return plan
 
 
-def _run(direction: str, tensors, parameters, kinds, eps: Sequence[float], y: Tensor, grads=()) -> None:
-    contiguous = [p.contiguous() for p in parameters]
-    pointers = iter([(w.data_ptr(), b.data_ptr()) for w, b in zip(contiguous[::2], contiguous[1::2], strict=True)])
-    grad_parameters = grads[len(tensors) :]
-    grad_pointers = iter([g.data_ptr() for g in grad_parameters])
-    layers = (_Layer * len(kinds))()
-    widths = _channels(tensors, parameters, kinds)
-    for layer, kind, channels, layer_eps in zip(layers, kinds, widths, eps, strict=True):
-        layer.kind, layer.channels, layer.eps = kind, channels, layer_eps
-        if kind in (NORM, LINEAR):
-            layer.weight, layer.bias = next(pointers)
-            if grads:
-                layer.grad_weight, layer.grad_bias = next(grad_pointers), next(grad_pointers)
-    batch, height, width, _ = y.shape
-    problem = _Problem(
-        native.threads(),
-        y.dtype == torch.float64,
-        batch,
-        height,
-        width,
-        len(kinds),
-        (_Tensor * len(tensors))(*map(_as_tensor, tensors)),
-        (_Tensor * len(tensors))(*map(_as_tensor, grads[: len(tensors)])),
-        layers,
-        _as_tensor(y),
+def _add_layer(plan: _Plan, layer: Layer, stack: list[int]) -> bool:
+    channels = stack[-1]
+    if layer is F.silu or type(layer) is nn.SiLU:
+        if isinstance(layer, nn.Module):
+            plan.without_parameters.append(layer)
+        plan.add(SILU, channels)
+    elif type(layer) is nn.LayerNorm and layer.normalized_shape == (channels,):
+        plan.with_parameters.append(_WithParameters(layer, nn.LayerNorm, (channels,), layer.eps))
+        plan.add(NORM, channels, layer.eps)
+    elif type(layer) is nn.Linear and layer.in_features == channels:
+        plan.with_parameters.append(_WithParameters(layer, nn.Linear, (layer.out_features, channels), None))
+        stack[-1] = layer.out_features
+        plan.add(LINEAR, layer.out_features)
+    else:
+        return False
+    return True
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+
+
+def _suits(tensors: tuple[Tensor, ...]) -> bool:
+    first = tensors[0]
+    return (
+        first.device.type == "cpu"
+        and first.dtype in (torch.float32, torch.float64)
+        and first.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and native.available()
+        and all(
+            t.dim() == 4 and t.shape[:3] == first.shape[:3] and t.dtype == first.dtype and t.device == first.device
+            for t in tensors
+        )
     )
-    native.run(f"pixelwise_{direction}", problem)
-
-
-def _as_tensor(t: Tensor) -> _Tensor:
-    return _Tensor(t.data_ptr(), t.shape[-1], t.stride())

@@ -10,6 +10,7 @@ from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
 from nnunet_mamba_mis.nnunet.plans import planned_architecture
+from nnunet_mamba_mis.ops.memory import keep_freed_memory
 from nnunet_mamba_mis.trainers.network_record import NETWORK, network_record
 from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import nnUNetTrainerAdamW1e3
 from nnunet_mamba_mis.trainers.pretrained_weights import resample_pretrained_weights
@@ -55,6 +56,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """The network for the patch size of a 2D configuration; nnU-Net's inference calls this too."""
+        keep_freed_memory()
         return MambaMIS(
             num_input_channels,
             num_output_channels,

@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.ops import native_library as native
-from nnunet_mamba_mis.ops.selective_scan.api import fastest_backend
+from nnunet_mamba_mis.ops.selective_scan.registry import fastest_backend
 from nnunet_mamba_mis.trainers.resumable import ResumableTrainer
 
 
@@ -82,7 +82,7 @@ class RobustTrainer(ResumableTrainer):
 
     def log_scan_backend(self, discretization: str) -> None:
         """Say in the log what computes this training's selective scans."""
-        backend = fastest_backend(torch.empty(0, device=self.device), discretization)
+        backend = fastest_backend(torch.empty(0, device=self.device), discretization).name
         missing = native.why_unavailable() if self.device.type == "cpu" else None
         self.print_to_log_file(f"Selective scan: backend {backend}{f' (native code: {missing})' if missing else ''}")
 

@@ -8,6 +8,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunet_mamba_mis.ops.memory import keep_freed_memory
 from nnunet_mamba_mis.trainers.robust import RobustTrainer
 
 NETWORK_CLASS = "nnunet_mamba_mis.architectures.umamba.UMamba"
@@ -33,6 +34,7 @@ class nnUNetTrainerUMambaBot(RobustTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """The network for a 2D configuration; nnU-Net's inference calls this too."""
+        keep_freed_memory()
         return get_network_from_plans(
             NETWORK_CLASS,
             cls.network_arguments(configuration_manager),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes, load_reference_weights
+from nnunet_mamba_mis.architectures import VARIANTS, MambaMIS, deep_supervision_sizes, load_reference_weights
 from nnunet_mamba_mis.architectures.basic_blocks import BSSS
+from nnunet_mamba_mis.architectures.mamba_mis import Depths
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS, S6, SS2D, DepthwiseMixer
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
@@ -67,9 +71,9 @@ def test_agrees_with_the_authors_network_in_float32(parity):
 def test_reference_weights_that_do_not_fit_are_named(parity):
     weights = dict(parity[0])
     weights["surplus"] = weights.pop("head.bias")
-    with pytest.raises(ValueError, match=r"missing decoder.seg_layers.0.bias.*unknown surplus"):
+    with pytest.raises(ValueError, match=r"decoder.seg_layers.0.bias.*surplus"):
         load_reference_weights(network((64, 64), num_classes=1), weights)
-    with pytest.raises(ValueError, match=r"spectral_gate.weight is \(16, 9, 16, 2\), expected \(8, 9, 16, 2\)"):
+    with pytest.raises(ValueError, match=r"spectral_gate.weight.*\(16, 9, 16, 2\).*\(8, 9, 16, 2\)"):
         load_reference_weights(network((32, 64), num_classes=1), parity[0])
 
 
@@ -134,13 +138,15 @@ def test_padding_leaves_a_divisible_patch_alone():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"variant": "XL"}, "variant 'XL' is not one of 'S', 'B', 'L'"),
-        ({"block": "resnet"}, "block 'resnet'"),
-        ({"scan": "snake"}, "scan 'snake'"),
-        ({"discretization": "euler"}, "discretization 'euler'"),
-        ({"patch_size": (32, 32, 32)}, "2D network"),
-        ({"patch_size": (0, 32)}, "at least 1"),
-        ({"num_classes": 0}, "at least 1"),
+        ({"variant": "XL"}, "'XL'.*'S', 'B', 'L'"),
+        ({"block": "resnet"}, "'resnet'"),
+        ({"scan": "snake"}, "'snake'"),
+        ({"block": "nossm", "scan": "ss2d"}, "'nossm'.*'ss2d'"),
+        ({"discretization": "euler"}, "'euler'"),
+        ({"patch_size": (32, 32, 32)}, r"patch_size.*\(32, 32, 32\)"),
+        ({"patch_size": (0, 32)}, "patch_size"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"strides": [[1, 1], [2, 2]]}, "strides"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
@@ -151,7 +157,7 @@ def test_wrong_argument_is_a_value_error(kwargs, message):
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 64), (1, 1, 32, 32), (3, 32, 32)], ids=str)
 def test_wrong_image_is_a_value_error(shape):
-    with pytest.raises(ValueError, match=r"expected images \(B, 3, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"\(B, 3, 32, 32\)"):
         network()(torch.zeros(shape))
 
 
@@ -278,19 +284,23 @@ def test_patch_expand_puts_rows_before_columns():
         assert expand(torch.ones(1, 1, 1, 1))[0, :, :, 0].tolist() == [[1, 2], [3, 4]]
 
 
-def test_network_compiles_without_graph_breaks():
+def test_network_compiles_without_graph_breaks(monkeypatch):
+    """With one block in each stage; the others of a stage are compiled like the first."""
+    monkeypatch.setitem(VARIANTS, "S", Depths((1, 1, 1, 1), (1, 1, 1, 1, 1)))
     net = network()
     x = torch.randn(1, 3, 32, 32)
-    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(x), net(x))
-    compiled(x).sum().backward()
+    y = torch.compile(net, backend="aot_eager", fullgraph=True)(x)
+    torch.testing.assert_close(y, net(x))
+    y.sum().backward()
     assert net.encoder.stem.conv.weight.grad is not None
 
 
-def test_importing_the_package_imports_neither_torch_nor_nnunet():
-    import subprocess
-    import sys
+def test_block_compiles_without_gradients():
+    block, x = BSSS(8, (4, 4)), torch.randn(1, 4, 4, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(block, backend="aot_eager", fullgraph=True)(x), block(x))
 
+
+def test_importing_the_package_imports_neither_torch_nor_nnunet():
     code = "import sys, nnunet_mamba_mis, nnunet_mamba_mis.cli.main; print({'torch', 'nnunetv2'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

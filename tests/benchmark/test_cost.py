@@ -19,8 +19,10 @@ from nnunet_mamba_mis.benchmark.cost.flops import FORMULAS, count_flops
 from nnunet_mamba_mis.benchmark.cost.measurement import dataset_costs, measure_cost
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.ops import available_backends, selective_scan
+from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.utils.errors import UserError
 from support.paths import REPOSITORY
+from support.scans import use_backend
 from support.small_dataset import NUMBER, discs
 from support.umamba import PLAIN, TO_IMPORT, make_umamba
 
@@ -111,16 +113,14 @@ def test_a_scan_has_nine_operations_a_state_whoever_computes_it(backend, gradien
     "arguments", [{}, {"block": "nossm"}, {"block": "vit"}, {"block": "cnn"}, {"scan": "ss2d"}], ids=str
 )
 def test_a_network_has_the_operations_that_run_with_and_without_native_code(arguments, monkeypatch):
-    from importlib import import_module
-
     def build():
         return MambaMIS(3, 2, (32, 64), variant="S", **arguments).eval()
 
     counted = count_flops(build, (1, 3, 32, 64))
     network, image = build(), torch.rand(1, 3, 32, 64)
     assert counted_while_running(lambda: network(image)) == counted
-    monkeypatch.setattr(import_module("nnunet_mamba_mis.ops.s6"), "fastest_backend", lambda *_: "torch")
-    monkeypatch.setattr(import_module("nnunet_mamba_mis.ops.native_library"), "available", lambda: False)
+    use_backend("torch", monkeypatch)
+    monkeypatch.setattr(native, "available", lambda: False)
     assert counted_while_running(lambda: network(image)) == counted
 
 

@@ -22,6 +22,7 @@ from nnunet_mamba_mis.cli.main import main
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.planning.memory import kept_bytes, parameters, training_bytes
 from support.paths import REPOSITORY
+from support.scans import use_backend
 
 SCRIPTS = Path(sys.executable).parent
 PLANS = "nnUNetMambaMISPlans"
@@ -343,9 +344,7 @@ def bytes_at_autograd(device: str, variant: str, size: tuple[int, int], batch: i
 )
 def test_model_counts_what_autograd_keeps(device, variant, size, monkeypatch):
     if device == "cuda":  # which there need not be
-        for module in ("s6", "selective_scan"):
-            # the package has functions of these names
-            monkeypatch.setattr(sys.modules[f"nnunet_mamba_mis.ops.{module}"], "fastest_backend", lambda *_: "triton")
+        use_backend("triton", monkeypatch)
     counted = bytes_at_autograd(device, variant, size, batch=4)
     assert kept_bytes(device, variant, size) == pytest.approx(counted, rel=0.03)
 

@@ -17,45 +17,45 @@ a state is (N, G, P, R) for N states, G groups of B and C, and P channels in a g
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_mamba_mis.ops.selective_scan.backend import Backend
+from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
+
 # Values in one step's state: on a CPU a block of steps should stay in the cache; a GPU needs enough to fill it.
 STEP_VALUES = {"cpu": 2**15, "other": 2**20}
 
 
-def selective_scan_torch(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    return_last_state: bool,
-    discretization: str,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Chunk-parallel scan; arguments and result as `nnunet_mamba_mis.ops.selective_scan.api`."""
-    # float32 or better inside, whatever comes in and whatever autocast says
-    dtype = torch.promote_types(u.dtype, torch.float32)
-    x, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
-    B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
-    if delta_bias is not None:
-        delta = delta + delta_bias.to(dtype)[:, None]
-    if delta_softplus:
-        delta = F.softplus(delta)
-    y, last_state, _ = chunked_scan(x, delta, A, B, C, discretization == "zoh")
-    if D is not None:
-        y = y + D.to(dtype)[:, None] * x
-    if z is not None:
-        y = y * F.silu(z.to(dtype))
-    y = y.to(u.dtype)
-    return (y, last_state) if return_last_state else y
+class TorchBackend(Backend):
+    """Backend "torch"."""
+
+    name = "torch"
+
+    def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+        """As `Backend.scan`."""
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, discretization = inputs.over_one_axis()
+        # float32 or better inside, whatever comes in and whatever autocast says
+        dtype = torch.promote_types(u.dtype, torch.float32)
+        x, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
+        if delta_bias is not None:
+            delta = delta + delta_bias.to(dtype)[:, None]
+        if delta_softplus:
+            delta = F.softplus(delta)
+        y, last_state, _ = chunked_scan(x, delta, A, B, C, discretization == "zoh")
+        if D is not None:
+            y = y + D.to(dtype)[:, None] * x
+        if z is not None:
+            y = y * F.silu(z.to(dtype))
+        return y, last_state
+
+
+def nonzero(A: Tensor) -> Tensor:
+    """A without zeros: one this small acts as zero does, and spares (e^{ΔA} − 1)/A the special case."""
+    return torch.where(A.abs() < 1e-20, -1e-20, A)
 
 
 @torch.library.custom_op("nnunet_mamba_mis::chunked_scan", mutates_args=())
@@ -70,7 +70,7 @@ def chunked_scan(
         A: (D, N).
         B: (batch, G, N, L).
         C: (batch, G, N, L).
-        exact: zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
     """
     batch, channels, length = u.shape
     chunks = _cut_arguments(u, delta, A, B, C, exact)
@@ -155,7 +155,7 @@ def _(
     return grad_u, grad_delta, grad_A, grad_B, grad_C
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.exact = inputs
     ctx.save_for_backward(*tensors, output[2])
 
@@ -217,12 +217,10 @@ def _state_shape(u: Tensor, A: Tensor, B: Tensor) -> tuple[int, int, int, int]:
 def _cut_arguments(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool) -> _Chunks:
     plan = _chunk_plan(u, A)
     by_group = (B.shape[1], u.shape[1] // B.shape[1])
-    # an A this small acts as zero does, and spares (e^{ΔA} − 1)/A the special case
-    A = torch.where(A.abs() < 1e-20, -1e-20, A)
     return _Chunks(
         u=_cut(u.unflatten(1, by_group), *plan),
         delta=_cut(delta.unflatten(1, by_group), *plan),
-        A=A.t().unflatten(1, by_group).unsqueeze(-1).contiguous(),
+        A=nonzero(A).t().unflatten(1, by_group).unsqueeze(-1).contiguous(),
         B=_cut(B.transpose(1, 2), *plan).unsqueeze(3),
         C=_cut(C.transpose(1, 2), *plan).unsqueeze(3),
         exact=exact,

@@ -1,103 +1,115 @@
-"""The selective scan as native code for CPUs (csrc/scan.h)."""
+"""The selective scan as native code for CPUs (csrc/), also with projections on the way."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.selective_scan import native_kernel
 from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
-
-_INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "weight")
-
-
-class _Problem(ctypes.Structure):
-    """ScanProblem of csrc/scan.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "channels", "groups", "states", "outer", "inner")),
-        *((name, ctypes.c_void_p) for name in _INPUTS),
-        *((name, ctypes.c_int64 * 4) for name in ("u_strides", "delta_strides", "z_strides")),
-        *((name, ctypes.c_int64 * 5) for name in ("B_strides", "C_strides")),
-        *((name, ctypes.c_void_p) for name in ("y", "last_state", "starts")),
-        ("y_strides", ctypes.c_int64 * 4),
-        *((name, ctypes.c_void_p) for name in ("grad_y", "grad_last_state")),
-        ("grad_y_strides", ctypes.c_int64 * 4),
-        *((f"grad_{name}", ctypes.c_void_p) for name in _INPUTS),
-        *((name, ctypes.c_int64 * 4) for name in ("grad_u_strides", "grad_delta_strides", "grad_z_strides")),
-        *((name, ctypes.c_int64 * 5) for name in ("grad_B_strides", "grad_C_strides")),
-        *((name, ctypes.c_int32) for name in ("is_double", "softplus", "exact")),
-        ("threads", native.Threads),
-    ]
+from nnunet_mamba_mis.ops.selective_scan.operator import (
+    OperatorBackend,
+    gradients_of_inputs,
+    gradients_of_outputs,
+    save_for_backward,
+    saved_tensors,
+)
 
 
-def block() -> int:
-    """Positions between two states that forward keeps for backward."""
-    return native.library().mamba_mis_tile()
+class NativeBackend(OperatorBackend):
+    """Backend "cpp"."""
+
+    name = "cpp"
+    projects = True
+
+    def device(self) -> str:
+        """As `Backend.device`."""
+        return "cpu"
+
+    def why_unavailable(self) -> str | None:
+        """As `Backend.why_unavailable`."""
+        return native.why_unavailable()
+
+    def scan_projected(
+        self, u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, discretization: str
+    ) -> Tensor:
+        """As `Backend.scan_projected`."""
+        u, weight, A, D, delta_bias = self.prepare(u, weight, A, D, delta_bias)
+        exact = discretization == "zoh"
+        if native.needs_operator(u, weight, A, D, delta_bias):
+            y, _, _ = native_s6(u, weight, A, D, delta_bias, exact, torch.is_grad_enabled())
+        else:  # the operator itself takes as long as a short scan
+            inputs = {"u": u, "weight": weight, "A": A, "D": D, "delta_bias": delta_bias}
+            y, _, _ = native_kernel.forward(inputs, 1, True, exact, False)
+        return y
+
+    def prepare(self, *tensors: Any) -> list[Any]:
+        """As `OperatorBackend.prepare`: in the one type that the native code computes in."""
+        dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+        return [t if t is None else t.to(dtype) for t in tensors]
+
+    block = staticmethod(native_kernel.block)
+    forward = staticmethod(native_kernel.forward)
+    backward = staticmethod(native_kernel.backward)
 
 
-def prepare(*tensors: Any) -> list[Any]:
-    """The arguments of a scan, u first, in the one type that the native code computes in."""
-    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
-    return [t if t is None else t.to(dtype) for t in tensors]
-
-
-def forward(
-    inputs: Mapping[str, Tensor | None], groups: int, softplus: bool, exact: bool, keep_starts: bool
+@torch.library.custom_op("nnunet_mamba_mis::native_s6", mutates_args=(), device_types="cpu")
+def native_s6(
+    u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, exact: bool, keep_starts: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs, last state and starts of `operator.scan`, or of `s6.native_s6`, for inputs by their names there."""
-    present = {name: tensor for name, tensor in inputs.items() if tensor is not None}
-    y, last_state, starts = empty_outputs(present["u"], present["A"], block() if keep_starts else None)
-    outputs = {"y": y, "last_state": last_state} | ({"starts": starts} if keep_starts else {})
-    _run("forward", present | outputs, groups, softplus, exact)
-    return y, last_state, starts
+    """`operator.scan` with Δ, B and C projected from u, position by position, and softplus of Δ.
+
+    The projections of a tile never leave the cache: they are neither written nor kept for backward.
+
+    Args:
+        u: (batch, D, H, W).
+        weight: (D + 2N, D), rows for Δ, then B, then C.
+        A: (D, N).
+        D: (D,).
+        delta_bias: (D,).
+        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        keep_starts: Whether to keep the block-start states for backward.
+    """
+    inputs = {"u": u, "weight": weight, "A": A, "D": D, "delta_bias": delta_bias}
+    return native_kernel.forward(inputs, 1, True, exact, keep_starts)
 
 
-def backward(
-    inputs: Mapping[str, Tensor | None],
-    groups: int,
-    starts: Tensor,
+@native_s6.register_fake
+def _(u, weight, A, D, delta_bias, exact, keep_starts):
+    return empty_outputs(u, A, native_kernel.block() if keep_starts else None)
+
+
+@torch.library.custom_op("nnunet_mamba_mis::native_s6_backward", mutates_args=(), device_types="cpu")
+def native_s6_backward(
     grad_y: Tensor,
     grad_last_state: Tensor,
-    softplus: bool,
+    u: Tensor,
+    weight: Tensor,
+    A: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    starts: Tensor,
     exact: bool,
 ) -> list[Tensor]:
-    """Gradients of the inputs, empty for one that is None."""
-    grads = empty_gradients(inputs.values(), grad_y)
-    present = {name: tensor for name, tensor in inputs.items() if tensor is not None}
-    given = {"starts": starts, "grad_y": grad_y, "grad_last_state": grad_last_state}
-    wanted = {f"grad_{name}": grad for name, grad in zip(inputs, grads, strict=True) if name in present}
-    _run("backward", present | given | wanted, groups, softplus, exact)
-    return grads
+    """Gradients of `native_s6` with respect to its five tensors."""
+    inputs = {"u": u, "weight": weight, "A": A, "D": D, "delta_bias": delta_bias}
+    return native_kernel.backward(inputs, 1, starts, grad_y, grad_last_state, True, exact)
 
 
-def _run(direction: str, tensors: Mapping[str, Tensor], groups: int, softplus: bool, exact: bool) -> None:
-    """Run the native code on tensors by their names in `ScanProblem`."""
-    u = tensors["u"]
-    batch, channels, height, width = u.shape
-    problem = _Problem(
-        batch=batch,
-        channels=channels,
-        groups=groups,
-        states=tensors["A"].shape[1],
-        outer=height,
-        inner=width,
-        is_double=u.dtype == torch.float64,
-        softplus=softplus,
-        exact=exact,
-        threads=native.threads(),
-    )
-    keep = []  # copies must live until the code has run
-    for name, tensor in tensors.items():
-        strides = getattr(problem, f"{name}_strides", None)
-        if strides is None:
-            tensor = tensor.contiguous()
-            keep.append(tensor)
-        else:
-            strides[:] = tensor.stride()
-        setattr(problem, name, tensor.data_ptr())
-    native.run(f"scan_{direction}", problem)
+@native_s6_backward.register_fake
+def _(grad_y, grad_last_state, u, weight, A, D, delta_bias, starts, exact):
+    return empty_gradients((u, weight, A, D, delta_bias), grad_y)
+
+
+def _autograd(ctx, grad_y, grad_last_state, _grad_starts):
+    inputs, starts = saved_tensors(ctx)
+    exact, _keep_starts = ctx.options
+    given = gradients_of_outputs(inputs, grad_y, grad_last_state)
+    grads = native_s6_backward(*given, *inputs, starts, exact)
+    return gradients_of_inputs(ctx, grads, inputs)
+
+
+native_s6.register_autograd(_autograd, setup_context=save_for_backward)

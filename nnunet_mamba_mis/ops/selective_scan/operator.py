@@ -1,42 +1,64 @@
-"""The selective scan as one operator of torch, whoever computes it."""
+"""The selective scan as one operator of torch, whichever backend computes it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nnunet_mamba_mis.ops.selective_scan import native as cpp_backend
-from nnunet_mamba_mis.ops.selective_scan import triton as triton_backend
 from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
+from nnunet_mamba_mis.ops.selective_scan.backend import Backend
+from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
 
-ENGINES = {"cpp": cpp_backend, "triton": triton_backend}
+Tensors = Mapping[str, Tensor | None]
 
 
-def run_operator(
-    engine: str,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    return_last_state: bool,
-    discretization: str,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Scan by one of `ENGINES`; other arguments and result as `nnunet_mamba_mis.ops.selective_scan.api`."""
-    planar = u.dim() == 4
-    # without a group axis, there is one group; without a second axis of positions, one row of them
-    B, C = (t.unsqueeze(1) if t.dim() == u.dim() else t for t in (B, C))
-    tensors = [u, delta, A, B, C, D, z, delta_bias]
-    if not planar:
-        tensors = [t.unsqueeze(-2) if t is not None and t.dim() > 2 else t for t in tensors]
-    tensors = ENGINES[engine].prepare(*tensors)
-    y, last_state, _ = scan(*tensors, delta_softplus, discretization == "zoh", torch.is_grad_enabled(), engine)
-    y = (y if planar else y.squeeze(-2)).to(u.dtype)
-    return (y, last_state) if return_last_state else y
+class OperatorBackend(Backend):
+    """A backend with kernels for forward and backward, between which `scan` keeps some states."""
+
+    def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+        """As `Backend.scan`."""
+        exact = inputs.discretization == "zoh"
+        tensors = self.prepare(*inputs[:8])
+        y, last_state, _ = scan(*tensors, inputs.delta_softplus, exact, torch.is_grad_enabled(), self.name)
+        return y, last_state
+
+    def prepare(self, *tensors: Any) -> list[Any]:
+        """Tensors of a scan, u first, as the kernels take them."""
+        return list(tensors)
+
+    def block(self) -> int:
+        """Positions between two states that forward keeps for backward."""
+        raise NotImplementedError
+
+    def forward(
+        self, inputs: Tensors, groups: int, softplus: bool, exact: bool, keep_starts: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs, last state and starts of `scan`, for tensors by their names there."""
+        raise NotImplementedError
+
+    def backward(
+        self,
+        inputs: Tensors,
+        groups: int,
+        starts: Tensor,
+        grad_y: Tensor,
+        grad_last_state: Tensor,
+        softplus: bool,
+        exact: bool,
+    ) -> list[Tensor]:
+        """Gradients of the tensors, empty for one that is None."""
+        raise NotImplementedError
+
+
+def _engine(name: str) -> OperatorBackend:
+    from nnunet_mamba_mis.ops.selective_scan.registry import BACKENDS  # which imports the subclasses of the above
+
+    backend = BACKENDS[name]
+    assert isinstance(backend, OperatorBackend)
+    return backend
 
 
 @torch.library.custom_op("nnunet_mamba_mis::selective_scan", mutates_args=())
@@ -69,16 +91,16 @@ def scan(
         delta_bias: (D,).
         softplus: Whether delta goes through softplus after the bias.
         exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
-        keep_starts: Whether states before every so many positions are wanted, as backward does.
-        engine: Name in `ENGINES` of who computes it.
+        keep_starts: Whether to keep the block-start states for backward.
+        engine: Name of the backend that computes it, an `OperatorBackend`.
     """
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    return ENGINES[engine].forward(inputs, B.shape[1], softplus, exact, keep_starts)
+    return _engine(engine).forward(inputs, B.shape[1], softplus, exact, keep_starts)
 
 
 @scan.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, softplus, exact, keep_starts, engine):
-    return empty_outputs(u, A, ENGINES[engine].block() if keep_starts else None)
+    return empty_outputs(u, A, _engine(engine).block() if keep_starts else None)
 
 
 @torch.library.custom_op("nnunet_mamba_mis::selective_scan_backward", mutates_args=())
@@ -100,7 +122,7 @@ def scan_backward(
 ) -> list[Tensor]:
     """Gradients of `scan` with respect to its eight tensors, empty for one that is None."""
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    return ENGINES[engine].backward(inputs, B.shape[1], starts, grad_y, grad_last_state, softplus, exact)
+    return _engine(engine).backward(inputs, B.shape[1], starts, grad_y, grad_last_state, softplus, exact)
 
 
 @scan_backward.register_fake
@@ -108,7 +130,7 @@ def _(grad_y, grad_last_state, u, delta, A, B, C, D, z, delta_bias, starts, soft
     return empty_gradients((u, delta, A, B, C, D, z, delta_bias), grad_y)
 
 
-def save_for_backward(ctx, inputs, output) -> None:
+def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Set up the context of an operator with tensors, options and, among these, `keep_starts`; output 2 is starts."""
     tensors = [value for value in inputs if value is None or isinstance(value, Tensor)]
     ctx.options = inputs[len(tensors) :]
@@ -116,13 +138,13 @@ def save_for_backward(ctx, inputs, output) -> None:
     ctx.save_for_backward(*tensors, output[2])
 
 
-def gradients_of_inputs(ctx, grads, inputs) -> tuple:
+def gradients_of_inputs(ctx: Any, grads: list[Tensor], inputs: list[Tensor | None]) -> tuple[Tensor | None, ...]:
     """What autograd wants of such an operator: None for each tensor that is None and for each option."""
     present = (grad if tensor is not None else None for grad, tensor in zip(grads, inputs, strict=True))
     return *present, *(None for _ in ctx.options)
 
 
-def saved_tensors(ctx) -> tuple[list[Tensor | None], Tensor]:
+def saved_tensors(ctx: Any) -> tuple[list[Tensor | None], Tensor]:
     """Inputs and starts that `save_for_backward` kept."""
     *inputs, starts = ctx.saved_tensors
     if starts.numel() == 0:
@@ -130,9 +152,12 @@ def saved_tensors(ctx) -> tuple[list[Tensor | None], Tensor]:
     return inputs, starts
 
 
-def gradients_of_outputs(inputs, grad_y: Tensor | None, grad_last_state: Tensor | None) -> tuple[Tensor, Tensor]:
+def gradients_of_outputs(
+    inputs: list[Tensor | None], grad_y: Tensor | None, grad_last_state: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Gradients of y and of the last state, zeros for None; u is input 0 and A input 2."""
     u, A = inputs[0], inputs[2]
+    assert u is not None and A is not None
     if grad_y is None:
         grad_y = torch.zeros_like(u)
     if grad_last_state is None:

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_mamba_mis.ops.selective_scan.backend import Backend
+from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
+
 
 def zero_order_hold(x: Tensor) -> Tensor:
     """(eˣ − 1)/x, with its limit 1 at 0; exact to rounding, and so is its derivative."""
@@ -58,3 +61,16 @@ def selective_scan_reference(
         out = out * F.silu(z.to(dtype))
     out = out.to(u.dtype)
     return (out, h) if return_last_state else out
+
+
+class ReferenceBackend(Backend):
+    """Backend "reference"."""
+
+    name = "reference"
+
+    def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+        """As `Backend.scan`."""
+        x = inputs.over_one_axis()
+        return selective_scan_reference(  # type: ignore[return-value]
+            *x[:8], x.delta_softplus, return_last_state=True, discretization=x.discretization
+        )

@@ -6,13 +6,14 @@ import functools
 import importlib
 import importlib.util
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
+from nnunet_mamba_mis.ops.selective_scan.operator import OperatorBackend, Tensors
+from nnunet_mamba_mis.ops.selective_scan.self_test import why_wrong
 
 BLOCK = 8  # positions between two states that are kept for backward
 _WARP = 32
@@ -21,112 +22,116 @@ _WIDTH = 4  # states that a lane loads at once
 _TILES_IN_REGISTERS = 8  # of so many states
 _WIDTH_OF_GRADIENTS = 2
 _PROGRAMS_OF_MULTIPROCESSOR = 12  # for which its registers suffice
+_MOST_POSITIONS = 2**31 - 2**16  # so that those of idle lanes, behind the last, fit into 32 bits
 _CHUNKS_TOGETHER = 64  # that one step of the scan over chunks takes
 
 
-def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, on CPU tensors: slow, to see that they are right."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+class TritonBackend(OperatorBackend):
+    """Backend "triton"."""
 
+    name = "triton"
 
-@functools.cache
-def why_unavailable() -> str | None:
-    """Why the kernels cannot be used on this machine, or None."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (it comes with torch's CUDA builds)"
-    if not interpreted() and not torch.cuda.is_available():
-        return "there is no usable CUDA device"
-    try:
-        _kernels()
-    except Exception as error:  # an old Triton fails in many ways
-        return f"this Triton cannot read its kernels ({type(error).__name__}: {error})"
-    return None
+    def device(self) -> str:
+        """As `Backend.device`."""
+        return "cpu" if self.is_emulated() else "cuda"
 
+    def is_emulated(self) -> bool:
+        """Whether kernels run in Triton's interpreter, on CPU tensors: slow, to see that they are right."""
+        return os.environ.get("TRITON_INTERPRET") == "1"
 
-def device() -> str:
-    """Type of the tensors that the kernels take."""
-    return "cpu" if interpreted() else "cuda"
+    def why_unavailable(self) -> str | None:
+        """As `Backend.why_unavailable`."""
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed (it comes with torch's CUDA builds)"
+        if not self.is_emulated() and not torch.cuda.is_available():
+            return "there is no usable CUDA device"
+        try:
+            _kernels()
+        except Exception as error:  # an old Triton fails in many ways
+            return f"this Triton cannot read its kernels ({type(error).__name__}: {error})"
+        return None
 
+    def why_unsuitable(self, u: Tensor, discretization: str) -> str | None:
+        """As `Backend.why_unsuitable`; checks the results of a small scan before the first on a GPU."""
+        if u.dtype == torch.float64:
+            return "it has no float64"
+        if u.dim() > 2 and u.shape[2:].numel() > _MOST_POSITIONS:
+            return f"it has no sequences of more than {_MOST_POSITIONS} positions"
+        return None if self.is_emulated() else why_wrong(self, u.device)
 
-def block() -> int:
-    """Positions between two states that forward keeps for backward."""
-    return BLOCK
+    def block(self) -> int:
+        """As `OperatorBackend.block`."""
+        return BLOCK
 
+    def forward(
+        self, inputs: Tensors, groups: int, softplus: bool, exact: bool, keep_starts: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `OperatorBackend.forward`."""
+        problem = _Problem(inputs, groups, softplus, exact)
+        u, A = inputs["u"], inputs["A"]
+        assert u is not None and A is not None
+        y, last_state, starts = empty_outputs(u, A, BLOCK if keep_starts else None)
+        summed = y if problem.slices == 1 else torch.empty_like(y, dtype=torch.float32)
+        with torch.cuda.device_of(u):
+            problem.walk(None, starts if keep_starts else None, y=summed, last_state=last_state)
+            if summed is not y:
+                y.copy_(summed)
+        return y, last_state, starts
 
-def prepare(*tensors: Any) -> list[Any]:
-    """The arguments of a scan as they are: kernels read any type, and compute in float32."""
-    return list(tensors)
-
-
-def forward(
-    inputs: Mapping[str, Tensor | None], groups: int, softplus: bool, exact: bool, keep_starts: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs, last state and starts of `operator.scan`, for inputs by their names there."""
-    problem = _Problem(inputs, groups, softplus, exact)
-    u, A = inputs["u"], inputs["A"]
-    assert u is not None and A is not None
-    y, last_state, starts = empty_outputs(u, A, BLOCK if keep_starts else None)
-    summed = y if problem.slices == 1 else torch.empty_like(y, dtype=torch.float32)
-    with torch.cuda.device_of(u):
-        problem.walk(None, starts if keep_starts else None, y=summed, last_state=last_state)
-        if summed is not y:
-            y.copy_(summed)
-    return y, last_state, starts
-
-
-def backward(
-    inputs: Mapping[str, Tensor | None],
-    groups: int,
-    starts: Tensor,
-    grad_y: Tensor,
-    grad_last_state: Tensor,
-    softplus: bool,
-    exact: bool,
-) -> list[Tensor]:
-    """Gradients of the inputs, empty for one that is None."""
-    problem = _Problem(inputs, groups, softplus, exact)
-    grads = dict(zip(inputs, empty_gradients(inputs.values(), grad_y), strict=True))
-    parts = problem.parts()
-    # sums over channels come by part, sums over positions by so many blocks
-    by_part = {name: _for_parts(grads[name], parts, problem.tiles) for name in ("B", "C")}
-    together = -(-problem.blocks // problem.K)
-    by_blocks = {
-        name: starts.new_empty(problem.batch, together, *grads[name].shape)
-        for name in ("A", "D", "delta_bias")
-        if inputs[name] is not None
-    }
-    written: dict[str, Any] = {name: grads[name] for name in ("u", "delta", "z") if inputs[name] is not None}
-    written |= {name: tensor[0] for name, tensor in by_part.items()}
-    written |= {name: tensor.flatten() for name, tensor in by_blocks.items()}
-    gradients: dict[str, Any] = {f"grad_{name}": written.get(name) for name in inputs}
-    ends = torch.empty_like(starts)
-    with torch.cuda.device_of(grad_y):
-        problem.walk(grad_last_state.contiguous(), ends, BACKWARD=True, u=grad_y, B=problem.tensors["C"])
-        problem.launch(
-            "gradients",
-            problem.rows * parts * together,
-            grad_y=grad_y,
-            starts=starts,
-            ends=ends,
-            parts=parts,
-            WIDTH=_WIDTH_OF_GRADIENTS,
-            tiles_of_part=-(-problem.tiles // parts),
-            SEVERAL_TILES=problem.tiles > parts,
-            part_size=grads["B"].numel(),
-            **gradients,
-        )
-        for name, tensor in by_part.items():
-            if tensor.data_ptr() != grads[name].data_ptr():
-                grads[name].copy_(tensor.sum(0))
-        for name, tensor in by_blocks.items():
-            grads[name].copy_(tensor.sum((0, 1)))
-    return list(grads.values())
+    def backward(
+        self,
+        inputs: Tensors,
+        groups: int,
+        starts: Tensor,
+        grad_y: Tensor,
+        grad_last_state: Tensor,
+        softplus: bool,
+        exact: bool,
+    ) -> list[Tensor]:
+        """As `OperatorBackend.backward`."""
+        problem = _Problem(inputs, groups, softplus, exact)
+        grads = dict(zip(inputs, empty_gradients(inputs.values(), grad_y), strict=True))
+        parts = problem.parts()
+        # sums over channels come by part, sums over positions by so many blocks
+        by_part = {name: _for_parts(grads[name], parts, problem.tiles) for name in ("B", "C")}
+        together = -(-problem.blocks // problem.K)
+        by_blocks = {
+            name: starts.new_empty(problem.batch, together, *grads[name].shape)
+            for name in ("A", "D", "delta_bias")
+            if inputs[name] is not None
+        }
+        written: dict[str, Any] = {name: grads[name] for name in ("u", "delta", "z") if inputs[name] is not None}
+        written |= {name: tensor[0] for name, tensor in by_part.items()}
+        written |= {name: tensor.flatten() for name, tensor in by_blocks.items()}
+        gradients: dict[str, Any] = {f"grad_{name}": written.get(name) for name in inputs}
+        ends = torch.empty_like(starts)
+        with torch.cuda.device_of(grad_y):
+            problem.walk(grad_last_state.contiguous(), ends, BACKWARD=True, u=grad_y, B=problem.tensors["C"])
+            problem.launch(
+                "gradients",
+                problem.rows * parts * together,
+                grad_y=grad_y,
+                starts=starts,
+                ends=ends,
+                parts=parts,
+                WIDTH=_WIDTH_OF_GRADIENTS,
+                tiles_of_part=-(-problem.tiles // parts),
+                SEVERAL_TILES=problem.tiles > parts,
+                part_size=grads["B"].numel(),
+                **gradients,
+            )
+            for name, tensor in by_part.items():
+                if tensor.data_ptr() != grads[name].data_ptr():
+                    grads[name].copy_(tensor.sum(0))
+            for name, tensor in by_blocks.items():
+                grads[name].copy_(tensor.sum((0, 1)))
+        return list(grads.values())
 
 
 class _Problem:
     """A scan, and how it is dealt to programs of one warp: P channels of one group, in K chunks each."""
 
-    def __init__(self, inputs: Mapping[str, Tensor | None], groups: int, softplus: bool, exact: bool) -> None:
+    def __init__(self, inputs: Tensors, groups: int, softplus: bool, exact: bool) -> None:
         u, A = inputs["u"], inputs["A"]
         assert u is not None and A is not None
         # those of one or two axes are small

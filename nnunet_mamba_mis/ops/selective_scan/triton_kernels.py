@@ -170,7 +170,7 @@ def _advance(h, x, delta, u, B, inverse_A, EXACT: tl.constexpr):
 
 # what differs from one size of features to the next must not have kernels compiled again
 @triton.jit(do_not_specialize=["sizes", "chunks", "chunk"])
-def walk(
+def walk(  # noqa: ANN201 (Triton's language)
     u,
     delta,
     A,
@@ -305,7 +305,9 @@ def _join(decay, state, next_decay, next_state):
 
 
 @triton.jit(do_not_specialize=["sizes", "chunks"])
-def carry(A, start, added, sums, sizes, chunks, STATES: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr):
+def carry(  # noqa: ANN201
+    A, start, added, sums, sizes, chunks, STATES: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr
+):
     """Turn what chunks add into the states that enter them, in place, from `start` (batch, D, N) or zero."""
     pid = tl.program_id(0).to(tl.int64)
     values = STATES * sizes.channels
@@ -347,7 +349,7 @@ def _sum_blocks(x, P: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["sizes", "tiles_of_part"])
-def gradients(
+def gradients(  # noqa: ANN201
     grad_y,
     u,
     delta,

@@ -1,0 +1,73 @@
+"""Structs of csrc/*.h as ctypes sees them; the library is asked for their sizes when it is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from typing import Any
+
+SCAN_INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "weight")
+
+
+def _fields(kind: Any, names: Iterable[str]) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names]
+
+
+class Threads(ctypes.Structure):
+    """Threads of csrc/threads.h."""
+
+    _fields_ = (("count", ctypes.c_int64), ("parallel", ctypes.c_void_p))
+
+
+class ScanProblem(ctypes.Structure):
+    """ScanProblem of csrc/scan.h."""
+
+    _fields_ = (
+        *_fields(ctypes.c_int64, ("batch", "channels", "groups", "states", "outer", "inner")),
+        *_fields(ctypes.c_void_p, SCAN_INPUTS),
+        *_fields(ctypes.c_int64 * 4, ("u_strides", "delta_strides", "z_strides")),
+        *_fields(ctypes.c_int64 * 5, ("B_strides", "C_strides")),
+        *_fields(ctypes.c_void_p, ("y", "last_state", "starts")),
+        ("y_strides", ctypes.c_int64 * 4),
+        *_fields(ctypes.c_void_p, ("grad_y", "grad_last_state")),
+        ("grad_y_strides", ctypes.c_int64 * 4),
+        *_fields(ctypes.c_void_p, (f"grad_{name}" for name in SCAN_INPUTS)),
+        *_fields(ctypes.c_int64 * 4, ("grad_u_strides", "grad_delta_strides", "grad_z_strides")),
+        *_fields(ctypes.c_int64 * 5, ("grad_B_strides", "grad_C_strides")),
+        *_fields(ctypes.c_int32, ("is_double", "softplus", "exact")),
+        ("threads", Threads),
+    )
+
+
+class PixelTensor(ctypes.Structure):
+    """PixelTensor of csrc/pixelwise.h."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("channels", ctypes.c_int64), ("strides", ctypes.c_int64 * 4))
+
+
+class PixelLayer(ctypes.Structure):
+    """PixelLayer of csrc/pixelwise.h."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int32),
+        ("channels", ctypes.c_int64),
+        *_fields(ctypes.c_void_p, ("weight", "bias", "grad_weight", "grad_bias")),
+        ("eps", ctypes.c_double),
+    )
+
+
+class PixelProblem(ctypes.Structure):
+    """PixelProblem of csrc/pixelwise.h."""
+
+    _fields_ = (
+        ("threads", Threads),
+        ("is_double", ctypes.c_int32),
+        *_fields(ctypes.c_int64, ("batch", "height", "width", "layers")),
+        ("tensor", ctypes.POINTER(PixelTensor)),
+        ("grad", ctypes.POINTER(PixelTensor)),
+        ("layer", ctypes.POINTER(PixelLayer)),
+        ("y", PixelTensor),
+    )
+
+
+STRUCTS: tuple[type[ctypes.Structure], ...] = (Threads, ScanProblem, PixelTensor, PixelLayer, PixelProblem)

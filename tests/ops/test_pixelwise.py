@@ -1,0 +1,297 @@
+"""Pixelwise expressions: native code against the PyTorch layers that it stands for."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nnunet_mamba_mis.ops import Evaluator, concat, lazy
+from nnunet_mamba_mis.ops import pixelwise as pixelwise_module
+from nnunet_mamba_mis.ops.native_pixelwise import native_pixelwise
+from support.scans import (
+    INSTRUCTION_SETS,
+    TOLERANCE,
+    assert_same,
+    assert_same_bits,
+    needs_native,
+    random_functional,
+    use_instruction_set,
+)
+
+pytestmark = needs_native
+
+
+@pytest.fixture
+def only_native(monkeypatch):
+    """Fail where an expression falls back to torch."""
+
+    def fail(self):
+        raise AssertionError("not computed by native code")
+
+    monkeypatch.setattr(pixelwise_module.Pixelwise, "by_torch", fail)
+
+
+class Chain(nn.Module):
+    """Every kind of layer, over tensors of different strides."""
+
+    def __init__(self, height, width, channels, dtype, batch=2):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(
+            [
+                nn.LayerNorm(2 * channels),
+                nn.Linear(2 * channels, channels + 1),
+                nn.SiLU(),
+                nn.Linear(channels + 1, channels),
+            ]
+        ).to(dtype)
+        nn.init.normal_(self.layers[0].weight)
+        nn.init.normal_(self.layers[0].bias)
+        wide = torch.randn(batch, height, width, 3 * channels, dtype=dtype)
+        self.tensors = [
+            wide[..., channels : 2 * channels].detach().requires_grad_(),
+            torch.randn(batch, width, height, channels, dtype=dtype).transpose(1, 2).requires_grad_(),
+            torch.randn(batch, channels, height, width, dtype=dtype).permute(0, 2, 3, 1).requires_grad_(),
+            torch.randn(batch, height, width, channels, dtype=dtype, requires_grad=True),
+        ]
+        self.evaluate = Evaluator()
+
+    def forward(self):
+        a, b, factor, term = self.tensors
+        gate = lazy(factor).then(F.silu)
+        return self.evaluate(concat(lazy(a), lazy(b)).then(*self.layers) * gate + lazy(term))
+
+    def by_torch(self):
+        """The same, layer by layer."""
+        a, b, factor, term = self.tensors
+        x = torch.cat([a, b], dim=-1)
+        for layer in self.layers:
+            x = layer(x)
+        return x * F.silu(factor) + term
+
+    def values_and_gradients(self, function):
+        """Result and gradients of a functional of it, keyed by name."""
+        leaves = {str(i): t for i, t in enumerate(self.tensors)} | dict(self.named_parameters())
+        y = function()
+        gradients = torch.autograd.grad(random_functional(y), list(leaves.values()))
+        return {"y": y.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (3, 11), (4, 8), (9, 15)], ids=str)
+@pytest.mark.parametrize("channels", [1, 2, 3, 8, 37])
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_expression_agrees_with_torch(instruction_set, channels, size, dtype, monkeypatch, only_native):
+    use_instruction_set(instruction_set, monkeypatch)
+    chain = Chain(*size, channels, dtype)
+    expected = chain.values_and_gradients(chain.by_torch)
+    assert_same(chain.values_and_gradients(chain), expected, TOLERANCE[dtype])
+
+
+def test_expressions_nest(only_native):
+    x, other = torch.randn(2, 2, 3, 5, 4, dtype=torch.float64)
+    norm, linear = nn.LayerNorm(8).double(), nn.Linear(8, 4).double()
+    inner = lazy(x).then(F.silu) * lazy(other)
+    y = Evaluator()(concat(lazy(other), inner).then(norm, linear) * lazy(other).then(F.silu))
+    expected = linear(norm(torch.cat([other, F.silu(x) * other], dim=-1))) * F.silu(other)
+    torch.testing.assert_close(y, expected)
+
+
+def test_expression_without_gradients_is_the_same(only_native):
+    chain = Chain(5, 7, 8, torch.float32)
+    expected = chain()
+    with torch.no_grad():
+        assert torch.equal(chain(), expected)
+
+
+def test_gradients_have_the_same_bits_on_any_number_of_threads(threads):
+    chain = Chain(40, 41, 8, torch.float32)
+    results = []
+    for count in (1, 2, 5):
+        threads(count)
+        results.append(chain.values_and_gradients(chain))
+    assert_same_bits(results)
+
+
+def test_under_autocast_torch_runs_the_layers():
+    chain = Chain(5, 7, 8, torch.float32)
+    chain()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        assert torch.equal(chain(), chain.by_torch())
+
+
+def test_tensor_without_layers_is_itself():
+    x = torch.randn(1, 2, 2, 3)
+    assert Evaluator()(lazy(x)) is x
+
+
+def test_norm_of_nearly_equal_channels_is_as_exact_as_that_of_torch(only_native):
+    x = (1000 + 1e-3 * torch.randn(1, 8, 8, 2)).requires_grad_()
+    norm = nn.LayerNorm(2)
+    expected = F.layer_norm(x.double(), (2,), eps=norm.eps)
+    assert (Evaluator()(lazy(x).then(norm)) - expected).abs().max() <= 2 * (norm(x) - expected).abs().max() + 1e-6
+
+
+class Doubled(nn.Linear):
+    """Not what its base class is."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda _module, _inputs, output: output + 1)
+    return layer
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ReLU(),
+        nn.Linear(3, 2, bias=False),
+        nn.LayerNorm(3, elementwise_affine=False),
+        nn.LayerNorm((2, 3)),
+        Doubled(3, 2),
+        hooked(nn.Linear(3, 3)),
+        hooked(nn.SiLU()),
+        lambda x: x * torch.ones(1, 1, 1, 3),
+    ],
+    ids=["unknown", "no bias", "no weight", "wider norm", "subclass", "hook", "hook of SiLU", "function"],
+)
+def test_torch_runs_layers_that_native_code_does_not_know(layer, context):
+    x = torch.randn(1, 2, 2, 3)
+    with context():
+        torch.testing.assert_close(Evaluator()(lazy(x).then(layer)), layer(x))
+
+
+@pytest.mark.parametrize(
+    "other", [torch.rand(1, 1, 1, 3), torch.rand(1, 2, 2, 1), torch.rand(1, 2, 2, 3).double()], ids=str
+)
+def test_operands_are_broadcast_and_promoted_as_in_torch(other):
+    x = torch.randn(1, 2, 2, 3)
+    assert torch.equal(Evaluator()(lazy(x) * lazy(other)), x * other)
+    assert torch.equal(Evaluator()(lazy(x) + lazy(other)), x + other)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 2), nn.LayerNorm(2)], ids=["linear", "norm"])
+def test_layers_of_another_width_fail_as_in_torch(layer):
+    with pytest.raises(RuntimeError):
+        Evaluator()(lazy(torch.randn(1, 2, 2, 3)).then(layer))
+
+
+def change_weight(layer):
+    layer.weight = nn.Parameter(torch.randn_like(layer.weight))
+
+
+def change_data(layer):
+    layer.weight.data = torch.randn_like(layer.weight)
+
+
+def change_in_place(layer):
+    with torch.no_grad():
+        layer.weight.mul_(2)
+
+
+def change_layout(layer):
+    layer.weight.data = torch.randn_like(layer.weight).t().contiguous().t()
+
+
+def change_width(layer):
+    layer.weight, layer.bias = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(5))
+
+
+def parametrize(layer):
+    nn.utils.parametrizations.weight_norm(layer)
+
+
+def remove_bias(layer):
+    layer.bias = None
+
+
+CHANGES = [change_weight, change_data, change_in_place, change_layout, change_width, parametrize, remove_bias, hooked]
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_plan_follows_changes_of_a_layer(change, context):
+    layer, x, evaluate = nn.Linear(4, 4), torch.randn(1, 3, 3, 4), Evaluator()
+    with context():
+        evaluate(lazy(x).then(layer))
+        change(layer)
+        torch.testing.assert_close(evaluate(lazy(x).then(layer)), layer(x))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad])
+def test_plan_follows_types_and_eps(context, only_native):
+    layer, x, evaluate = nn.LayerNorm(4), 1e-3 * torch.randn(1, 3, 3, 4), Evaluator()
+    with context():
+        evaluate(lazy(x).then(layer))
+        layer.eps = 1e-2
+        torch.testing.assert_close(evaluate(lazy(x).then(layer)), layer(x))
+        layer.double()
+        torch.testing.assert_close(evaluate(lazy(x.double()).then(layer)), layer(x.double()))
+
+
+def test_plan_follows_functional_calls():
+    chain, other = Chain(3, 5, 4, torch.float32), Chain(3, 5, 4, torch.float32)
+    nn.init.normal_(other.layers[1].weight)
+    chain()
+    with torch.no_grad():
+        result = torch.func.functional_call(chain, dict(other.named_parameters()), ())
+        assert torch.equal(result, other())
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
+def test_copies_have_plans_of_their_own(duplicate):
+    chain = Chain(3, 5, 4, torch.float32)
+    chain.tensors = [t.detach() for t in chain.tensors]
+    with torch.no_grad():
+        expected = chain()
+        duplicated = duplicate(chain)
+        nn.init.zeros_(chain.layers[1].weight)
+        assert torch.equal(duplicated(), expected)
+
+
+def test_parameters_of_another_type_are_not_native():
+    x, layer = torch.randn(1, 2, 2, 3), nn.Linear(3, 3).double()
+    with pytest.raises(RuntimeError):
+        Evaluator()(lazy(x).then(layer))
+
+
+def test_silu_of_extremes_is_that_of_torch(only_native):
+    x = torch.tensor([-1e38, -1e4, -100.0, -88.0, -80.0, 0.0, 88.0, 1e38]).reshape(1, 2, 4, 1)
+    torch.testing.assert_close(Evaluator()(lazy(x).then(F.silu)), F.silu(x), rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm(3), nn.Linear(3, 2), nn.SiLU()], ids=lambda v: type(v).__name__)
+def test_a_single_layer_has_its_gradients(layer, only_native):
+    x = torch.randn(1, 4, 5, 3, requires_grad=True)
+    leaves = [x, *layer.parameters()]
+    results = [Evaluator()(lazy(x).then(layer)), layer(x)]
+    actual, expected = (dict(enumerate([y, *torch.autograd.grad(random_functional(y), leaves)])) for y in results)
+    assert_same(actual, expected, 1e-5)
+
+
+def test_every_norm_has_its_own_eps(only_native):
+    x = 1e-3 * torch.randn(1, 3, 4, 5)
+    wide, narrow = nn.LayerNorm(5, eps=1e-2), nn.LayerNorm(5, eps=1e-7)
+    torch.testing.assert_close(Evaluator()(lazy(x).then(wide, narrow)), narrow(wide(x)))
+
+
+def test_compiles_without_graph_breaks():
+    chain = Chain(3, 5, 4, torch.float64)
+    compiled = torch.compile(chain, backend="aot_eager", fullgraph=True)
+    assert_same(chain.values_and_gradients(compiled), chain.values_and_gradients(chain), 1e-12)
+
+
+def test_operator_passes_opcheck():
+    chain = Chain(3, 5, 4, torch.float64)
+    kinds = [0, 0, 1, 2, 3, 4, 3, 0, 5, 0, 6]  # load, load, concat, norm, linear, silu, linear, load, times, load, plus
+    arguments = (chain.tensors, list(chain.parameters()), kinds, [1e-5] * len(kinds))
+    torch.library.opcheck(native_pixelwise, arguments)

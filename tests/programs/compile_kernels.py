@@ -1,0 +1,63 @@
+"""Compile Triton's kernels for GPUs that are not here, both orders of scan and both discretizations.
+
+Arguments: compute capabilities. Prints capability, kernel and bytes of a thread's stack, a line for each kernel.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from nnunet_mamba_mis.ops.selective_scan.triton import TritonBackend
+
+
+class Driver:
+    """A driver whose devices are numbered by their compute capability: Triton caches kernels by device."""
+
+    capability = 0
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self):
+        return self.capability
+
+    def get_current_stream(self, device):
+        return 0
+
+
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+run = JITFunction.run
+
+
+def compile_only(self, *args, grid, warmup, **kwargs):
+    kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [TOOLS / "cuobjdump", "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    print(Driver.capability, self.__name__, re.search(r"STACK:(\d+)", usage)[1])
+    return kernel
+
+
+JITFunction.run = compile_only
+driver.set_active(Driver())
+backend = TritonBackend()
+for Driver.capability in map(int, sys.argv[1:]):
+    for dtype, exact, columns in ((torch.float16, True, False), (torch.float32, False, True)):
+        u = torch.empty(2, 64, 64, 8, dtype=dtype).permute(0, 3, 1, 2)
+        B, C = torch.empty(2, 64, 64, 64, dtype=dtype).permute(0, 3, 1, 2).unsqueeze(1).chunk(2, dim=2)
+        if columns:
+            u, B, C = u.mT, B.mT, C.mT
+        inputs = {"u": u, "delta": u, "A": torch.empty(8, 32), "B": B, "C": C, "D": torch.empty(8)}
+        inputs |= {"z": None if exact else u, "delta_bias": torch.empty(8)}
+        y, last_state, starts = backend.forward(inputs, 1, True, exact, True)
+        backend.backward(inputs, 1, starts, y, last_state, True, exact)

@@ -1,0 +1,93 @@
+"""Random scans and S6 layers, their values and gradients, and the backends that this machine has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_mamba_mis.ops import available_backends
+from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.selective_scan import registry
+
+FAST_BACKENDS = [name for name in available_backends() if name not in ("reference", "mamba_ssm", "triton")]
+needs_native = pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
+INSTRUCTION_SETS = native.instruction_sets() if native.available() else []
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}  # relative to the largest value of a tensor
+PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
+
+
+def make_arguments(batch, channels, length, states, groups=None, dtype=torch.float64, scale=1.0):
+    """Random arguments of a scan; groups None gives B and C without a group axis."""
+
+    def normal(*shape):
+        return torch.randn(*shape, dtype=dtype)
+
+    by_group = (batch, states, length) if groups is None else (batch, groups, states, length)
+    return {
+        "u": normal(batch, channels, length),
+        "delta": scale * normal(batch, channels, length),
+        "A": -4 * torch.rand(channels, states, dtype=dtype),
+        "B": normal(*by_group),
+        "C": normal(*by_group),
+        "D": normal(channels),
+        "z": normal(batch, channels, length),
+        "delta_bias": normal(channels),
+    }
+
+
+def planar(arguments, height, width):
+    """The same arguments with two axes of positions."""
+    return {k: v.unflatten(-1, (height, width)) if v.dim() > 2 else v for k, v in arguments.items()}
+
+
+def random_functional(*results):
+    """A loss with a different weight for every value of every result."""
+    generator = torch.Generator().manual_seed(1)
+    return sum((t * torch.randn(t.shape, generator=generator, dtype=torch.float64)).sum() for t in results)
+
+
+def values_and_gradients(scan, arguments, **options):
+    """Outputs, last state and gradients of a random functional of both, keyed by name."""
+    # leaves keep the strides of the arguments
+    leaves = {k: v.detach().requires_grad_() if v is not None else None for k, v in arguments.items()}
+    y, last = scan(**leaves, return_last_state=True, **options)
+    given_leaves = {k: v for k, v in leaves.items() if v is not None}
+    gradients = torch.autograd.grad(random_functional(y, last), list(given_leaves.values()))
+    return {"y": y, "last_state": last, **{f"grad {k}": g for k, g in zip(given_leaves, gradients, strict=True)}}
+
+
+def assert_same(actual, expected, tolerance):
+    """Compare tensors by name; the tolerance is relative to the largest value of each, or to 1."""
+    assert actual.keys() == expected.keys()
+    for name, reference in expected.items():
+        error = (actual[name].double() - reference.double()).abs().max()
+        assert error <= tolerance * max(1.0, reference.double().abs().max()), f"{name}: off by {error:.3g}"
+
+
+def assert_same_bits(results):
+    """Every result, tensors by name, is the first to the bit."""
+    first, *others = results
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
+
+
+def use_instruction_set(name, monkeypatch):
+    """Have the native code run on one of `INSTRUCTION_SETS`."""
+    chosen = native.load_library(name)
+    monkeypatch.setattr(native, "library", lambda: chosen)
+
+
+def use_backend(name, monkeypatch):
+    """Have every scan run on a backend, whether or not it suits; pixelwise layers are left as they are."""
+    monkeypatch.setattr(registry, "fastest_backend", lambda *_: registry.BACKENDS[name])
+
+
+def run_program(name, *arguments, **options):
+    """Standard output of a file of tests/programs, run in a process of its own."""
+    command = [sys.executable, "-W", "ignore", PROGRAMS / name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
