@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from nnunet_mamba_mis import trainers
 from nnunet_mamba_mis.demo.folder import SYNTHETIC
 from nnunet_mamba_mis.demo.nnunet_steps import (
     TRAINER,
@@ -24,7 +25,6 @@ from nnunet_mamba_mis.demo.scoring import score_folders, summarize
 from nnunet_mamba_mis.demo.steps import Step, duration, find_executable, run_step
 from nnunet_mamba_mis.demo.synthetic_polyps import write_synthetic_set
 from nnunet_mamba_mis.nnunet.logs import read_training_logs
-from nnunet_mamba_mis.trainers import VARIANT_TRAINERS
 
 SYNTHETIC_IMAGES = 108
 SYNTHETIC_UNSEEN = 12
@@ -44,7 +44,7 @@ def run_demo(place: Workplace, source: Path | None, hold_out: int | None) -> Non
     start = time.monotonic()
     environment = place.environment()
     device = _device_in_words(place)
-    epochs = VARIANT_TRAINERS[TRAINER].epochs
+    epochs = getattr(trainers, TRAINER).epochs
     print(f"Mamba-MIS demo on {device}, everything in {place.folder}\n")
     if source is None:
         source, hold_out = place.folder / SYNTHETIC, SYNTHETIC_UNSEEN

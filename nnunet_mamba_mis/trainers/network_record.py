@@ -1,7 +1,7 @@
 """What a checkpoint says about its network.
 
 Weights alone do not tell what computes with them: discretizations have none. nnU-Net names the trainer in a checkpoint,
-which may be a user's own. So a record stands in the state of the optimizer, where nnU-Net and torch pass it over.
+which may be a user's own. So a record stands in the state of the optimizer, where nnU-Net and torch ignore it.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ def _is_replaceable(function: object) -> bool:
     return function is load_fitting_weights or getattr(function, "func", None) is load_pretrained_weights
 
 
-def load_pretrained_weights(network: nn.Module, fname: str, verbose: bool = False, *, log=print) -> None:
+def load_pretrained_weights(
+    network: nn.Module, fname: str, verbose: bool = False, *, log: Callable[[str], None] = print
+) -> None:
     """nnU-Net's `load_pretrained_weights`, for weights of any patch size.
 
     Args:

@@ -177,7 +177,7 @@ def test_doctor_names_what_is_wrong_and_the_way_out(installed, tmp_path):
     assert done.returncode == 1
     assert "nnUNet_preprocessed is not set" in done.stdout and "export nnUNet_preprocessed=" in done.stdout
     assert "absent is not a folder" in done.stdout and "mkdir -p" in done.stdout
-    assert "2 things to put right" in done.stdout
+    assert "2 problems" in done.stdout
 
 
 def test_doctor_sees_a_python_that_does_not_read_pth_files(dependencies, tmp_path):

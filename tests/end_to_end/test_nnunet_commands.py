@@ -14,7 +14,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_mamba_mis.trainers import variants
+from nnunet_mamba_mis.trainers import ABLATIONS
 from support.nnunet_workplace import Dataset
 
 NUMBER = 31
@@ -196,7 +196,7 @@ def trained_variants(nnunet, polyps) -> None:
     nnunet.train(NUMBER, 0, f"{OURS}_paper", "-p", "paper")
 
 
-VARIANTS = [f"{OURS}{name}" for name, changes in variants.VARIANTS.items() if "architecture" in changes]
+VARIANTS = [f"{OURS}_S", f"{OURS}_L", *ABLATIONS]
 
 
 @pytest.mark.parametrize("trainer", [*VARIANTS, f"{OURS}_paper"])
