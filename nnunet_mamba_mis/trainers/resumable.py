@@ -181,7 +181,7 @@ class ResumableTrainer(ConfiguredTrainer):
         except OSError as error:
             raise SystemExit(
                 f"Training stopped: {filename} could not be written ({error}). "
-                "What was there before still is; continue with --c when the cause is gone"
+                "The previous file is unchanged; continue with --c when the cause is gone"
             ) from error
 
     def _add_progress(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -235,5 +235,5 @@ def _read(filename: Any) -> dict[str, Any]:
             f"{filename} cannot be read ({error}): move it away, then --c takes the next best checkpoint"
         ) from error
     if "optimizer_state" not in checkpoint:
-        raise SystemExit(f"{filename} has no optimizer_state: a training cannot be continued from it")
+        raise SystemExit(f"{filename} has no optimizer_state: training cannot be continued from it")
     return checkpoint

@@ -1,11 +1,9 @@
-"""The controls: U-Mamba on nnU-Net's residual U-Net, and nnU-Net's network with this package's optimiser."""
+"""U-Mamba on nnU-Net's residual U-Net, as the trainers build it from plans."""
 
 from __future__ import annotations
 
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,10 +16,7 @@ from nnunet_mamba_mis.architectures.mamba_block import Mamba
 from nnunet_mamba_mis.architectures.umamba import MambaLayer, UMamba
 from nnunet_mamba_mis.ops import selective_scan_reference
 from nnunet_mamba_mis.ops.causal_conv import causal_conv_silu
-from support.nnunet_workplace import Dataset
 
-NUMBER = 71
-CONTROLS = ["nnUNetTrainerUMambaBot", "nnUNetTrainerUMambaEnc", "nnUNetTrainerAdamW1e3"]
 # nnU-Net's 2D plans for images of 320 × 320, as of the abdominal MRI that U-Mamba's numbers are of
 PLAIN = {
     "n_stages": 7,
@@ -189,51 +184,3 @@ def test_mamba_stays_in_float32_under_autocast():
 def test_a_place_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="place 'decoder' is not one of 'bottleneck', 'encoder'"):
         UMamba(1, 2, place="decoder")
-
-
-def grey_disc(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    row, column = np.ogrid[:32, :32]
-    mask = (row - rng.integers(10, 22)) ** 2 + (column - rng.integers(10, 22)) ** 2 < 36
-    return (rng.integers(0, 60, mask.shape) + 150 * mask).astype(np.uint8)[None], mask.astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def trained(nnunet):
-    """Fold 0 of each control, trained for two steps."""
-    dataset = nnunet.add(Dataset(NUMBER, {f"case{c}": grey_disc(c) for c in range(6)}, {"background": 0, "disc": 1}))
-    nnunet.train_all([(NUMBER, 0, trainer) for trainer in CONTROLS])
-    return nnunet.raw / dataset.name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("trainer", CONTROLS)
-def test_controls_train_and_predict_on_a_cpu(nnunet, trained, trainer, tmp_path):
-    fold = nnunet.model(NUMBER, trainer) / "fold_0"
-    assert json.loads((fold / "validation" / "summary.json").read_text())["metric_per_case"]
-    (log,) = fold.glob("training_log_*.txt")
-    assert ("Selective scan: backend" in log.read_text()) == ("UMamba" in trainer)
-    nnunet.predict(NUMBER, trainer, trained / "imagesTr", tmp_path, "-f", 0)
-    assert len(list(tmp_path.glob("*.png"))) == 6
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("trainer", CONTROLS)
-def test_checkpoints_hold_what_exact_continuation_takes(nnunet, trained, trainer):
-    path = nnunet.model(NUMBER, trainer) / "fold_0" / "checkpoint_final.pth"
-    (progress,) = torch.load(path, weights_only=False)["optimizer_state"]["resume"]
-    assert {"random_state", "skipped_steps", "skipped_in_a_row"} <= progress.keys()
-
-
-@pytest.mark.slow
-def test_the_baseline_has_the_optimiser_of_mamba_mis_and_umamba_that_of_nnunet(nnunet, trained):
-    groups = {}
-    for trainer in CONTROLS:
-        path = nnunet.model(NUMBER, trainer) / "fold_0" / "checkpoint_final.pth"
-        groups[trainer] = torch.load(path, weights_only=False)["optimizer_state"]["param_groups"]
-    for trainer, changes in groups.items():
-        adamw = trainer == "nnUNetTrainerAdamW1e3"
-        assert [("betas" in group, group["initial_lr"]) for group in changes] == (
-            [(True, 1e-3)] * 2 if adamw else [(False, 1e-2)]
-        )
-        assert [group["weight_decay"] for group in changes] == ([1e-2, 0.0] if adamw else [3e-5])
