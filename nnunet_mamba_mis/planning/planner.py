@@ -149,7 +149,7 @@ class MambaMISPlanner(ExperimentPlanner):
             return
         earlier = read_plans(path)["configurations"].get(CONFIGURATION, {})
         if earlier.get("architecture", {}).get("network_class_name") != NETWORK_CLASS:
-            raise UserError(f"{path} is of another network than Mamba-MIS: choose another --plans-name")
+            raise UserError(f"{path} is for another network than Mamba-MIS: choose another --plans-name")
         if _equal(earlier, configuration, ("patch_size", "architecture", *_PREPROCESSING)):
             return
         if trained := self._trained_networks():
