@@ -62,7 +62,7 @@ class ResumableTrainer(ConfiguredTrainer):
                 self._run_epoch()
             self.on_train_end()
             if number := self._stop_signal():
-                self._leave(number, "when training was done; --c goes on with the validation")
+                self._leave(number, "when training was done; --c continues with the validation")
 
     def _run_epoch(self) -> None:
         """One epoch, or what a stop has left of it."""
@@ -205,7 +205,7 @@ class ResumableTrainer(ConfiguredTrainer):
             filename_or_checkpoint: The file; nnU-Net's annotation has a dict too, which its code cannot take.
 
         Raises:
-            SystemExit: The file is no checkpoint of a training.
+            SystemExit: The file is not a training checkpoint.
         """
         progress = _read(filename_or_checkpoint)["optimizer_state"].get(RESUME, [])
         super().load_checkpoint(filename_or_checkpoint)

@@ -147,6 +147,7 @@ def test_training_in_two_processes_trains_and_validates(trained):
     assert len(list(trained.glob("training_log_*.txt"))) == 1  # by the first process alone
 
 
+@pytest.mark.slow
 def test_training_in_two_processes_predicts_as_any_other(trained, discs, nnunet):
     images, output = nnunet.raw / discs.name / "imagesTr", nnunet.root / "by two"
     nnunet.predict(discs.number, "TwoProcesses", images, output, "-f", 0)

@@ -12,6 +12,7 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
-from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
 from support.nnunet_workplace import Dataset, Running, Workplace
 from support.paths import PROGRAMS
 from support.small_dataset import NUMBER, discs
@@ -47,9 +48,13 @@ def in_this_process(dataset, nnunet, tmp_path, monkeypatch):
     return nnunet.preprocessed / dataset.name
 
 
-class Brief(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
-    """Three tiny epochs without augmentation; sends itself a signal at the given moment."""
+class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
+    """Three tiny epochs without augmentation; sends itself a signal at the given moment.
 
+    Few weights: nnU-Net compares each of a checkpoint with all of the network's.
+    """
+
+    architecture: ClassVar = {"variant": "S", "block": "cnn", "attention_bridge": False, "fusion_bridge": False}
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 2
     moment: tuple[str, int] = ("", 0)
     signals = (signal.SIGTERM,)
@@ -300,12 +305,14 @@ def test_training_stopped_and_killed_at_random_moments_equals_an_uninterrupted_o
     assert (folder / "progress.png").exists() and (folder / "validation" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_killed_training_loses_no_epoch_that_had_ended(stopped_and_killed):
     _, (_, killed, continued) = stopped_and_killed
     ended = [int(epoch) for epoch in re.findall(r"Epoch (\d+)\b", killed)][-1]
     assert int(re.search(r"Epoch (\d+)\b", continued)[1]) == ended
 
 
+@pytest.mark.slow
 def test_signal_in_the_final_validation_ends_it_and_costs_nothing(stopped_and_killed, nnunet):
     folder, _ = stopped_and_killed
     before = torch.load(folder / "checkpoint_final.pth", weights_only=False)
