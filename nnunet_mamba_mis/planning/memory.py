@@ -14,8 +14,8 @@ A step holds most when backward begins. Then there are
 All but the parameters grows with the batch. Numbers are of this code as it runs on the two kinds of devices:
 
 - "cpu": float32, native code, which keeps inputs and recomputes what lies between (`ops/pixelwise.py`, `ops/s6.py`);
-- "cuda": fp16 autocast, PyTorch layer by layer, and the scan in Triton (`ops/selective_scan/triton.py`): it keeps Δ, B and
-  C, the last two of 32 states each, and a state for every 8 positions. Savings of torch.compile are not counted on.
+- "cuda": fp16 autocast, PyTorch layer by layer, and the scan in Triton (`ops/selective_scan/triton.py`): it keeps Δ, B
+  and C, the last two of 32 states each, and a state for every 8 positions. Savings of torch.compile are not counted on.
 
 What is kept was counted, tensor by tensor, at autograd's saved-tensor hooks (on a GPU's path with fake tensors).
 Scratch was fitted to peaks measured on a CPU; for a GPU it is estimated, generously, from what the last stage's
