@@ -8,8 +8,6 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from test_umamba import PLAIN, TO_IMPORT
-from test_umamba import make as make_umamba
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,6 +21,7 @@ from nnunet_mamba_mis.ops import available_backends, selective_scan
 from nnunet_mamba_mis.utils.errors import UserError
 from support.paths import REPOSITORY
 from support.small_dataset import NUMBER, discs
+from support.umamba import PLAIN, TO_IMPORT, make_umamba
 
 
 class ChannelsLast(nn.Module):
