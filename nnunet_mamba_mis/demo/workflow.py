@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from nnunet_mamba_mis import trainers
 from nnunet_mamba_mis.demo.folder import SYNTHETIC, check_folder, start_afresh
 from nnunet_mamba_mis.demo.pictures import draw_overlays, draw_training_curve
 from nnunet_mamba_mis.demo.report import FinishedStep, console_table, write_report
@@ -20,7 +21,6 @@ from nnunet_mamba_mis.demo.steps import convert_step, plan_step, predict_step, t
 from nnunet_mamba_mis.demo.synthetic_polyps import write_synthetic_set
 from nnunet_mamba_mis.demo.workplace import TRAINER, Workplace
 from nnunet_mamba_mis.nnunet.logs import read_training_logs
-from nnunet_mamba_mis.trainers import VARIANT_TRAINERS
 from nnunet_mamba_mis.utils.subprocesses import count_cores, find_executable
 from nnunet_mamba_mis.utils.text import duration
 
@@ -73,7 +73,7 @@ def _run(place: Workplace, source: Path | None, hold_out: int) -> None:
 
     run(convert_step(place, source, hold_out))
     run(plan_step(place))
-    run(train_step(place, VARIANT_TRAINERS[TRAINER].epochs))
+    run(train_step(place, getattr(trainers, TRAINER).epochs))
     run(predict_step(place))
 
     print("\n[5/5] Score the unseen images (the mean is over images)", flush=True)

@@ -82,17 +82,20 @@ def _read_json(path: Path, model: Path) -> dict[str, Any]:
 def _build(name: str, manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any]) -> MambaMIS:
     """The network as a trainer of ours has it, or the plans."""
     inputs, outputs = _channels(manager, planned, dataset)
-    known = {name: getattr(trainers, name) for name in trainers.__all__}
-    known = {name: known[name] for name in known if issubclass(known[name], trainers.nnUNetTrainerMambaMIS)}
-    if name in known:
-        return known[name].build_network_architecture(manager, planned, inputs, outputs, enable_deep_supervision=False)
+    trainer: Any = getattr(trainers, name, None)
+    if _is_ours(trainer):
+        return trainer.build_network_architecture(manager, planned, inputs, outputs, enable_deep_supervision=False)
     if arguments := planned_architecture(planned.configuration):
         return MambaMIS(inputs, outputs, tuple(planned.patch_size), **arguments)
     raise UserError(
         f"the fold was trained with {name}, which is not a trainer of Mamba-MIS in this package, and its code is not "
         "run. If it is derived from one, name that with --architecture-of, for example nnUNetTrainerMambaMIS_S; "
-        "known are " + ", ".join(name for name in known if "epoch" not in name)
+        "known are " + ", ".join(name for name in trainers.__all__ if _is_ours(getattr(trainers, name)))
     )
+
+
+def _is_ours(trainer: Any) -> bool:
+    return isinstance(trainer, type) and issubclass(trainer, trainers.nnUNetTrainerMambaMIS)
 
 
 def _build_recorded(

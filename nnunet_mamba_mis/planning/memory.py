@@ -2,8 +2,8 @@
 
 A step holds most when backward begins. Then there are
 
-- weights, gradients and AdamW's two moments: 16 bytes a parameter. Spectral gates have parameters for each pixel of the
-  patch, so that they count;
+- weights, gradients and AdamW's two moments: 16 bytes per parameter. Spectral gates have parameters for each pixel of
+  the patch, so that they count;
 - what blocks keep for backward. All of it belongs to pixels of the block's features, so that a block of C channels and
   H × W features keeps `per_channel` · C + `per_pixel` bytes for each of them, the scans' states among it;
 - what the layers between blocks keep (stem, merges, expands, bridge, heads) and the loss: bytes for each pixel of the
@@ -14,12 +14,12 @@ A step holds most when backward begins. Then there are
 All but the parameters grows with the batch. Numbers are of this code as it runs on the two kinds of devices:
 
 - "cpu": float32, native code, which keeps inputs and recomputes what lies between (`ops/pixelwise.py`, `ops/s6.py`);
-- "cuda": fp16 autocast, PyTorch layer by layer, and the scan in Triton (`ops/triton_backend.py`): it keeps Δ, B and C,
-  the last two of 32 states each, and a state for every 8 positions. Savings of torch.compile are not counted on.
+- "cuda": fp16 autocast, PyTorch layer by layer, and the scan in Triton (`ops/selective_scan/triton.py`): it keeps Δ, B
+  and C, the last two of 32 states each, and a state for every 8 positions. Savings of torch.compile are not counted on.
 
 What is kept was counted, tensor by tensor, at autograd's saved-tensor hooks (on a GPU's path with fake tensors).
-Scratch was fitted to peaks measured on a CPU; for a GPU it is reckoned, generously, from what the last stage's backward
-allocates, and has not been measured. `performance/memory.py` compares peaks with the model.
+Scratch was fitted to peaks measured on a CPU; for a GPU it is estimated, generously, from what the last stage's
+backward allocates, and has not been measured. `performance/memory.py` compares peaks with the model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from nnunet_mamba_mis.architectures.mamba_mis import (
     MambaMIS,
 )
 
-_BYTES_A_PARAMETER = 16
+_BYTES_PER_PARAMETER = 16
 _COARSEST = ENCODER_STRIDES[-1]
 _ENCODER_CHANNELS = tuple(BASE_WIDTH * 2**i for i in range(len(ENCODER_STRIDES)))
 _DECODER_CHANNELS = (*reversed(_ENCODER_CHANNELS), BASE_WIDTH // 2)
@@ -88,7 +88,7 @@ def training_bytes(
     loss = 20 * classes + 20
     pixels = math.prod(_padded(patch_size))
     an_image = kept + pixels * (loss + _DEVICES[device].scratch)
-    return _BYTES_A_PARAMETER * parameters(variant, patch_size, input_channels, classes) + batch_size * an_image
+    return _BYTES_PER_PARAMETER * parameters(variant, patch_size, input_channels, classes) + batch_size * an_image
 
 
 def kept_bytes(device: str, variant: str, patch_size: tuple[int, int], input_channels: int = 3) -> float:

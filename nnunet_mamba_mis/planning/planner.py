@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 from collections.abc import Iterable
@@ -9,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
-from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, architecture_entry
+from nnunet_mamba_mis.nnunet.paths import SPLITS_FILE, folder, folder_if_set
+from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, architecture_entry, read_plans
+from nnunet_mamba_mis.planning import PLANS_NAME, STOCK_PLANS_NAME
 from nnunet_mamba_mis.planning.memory import process_bytes, training_bytes
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
 
-PLANS_NAME = "nnUNetMambaMISPlans"
-STOCK_PLANS_NAME = "nnUNetPlans"
 CONFIGURATION = "2d"
 GIGABYTE = 1e9  # not 2³⁰: what a GPU is sold with is more, and its allocator needs the rest
 _STEP = 32  # the network pads to multiples of it
@@ -30,6 +30,24 @@ _PREPROCESSING = (
     "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm",
     "resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
 )  # fmt: skip
+
+
+def plan(dataset: str, gpu_memory: float, variant: str, plans_name: str) -> MambaMISPlanner:
+    """Write plans; arguments as `MambaMISPlanner`.
+
+    Raises:
+        UserError: Plans for this memory, or of this name, cannot be made.
+    """
+    # nnU-Net prints the U-Net that it begins with
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            planner = MambaMISPlanner(dataset, gpu_memory, variant, plans_name)
+        except (AssertionError, IndexError) as error:  # nnU-Net's comparison has no message
+            raise UserError(
+                f"{SPLITS_FILE} of {dataset} differs between nnUNet_raw and nnUNet_preprocessed: remove the wrong one"
+            ) from error
+        planner.plan_experiment()
+    return planner
 
 
 class MambaMISPlanner(ExperimentPlanner):
@@ -106,7 +124,7 @@ class MambaMISPlanner(ExperimentPlanner):
         """Write the plans, with nnU-Net's preprocessed data if they are what these plans ask for.
 
         Raises:
-            UserError: There are plans of this name, which are of another network, or trained networks need.
+            UserError: Plans of this name exist, for another network or with networks trained on them.
         """
         recursive_fix_for_json_export(plans)
         configuration = plans["configurations"][CONFIGURATION]
@@ -115,7 +133,7 @@ class MambaMISPlanner(ExperimentPlanner):
             configuration["data_identifier"] = f"{STOCK_PLANS_NAME}_{CONFIGURATION}"
         path = self._plans_file(self.plans_identifier)
         # configurations that users have added stay, as nnU-Net has it
-        added = _read_plans(path)["configurations"] if path.exists() else {}
+        added = read_plans(path)["configurations"] if path.exists() else {}
         plans["configurations"] = {CONFIGURATION: configuration} | {
             name: other for name, other in added.items() if name != CONFIGURATION
         }
@@ -123,15 +141,15 @@ class MambaMISPlanner(ExperimentPlanner):
             with atomic_write(path) as file:
                 file.write(json.dumps(plans, indent=4).encode())
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error}. What was there before still is") from None
+            raise UserError(f"{path} cannot be written: {error}. The previous file is unchanged") from None
 
     def _check_replaceable(self, configuration: dict[str, Any]) -> None:
         path = self._plans_file(self.plans_identifier)
         if not path.exists():
             return
-        earlier = _read_plans(path)["configurations"].get(CONFIGURATION, {})
+        earlier = read_plans(path)["configurations"].get(CONFIGURATION, {})
         if earlier.get("architecture", {}).get("network_class_name") != NETWORK_CLASS:
-            raise UserError(f"{path} is of another network than Mamba-MIS: choose another --plans-name")
+            raise UserError(f"{path} is for another network than Mamba-MIS: choose another --plans-name")
         if _equal(earlier, configuration, ("patch_size", "architecture", *_PREPROCESSING)):
             return
         if trained := self._trained_networks():
@@ -143,29 +161,22 @@ class MambaMISPlanner(ExperimentPlanner):
 
     def _trained_networks(self) -> list[Path]:
         """Folders of networks that were trained with plans of this name."""
-        if not nnUNet_results.is_set():
+        results = folder_if_set("nnUNet_results")
+        if results is None:
             return []
-        results = Path(nnUNet_results) / self.dataset_name
-        checkpoints = results.glob(f"*__{self.plans_identifier}__*/fold_*/checkpoint_*.pth")
+        checkpoints = (results / self.dataset_name).glob(f"*__{self.plans_identifier}__*/fold_*/checkpoint_*.pth")
         return sorted({checkpoint.parent.parent for checkpoint in checkpoints})
 
     def _stock_data_fit(self, plans: dict[str, Any]) -> bool:
         path = self._plans_file(STOCK_PLANS_NAME)
         if not path.exists():  # and may be planned with any spacing later
             return False
-        stock = _read_plans(path)
+        stock = read_plans(path)
         theirs, ours = (p["configurations"].get(CONFIGURATION, {}) for p in (stock, plans))
         return stock["transpose_forward"] == plans["transpose_forward"] and _equal(theirs, ours, _PREPROCESSING)
 
     def _plans_file(self, name: str) -> Path:
-        return Path(nnUNet_preprocessed) / self.dataset_name / f"{name}.json"
-
-
-def _read_plans(path: Path) -> dict[str, Any]:
-    try:
-        return load_json(str(path))
-    except ValueError as error:
-        raise UserError(f"{path} is no whole plans file ({error}): remove it, and plan again") from None
+        return folder("nnUNet_preprocessed") / self.dataset_name / f"{name}.json"
 
 
 def _equal(earlier: dict[str, Any], planned: dict[str, Any], names: Iterable[str]) -> bool:

@@ -1,7 +1,7 @@
-"""What a checkpoint says about its network.
+"""A record of the network in a checkpoint.
 
 Weights alone do not tell what computes with them: discretizations have none. nnU-Net names the trainer in a checkpoint,
-which may be a user's own. So a record stands in the state of the optimizer, where nnU-Net and torch pass it over.
+which may be a user's own. So a record stands in the state of the optimizer, where nnU-Net and torch ignore it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NETWORK = "network"
 
 
 def network_record(network: nn.Module) -> dict[str, Any]:
-    """Class and arguments, in plain values; of networks that are not exactly `MambaMIS` the class alone.
+    """Return class and arguments as plain values; for networks that are not exactly `MambaMIS` the class alone.
 
     Args:
         network: The network, also in the wrappers of DDP and torch.compile.

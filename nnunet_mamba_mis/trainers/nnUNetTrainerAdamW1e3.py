@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_mamba_mis.trainers.parameter_groups import parameter_groups
 from nnunet_mamba_mis.trainers.robust import RobustTrainer
@@ -15,19 +17,10 @@ class nnUNetTrainerAdamW1e3(RobustTrainer):
     The Mamba-MIS trainers derive from it and change the network alone, so that a comparison with it is one of networks.
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = 1e-3
-        self.weight_decay = 1e-2
+    initial_lr = 1e-3
+    weight_decay = 1e-2
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
         """AdamW with nnU-Net's polynomial decay."""
         groups = parameter_groups(self.network, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)

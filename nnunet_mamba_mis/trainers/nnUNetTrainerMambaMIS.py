@@ -19,27 +19,18 @@ from nnunet_mamba_mis.trainers.pretrained_weights import resample_pretrained_wei
 class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
     """Mamba-MIS with nnU-Net's schedule, augmentation, loss and deep supervision, and AdamW.
 
-    Variants set the class attributes: `architecture` holds keyword arguments of `MambaMIS`. What it leaves open is as
-    plans of `mamba_mis plan` have it, and otherwise the network's default (B).
+    Variants set class attributes: `architecture` holds keyword arguments of `MambaMIS`. Omitted ones come from plans
+    of `mamba_mis plan`, then from the network's defaults (B).
     """
 
     architecture: ClassVar[dict[str, Any]] = {}
     planar_network = "Mamba-MIS"
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        resample_pretrained_weights(self.print_to_log_file)
-
     def initialize(self) -> None:
-        """Also let checkpoints say what the network is, which `mamba_mis export` reads."""
+        """Also record the network in checkpoints, for `mamba_mis export`, and load weights of other patch sizes."""
         super().initialize()
+        # nnU-Net loads pretrained weights into an initialized trainer
+        resample_pretrained_weights(self.print_to_log_file)
         self.optimizer.register_state_dict_post_hook(self._add_network)
 
     def _add_network(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

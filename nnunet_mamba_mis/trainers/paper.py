@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
 
@@ -55,7 +56,7 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
         """AdamW at 1e-3 with weight decay 0.01; CosineAnnealingLR(T_max = 50, eta_min = 1e-5), stepped per epoch."""
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, CosineAnnealingLR(optimizer, T_max=50, eta_min=1e-5)

@@ -11,7 +11,7 @@ NORMS = (nn.LayerNorm, _NormBase)  # the second is batch and instance norm of an
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
-    """Optimizer groups: all parameters with weight decay, but A_log, D, norms and biases without."""
+    """Return optimizer groups: weight decay for all parameters but A_log, D, norms and biases."""
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for module in network.modules():

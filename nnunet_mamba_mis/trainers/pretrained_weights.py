@@ -1,8 +1,8 @@
 """`nnUNetv2_train -pretrained_weights` across patch sizes.
 
-nnU-Net compares every weight's shape with the network's before it loads anything, and asks neither trainer nor network.
-So the function is wrapped where nnU-Net calls it: weights of another patch size are resampled, then nnU-Net's own
-function gets them. It gets everything else as it came. What others have put in its place stays there.
+nnU-Net compares every weight's shape with the network's before it loads anything, without a hook for trainers. So its
+function is wrapped where nnU-Net calls it: weights of another patch size are resampled, then nnU-Net's own function
+loads them. Everything else is passed on unchanged. A function that others have put there stays.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def _is_replaceable(function: object) -> bool:
     return function is load_fitting_weights or getattr(function, "func", None) is load_pretrained_weights
 
 
-def load_pretrained_weights(network: nn.Module, fname: str, verbose: bool = False, *, log=print) -> None:
+def load_pretrained_weights(
+    network: nn.Module, fname: str, verbose: bool = False, *, log: Callable[[str], None] = print
+) -> None:
     """nnU-Net's `load_pretrained_weights`, for weights of any patch size.
 
     Args:

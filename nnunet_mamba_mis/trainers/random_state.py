@@ -1,4 +1,4 @@
-"""The state of all random number generators that a training draws from in its main process."""
+"""The state of all random number generators that training draws from in its main process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def get_random_state(device: torch.device) -> dict[str, Any]:
-    """Where the generators of Python, numpy and torch stand, the device's own among them."""
+    """Return the state of Python's, numpy's and torch's generators, and of the device's own."""
     state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state().numpy()}
     if device.type != "cpu":
         state[device.type] = getattr(torch, device.type).get_rng_state().numpy()

@@ -13,8 +13,8 @@ from zipfile import is_zipfile
 
 import torch
 import torch.distributed as dist
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_mamba_mis.trainers.base import ConfiguredTrainer
 from nnunet_mamba_mis.trainers.random_state import get_random_state, set_random_state
 from nnunet_mamba_mis.trainers.stop_request import StopRequest
 from nnunet_mamba_mis.utils.atomic_write import SUFFIX as PARTIAL
@@ -24,39 +24,29 @@ from nnunet_mamba_mis.utils.atomic_write import atomic_write
 RESUME = "resume"
 
 
-class ResumableTrainer(nnUNetTrainer):
-    """nnU-Net's trainer, but `--c` goes on exactly where training was stopped.
+class ResumableTrainer(ConfiguredTrainer):
+    """nnU-Net's trainer, but `--c` resumes exactly where training was stopped.
 
     `checkpoint_latest.pth` is written after every epoch (`save_every`), and in the middle of one on SIGTERM or Ctrl-C.
     Checkpoints are nnU-Net's. What they lack, the state of the random number generators and what the steps of the epoch
-    in progress have returned so far, is added to the optimizer's state, where nnU-Net and torch pass it over.
+    in progress have returned so far, is added to the optimizer's state, where nnU-Net and torch ignore it.
     """
 
     # attributes, beside those of nnU-Net, that a checkpoint keeps
     kept: ClassVar[tuple[str, ...]] = ("train_outputs", "val_outputs")
-
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.save_every = 1
-        self.train_outputs: list[dict] = []
-        self.val_outputs: list[dict] = []
-        self.stop_request = StopRequest(spawned=self.is_ddp)
-        self.is_continued = False
-        # where the generators have to be set to before the next step, if anywhere
-        self.random_state: dict[str, Any] | None = None
-        # of all processes, as the next checkpoint keeps it
-        self.progress: list[dict[str, Any]] = []
+    save_every = 1
+    is_continued = False
+    # where the generators have to be set to before the next step, if anywhere
+    random_state: dict[str, Any] | None = None
 
     def initialize(self) -> None:
         """Also let the optimizer's state carry what exact continuation takes."""
         super().initialize()
+        self.train_outputs: list[dict] = []
+        self.val_outputs: list[dict] = []
+        self.stop_request = StopRequest(spawned=self.is_ddp)
+        # of all processes, as the next checkpoint keeps it
+        self.progress: list[dict[str, Any]] = []
         # nnU-Net composes and writes a checkpoint in one function; of its parts this one can be added to from outside
         self.optimizer.register_state_dict_post_hook(self._add_progress)
 
@@ -72,7 +62,7 @@ class ResumableTrainer(nnUNetTrainer):
                 self._run_epoch()
             self.on_train_end()
             if number := self._stop_signal():
-                self._leave(number, "when training was done; --c goes on with the validation")
+                self._leave(number, "when training was done; --c continues with the validation")
 
     def _run_epoch(self) -> None:
         """One epoch, or what a stop has left of it."""
@@ -91,7 +81,7 @@ class ResumableTrainer(nnUNetTrainer):
         self.on_epoch_end()
 
     def _take_steps(self, step: Callable[[dict], dict], batches: Iterator[dict], outputs: list, count: int) -> None:
-        """Append to `outputs` until they are `count`."""
+        """Run steps until `outputs` has `count` entries."""
         while len(outputs) < count:
             # not earlier: in an uninterrupted training the hooks before had drawn already
             self._restore_random_state()
@@ -171,7 +161,7 @@ class ResumableTrainer(nnUNetTrainer):
         self.current_epoch += 1
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint, with what exact continuation takes beside it, whole or not at all.
+        """Write nnU-Net's checkpoint, with what exact continuation takes beside it, atomically.
 
         Args:
             filename: Where to write it.
@@ -191,7 +181,7 @@ class ResumableTrainer(nnUNetTrainer):
         except OSError as error:
             raise SystemExit(
                 f"Training stopped: {filename} could not be written ({error}). "
-                "What was there before still is; continue with --c when the cause is gone"
+                "The previous file is unchanged; continue with --c when the cause is gone"
             ) from error
 
     def _add_progress(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -209,13 +199,13 @@ class ResumableTrainer(nnUNetTrainer):
         return values
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """Also take up what exact continuation takes, if the checkpoint is ours and from as many processes.
+        """Also restore the random state and the partial epoch's outputs, if the world size matches.
 
         Args:
             filename_or_checkpoint: The file; nnU-Net's annotation has a dict too, which its code cannot take.
 
         Raises:
-            SystemExit: The file is no checkpoint of a training.
+            SystemExit: The file is not a training checkpoint.
         """
         progress = _read(filename_or_checkpoint)["optimizer_state"].get(RESUME, [])
         super().load_checkpoint(filename_or_checkpoint)
@@ -245,5 +235,5 @@ def _read(filename: Any) -> dict[str, Any]:
             f"{filename} cannot be read ({error}): move it away, then --c takes the next best checkpoint"
         ) from error
     if "optimizer_state" not in checkpoint:
-        raise SystemExit(f"{filename} has no optimizer_state: a training cannot be continued from it")
+        raise SystemExit(f"{filename} has no optimizer_state: training cannot be continued from it")
     return checkpoint

@@ -8,9 +8,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.helpers import dummy_context
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.ops import native_library as native
@@ -19,34 +17,15 @@ from nnunet_mamba_mis.trainers.resumable import ResumableTrainer
 
 
 class RobustTrainer(ResumableTrainer):
-    """nnU-Net's trainer, but a step with a non-finite loss or gradient is skipped, and unusable input is one message.
+    """nnU-Net's trainer, but a step with a non-finite loss or gradient is skipped.
 
-    Network, optimiser and schedule are nnU-Net's. Variants set the class attributes; `planar_network` is what messages
-    call a network that 2D configurations alone have.
+    Network, optimiser and schedule are nnU-Net's.
     """
 
-    planar_network: ClassVar[str | None] = None
-    epochs: ClassVar[int] = 1000
-    iterations_per_epoch: ClassVar[int] = 250
-    validation_iterations_per_epoch: ClassVar[int] = 50
     max_skipped_in_a_row: ClassVar[int] = 20
     kept: ClassVar[tuple[str, ...]] = (*ResumableTrainer.kept, "skipped_steps", "skipped_in_a_row")
-
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
-    ):
-        _stop_if_unusable(plans, configuration, device, self.planar_network)  # before nnU-Net makes folders
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = self.epochs
-        self.num_iterations_per_epoch = self.iterations_per_epoch
-        self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch
-        self.skipped_steps = 0
-        self.skipped_in_a_row = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
 
     def initialize(self) -> None:
         """Also keep DDP from sending buffers around: in the final validation processes go through it at their own pace.
@@ -154,26 +133,3 @@ class RobustTrainer(ResumableTrainer):
             # as many entries as before: under DDP ranks stack their losses
             losses[~finite] = losses[finite].mean()
         super().on_train_epoch_end([{"loss": loss} for loss in losses])
-
-
-def _stop_if_unusable(plans: dict, configuration: str, device: torch.device, planar_network: str | None) -> None:
-    """End with one clear message where training cannot work (nnU-Net's own commands would print a stack trace)."""
-    manager = PlansManager(plans)
-    usable = [name for name in manager.available_configurations if not planar_network or _is_2d(manager, name)]
-    choices = f"use one of: {', '.join(usable)}" if usable else "these plans have no 2D configuration"
-    if configuration not in manager.available_configurations:
-        raise SystemExit(f"Configuration {configuration!r} is not in the plans of {manager.dataset_name}: {choices}.")
-    if configuration not in usable:
-        raise SystemExit(
-            f"{planar_network} is a 2D network and cannot train configuration {configuration!r}: {choices}."
-        )
-    if not nnUNet_results.is_set():
-        raise SystemExit("nnUNet_results is not set: export nnUNet_results=/path/for/trained/models")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(
-            "There is no usable CUDA device (`mamba_mis doctor` says why): add -device cpu to the command."
-        )
-
-
-def _is_2d(manager: PlansManager, configuration: str) -> bool:
-    return len(manager.get_configuration(configuration).patch_size) == 2

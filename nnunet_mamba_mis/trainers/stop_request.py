@@ -1,4 +1,4 @@
-"""Signals that ask a training to end."""
+"""Signals that stop training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StopRequest:
     of the main thread, where Python delivers none.
 
     Args:
-        spawned: Whether this is one of the processes of a training with several. There no second Ctrl-C is obeyed:
+        spawned: Whether this is one of several training processes. There no second Ctrl-C is obeyed:
             when the command that started them has died, torch has the kernel send them SIGINT, once or more often. As
             they may ignore it (a shell's background job), the death itself counts as SIGTERM too.
     """

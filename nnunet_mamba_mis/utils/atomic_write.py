@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ SUFFIX = ".partial"
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
-    """Write beside the file, then put it in its place: a kill or power cut leaves the file that was there before.
+    """Write a file atomically: a failure, kill or power cut leaves the previous file.
+
+    The content goes into a file beside it (`SUFFIX`), which then replaces it.
 
     Args:
         path: The file to write or replace.
@@ -22,7 +24,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         A file to write bytes to.
 
     Raises:
-        OSError: It could not be written.
+        OSError: Writing failed; the previous file is unchanged.
     """
     partial = Path(f"{path}{SUFFIX}")
     try:
@@ -33,7 +35,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         partial.replace(path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        # torch's writer, left by an exception, raises another: that the file is not complete
+        # torch's writer replaces an exception by its own: that the file is incomplete
         cause = error.__context__
         if isinstance(error, RuntimeError) and isinstance(cause, (OSError, KeyboardInterrupt)):
             raise cause from None
@@ -42,7 +44,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not on every system and file system
+    with suppress(OSError):  # not every file system can
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

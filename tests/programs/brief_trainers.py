@@ -26,20 +26,17 @@ class Learning(trainers.nnUNetTrainerMambaMIS_S):
 
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 80, 1
 
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def initialize(self):
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(0)
+        super().initialize()
 
 
 class Frozen(trainers.nnUNetTrainerMambaMIS):
     """Leaves the weights as they are."""
 
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 1, 1
-
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = 0.0
+    initial_lr = 0.0
 
 
 class Short(trainers.nnUNetTrainerMambaMIS_S):

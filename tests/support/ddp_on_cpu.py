@@ -5,14 +5,15 @@ Replaced is only what needs a GPU: the nccl backend, the choice of a device, and
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,17 +22,22 @@ import torch
 import torch.distributed as dist
 from nnunetv2.run import run_training
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
+from nnunet_mamba_mis import trainers
+from support.nnunet_workplace import kill_group
+from support.paths import PROGRAMS, REPOSITORY
+from support.waiting import wait_until
 
 
-class OnCPU(nnUNetTrainerMambaMIS):
+class OnCPU(trainers.nnUNetTrainerMambaMIS):
     """nnU-Net's trainers take it that processes have GPUs."""
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device=torch.device("cpu")):  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, torch.device("cpu"))
         self.device, self.grad_scaler = torch.device("cpu"), None
+        self.logger.plot_progress_png = lambda folder: None  # takes longer than the epoch
 
 
 def replace_what_needs_a_gpu(rendezvous: Path) -> None:
@@ -78,19 +84,17 @@ class Processes:
 
     def wait_for(self, line: str) -> None:
         """Wait until the first has printed this."""
-        deadline = time.monotonic() + 200
-        while line not in self.output():
-            if not self.all[0].is_alive() or time.monotonic() > deadline:
-                self.kill()
-                raise AssertionError(self.output()[-3000:])
-            time.sleep(0.01)
+        try:
+            wait_until(lambda: line in self.output() or not self.all[0].is_alive(), 200, line)
+            assert line in self.output(), self.output()[-3000:]
+        except AssertionError:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """End those that are left, and what they started."""
         for process in self.all:
-            process.kill()
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
 
 
 def _run(rank: int, processes: int, folder: Path, variables: dict, function: Callable, arguments: tuple) -> None:
@@ -111,3 +115,92 @@ def train(rank: int, processes: int, dataset: int, trainer: str, continued: bool
     run_training.run_ddp(
         rank, str(dataset), "2d", 0, trainer, "nnUNetPlans", False, continued, False, None, False, False, processes
     )
+
+
+def start_num_gpus_2(
+    dataset: int, trainer: str, variables: dict[str, str], log: Path, on_sigint: Any, as_installed: bool
+) -> Any:
+    """Start `nnUNetv2_train DATASET 2d 0 -tr TRAINER -num_gpus 2`, which starts two processes through `mp.spawn`.
+
+    Args:
+        dataset: Its number.
+        trainer: Its name.
+        variables: Environment variables.
+        log: Takes what is printed.
+        on_sigint: The handler of Ctrl-C that the command is started with.
+        as_installed: Whether each process imports nnU-Net anew, in ten seconds, or all are forked.
+    """
+    log.touch()
+    arguments = [str(dataset), trainer, str(log.parent / "rendezvous")]
+    command = multiprocessing.get_context("forkserver").Process(
+        target=_num_gpus_2, args=(arguments, variables, log, on_sigint, as_installed)
+    )
+    command.start()
+    return command
+
+
+def _num_gpus_2(arguments: list[str], variables: dict, log: Path, on_sigint: Any, as_installed: bool) -> None:
+    os.setpgrp()
+    for descriptor in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), descriptor)
+    signal.signal(signal.SIGINT, on_sigint)
+    program = str(PROGRAMS / "num_gpus_on_cpu.py")
+    if as_installed:
+        path = os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
+        variables = variables | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        os.execve(sys.executable, [sys.executable, program, *arguments], variables)
+    os.environ.update(variables)
+    multiprocessing.set_start_method(None, force=True)
+    multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
+    sys.argv = [program, *arguments]
+    runpy.run_path(program, run_name="__main__")
+
+
+def continue_training(rank: int, processes: int, dataset: int, trainer: str) -> None:
+    """As `train` with `--c`, but for the final validation."""
+    run_training.setup_ddp(rank, processes)
+    continued = run_training.get_trainer_from_args(str(dataset), "2d", 0, trainer, continue_training=True)
+    run_training.maybe_load_checkpoint(continued, True, False)
+    continued.run_training()
+
+
+def make(preprocessed: Path, trainer: type, patch_size: int = 32, batch_size: int = 2) -> OnCPU:
+    """A trainer of the given class on this CPU."""
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": False}
+    plans["configurations"]["2d"] |= {"patch_size": [patch_size] * 2, "batch_size": batch_size}
+    description = json.loads((preprocessed / "dataset.json").read_text())
+    on_cpu = type(trainer.__name__, (OnCPU, trainer) if not issubclass(trainer, OnCPU) else (trainer,), {})
+    return on_cpu(plans, "2d", 0, description)
+
+
+def batch_for(trainer: OnCPU, images: int) -> dict:
+    """Random images, and labels in the sizes that the trainer's loss takes."""
+    height, width = trainer.configuration_manager.patch_size
+    scales = trainer._get_deep_supervision_scales() or [[1, 1]]
+    labels = torch.rand(images, 1, height, width) > 0.7
+    target = [nn.functional.interpolate(labels.float(), scale_factor=tuple(scale)).short() for scale in scales]
+    return {"data": torch.rand(images, 1, height, width), "target": target if len(target) > 1 else target[0]}
+
+
+def gradients(rank: int, processes: int, preprocessed: Path, start: Path) -> tuple[tuple, dict[str, torch.Tensor]]:
+    """Weights of the outputs, and gradients in one of several processes, each of which has its share of a batch."""
+    run_training.setup_ddp(rank, processes)
+    torch.manual_seed(rank)  # DDP takes the weights of the first
+    trainer = make(preprocessed, OnCPU, batch_size=4)
+    trainer.initialize()
+    state = torch.load(start)
+    trainer.network.module.load_state_dict(state["weights"])
+    mine = slice(rank * trainer.batch_size, (rank + 1) * trainer.batch_size)
+    target = [labels[mine] for labels in state["batch"]["target"]]
+    trainer.loss(trainer.network(state["batch"]["data"][mine]), target).backward()
+    found = {name: parameter.grad for name, parameter in trainer.network.module.named_parameters()}
+    return trainer.loss.weight_factors, found
+
+
+def shares(rank: int, processes: int, preprocessed: Path, name: str, batch_size: int) -> tuple[int, float]:
+    """Images per step in this process, and the part of them that has foreground for sure."""
+    run_training.setup_ddp(rank, processes)
+    patch_size = 256 if name.endswith("_paper") else 32
+    trainer = make(preprocessed, getattr(trainers, name), patch_size, batch_size)
+    trainer.initialize()
+    return trainer.batch_size, trainer.oversample_foreground_percent

@@ -63,10 +63,9 @@ def _options(command: str) -> list[str]:
 
 
 def _trainers() -> list[str]:
-    """Those that are listed, and each in every length that has ever been named."""
-    bases = [name for name in trainers.__all__ if not re.search(r"_\d+epochs?$", name)]
-    lengths = [f"{base}_{n}epoch{'s' if n > 1 else ''}" for base in bases for n in LENGTHS]
-    return sorted(name for name in (*bases, *lengths) if hasattr(trainers, name))
+    """Those that are listed, and each in every length that has ever been recorded."""
+    lengths = [f"{name}_{n}epoch{'s' if n > 1 else ''}" for name in trainers.__all__ for n in LENGTHS]
+    return sorted(name for name in (*trainers.__all__, *lengths) if hasattr(trainers, name))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,44 +18,25 @@ from nnunetv2.run import run_training
 from torch import nn
 
 from nnunet_mamba_mis import trainers
-from nnunet_mamba_mis.trainers.variants import VARIANTS
 from support import small_dataset
-from support.ddp_on_cpu import OnCPU, Processes, replace_what_needs_a_gpu, train
-from support.nnunet_workplace import Dataset
-from support.paths import REPOSITORY
+from support.ddp_on_cpu import (
+    OnCPU,
+    Processes,
+    batch_for,
+    continue_training,
+    gradients,
+    make,
+    replace_what_needs_a_gpu,
+    shares,
+    start_num_gpus_2,
+    train,
+)
+from support.nnunet_workplace import Dataset, kill_group
+from support.paths import PROGRAMS
+from support.waiting import wait_until
 
-# of those that differ in length alone, one
-NETWORKS = ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_paper"]
-NETWORKS += [f"nnUNetTrainerMambaMIS{suffix}" for suffix, changes in VARIANTS.items() if "architecture" in changes]
-
-TRAINERS = """
-import os, random
-import numpy as np
-import torch
-import torch.distributed as dist
-from support.ddp_on_cpu import OnCPU
-from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
-from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
-
-class TwoProcesses(OnCPU, nnUNetTrainerNoDA):
-    architecture = {"variant": "S"}
-    epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 1
-
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device=torch.device("cpu")):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        # the first seeds count: those of the continued training must not matter
-        seed = dist.get_rank() + 10 * os.path.exists(self.output_folder + "/debug.json")
-        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
-
-class TwoStopped(TwoProcesses):
-    pass
-
-class TwoLong(TwoProcesses):
-    epochs = 1000
-
-class OnGPU(nnUNetTrainerMambaMIS_S):
-    epochs, iterations_per_epoch, validation_iterations_per_epoch = 2, 50, 2
-"""
+NETWORKS = ["nnUNetTrainerMambaMIS", *(f"nnUNetTrainerMambaMIS_{size}" for size in ("S", "L", "paper"))]
+NETWORKS += trainers.ABLATIONS
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +46,7 @@ def discs(nnunet) -> Dataset:
 
 @pytest.fixture(scope="module")
 def variables(discs, nnunet) -> dict[str, str]:
-    (nnunet.root / "trainers" / "distributed_trainers.py").write_text(TRAINERS)
+    shutil.copy(PROGRAMS / "distributed_trainers.py", nnunet.root / "trainers")
     return nnunet.variables | {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}
 
 
@@ -83,24 +62,6 @@ def group(variables, tmp_path, monkeypatch):
     run_training.setup_ddp(0, 1)
     yield
     dist.destroy_process_group()
-
-
-def make(preprocessed: Path, trainer: type, patch_size: int = 32, batch_size: int = 2) -> OnCPU:
-    """A trainer of the given class on this CPU."""
-    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": False}
-    plans["configurations"]["2d"] |= {"patch_size": [patch_size] * 2, "batch_size": batch_size}
-    description = json.loads((preprocessed / "dataset.json").read_text())
-    on_cpu = type(trainer.__name__, (OnCPU, trainer) if not issubclass(trainer, OnCPU) else (trainer,), {})
-    return on_cpu(plans, "2d", 0, description)
-
-
-def batch_for(trainer: OnCPU, images: int) -> dict:
-    """Random images, and labels in the sizes that the trainer's loss takes."""
-    height, width = trainer.configuration_manager.patch_size
-    scales = trainer._get_deep_supervision_scales() or [[1, 1]]
-    labels = torch.rand(images, 1, height, width) > 0.7
-    target = [nn.functional.interpolate(labels.float(), scale_factor=tuple(scale)).short() for scale in scales]
-    return {"data": torch.rand(images, 1, height, width), "target": target if len(target) > 1 else target[0]}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -128,21 +89,6 @@ def test_compiled_training_gives_the_lowest_output_a_weight_too(group, discs, nn
     assert all(weight > 0 for weight in trainer._build_loss().weight_factors)
 
 
-def gradients(rank: int, processes: int, preprocessed: Path, start: Path) -> tuple[tuple, dict[str, torch.Tensor]]:
-    """Weights of the outputs, and gradients in one of several processes, each of which has its share of a batch."""
-    run_training.setup_ddp(rank, processes)
-    torch.manual_seed(rank)  # DDP takes the weights of the first
-    trainer = make(preprocessed, OnCPU, batch_size=4)
-    trainer.initialize()
-    state = torch.load(start)
-    trainer.network.module.load_state_dict(state["weights"])
-    mine = slice(rank * trainer.batch_size, (rank + 1) * trainer.batch_size)
-    target = [labels[mine] for labels in state["batch"]["target"]]
-    trainer.loss(trainer.network(state["batch"]["data"][mine]), target).backward()
-    found = {name: parameter.grad for name, parameter in trainer.network.module.named_parameters()}
-    return trainer.loss.weight_factors, found
-
-
 def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(discs, nnunet, variables, tmp_path, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -162,15 +108,6 @@ def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(discs, nn
         # float32: nnU-Net's Dice sums in nothing else
         error, largest = (one[name] - parameter.grad).abs().max(), parameter.grad.abs().max()
         assert error < 5e-4 * largest + 1e-8, name
-
-
-def shares(rank: int, processes: int, preprocessed: Path, name: str, batch_size: int) -> tuple[int, float]:
-    """Images per step in this process, and the part of them that has foreground for sure."""
-    run_training.setup_ddp(rank, processes)
-    patch_size = 256 if name.endswith("_paper") else 32
-    trainer = make(preprocessed, getattr(trainers, name), patch_size, batch_size)
-    trainer.initialize()
-    return trainer.batch_size, trainer.oversample_foreground_percent
 
 
 @pytest.mark.parametrize(
@@ -210,18 +147,11 @@ def test_training_in_two_processes_trains_and_validates(trained):
     assert len(list(trained.glob("training_log_*.txt"))) == 1  # by the first process alone
 
 
+@pytest.mark.slow
 def test_training_in_two_processes_predicts_as_any_other(trained, discs, nnunet):
     images, output = nnunet.raw / discs.name / "imagesTr", nnunet.root / "by two"
     nnunet.predict(discs.number, "TwoProcesses", images, output, "-f", 0)
     assert len(list(output.glob("*.png"))) == len(discs.cases)
-
-
-def continue_training(rank: int, processes: int, dataset: int, trainer: str) -> None:
-    """As `train` with `--c`, but for the final validation."""
-    run_training.setup_ddp(rank, processes)
-    continued = run_training.get_trainer_from_args(str(dataset), "2d", 0, trainer, continue_training=True)
-    run_training.maybe_load_checkpoint(continued, True, False)
-    continued.run_training()
 
 
 @pytest.mark.slow
@@ -255,47 +185,34 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("signalled", "handler"),
+    ("signalled", "handler", "as_installed"),
     [
-        ("command", signal.default_int_handler),
-        ("command", signal.SIG_IGN),  # of Ctrl-C, as a shell starts what it puts in the background
-        ("its processes", signal.default_int_handler),  # as the Slurm script does
+        ("command", signal.default_int_handler, True),
+        ("command", signal.SIG_IGN, False),  # of Ctrl-C, as a shell starts what it puts in the background
+        ("its processes", signal.default_int_handler, False),  # as the Slurm script does
     ],
     ids=["command", "command in background", "its processes"],
 )
-def test_sigterm_with_num_gpus_leaves_a_checkpoint_and_no_process(discs, variables, tmp_path, signalled, handler):
+def test_sigterm_with_num_gpus_leaves_a_checkpoint_and_no_process(
+    discs, variables, tmp_path, signalled, handler, as_installed
+):
     """The way of `-num_gpus 2` through torch's `mp.spawn`, which has signals of its own for its processes."""
     log = tmp_path / "log"
-    started = variables | {
-        "nnUNet_results": str(tmp_path), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]),
-    }  # fmt: skip
-    script = [REPOSITORY / "tests" / "num_gpus_on_cpu.py", str(discs.number), "TwoLong", tmp_path / "rendezvous"]
-    with log.open("w") as output:
-        command = subprocess.Popen(
-            [sys.executable, *script], env=started, stdout=output, stderr=output, start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
-        )  # fmt: skip
+    command = start_num_gpus_2(
+        discs.number, "TwoLong", variables | {"nnUNet_results": str(tmp_path)}, log, handler, as_installed
+    )
     try:
-        wait_until(lambda: "Epoch 1" in log.read_text() or command.poll() is not None, 200)
+        wait_until(lambda: "Epoch 1" in log.read_text() or not command.is_alive(), 200, "the second epoch")
         processes = children(command.pid)
         for pid in [command.pid] if signalled == "command" else processes:
             os.kill(pid, signal.SIGTERM)
-        assert command.wait(60) == (-signal.SIGTERM if signalled == "command" else 1), log.read_text()
-        wait_until(lambda: not any(map(is_alive, processes)), 60)
+        command.join(60)
+        assert command.exitcode == (-signal.SIGTERM if signalled == "command" else 1), log.read_text()
+        wait_until(lambda: not any(map(is_alive, processes)), 60, "the end of the processes")
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(command.pid, signal.SIGKILL)
-        command.wait()
+        kill_group(command)
     assert log.read_text().count("continue with --c") == 1, log.read_text()
     (checkpoint,) = tmp_path.rglob("checkpoint_latest.pth")
     assert len(torch.load(checkpoint, weights_only=False)["optimizer_state"]["resume"]) == 2
@@ -349,75 +266,3 @@ def test_num_gpus_2(discs, nnunet, name):
     folder = nnunet.model(discs.number, name) / "fold_1"
     assert (folder / "validation" / "summary.json").exists()
     assert_finite(folder / "checkpoint_final.pth")
-
-
-SCRIPT = REPOSITORY / "scripts" / "slurm_train_folds.sh"
-
-# what a cluster has: nnU-Net's command, which here ends as told, and Slurm's
-COMMANDS = {
-    "nnUNetv2_train": """#!/bin/bash
-[[ $* =~ -num_gpus.2 && ! $NO_RANKS ]] && {
-    (trap 'kill $!; echo rank got TERM; exit 143' TERM; echo "train $*"; sleep 30 & wait) & wait $!; exit 1
-}
-trap '[[ $! ]] && kill $!; sleep 0.2; echo command got TERM; exit 143' TERM
-echo "train $*"
-[[ $TRAINING_ENDS ]] && exit "$TRAINING_ENDS"
-[[ $NO_RANKS ]] && { while true; do :; done }
-sleep 30 & wait
-""",
-    "scontrol": '#!/bin/bash\necho "scontrol $*"\n',
-}
-
-
-@pytest.fixture
-def slurm(tmp_path):
-    """Start the script as Slurm does, and return the process."""
-    tasks = []
-    for name, content in COMMANDS.items():
-        (tmp_path / name).write_text(content)
-        (tmp_path / name).chmod(0o755)
-
-    def submit(*arguments: str, **variables: str) -> subprocess.Popen:
-        task = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        environment = os.environ | task | variables
-        command = ["bash", SCRIPT, *arguments]
-        tasks.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        )
-        return tasks[-1]
-
-    yield submit
-    for task in tasks:
-        with suppress(ProcessLookupError):
-            os.killpg(task.pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "variables", "reached", "status"),
-    [
-        ([], {}, "command got TERM", 143),
-        (["-num_gpus", "2"], {}, "rank got TERM", 1),
-        (["-num_gpus=2"], {}, "rank got TERM", 1),
-        (["-num_gpus", "2"], {"NO_RANKS": "1"}, "command got TERM", 143),
-    ],
-    ids=["one process", "several", "several, with =", "several, not yet started"],
-)
-def test_array_task_that_runs_out_of_time_is_queued_again(slurm, arguments, variables, reached, status):
-    task = slurm("101", "2d", "nnUNetTrainerMambaMIS", *arguments, **variables)
-    first = task.stdout.readline()
-    assert first == " ".join(["train 101 2d 3 -tr nnUNetTrainerMambaMIS", *arguments, "--c\n"])
-    caught = 1 << (signal.SIGTERM - 1)
-    wait_until(
-        lambda: int(re.search(r"SigCgt:\s(\w+)", Path(f"/proc/{task.pid}/status").read_text())[1], 16) & caught, 20
-    )
-    task.send_signal(signal.SIGTERM)  # as --signal=B:TERM@300: to the script alone
-    output, _ = task.communicate(timeout=20)
-    assert output.splitlines() == [reached, "scontrol requeue 7"]
-    assert task.returncode == status
-
-
-@pytest.mark.parametrize("ends", ["0", "1"], ids=["done", "failed"])
-def test_array_task_that_ends_by_itself_is_not_queued_again(slurm, ends):
-    task = slurm("101", "2d", "nnUNetTrainerMambaMIS", TRAINING_ENDS=ends)
-    output, _ = task.communicate(timeout=20)
-    assert "requeue" not in output and task.returncode == int(ends)

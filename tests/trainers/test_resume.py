@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
 import re
 import resource
+import shutil
 import signal
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,61 +20,41 @@ import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
-from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
-from nnunet_mamba_mis.trainers.stop_request import StopRequest
-from nnunet_mamba_mis.utils.atomic_write import atomic_write
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
 from support.nnunet_workplace import Dataset, Running, Workplace
+from support.paths import PROGRAMS
 from support.small_dataset import NUMBER, discs
-
-# trainers of a user, in a folder of theirs
-TRAINERS = """
-import random, time
-import numpy as np
-import torch
-from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
-from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
-
-class Uninterrupted(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
-    epochs, iterations_per_epoch, validation_iterations_per_epoch = 10, 4, 2
-
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        # the first seeds count: those of the continued training must not matter
-        seed = 12 if self.was_started() else 1
-        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
-
-    def was_started(self):
-        import glob
-        return bool(glob.glob(self.output_folder + "/checkpoint_*.pth"))
-
-class Interrupted(Uninterrupted):
-    pass
-
-class WithWorkers(Uninterrupted):
-    epochs = 1000
-"""
 
 
 @pytest.fixture(scope="module")
 def dataset(nnunet) -> Dataset:
-    """Discs, and the trainers above where nnU-Net finds them."""
-    (nnunet.root / "trainers" / "resumed_trainers.py").write_text(TRAINERS)
+    """Discs, and trainers where nnU-Net finds them."""
+    shutil.copy(PROGRAMS / "resumed_trainers.py", nnunet.root / "trainers")
     return discs(nnunet)
+
+
+def set_variables(environment: pytest.MonkeyPatch, nnunet: Workplace, results: Path) -> None:
+    """Set nnU-Net's variables for a trainer made in this process."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        environment.setenv(name, nnunet.variables[name])
+    environment.setenv("nnUNet_results", str(results))
+    environment.setenv("nnUNet_n_proc_DA", "0")
 
 
 @pytest.fixture
 def in_this_process(dataset, nnunet, tmp_path, monkeypatch):
-    """nnU-Net's variables for a trainer made here, with a results folder of its own."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
-        monkeypatch.setenv(name, nnunet.variables[name])
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    """The preprocessed dataset, for trainers made here, with a results folder of their own."""
+    set_variables(monkeypatch, nnunet, tmp_path / "results")
     return nnunet.preprocessed / dataset.name
 
 
-class Brief(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
-    """Three tiny epochs without augmentation; sends itself a signal at the given moment."""
+class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
+    """Three tiny epochs without augmentation; sends itself a signal at the given moment.
 
+    Few weights: nnU-Net compares each of a checkpoint with all of the network's.
+    """
+
+    architecture: ClassVar = {"variant": "S", "block": "cnn", "attention_bridge": False, "fusion_bridge": False}
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 2
     moment: tuple[str, int] = ("", 0)
     signals = (signal.SIGTERM,)
@@ -151,10 +131,7 @@ def assert_equal(one: dict, other: dict) -> None:
 def uninterrupted(dataset, nnunet, tmp_path_factory):
     """The last checkpoint of a training that nothing stopped."""
     with pytest.MonkeyPatch.context() as environment:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed"):
-            environment.setenv(name, nnunet.variables[name])
-        environment.setenv("nnUNet_results", str(tmp_path_factory.mktemp("uninterrupted")))
-        environment.setenv("nnUNet_n_proc_DA", "0")
+        set_variables(environment, nnunet, tmp_path_factory.mktemp("uninterrupted"))
         trainer = make(nnunet.preprocessed / dataset.name, seed=1)
         trainer.run_training()
         return final(trainer)
@@ -192,7 +169,7 @@ def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(in
 def test_ctrl_c_leaves_a_checkpoint_and_one_line(in_this_process, capsys):
     trainer = make(in_this_process, seed=1, moment=("train_step", 2), signals=(signal.SIGINT,))
     assert stop(trainer) == 128 + signal.SIGINT
-    assert "Stopped by SIGINT in epoch 0 after 2 of 3 steps; continue with --c" in capsys.readouterr().out
+    assert re.search("SIGINT .*epoch 0 .*2 of 3 .*--c", capsys.readouterr().out)
     assert (Path(trainer.output_folder) / "checkpoint_latest.pth").exists()
 
 
@@ -200,14 +177,6 @@ def test_several_sigterms_are_as_one(in_this_process):
     trainer = make(in_this_process, seed=1, moment=("train_step", 1), signals=(signal.SIGTERM,) * 3)
     assert stop(trainer) == 128 + signal.SIGTERM
     assert (Path(trainer.output_folder) / "checkpoint_latest.pth").exists()
-
-
-def test_ctrl_c_twice_ends_at_once():
-    with pytest.raises(KeyboardInterrupt), StopRequest() as request:
-        signal.raise_signal(signal.SIGINT)
-        assert request.signal == signal.SIGINT
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class Torn:
@@ -228,20 +197,8 @@ def test_ctrl_c_again_while_the_checkpoint_is_written_waits_for_it(in_this_proce
     trainer = make(in_this_process, seed=1, moment=("train_step", 2), signals=(signal.SIGINT,))
     trainer.my_init_kwargs["torn"] = Torn(signal.SIGINT)
     assert stop(trainer) == 128 + signal.SIGINT
-    assert "Stopped by SIGINT in epoch 0 after 2 of 3 steps" in capsys.readouterr().out
+    assert re.search("SIGINT .*epoch 0 .*2 of 3", capsys.readouterr().out)
     assert len(make(in_this_process, seed=1, continued=True).train_outputs) == 2
-
-
-def test_interrupted_file_is_no_full_disk(tmp_path):
-    class Interrupted(io.BytesIO):
-        def write(self, content):
-            if self.tell() > 1000:
-                signal.raise_signal(signal.SIGINT)
-            return super().write(content)
-
-    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "file.pth"):
-        torch.save([torch.zeros(1000) for _ in range(9)], Interrupted())
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_error_that_is_not_the_disks_is_not_called_so(in_this_process):
@@ -249,44 +206,6 @@ def test_error_that_is_not_the_disks_is_not_called_so(in_this_process):
     trainer.my_init_kwargs["torn"] = Torn()
     with pytest.raises(RuntimeError, match="CUDA error"):
         trainer.run_training()
-
-
-def test_second_ctrl_c_is_not_obeyed_in_one_of_several_processes():
-    """There it may be the kernel's, which says by one or several that the command has died."""
-    with StopRequest(spawned=True) as request:
-        for _ in range(3):
-            signal.raise_signal(signal.SIGINT)
-    assert request.signal == signal.SIGINT
-
-
-def test_signals_that_are_ignored_stay_so(monkeypatch):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of nohup, or a shell's background job
-    try:
-        with StopRequest() as request:
-            signal.raise_signal(signal.SIGINT)
-        assert request.signal == 0
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_training_in_a_thread_takes_no_signals():
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(StopRequest().__enter__).result()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def test_processes_forked_in_training_end_on_sigterm():
-    ready, tell = os.pipe()
-    with StopRequest() as request:
-        child = os.fork()
-        if child == 0:
-            os.write(tell, b"x")
-            time.sleep(60)
-            os._exit(0)
-        os.read(ready, 1)
-        os.kill(child, signal.SIGTERM)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
-    assert request.signal == 0
 
 
 def test_disk_that_is_full_leaves_the_checkpoint_before(in_this_process):
@@ -298,7 +217,7 @@ def test_disk_that_is_full_leaves_the_checkpoint_before(in_this_process):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(SystemExit, match=r"checkpoint_latest.pth could not be written .*What was there before"):
+        with pytest.raises(SystemExit, match=r"checkpoint_latest.pth could not be written"):
             trainer.save_checkpoint(str(path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -310,7 +229,7 @@ def test_disk_that_is_full_leaves_the_checkpoint_before(in_this_process):
 def test_checkpoint_that_cannot_be_read_is_named(in_this_process, content):
     trainer = make(in_this_process, seed=1)
     (Path(trainer.output_folder) / "checkpoint_latest.pth").write_bytes(content)
-    with pytest.raises(SystemExit, match=r"checkpoint_latest.pth cannot be read .*move it away"):
+    with pytest.raises(SystemExit, match=r"checkpoint_latest.pth cannot be read"):
         make(in_this_process, seed=1, continued=True)
 
 
@@ -386,12 +305,14 @@ def test_training_stopped_and_killed_at_random_moments_equals_an_uninterrupted_o
     assert (folder / "progress.png").exists() and (folder / "validation" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_killed_training_loses_no_epoch_that_had_ended(stopped_and_killed):
     _, (_, killed, continued) = stopped_and_killed
     ended = [int(epoch) for epoch in re.findall(r"Epoch (\d+)\b", killed)][-1]
     assert int(re.search(r"Epoch (\d+)\b", continued)[1]) == ended
 
 
+@pytest.mark.slow
 def test_signal_in_the_final_validation_ends_it_and_costs_nothing(stopped_and_killed, nnunet):
     folder, _ = stopped_and_killed
     before = torch.load(folder / "checkpoint_final.pth", weights_only=False)
@@ -415,6 +336,6 @@ def test_workers_that_get_the_signal_too_do_not_cost_the_checkpoint(dataset, nnu
     began = time.monotonic()
     output = training.end(128 + number)
     assert time.monotonic() - began < 60
-    assert f"Stopped by {number.name}" in output and "continue with --c" in output
+    assert re.search(f"{number.name} .*--c", output)
     assert (nnunet.model(NUMBER, "WithWorkers") / "fold_0" / "checkpoint_latest.pth").exists()
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

@@ -29,4 +29,4 @@ class nnUNetTrainerMambaMIS_short(_Short, trainers.nnUNetTrainerMambaMIS):
 
 
 class nnUNetTrainerMambaMIS_noSSM_short(_Short, trainers.nnUNetTrainerMambaMIS_noSSM):
-    """Mamba-MIS with depthwise convolutions in the place of scans."""
+    """Mamba-MIS with depthwise convolutions instead of scans."""

@@ -1,45 +1,21 @@
-"""The controls: U-Mamba on nnU-Net's residual U-Net, and nnU-Net's network with this package's optimiser."""
+"""U-Mamba on nnU-Net's residual U-Net, as the trainers build it from plans."""
 
 from __future__ import annotations
 
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
-from nnunet_mamba_mis import trainers
 from nnunet_mamba_mis.architectures.mamba_block import Mamba
 from nnunet_mamba_mis.architectures.umamba import MambaLayer, UMamba
 from nnunet_mamba_mis.ops import selective_scan_reference
 from nnunet_mamba_mis.ops.causal_conv import causal_conv_silu
-from support.nnunet_workplace import Dataset
+from support.umamba import PLAIN, TO_IMPORT, make_umamba
 
-NUMBER = 71
-CONTROLS = ["nnUNetTrainerUMambaBot", "nnUNetTrainerUMambaEnc", "nnUNetTrainerAdamW1e3"]
-# nnU-Net's 2D plans for images of 320 × 320, as of the abdominal MRI that U-Mamba's numbers are of
-PLAIN = {
-    "n_stages": 7,
-    "features_per_stage": [32, 64, 128, 256, 512, 512, 512],
-    "conv_op": "torch.nn.modules.conv.Conv2d",
-    "kernel_sizes": [[3, 3]] * 7,
-    "strides": [[1, 1], *[[2, 2]] * 6],
-    "n_conv_per_stage": [2] * 7,
-    "n_conv_per_stage_decoder": [2] * 6,
-    "conv_bias": True,
-    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-    "dropout_op": None,
-    "dropout_op_kwargs": None,
-    "nonlin": "torch.nn.LeakyReLU",
-    "nonlin_kwargs": {"inplace": True},
-}
-TO_IMPORT = ["conv_op", "norm_op", "dropout_op", "nonlin"]
 SMALL = PLAIN | {
     "n_stages": 3,
     "features_per_stage": [4, 8, 8],
@@ -48,14 +24,6 @@ SMALL = PLAIN | {
     "n_conv_per_stage": [2] * 3,
     "n_conv_per_stage_decoder": [2] * 2,
 }
-
-
-def make(place: str, arguments: dict, channels: int = 1, classes: int = 2, deep_supervision: bool = False) -> UMamba:
-    configuration = ConfigurationManager(
-        {"architecture": {"network_class_name": "U-Net", "arch_kwargs": arguments, "_kw_requires_import": TO_IMPORT}}
-    )
-    trainer = {"bottleneck": trainers.nnUNetTrainerUMambaBot, "encoder": trainers.nnUNetTrainerUMambaEnc}[place]
-    return trainer.build_network_architecture(None, configuration, channels, classes, deep_supervision)
 
 
 def count(module: nn.Module) -> int:
@@ -86,7 +54,7 @@ def test_parameters_are_those_of_the_residual_unet_and_of_mamba_layers_as_publis
     with torch.device("meta"):
         plain = get_network_from_plans("dynamic_network_architectures.architectures.unet.PlainConvUNet",
                                        PLAIN, TO_IMPORT, 1, 14, deep_supervision=True)  # fmt: skip
-        network = make(place, PLAIN, classes=14, deep_supervision=True)
+        network = make_umamba(place, PLAIN, classes=14, deep_supervision=True)
     kernels = [(1, 32)] + [(32, 32)] * 4 + [(32, 64)] + [(64, 64)] * 3 + [(64, 128)] + [(128, 128)] * 3
     kernels += [(128, 256)] + [(256, 256)] * 3 + [(256, 512)] + [(512, 512)] * 11
     # decoder: two blocks of two convolutions a stage, on twice the channels first
@@ -107,7 +75,7 @@ def test_parameters_are_those_of_the_residual_unet_and_of_mamba_layers_as_publis
 @pytest.mark.parametrize("place", ["bottleneck", "encoder"])
 @pytest.mark.parametrize("deep_supervision", [True, False])
 def test_every_parameter_has_a_gradient(place, deep_supervision):
-    network = make(place, SMALL, channels=3, deep_supervision=deep_supervision)
+    network = make_umamba(place, SMALL, channels=3, deep_supervision=deep_supervision)
     with torch.no_grad():
         for parameter in network.parameters():  # residual branches begin with a weight of 0
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -124,13 +92,13 @@ def test_every_parameter_has_a_gradient(place, deep_supervision):
 
 def test_plans_of_residual_unets_give_their_blocks():
     arguments = {name: value for name, value in SMALL.items() if name != "n_conv_per_stage"}
-    network = make("encoder", arguments | {"n_blocks_per_stage": [1, 3, 2]})
+    network = make_umamba("encoder", arguments | {"n_blocks_per_stage": [1, 3, 2]})
     assert [len(stage.blocks) for stage in network.encoder.stages] == [1, 3, 2]
 
 
 def test_plans_of_another_network_are_one_message():
     with pytest.raises(SystemExit, match="nnUNetTrainerUMambaBot takes its stages from plans of nnU-Net's U-Nets"):
-        make("bottleneck", {"variant": "B"})
+        make_umamba("bottleneck", {"variant": "B"})
 
 
 def mamba_reference(m: Mamba, x: torch.Tensor) -> torch.Tensor:
@@ -189,51 +157,3 @@ def test_mamba_stays_in_float32_under_autocast():
 def test_a_place_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="place 'decoder' is not one of 'bottleneck', 'encoder'"):
         UMamba(1, 2, place="decoder")
-
-
-def grey_disc(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    row, column = np.ogrid[:32, :32]
-    mask = (row - rng.integers(10, 22)) ** 2 + (column - rng.integers(10, 22)) ** 2 < 36
-    return (rng.integers(0, 60, mask.shape) + 150 * mask).astype(np.uint8)[None], mask.astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def trained(nnunet):
-    """Fold 0 of each control, trained for two steps."""
-    dataset = nnunet.add(Dataset(NUMBER, {f"case{c}": grey_disc(c) for c in range(6)}, {"background": 0, "disc": 1}))
-    nnunet.train_all([(NUMBER, 0, trainer) for trainer in CONTROLS])
-    return nnunet.raw / dataset.name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("trainer", CONTROLS)
-def test_controls_train_and_predict_on_a_cpu(nnunet, trained, trainer, tmp_path):
-    fold = nnunet.model(NUMBER, trainer) / "fold_0"
-    assert json.loads((fold / "validation" / "summary.json").read_text())["metric_per_case"]
-    (log,) = fold.glob("training_log_*.txt")
-    assert ("Selective scan: backend" in log.read_text()) == ("UMamba" in trainer)
-    nnunet.predict(NUMBER, trainer, trained / "imagesTr", tmp_path, "-f", 0)
-    assert len(list(tmp_path.glob("*.png"))) == 6
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("trainer", CONTROLS)
-def test_checkpoints_hold_what_exact_continuation_takes(nnunet, trained, trainer):
-    path = nnunet.model(NUMBER, trainer) / "fold_0" / "checkpoint_final.pth"
-    (progress,) = torch.load(path, weights_only=False)["optimizer_state"]["resume"]
-    assert {"random_state", "skipped_steps", "skipped_in_a_row"} <= progress.keys()
-
-
-@pytest.mark.slow
-def test_the_baseline_has_the_optimiser_of_mamba_mis_and_umamba_that_of_nnunet(nnunet, trained):
-    groups = {}
-    for trainer in CONTROLS:
-        path = nnunet.model(NUMBER, trainer) / "fold_0" / "checkpoint_final.pth"
-        groups[trainer] = torch.load(path, weights_only=False)["optimizer_state"]["param_groups"]
-    for trainer, changes in groups.items():
-        adamw = trainer == "nnUNetTrainerAdamW1e3"
-        assert [("betas" in group, group["initial_lr"]) for group in changes] == (
-            [(True, 1e-3)] * 2 if adamw else [(False, 1e-2)]
-        )
-        assert [group["weight_decay"] for group in changes] == ([1e-2, 0.0] if adamw else [3e-5])

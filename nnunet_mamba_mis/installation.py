@@ -1,0 +1,196 @@
+"""What is installed, which scan backends work here, whether nnU-Net finds the trainers: findings, as data."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import io
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+
+import nnunet_mamba_mis
+from nnunet_mamba_mis import __version__
+from nnunet_mamba_mis.nnunet.paths import FOLDERS, not_set
+
+OK, NOTE, WRONG = "ok", "note", "WRONG"
+DISTRIBUTION = "nnunet-mamba-mis"
+
+
+class Finding(NamedTuple):
+    """A fact, and what to do about it where something is wrong."""
+
+    status: str
+    text: str
+    remedy: str = ""
+
+
+def inspect_installation() -> Iterator[tuple[str, Iterator[Finding]]]:
+    """Yield titles of sections, each with its findings, which are made as they are read."""
+    sections: dict[str, Callable[[], Iterator[Finding]]] = {
+        "Installed": _packages,
+        "Devices": _devices,
+        "Scan backends, fastest first": _backends,
+        "nnU-Net finds the trainers": _trainers,
+        "nnU-Net's folders": _folders,
+    }
+    for title, findings in sections.items():
+        yield title, _guarded(findings)
+
+
+def _guarded(findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Turn an exception into a finding: a broken installation may fail in any import."""
+    try:
+        yield from findings()
+    except Exception as error:
+        yield Finding(WRONG, f"{type(error).__name__}: {error}", "reinstall into a fresh virtual environment")
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding(OK, f"{DISTRIBUTION} {__version__}, Python {platform.python_version()} ({sys.executable})")
+    try:
+        requirements = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or []]
+    except importlib.metadata.PackageNotFoundError:
+        problem = f"{DISTRIBUTION} is run without being installed, so the versions it needs are not checked"
+        yield Finding(WRONG, problem, "pip install it into a virtual environment")
+        requirements = []
+    for requirement in requirements:
+        if requirement.specifier and requirement.marker is None:
+            yield _required(requirement)
+    yield from _torchvision()
+    for requirement in requirements:
+        if requirement.marker and str(requirement.marker) == 'extra == "cuda"':
+            yield _optional(requirement.name)
+
+
+def _required(requirement: Requirement) -> Finding:
+    version = _installed_version(requirement.name)
+    if version is None:
+        return Finding(WRONG, f"{requirement.name} is not installed", f"pip install '{requirement}'")
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(
+            WRONG, f"{requirement.name} {version} is not {requirement.specifier}", f"pip install '{requirement}'"
+        )
+    return Finding(OK, f"{requirement.name} {version}")
+
+
+def _optional(name: str) -> Finding:
+    version = _installed_version(name)
+    if version is None:
+        return Finding(NOTE, f"{name} is not installed (optional, nothing needs it)")
+    return Finding(OK, f"{name} {version} (optional)")
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _torchvision() -> Iterator[Finding]:
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        yield Finding(WRONG, "torchvision is not installed, nnU-Net needs it", "pip install torchvision")
+    except RuntimeError as error:
+        remedy = "install torch and torchvision from one index: pip install --force-reinstall torch torchvision"
+        yield Finding(WRONG, f"torchvision does not fit torch ({error})", remedy)
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield Finding(OK, f"CPU: {torch.get_num_threads()} threads for torch, {os.cpu_count()} cores")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield Finding(OK, f"GPU {index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    elif torch.version.cuda is None:
+        yield Finding(NOTE, "no GPU: this torch was built without CUDA. Train with -device cpu")
+    else:
+        yield Finding(
+            NOTE, f"no GPU: torch (for CUDA {torch.version.cuda}) sees no driver or device. Train with -device cpu"
+        )
+
+
+def _backends() -> Iterator[Finding]:
+    import torch
+
+    from nnunet_mamba_mis.ops import native_library as native
+    from nnunet_mamba_mis.ops import selective_scan, selective_scan_reference
+    from nnunet_mamba_mis.ops.selective_scan.registry import BACKENDS
+
+    torch.manual_seed(0)
+    arguments = (torch.randn(1, 2, 50), torch.rand(1, 2, 50), -torch.rand(2, 4), *torch.randn(2, 1, 4, 50))
+    expected = selective_scan_reference(*arguments)
+    for name, backend in BACKENDS.items():
+        reason = backend.why_unavailable()
+        if reason is not None:
+            yield Finding(NOTE, f"{name}: {reason}")
+            continue
+        device = backend.device() or "cpu"
+        try:
+            actual = selective_scan(*(t.to(device) for t in arguments), backend=name)
+        except Exception as problem:
+            yield Finding(WRONG, f"{name} fails on {device}: {problem}", "please report this")
+            continue
+        error = float((actual.cpu() - expected).abs().max())  # type: ignore[union-attr, operator]
+        if error < 1e-4:
+            code = f" ({native.instruction_sets()[0]} code)" if name == "cpp" else ""
+            yield Finding(OK, f"{name}: works{code}, off by {error:.0e} from the reference on {device}")
+        else:
+            yield Finding(WRONG, f"{name}: wrong by {error:.0e} on {device}", "please report this")
+
+
+def _trainers() -> Iterator[Finding]:
+    variable = os.environ.get("nnUNet_extTrainer", "")
+    folder = Path(nnunet_mamba_mis.__file__).resolve().parent / "nnunet_ext_trainers"
+    listed = [Path(entry).resolve() for entry in variable.split(os.pathsep) if entry]
+    if folder not in listed:
+        yield Finding(
+            WRONG,
+            f"nnUNet_extTrainer ({variable or 'not set'}) does not hold our folder: Python did not read "
+            "nnunet_mamba_mis.pth, as happens with `pip install --target`, or the variable was overwritten after start",
+            f"install into a virtual environment, or export nnUNet_extTrainer={folder}",
+        )
+        return
+    yield Finding(OK, f"nnUNet_extTrainer holds {folder}")
+
+    # nnU-Net imports all its own trainers first, which takes seconds, and tells of each step
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from nnunet_mamba_mis import trainers
+
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        found = recursive_find_trainer_class_by_name("nnUNetTrainerMambaMIS")
+    if found is trainers.nnUNetTrainerMambaMIS:
+        yield Finding(
+            OK, f"-tr nnUNetTrainerMambaMIS, and {len(trainers.__all__) - 1} others, each in any length (_50epochs)"
+        )
+    else:
+        module = sys.modules.get(found.__module__)
+        origin = getattr(module, "__file__", found.__module__)
+        yield Finding(WRONG, f"another nnUNetTrainerMambaMIS is found first: {origin}", "remove it, or its folder from "
+                      "nnUNet_extTrainer")  # fmt: skip
+
+
+def _folders() -> Iterator[Finding]:
+    for variable in FOLDERS:
+        value = os.environ.get(variable)
+        if not value:
+            problem, remedy = not_set(variable).split(": ", 1)
+            yield Finding(WRONG, problem, remedy)
+        elif not Path(value).is_dir():
+            yield Finding(WRONG, f"{variable}={value} is not a folder", f"mkdir -p '{value}'")
+        elif not os.access(value, os.W_OK):
+            yield Finding(WRONG, f"{variable}={value} is not writable", "choose a folder you may write to")
+        else:
+            yield Finding(OK, f"{variable}={value}")

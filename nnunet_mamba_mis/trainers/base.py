@@ -1,0 +1,72 @@
+"""nnU-Net's trainer, set by class attributes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_mamba_mis.nnunet.paths import folder_if_set, not_set
+
+
+class ConfiguredTrainer(nnUNetTrainer):
+    """nnU-Net's trainer; variants set class attributes, and unusable input ends with one message.
+
+    This is the one constructor: nnU-Net's has to be repeated with its five parameters by name, and sets its
+    hyperparameters after a subclass could.
+
+    Raises:
+        SystemExit: Training cannot work with this configuration, device or environment.
+    """
+
+    # nnU-Net's values, under nnU-Net's names where an instance has these too
+    initial_lr: float = 1e-2
+    weight_decay: float = 3e-5
+    epochs: ClassVar[int] = 1000
+    iterations_per_epoch: ClassVar[int] = 250
+    validation_iterations_per_epoch: ClassVar[int] = 50
+    save_every: int = 50
+    # what messages call a network that only 2D configurations have
+    planar_network: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ):
+        _stop_if_unusable(plans, configuration, device, self.planar_network)  # before nnU-Net makes folders
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = type(self).initial_lr
+        self.weight_decay = type(self).weight_decay
+        self.num_epochs = self.epochs
+        self.num_iterations_per_epoch = self.iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch
+        self.save_every = type(self).save_every
+
+
+def _stop_if_unusable(plans: dict, configuration: str, device: torch.device, planar_network: str | None) -> None:
+    """End with one clear message where training cannot work (nnU-Net's own commands would print a stack trace)."""
+    manager = PlansManager(plans)
+    usable = [name for name in manager.available_configurations if not planar_network or _is_2d(manager, name)]
+    choices = f"use one of: {', '.join(usable)}" if usable else "these plans have no 2D configuration"
+    if configuration not in manager.available_configurations:
+        raise SystemExit(f"Configuration {configuration!r} is not in the plans of {manager.dataset_name}: {choices}.")
+    if configuration not in usable:
+        raise SystemExit(
+            f"{planar_network} is a 2D network and cannot train configuration {configuration!r}: {choices}."
+        )
+    if folder_if_set("nnUNet_results") is None:
+        raise SystemExit(not_set("nnUNet_results"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            "There is no usable CUDA device (`mamba_mis doctor` says why): add -device cpu to the command."
+        )
+
+
+def _is_2d(manager: PlansManager, configuration: str) -> bool:
+    return len(manager.get_configuration(configuration).patch_size) == 2

@@ -1,0 +1,1 @@
+"""Variants of the trainers: each class says only what it changes."""

@@ -1,0 +1,74 @@
+"""The network without one of its parts: the paper's ablations, and `_noSSM`, the control without state spaces."""
+
+# ruff: noqa: RUF012 (the base class declares `architecture` a class variable)
+
+from __future__ import annotations
+
+from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
+
+
+class nnUNetTrainerMambaMIS_ss2d(nnUNetTrainerMambaMIS):
+    """Scans in four directions, summed, instead of BFSS."""
+
+    architecture = {"scan": "ss2d"}
+
+
+class nnUNetTrainerMambaMIS_noSG(nnUNetTrainerMambaMIS):
+    """No spectral gates."""
+
+    architecture = {"spectral_gate": False}
+
+
+class nnUNetTrainerMambaMIS_attentionOnly(nnUNetTrainerMambaMIS):
+    """The attention part of the bridge alone."""
+
+    architecture = {"fusion_bridge": False}
+
+
+class nnUNetTrainerMambaMIS_fusionOnly(nnUNetTrainerMambaMIS):
+    """The multi-scale part of the bridge alone."""
+
+    architecture = {"attention_bridge": False}
+
+
+class nnUNetTrainerMambaMIS_noBridge(nnUNetTrainerMambaMIS):
+    """Plain skip connections."""
+
+    architecture = {"attention_bridge": False, "fusion_bridge": False}
+
+
+class nnUNetTrainerMambaMIS_cnn(nnUNetTrainerMambaMIS):
+    """Convolution blocks."""
+
+    architecture = {"block": "cnn"}
+
+
+class nnUNetTrainerMambaMIS_vit(nnUNetTrainerMambaMIS):
+    """Attention blocks."""
+
+    architecture = {"block": "vit"}
+
+
+class nnUNetTrainerMambaMIS_noSSM(nnUNetTrainerMambaMIS):
+    """No state spaces, at the same parameters and cost: depthwise convolutions instead of scans."""
+
+    architecture = {"block": "nossm"}
+
+
+class nnUNetTrainerMambaMIS_mambaDiscretization(nnUNetTrainerMambaMIS):
+    """Discretization with Δ instead of (e^{ΔA} − 1)/A, as Mamba has it."""
+
+    architecture = {"discretization": "mamba"}
+
+
+ABLATIONS: tuple[str, ...] = (
+    "nnUNetTrainerMambaMIS_ss2d",
+    "nnUNetTrainerMambaMIS_noSG",
+    "nnUNetTrainerMambaMIS_attentionOnly",
+    "nnUNetTrainerMambaMIS_fusionOnly",
+    "nnUNetTrainerMambaMIS_noBridge",
+    "nnUNetTrainerMambaMIS_cnn",
+    "nnUNetTrainerMambaMIS_vit",
+    "nnUNetTrainerMambaMIS_noSSM",
+    "nnUNetTrainerMambaMIS_mambaDiscretization",
+)

@@ -1,0 +1,34 @@
+"""Trainers of a user, for several processes."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
+
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+from support.ddp_on_cpu import OnCPU
+
+
+class TwoProcesses(OnCPU, nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 1
+
+    def initialize(self):
+        # the first seeds count: those of the continued training must not matter
+        seed = dist.get_rank() + 10 * Path(self.output_folder, "debug.json").exists()
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+        super().initialize()
+
+
+class TwoStopped(TwoProcesses):
+    pass
+
+
+class TwoLong(TwoProcesses):
+    epochs = 1000
+
+
+class OnGPU(nnUNetTrainerMambaMIS_S):
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 2, 50, 2

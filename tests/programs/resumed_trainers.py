@@ -1,0 +1,28 @@
+"""Trainers of a user, to be stopped and continued."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
+
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
+
+
+class Uninterrupted(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 5, 4, 2
+
+    def initialize(self):
+        # the first seeds count: those of the continued training must not matter
+        seed = 12 if any(Path(self.output_folder).glob("checkpoint_*.pth")) else 1
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+        super().initialize()
+
+
+class Interrupted(Uninterrupted):
+    pass
+
+
+class WithWorkers(Uninterrupted):
+    epochs = 1000
