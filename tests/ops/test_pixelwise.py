@@ -171,10 +171,12 @@ def test_torch_runs_layers_that_native_code_does_not_know(layer, context):
 
 
 @pytest.mark.parametrize(
-    "other", [torch.rand(1, 1, 1, 3), torch.rand(1, 2, 2, 1), torch.rand(1, 2, 2, 3).double()], ids=str
+    ("shape", "dtype"),
+    [((1, 1, 1, 3), torch.float32), ((1, 2, 2, 1), torch.float32), ((1, 2, 2, 3), torch.float64)],
+    ids=str,
 )
-def test_operands_are_broadcast_and_promoted_as_in_torch(other):
-    x = torch.randn(1, 2, 2, 3)
+def test_operands_are_broadcast_and_promoted_as_in_torch(shape, dtype):
+    x, other = torch.randn(1, 2, 2, 3), torch.rand(shape, dtype=dtype)
     assert torch.equal(Evaluator()(lazy(x) * lazy(other)), x * other)
     assert torch.equal(Evaluator()(lazy(x) + lazy(other)), x + other)
 
