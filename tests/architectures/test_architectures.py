@@ -90,6 +90,7 @@ def test_every_parameter_gets_a_gradient(variant):
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
+@pytest.mark.feature("Ablations", "every parameter of each gets a gradient")
 @pytest.mark.parametrize("kwargs", ABLATIONS, ids=lambda kwargs: ",".join(f"{k}={v}" for k, v in kwargs.items()))
 def test_ablations_run_and_every_parameter_gets_a_gradient(kwargs):
     net = network(**kwargs)
@@ -228,6 +229,7 @@ def test_bfss_scans_rows_and_columns():
     assert torch.equal(by_columns, column * 4 + row <= 3 * 4 + 2)
 
 
+@pytest.mark.feature("Ablations", "`_noSSM` has the parameters of scans, and their cost within 5 %")
 @pytest.mark.parametrize("channels", [1, 8, 16, 128])
 def test_control_without_state_spaces_has_the_parameters_and_cost_of_scans(channels):
     """Cost in operations a pixel: 2 a weight, 9 a state of a scan, 5 a SiLU with its sum."""
@@ -242,6 +244,7 @@ def test_control_without_state_spaces_has_the_parameters_and_cost_of_scans(chann
     assert cost == pytest.approx(projections + 9 * scan.A_log.numel(), rel=0.05)
 
 
+@pytest.mark.feature("Ablations", "`_noSSM` has no scan left, the bridge included")
 @pytest.mark.parametrize("variant", ["S", "B", "L"])
 def test_control_without_state_spaces_has_none(variant):
     net, control = network(variant=variant), network(variant=variant, block="nossm")

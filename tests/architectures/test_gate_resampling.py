@@ -61,6 +61,7 @@ def features(*size):
     return torch.randn(2, *size, CHANNELS, dtype=torch.float64)
 
 
+@pytest.mark.feature("Fine-tuning", "a filter acts alike on the same content at another size")
 @pytest.mark.parametrize(("old", "new"), SIZES, ids=SIZE_IDS)
 def test_smooth_gate_filters_the_same_content_alike_at_another_size(old, new):
     gate = Gate(old).set_filter(short_filter(old))
@@ -71,6 +72,7 @@ def test_smooth_gate_filters_the_same_content_alike_at_another_size(old, new):
     torch.testing.assert_close(after[inside], before[inside])
 
 
+@pytest.mark.feature("Fine-tuning", "a filter acts alike on the same content at another size")
 def test_band_limited_gate_keeps_its_band():
     """A sharp low-pass at 1/8 cycle a pixel; a wave of 1/16 passes at both sizes, one of 3/16 at neither."""
     rows, columns = torch.fft.fftfreq(32).abs(), torch.fft.rfftfreq(32)
@@ -85,6 +87,7 @@ def test_band_limited_gate_keeps_its_band():
         torch.testing.assert_close(resampled(x), wave[:, None, None].expand_as(x[0])[None])
 
 
+@pytest.mark.feature("Fine-tuning", "a filter acts alike on the same content at another size")
 @pytest.mark.parametrize("repeats", [(2, 2), (3, 1), (1, 4)], ids=str)
 def test_any_gate_filters_tiles_of_an_image_as_it_filters_the_image(repeats):
     gate, image = Gate((8, 12)), features(8, 12)
@@ -96,6 +99,7 @@ def test_any_gate_filters_tiles_of_an_image_as_it_filters_the_image(repeats):
     torch.testing.assert_close(larger.at((8, 12))(image).repeat(tiles), larger(image.repeat(tiles)))
 
 
+@pytest.mark.feature("Fine-tuning", "a filter acts alike on the same content at another size")
 @pytest.mark.parametrize(("old", "new"), SIZES, ids=SIZE_IDS)
 def test_gate_that_changes_nothing_still_changes_nothing(old, new):
     identity = torch.zeros(old, dtype=torch.float64)
@@ -104,12 +108,15 @@ def test_gate_that_changes_nothing_still_changes_nothing(old, new):
     torch.testing.assert_close(Gate(old).set_filter(identity).at(new)(x), x)
 
 
+@pytest.mark.feature("Fine-tuning", "to a larger patch and back is exact")
 @pytest.mark.parametrize("larger", [(8, 12), (9, 13), (15, 24), (16, 12), (40, 41)], ids=str)
 def test_to_a_larger_grid_and_back_is_the_same_gate(larger):
     gate, x = Gate((8, 12)).set_pattern(torch.randn(8, 12, dtype=torch.float64)), features(8, 12)
     torch.testing.assert_close(gate.at(larger).at((8, 12))(x), gate(x))
 
 
+@pytest.mark.feature("Fine-tuning", "a user's function of nnU-Net's name stays")
+@pytest.mark.feature("Fine-tuning", "what a gate adds is resized with the patch")
 @pytest.mark.parametrize(("old", "new"), SIZES, ids=SIZE_IDS)
 def test_constant_that_a_gate_adds_stays_that_constant(old, new):
     gate = Gate(old).set_pattern(torch.full(old, 1.5, dtype=torch.float64)).at(new)
@@ -117,6 +124,7 @@ def test_constant_that_a_gate_adds_stays_that_constant(old, new):
     torch.testing.assert_close(gate(zeros), torch.full_like(zeros, 1.5))
 
 
+@pytest.mark.feature("Fine-tuning", "what a gate adds is resized with the patch")
 def test_pattern_that_a_gate_adds_is_resized_with_the_patch():
     def hill(height, width):
         row, column = torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64)
@@ -139,6 +147,7 @@ def test_weights_of_the_same_grid_are_the_same_tensors():
     assert all(tensor is weights[name] for name, tensor in resample_spectral_gates(weights, other).items())
 
 
+@pytest.mark.feature("Fine-tuning", "all gates of a network, and nothing else")
 def test_every_gate_of_a_network_is_resampled_and_nothing_else():
     small, large = network(64, 64), network(96, 128)
     weights = small.state_dict()
@@ -152,6 +161,7 @@ def test_every_gate_of_a_network_is_resampled_and_nothing_else():
     assert all(resampled[name] is weights[name] for name in others)
 
 
+@pytest.mark.feature("Fine-tuning", "all gates of a network, and nothing else")
 def test_grids_whose_stored_columns_are_as_many_are_told_apart():
     # of 2 and of 3 columns, 2 are stored
     gates = gates_to_resample(network(64, 64).state_dict(), network(64, 96))
@@ -168,6 +178,7 @@ def test_weights_of_other_channels_are_left_for_loading_to_refuse():
         large.load_state_dict(resample_spectral_gates(weights, large))
 
 
+@pytest.mark.feature("Fine-tuning", "loading without resampling stays strict")
 def test_loading_weights_of_another_patch_size_as_they_are_is_an_error():
     with pytest.raises(RuntimeError, match="size mismatch for encoder"):
         network(96, 96).load_state_dict(network(64, 64).state_dict())

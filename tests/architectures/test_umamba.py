@@ -30,6 +30,7 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.mark.feature("Controls", "U-Mamba's parameters, counted by hand and as published")
 @pytest.mark.parametrize("channels", [8, 20, 512])
 def test_mamba_layer_has_the_parameters_of_its_equations(channels):
     inner, states, rank, taps = 2 * channels, 16, math.ceil(channels / 16), 4
@@ -45,6 +46,7 @@ def test_mamba_layer_has_the_parameters_of_its_equations(channels):
     assert count(MambaLayer(channels)) == mamba + 2 * channels
 
 
+@pytest.mark.feature("Controls", "U-Mamba's parameters, counted by hand and as published")
 @pytest.mark.parametrize(
     ("place", "layers", "millions"),
     [("bottleneck", [512], 63), ("encoder", [32, 64, 128, 256, 512, 512, 512], 67)],
@@ -116,6 +118,7 @@ def mamba_reference(m: Mamba, x: torch.Tensor) -> torch.Tensor:
     return (y * gate * torch.sigmoid(gate)) @ m.out_proj.weight.T
 
 
+@pytest.mark.feature("Controls", "its Mamba block is its equations, values and gradients")
 def test_mamba_is_its_equations_in_values_and_gradients():
     mamba = Mamba(6, d_state=3).double()
     x = torch.randn(2, 7, 6, dtype=torch.float64, requires_grad=True)
@@ -146,6 +149,7 @@ def test_no_position_sees_a_later_one():
     assert different.tolist() == [False] * 5 + [True] * 4
 
 
+@pytest.mark.feature("Controls", "it stays in float32 under autocast")
 def test_mamba_stays_in_float32_under_autocast():
     layer, x = MambaLayer(8), torch.randn(1, 8, 5, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -72,12 +72,14 @@ HAND_COUNTS = {
 }
 
 
+@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
 @pytest.mark.parametrize("name", HAND_COUNTS)
 def test_operations_of_a_block_are_those_counted_by_hand(name):
     build, expected = HAND_COUNTS[name]
     assert count_flops(lambda: ChannelsLast(build()), (1, C, H, W)) == expected
 
 
+@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
 def test_operations_of_a_mamba_layer_are_those_counted_by_hand():
     inner, states, rank = 2 * C, 16, 1
     expected = PIXELS * (
@@ -91,6 +93,7 @@ def test_operations_of_a_mamba_layer_are_those_counted_by_hand():
     assert count_flops(lambda: MambaLayer(C), (1, C, H, W)) == expected
 
 
+@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
 def test_operations_of_a_unet_are_those_counted_by_hand():
     def build():
         return PlainConvUNet(3, 2, [4, 8], nn.Conv2d, 3, [1, 2], 1, 2, 1)
@@ -100,6 +103,7 @@ def test_operations_of_a_unet_are_those_counted_by_hand():
     assert count_flops(build, (1, 3, H, W)) == encoder + decoder
 
 
+@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
 @pytest.mark.parametrize("gradients", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("backend", sorted({"cpp", "torch"} & set(available_backends())))
 def test_a_scan_has_nine_operations_a_state_whoever_computes_it(backend, gradients):
@@ -109,6 +113,7 @@ def test_a_scan_has_nine_operations_a_state_whoever_computes_it(backend, gradien
     assert counted_while_running(lambda: selective_scan(u, delta, A, B, C, backend=backend)) == 9 * 2 * 6 * 35 * 4
 
 
+@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
 @pytest.mark.parametrize(
     "arguments", [{}, {"block": "nossm"}, {"block": "vit"}, {"block": "cnn"}, {"scan": "ss2d"}], ids=str
 )
@@ -124,6 +129,7 @@ def test_a_network_has_the_operations_that_run_with_and_without_native_code(argu
     assert counted_while_running(lambda: network(image)) == counted
 
 
+@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
 def test_operations_grow_with_pixels_but_for_the_logarithm_of_transforms():
     small, large = (count_flops(lambda s=s: MambaMIS(3, 2, (s, s)), (1, 3, s, s)) for s in (128, 256))
     assert 4 < large / small < 4.1
@@ -156,6 +162,7 @@ def test_documented_costs_are_those_counted(name):
     assert documented()[name] == (f"{parameters:.1f}", f"{flops:.{1 if flops > 10 else 2}f}")
 
 
+@pytest.mark.feature("Controls", "memory and time of a model, measured as nnU-Net runs it")
 @pytest.mark.slow
 def test_costs_of_models_are_measured_as_nnunet_runs_them(nnunet, monkeypatch, tmp_path):
     dataset = discs(nnunet)
@@ -184,6 +191,7 @@ def test_costs_of_models_are_measured_as_nnunet_runs_them(nnunet, monkeypatch, t
     assert parameters[str(stock)] > 1 and all(by_model.keys() == {str(stock)} for by_model in (flops, memory, seconds))
 
 
+@pytest.mark.feature("Controls", "memory and time of a model, measured as nnU-Net runs it")
 def test_a_cost_that_cannot_be_measured_is_one_message(nnunet, monkeypatch):
     discs(nnunet)
     monkeypatch.setenv("nnUNet_preprocessed", nnunet.variables["nnUNet_preprocessed"])

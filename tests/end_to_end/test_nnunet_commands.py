@@ -87,6 +87,8 @@ def probabilities(folder: Path, case: str = "patch") -> np.ndarray:
     return np.load(folder / f"{case}.npz")["probabilities"][:, 0]
 
 
+@pytest.mark.feature("Labels", "predicted images of any size, down to one pixel")
+@pytest.mark.feature("Labels", "RGB PNG, three channels")
 @pytest.mark.parametrize("case", SIZES)
 def test_prediction_of_any_size_has_the_size_of_its_image(predicted, case):
     prediction = imageio.imread(predicted / f"{case}.png")
@@ -96,6 +98,7 @@ def test_prediction_of_any_size_has_the_size_of_its_image(predicted, case):
     np.testing.assert_allclose(chances.sum(0), 1, atol=1e-3)
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_predict` with several folds, `--save_probabilities`")
 def test_several_folds_are_averaged(nnunet, predicted, one_image, tmp_path):
     for output, which in (("one", [1]), ("both", [0, 1])):
         nnunet.predict(NUMBER, OURS, one_image, tmp_path / output, "-f", *which, "--save_probabilities")
@@ -106,6 +109,7 @@ def test_several_folds_are_averaged(nnunet, predicted, one_image, tmp_path):
     np.testing.assert_allclose(both, mean / mean.sum(0), atol=2e-3)
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_predict --disable_tta`")
 def test_test_time_augmentation_can_be_left_out(nnunet, predicted, one_image, tmp_path):
     """With it, the prediction of a mirrored image is the mirrored prediction."""
     image = imageio.imread(one_image / "patch_0000.png")
@@ -119,6 +123,7 @@ def test_test_time_augmentation_can_be_left_out(nnunet, predicted, one_image, tm
     assert asymmetry["with"] < 0.01 < asymmetry["without"], asymmetry
 
 
+@pytest.mark.feature("Commands", "`--val_best`, `nnUNetv2_predict -chk checkpoint_best.pth`")
 def test_named_checkpoint_is_predicted_and_validated_with(nnunet, folds, polyps, tmp_path):
     """The best one of a fold gets the weights of another fold, to be told from its final one."""
     results = tmp_path / "results"
@@ -140,6 +145,7 @@ def test_named_checkpoint_is_predicted_and_validated_with(nnunet, folds, polyps,
     assert np.abs(best - final).max() > 1e-3
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_train --val`")
 def test_validation_alone_gives_what_training_gave(nnunet, folds):
     validation = folds / "fold_2" / "validation"
     (case,) = (file.stem for file in validation.glob("*.npz"))
@@ -152,6 +158,7 @@ def test_validation_alone_gives_what_training_gave(nnunet, folds):
     assert json.loads((validation / "summary.json").read_text())["mean"] == summary["mean"]
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_train --c`: a finished one")
 def test_continuing_a_finished_training_validates_it(nnunet, folds):
     validation = folds / "fold_3" / "validation"
     shutil.rmtree(validation)
@@ -159,6 +166,7 @@ def test_continuing_a_finished_training_validates_it(nnunet, folds):
     assert "Epoch 1" not in output and (validation / "summary.json").exists()
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_train -pretrained_weights`")
 def test_pretrained_weights_are_trained_on(nnunet, folds):
     """A trainer that moves no weights ends with the given ones, but for the segmentation layers."""
     given = folds / "fold_0" / "checkpoint_final.pth"
@@ -169,12 +177,14 @@ def test_pretrained_weights_are_trained_on(nnunet, folds):
     assert changed and all(".seg_layers." in name for name in changed)
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_train 31 2d all`, `nnUNetv2_predict -f all`")
 def test_fold_all_is_trained_and_predicted_with(nnunet, polyps, one_image, tmp_path):
     nnunet.train(NUMBER, "all", OURS)
     nnunet.predict(NUMBER, OURS, one_image, tmp_path / "out", "-f", "all")
     assert imageio.imread(tmp_path / "out" / "patch.png").shape == SIZES["patch"]
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_train -p nnUNetResEncUNetMPlans`")
 def test_plans_of_the_residual_encoder_presets_are_trained_with(nnunet, polyps):
     nnunet.run("nnUNetv2_plan_experiment", "-d", NUMBER, "-pl", "nnUNetPlannerResEncM")
     nnunet.train(NUMBER, 0, OURS, "-p", "nnUNetResEncUNetMPlans")
@@ -196,6 +206,8 @@ def trained_variants(nnunet, polyps) -> None:
 VARIANTS = [f"{OURS}_S", f"{OURS}_L", *ABLATIONS]
 
 
+@pytest.mark.feature("Ablations", "`_paper` trains, validates and predicts at 256 × 256")
+@pytest.mark.feature("Ablations", "each size and ablation trains, validates and predicts")
 @pytest.mark.parametrize("trainer", [*VARIANTS, f"{OURS}_paper"])
 def test_variants_train_and_can_be_loaded_to_predict(nnunet, trained_variants, trainer, monkeypatch):
     for name in ("nnUNet_results", "nnUNet_extTrainer"):
@@ -208,6 +220,7 @@ def test_variants_train_and_can_be_loaded_to_predict(nnunet, trained_variants, t
     assert predictor.network.decoder.deep_supervision is False
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_train -num_gpus` without GPUs")
 @pytest.mark.parametrize("trainer", [OURS, STOCK])
 def test_several_gpus_without_any_are_refused(nnunet, polyps, trainer):
     """By nnU-Net itself, before it looks for the trainer."""
@@ -215,6 +228,7 @@ def test_several_gpus_without_any_are_refused(nnunet, polyps, trainer):
     assert "DDP training (triggered by num_gpus > 1) is only implemented for cuda devices" in output
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_predict_from_modelfolder`")
 def test_prediction_from_a_model_folder_needs_no_results_folder(nnunet, folds, predicted, one_image, tmp_path):
     unset = dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), "")
     nnunet.run("nnUNetv2_predict_from_modelfolder", "-m", folds, "-f", 0, "-i", one_image, "-o", tmp_path / "out",
@@ -222,6 +236,7 @@ def test_prediction_from_a_model_folder_needs_no_results_folder(nnunet, folds, p
     assert (tmp_path / "out" / "patch.png").read_bytes() == (predicted / "patch.png").read_bytes()
 
 
+@pytest.mark.feature("Commands", "model as zip, installed elsewhere: predicts the same bytes")
 def test_exported_model_predicts_the_same_bytes_elsewhere(nnunet, folds, predicted, new_images, tmp_path):
     archive = tmp_path / "model.zip"
     nnunet.run("nnUNetv2_export_model_to_zip", "-d", NUMBER, "-o", archive, "-c", "2d", "-tr", OURS, "-f", *FOLDS)
@@ -244,6 +259,7 @@ def test_export_has_to_name_the_configuration(nnunet, folds, trainer, arguments,
     assert "is missing the trained model of configuration 3d_lowres" in output
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_accumulate_crossval_results`")
 def test_results_of_folds_are_accumulated(nnunet, folds, polyps, tmp_path):
     nnunet.run("nnUNetv2_accumulate_crossval_results", NUMBER, "-c", "2d", "-tr", OURS, "-o", tmp_path / "all")
     assert {file.stem for file in (tmp_path / "all").glob("*.png")} == set(polyps.cases)
@@ -260,6 +276,8 @@ def best(nnunet, folds) -> str:
     return nnunet.run("nnUNetv2_find_best_configuration", NUMBER, "-c", "2d", "-tr", STOCK, OURS)
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_find_best_configuration` among ours and nnU-Net's")
+@pytest.mark.feature("Commands", "`nnUNetv2_train --npz`, which ensembles need")
 def test_best_configuration_is_found_among_ours_nnunets_and_both(nnunet, best):
     information = json.loads((nnunet.results / "Dataset031_Tiny" / "inference_information.json").read_text())
     models = [f"{trainer}__nnUNetPlans__2d" for trainer in (STOCK, OURS)]
@@ -270,6 +288,7 @@ def test_best_configuration_is_found_among_ours_nnunets_and_both(nnunet, best):
     )
 
 
+@pytest.mark.feature("Commands", "the inference instructions that it writes, command by command")
 def test_inference_instructions_can_be_followed(nnunet, best, one_image, tmp_path):
     """Each command as it is written, with folders filled in and -device cpu."""
     text = (nnunet.results / "Dataset031_Tiny" / "inference_instructions.txt").read_text()
@@ -284,6 +303,7 @@ def test_inference_instructions_can_be_followed(nnunet, best, one_image, tmp_pat
     assert imageio.imread(tmp_path / "OUTPUT_FOLDER_PP" / "patch.png").shape == SIZES["patch"]
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_ensemble` of ours and nnU-Net's")
 def test_ensemble_is_the_mean_of_probabilities(nnunet, folds, predicted, new_images, tmp_path):
     nnunet.predict(NUMBER, STOCK, new_images, tmp_path / "stock", "-f", 0, "--save_probabilities")
     nnunet.run("nnUNetv2_ensemble", "-i", predicted, tmp_path / "stock", "-o", tmp_path / "both", "-np", 1)
@@ -292,6 +312,7 @@ def test_ensemble_is_the_mean_of_probabilities(nnunet, folds, predicted, new_ima
         np.testing.assert_array_equal(imageio.imread(tmp_path / "both" / f"{case}.png"), mean.argmax(0))
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_determine_postprocessing`, `_apply_postprocessing`")
 def test_postprocessing_is_determined_and_applied(nnunet, folds, polyps, tmp_path):
     """Predictions with a stray pixel each: keeping the largest component helps, and is what is then applied."""
     predictions, truth = tmp_path / "predictions", nnunet.raw / polyps.name / "labelsTr"

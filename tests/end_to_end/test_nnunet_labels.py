@@ -109,22 +109,30 @@ def probabilities(nnunet, number: int) -> np.ndarray:
     return np.load(file)["probabilities"]
 
 
+@pytest.mark.feature("Labels", "training images smaller than the patch, or one pixel high")
+@pytest.mark.feature("Labels", "grey PNG, one channel")
+@pytest.mark.feature("Labels", "several classes")
 def test_several_classes_and_an_ignore_label_are_learned(nnunet, learned):
     scores = dice(nnunet, GREY)
     assert set(scores) == {"1", "2"} and min(scores.values()) > 0.5, scores
 
 
+@pytest.mark.feature("Labels", "`ignore` label: learned around, never predicted")
 def test_ignore_label_is_never_predicted(nnunet, learned):
     assert len(probabilities(nnunet, GREY)) == 3
     for file in (nnunet.model(GREY, "Learning") / "fold_0" / "validation").glob("*.png"):
         assert set(np.unique(imageio.imread(file))) <= {0, 1, 2}
 
 
+@pytest.mark.feature("Labels", "configuration `2d` of a 3D dataset, slices along either axis")
 def test_2d_configuration_of_a_3d_dataset_is_learned(nnunet, learned):
     scores = dice(nnunet, VOLUME)
     assert set(scores) == {"1", "2"} and min(scores.values()) > 0.5, scores
 
 
+@pytest.mark.feature("Labels", "configuration `2d` of a 3D dataset, slices along either axis")
+@pytest.mark.feature("Labels", "five channels, a file each")
+@pytest.mark.feature("Labels", "region-based training (`regions_class_order`)")
 def test_regions_of_five_channels_are_learned(nnunet, learned):
     scores = dice(nnunet, REGIONS)
     assert set(scores) == {"(1, 2)", "2"} and min(scores.values()) > 0.5, scores
@@ -161,11 +169,13 @@ def test_benchmark_shows_measured_costs(nnunet, learned, tmp_path, monkeypatch):
     assert "FLOPs of a patch, billions" in text and "seconds to predict an image" in text
 
 
+@pytest.mark.feature("Labels", "region-based training (`regions_class_order`)")
 def test_regions_have_overlapping_probabilities(nnunet, learned):
     whole, core = probabilities(nnunet, REGIONS)
     assert ((whole > 0.5) & (core > 0.5)).any()
 
 
+@pytest.mark.feature("Labels", "NIfTI: a prediction has size, spacing and origin of its image")
 def test_prediction_of_a_volume_has_its_geometry(nnunet, learned, volumes, tmp_path):
     image, labels = volume(77)
     image, labels = (np.ascontiguousarray(a[:29, 3:, :3]) for a in (image, labels))
@@ -182,6 +192,7 @@ def test_prediction_of_a_volume_has_its_geometry(nnunet, learned, volumes, tmp_p
     assert overlap(found > 0, labels > 0) > 0.5
 
 
+@pytest.mark.feature("Labels", "region-based training (`regions_class_order`)")
 def test_prediction_of_five_channels_uses_regions_in_their_order(nnunet, learned, regions, tmp_path):
     image, labels = five_channels(77)
     (tmp_path / "new").mkdir()
@@ -191,6 +202,7 @@ def test_prediction_of_five_channels_uses_regions_in_their_order(nnunet, learned
     assert min(overlap(found > 0, labels > 0), overlap(found == 2, labels == 2)) > 0.5
 
 
+@pytest.mark.feature("Labels", "`ignore` label: no loss at any scale of deep supervision")
 def test_loss_does_not_see_ignored_pixels(nnunet, grey):
     from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
 

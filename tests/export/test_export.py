@@ -163,6 +163,8 @@ PARTS = {
 SLOW = ("ss2d", "bridge", "bridge, attention")
 
 
+@pytest.mark.feature("Export", "a patch that is no multiple of 32")
+@pytest.mark.feature("Export", "every variant's blocks and bridge in onnxruntime")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in PARTS])
 def test_every_part_runs_in_onnxruntime(name, tmp_path):
     part = PARTS[name]().eval()
@@ -172,6 +174,7 @@ def test_every_part_runs_in_onnxruntime(name, tmp_path):
         torch.testing.assert_close(programs.run_onnx(tmp_path / "part.onnx", x), part(x), rtol=0, atol=1e-4)
 
 
+@pytest.mark.feature("Export", "ONNX of a whole network is within 1e-4")
 @pytest.mark.slow
 def test_a_network_in_onnxruntime_is_within_1e4(tmp_path):
     net = tiny_network((64, 64)).eval()
@@ -191,6 +194,7 @@ def difference_without_the_package(file: Path, kind: str, net: nn.Module, images
     return float(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.feature("Export", "`.pt2`, exported and compiled, without this package")
 @pytest.mark.parametrize("kind", ["pt2", pytest.param("aoti", marks=pytest.mark.slow)])
 def test_a_part_runs_without_the_package(kind, tmp_path):
     part = PARTS["BSSS"]().eval()
@@ -199,6 +203,7 @@ def test_a_part_runs_without_the_package(kind, tmp_path):
     assert difference_without_the_package(tmp_path / "part.pt2", kind, part, images) <= 1e-5
 
 
+@pytest.mark.feature("Export", "`MambaMIS` as a plain module: `torch.export`, AOTInductor")
 @pytest.mark.slow
 def test_torch_exports_and_compiles_the_plain_module(tmp_path):
     """With the package's operators, at the speed of the network, in batches of any size."""

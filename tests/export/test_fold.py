@@ -98,6 +98,7 @@ def forget_network(model):
     torch.save(checkpoint, path)
 
 
+@pytest.mark.feature("Export", "the network is the checkpoint's; contradictions are refused")
 def test_fold_of_a_trainer_of_ones_own_has_the_network_that_it_was_trained_with(train, model):
     trained = train(OwnTrainer).eval()
     fold = load_fold(model, "0")
@@ -114,11 +115,13 @@ def test_fold_of_a_trainer_of_ones_own_has_the_network_that_it_was_trained_with(
     assert "nnUNetTrainerMambaMIS_S has it; the checkpoint does not say" in other.description["network_source"]
 
 
+@pytest.mark.feature("Export", "the network is the checkpoint's; contradictions are refused")
 def test_user_trainer_that_hides_a_name_of_ours_is_not_taken_for_it(train, model):
     train(type("nnUNetTrainerMambaMIS_S", (OwnTrainer,), {}))
     assert load_fold(model, "0").description["network"]["discretization"] == "mamba"
 
 
+@pytest.mark.feature("Export", "nnU-Net and torch pass over what the checkpoint says")
 def test_nnunet_continues_from_a_checkpoint_that_says_what_its_network_is(train, model):
     train(OwnTrainer)
     path = model / "fold_0" / "checkpoint_final.pth"
@@ -152,6 +155,7 @@ def contradict_class(train, model):
     train(OwnNetworkTrainer)
 
 
+@pytest.mark.feature("Export", "the network is the checkpoint's; contradictions are refused")
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
@@ -212,6 +216,7 @@ def refuse_output(model):
     (model.parent / "exported" / "file").touch()
 
 
+@pytest.mark.feature("Export", "what cannot be exported, and checkpoints that hold code")
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [

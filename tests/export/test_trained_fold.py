@@ -67,7 +67,7 @@ def exported(nnunet, trained, half_foreground) -> Path:
     return output
 
 
-@pytest.mark.feature("Outside nnU-Net", "numpy and onnxruntime alone segment as `nnUNetv2_predict` does")
+@pytest.mark.feature("Export", "numpy and onnxruntime alone segment as `nnUNetv2_predict` does")
 def test_documented_example_segments_as_nnunet(nnunet, exported, half_foreground, unseen, tmp_path):
     chosen = ["-f", 0, "-chk", half_foreground, "--disable_tta"]
     nnunet.predict(NUMBER, "Short", unseen, tmp_path, *chosen)
@@ -83,7 +83,7 @@ def test_documented_example_segments_as_nnunet(nnunet, exported, half_foreground
     assert (ours == theirs).mean() > 0.99
 
 
-@pytest.mark.feature("Outside nnU-Net", "`mamba_mis export` of a trained fold: `.pt2` and ONNX")
+@pytest.mark.feature("Export", "`mamba_mis export` of a trained fold: `.pt2` and ONNX")
 def test_exported_programs_are_the_trained_network(exported, trained, half_foreground):
     fold = load_fold(trained.parent, "0", half_foreground)
     x = torch.randn(3, 1, *fold.network.patch_size)
@@ -132,7 +132,7 @@ def test_network_is_that_of_the_trainer_in_the_checkpoint(old_model, trained):
     assert_has_the_weights(old_model("nnUNetTrainerMambaMIS_S"), trained)
 
 
-@pytest.mark.feature("Outside nnU-Net", "folds of plans that `mamba_mis plan` made, trained by stock trainers")
+@pytest.mark.feature("Export", "folds of plans made by `mamba_mis plan`")
 def test_network_is_that_of_plans_made_for_it(old_model, trained):
     patch_size = json.loads((trained.parent / "plans.json").read_text())["configurations"]["2d"]["patch_size"]
     assert_has_the_weights(old_model("nnUNetTrainer", architecture_entry(tuple(patch_size), "S")), trained)

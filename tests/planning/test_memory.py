@@ -16,6 +16,7 @@ from support.paths import REPOSITORY
 from support.scans import use_backend
 
 
+@pytest.mark.feature("Planning", "the memory model against autograd and the peak on a CPU")
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (100, 40)], ids=str)
 @pytest.mark.parametrize("variant", ["S", "B", "L"])
 def test_parameters_are_counted_as_the_network_has_them(variant, size):
@@ -48,6 +49,7 @@ def bytes_at_autograd(device: str, variant: str, size: tuple[int, int], batch: i
     return sum(storage.nbytes() for storage in kept.values()) / batch
 
 
+@pytest.mark.feature("Planning", "the memory model against autograd and the peak on a CPU")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     ("variant", "size"), [("S", (192, 512)), ("B", (256, 256)), ("B", (512, 512)), ("L", (256, 128))], ids=str
@@ -67,6 +69,7 @@ def measured_peak(device: str, variant: str, size: tuple[int, int], batch: int) 
     return int(done.stdout.split()[-1])
 
 
+@pytest.mark.feature("Planning", "the memory model against autograd and the peak on a CPU")
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
@@ -81,6 +84,7 @@ def test_model_agrees_with_the_peak_on_a_cpu(variant, size, batch):
     )
 
 
+@pytest.mark.feature("Planning", "the memory model against the peak on a GPU, where there is one")
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(

@@ -78,11 +78,13 @@ def planned(folder: Path, *arguments: object) -> dict:
     return json.loads((folder / f"{PLANS}.json").read_text())["configurations"]["2d"]
 
 
+@pytest.mark.feature("Planning", "patch size from the median image, in its aspect, within memory")
 def test_patch_is_the_median_image_where_two_of_it_fit(preprocessed):
     write_fingerprint(preprocessed, 300, 410)
     assert planned(preprocessed)["patch_size"] == [320, 416]
 
 
+@pytest.mark.feature("Planning", "patch size from the median image, in its aspect, within memory")
 def test_patch_of_large_images_keeps_their_aspect(preprocessed):
     write_fingerprint(preprocessed, 1080, 1920)
     height, width = planned(preprocessed, "--gpu-memory", 4)["patch_size"]
@@ -90,12 +92,14 @@ def test_patch_of_large_images_keeps_their_aspect(preprocessed):
     assert width / height == pytest.approx(1920 / 1080, rel=0.1)
 
 
+@pytest.mark.feature("Planning", "patch size from the median image, in its aspect, within memory")
 def test_patch_of_anisotropic_pixels_keeps_their_extent(preprocessed):
     write_fingerprint(preprocessed, 4000, 2000, spacing=(999, 1, 2))
     height, width = planned(preprocessed, "--gpu-memory", 80)["patch_size"]
     assert height == pytest.approx(2 * width, rel=0.05) and height * width <= 1.05 * 2048**2
 
 
+@pytest.mark.feature("Planning", "batch size within memory and a twentieth of the dataset")
 def test_batch_fills_the_memory(preprocessed):
     write_fingerprint(preprocessed, 256, 256)
     set_number_of_cases(preprocessed, 10_000)
@@ -106,6 +110,7 @@ def test_batch_fills_the_memory(preprocessed):
         assert fits <= gb * 1e9 < overflows
 
 
+@pytest.mark.feature("Planning", "batch size within memory and a twentieth of the dataset")
 def test_batch_is_at_most_a_twentieth_of_the_dataset(preprocessed):
     write_fingerprint(preprocessed, 256, 256)
     set_number_of_cases(preprocessed, 100)
@@ -114,12 +119,14 @@ def test_batch_is_at_most_a_twentieth_of_the_dataset(preprocessed):
     assert planned(preprocessed, "--gpu-memory", 80)["batch_size"] == 2
 
 
+@pytest.mark.feature("Planning", "patch size from the median image, in its aspect, within memory")
 def test_larger_variant_gets_less_of_an_image(preprocessed):
     write_fingerprint(preprocessed, 2000, 2000)
     sides = [planned(preprocessed, "--variant", variant)["patch_size"][0] for variant in "SBL"]
     assert sides == sorted(sides, reverse=True) and len(set(sides)) == 3
 
 
+@pytest.mark.feature("Planning", "deep supervision of nnU-Net's trainers in the network's sizes")
 def test_plans_name_the_network_with_strides_that_give_its_deep_supervision(preprocessed):
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -139,11 +146,13 @@ def test_plans_name_the_network_with_strides_that_give_its_deep_supervision(prep
     assert [tuple(y.shape[2:]) for y in outputs] == wanted == deep_supervision_sizes((height, width))
 
 
+@pytest.mark.feature("Planning", "deep supervision of nnU-Net's trainers in the network's sizes")
 def test_strides_of_another_network_are_refused():
     with pytest.raises(ValueError, match="strides"):
         MambaMIS(1, 2, (32, 32), variant="S", strides=[[1, 1], [2, 2]])
 
 
+@pytest.mark.feature("Planning", "nnU-Net's preprocessed data are used again where they fit")
 def test_data_that_nnunet_preprocessed_are_used_again(preprocessed, capsys):
     write_fingerprint(preprocessed, 40, 40)
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
@@ -161,6 +170,7 @@ def test_data_that_nnunet_preprocessed_are_used_again(preprocessed, capsys):
     assert f"nnUNetv2_preprocess -d 7 -plans_name {PLANS} -c 2d" in capsys.readouterr().out
 
 
+@pytest.mark.feature("Planning", "before nnU-Net has planned, data have a folder of their own")
 def test_data_have_a_folder_of_their_own_before_nnunet_has_planned(preprocessed):
     """nnU-Net could plan another spacing later, and would write into the folder of its own plans."""
     write_fingerprint(preprocessed, 40, 40)
@@ -188,6 +198,7 @@ def replan_patch(folder):
     return ["--variant", "S"]
 
 
+@pytest.mark.feature("Planning", "plans of trained networks are not replaced; `--plans-name`")
 @pytest.mark.parametrize("change", [replan_variant, replan_patch])
 def test_plans_that_a_network_was_trained_with_are_not_changed(trained, preprocessed, capsys, change):
     path = preprocessed / f"{PLANS}.json"
@@ -203,16 +214,19 @@ def test_plans_that_a_network_was_trained_with_are_not_changed(trained, preproce
     assert path.read_bytes() == before
 
 
+@pytest.mark.feature("Planning", "plans of trained networks are not replaced; `--plans-name`")
 def test_plans_that_stay_as_they_are_may_be_made_again(trained, preprocessed):
     planned(preprocessed, "--variant", "S")
 
 
+@pytest.mark.feature("Planning", "plans of trained networks are not replaced; `--plans-name`")
 def test_plans_that_no_network_was_trained_with_are_replaced(preprocessed):
     write_fingerprint(preprocessed, 40, 40)
     for variant in "SB":
         assert planned(preprocessed, "--variant", variant)["architecture"]["arch_kwargs"]["variant"] == variant
 
 
+@pytest.mark.feature("Planning", "plans of trained networks are not replaced; `--plans-name`")
 def test_plans_of_another_network_are_not_replaced(preprocessed, capsys):
     write_fingerprint(preprocessed, 40, 40)
     path = preprocessed / "nnUNetResEncUNetMPlans.json"
@@ -223,6 +237,7 @@ def test_plans_of_another_network_are_not_replaced(preprocessed, capsys):
     assert path.read_bytes() == before
 
 
+@pytest.mark.feature("Planning", "3D datasets get the 2d configuration")
 def test_3d_dataset_gets_the_2d_configuration_alone(preprocessed):
     raw = Path(os.environ["nnUNet_raw"]) / DATASET
     for folder in ("imagesTr", "labelsTr"):
@@ -240,6 +255,7 @@ def test_3d_dataset_gets_the_2d_configuration_alone(preprocessed):
     assert list(plans["configurations"]) == ["2d"]
 
 
+@pytest.mark.feature("Planning", "own configurations in the plans stay")
 def test_own_configurations_in_the_plans_stay(preprocessed):
     write_fingerprint(preprocessed, 40, 40)
     planned(preprocessed)
@@ -264,6 +280,7 @@ MESSAGES = {
 }
 
 
+@pytest.mark.feature("Planning", "what cannot be planned is one message")
 @pytest.mark.parametrize(("arguments", "message"), MESSAGES.items(), ids=MESSAGES)
 def test_what_cannot_be_planned_is_one_message(preprocessed, raw, capsys, arguments, message):
     assert main(["plan", *arguments.split()]) == 1

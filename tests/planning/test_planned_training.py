@@ -50,11 +50,13 @@ def stock(nnunet, planned):
     return model(nnunet, STOCK_TRAINER) / "fold_0"
 
 
+@pytest.mark.feature("Planning", "`mamba_mis plan`, and training with nnU-Net's own trainer")
 def test_nnunets_own_trainer_trains_the_planned_network(stock):
     assert depths(stock) == [*VARIANTS["S"].encoder, *VARIANTS["S"].decoder]
     assert (stock / "validation" / "summary.json").exists()
 
 
+@pytest.mark.feature("Planning", "prediction without a trainer of ours")
 def test_prediction_needs_no_trainer_of_ours(nnunet, stock, planned, tmp_path):
     # nnU-Net's trainer itself, whose epochs take minutes, would have left the same files under its name
     folder = shutil.copytree(stock.parent, stock.parent.with_name(f"nnUNetTrainer__{PLANS}__2d"))
@@ -67,6 +69,7 @@ def test_prediction_needs_no_trainer_of_ours(nnunet, stock, planned, tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 6
 
 
+@pytest.mark.feature("Planning", "our trainers follow the plans, or say where they do not")
 def test_trainer_that_names_a_variant_has_it_and_says_that_plans_have_another(nnunet, planned):
     nnunet.train(NUMBER, 0, "nnUNetTrainerMambaMIS_L", "-p", PLANS)
     fold = model(nnunet, "nnUNetTrainerMambaMIS_L") / "fold_0"
@@ -75,6 +78,8 @@ def test_trainer_that_names_a_variant_has_it_and_says_that_plans_have_another(nn
     assert "Network: variant L, as nnUNetTrainerMambaMIS_L " in log.read_text()
 
 
+@pytest.mark.feature("Planning", "our trainers follow the plans, or say where they do not")
+@pytest.mark.feature("Fine-tuning", "`-pretrained_weights` of another patch size, and its log line")
 def test_trainer_that_names_none_follows_the_plans_and_weights_of_another_patch_size_load(nnunet, planned, stock):
     plans = json.loads((planned / f"{PLANS}.json").read_text())
     plans["plans_name"] = "larger"

@@ -25,6 +25,7 @@ def trained(nnunet):
     }
 
 
+@pytest.mark.feature("Controls", "U-Mamba, and nnU-Net's network with AdamW, train and predict")
 @pytest.mark.parametrize("trainer", CONTROLS)
 def test_controls_train_and_predict_on_a_cpu(nnunet, trained, trainer, tmp_path):
     fold = nnunet.model(NUMBER, trainer) / "fold_0"
@@ -36,6 +37,7 @@ def test_controls_train_and_predict_on_a_cpu(nnunet, trained, trainer, tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == len(list(images.iterdir()))
 
 
+@pytest.mark.feature("Controls", "their checkpoints hold what exact continuation takes")
 @pytest.mark.parametrize("trainer", CONTROLS)
 def test_checkpoints_hold_what_exact_continuation_takes(trained, trainer):
     (progress,) = trained[trainer]["optimizer_state"]["resume"]

@@ -64,6 +64,7 @@ def group(variables, tmp_path, monkeypatch):
     dist.destroy_process_group()
 
 
+@pytest.mark.feature("Processes", "every parameter of every network has a gradient, as DDP needs")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, discs, nnunet, monkeypatch, name):
     if name.endswith("_cnn"):
@@ -82,6 +83,7 @@ def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, discs, nnunet, mo
     assert without == []
 
 
+@pytest.mark.feature("Processes", "every parameter of every network has a gradient, as DDP needs")
 def test_compiled_training_gives_the_lowest_output_a_weight_too(group, discs, nnunet):
     """nnU-Net's is 0 there, on the word of torch.compile that parameters behind it still get a gradient."""
     trainer = make(nnunet.preprocessed / discs.name, OnCPU)
@@ -89,6 +91,7 @@ def test_compiled_training_gives_the_lowest_output_a_weight_too(group, discs, nn
     assert all(weight > 0 for weight in trainer._build_loss().weight_factors)
 
 
+@pytest.mark.feature("Processes", "Two processes have the gradients of one with the joined batch")
 def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(discs, nnunet, variables, tmp_path, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -110,6 +113,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(discs, nn
         assert error < 5e-4 * largest + 1e-8, name
 
 
+@pytest.mark.feature("Processes", "Shares of the batch, the paper's recipe among them")
 @pytest.mark.parametrize(
     ("name", "planned", "expected"),
     [
@@ -123,6 +127,7 @@ def test_the_batch_is_shared_out(discs, nnunet, variables, name, planned, expect
     assert Processes(2, variables, shares, nnunet.preprocessed / discs.name, name, planned).end() == expected
 
 
+@pytest.mark.feature("Processes", "Shares of the batch, the paper's recipe among them")
 def test_batch_smaller_than_the_number_of_processes_is_refused(discs, nnunet, variables):
     preprocessed = nnunet.preprocessed / discs.name
     refused = Processes(2, variables, shares, preprocessed, "nnUNetTrainerMambaMIS_S", 1)
@@ -137,6 +142,7 @@ def trained(discs, nnunet, variables) -> Path:
     return nnunet.model(discs.number, "TwoProcesses") / "fold_0"
 
 
+@pytest.mark.feature("Processes", "what each process of `-num_gpus 2` runs, with gloo on CPUs")
 @pytest.mark.slow
 def test_training_in_two_processes_trains_and_validates(trained):
     checkpoint = torch.load(trained / "checkpoint_final.pth", weights_only=False)
@@ -147,6 +153,7 @@ def test_training_in_two_processes_trains_and_validates(trained):
     assert len(list(trained.glob("training_log_*.txt"))) == 1  # by the first process alone
 
 
+@pytest.mark.feature("Processes", "what each process of `-num_gpus 2` runs, with gloo on CPUs")
 @pytest.mark.slow
 def test_training_in_two_processes_predicts_as_any_other(trained, discs, nnunet):
     images, output = nnunet.raw / discs.name / "imagesTr", nnunet.root / "by two"
@@ -154,6 +161,7 @@ def test_training_in_two_processes_predicts_as_any_other(trained, discs, nnunet)
     assert len(list(output.glob("*.png"))) == len(discs.cases)
 
 
+@pytest.mark.feature("Processes", "a signal to one process stops all; `--c` loses nothing")
 @pytest.mark.slow
 def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninterrupted_one(
     trained, discs, nnunet, variables
@@ -185,6 +193,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.feature("Processes", "SIGTERM to `-num_gpus 2` leaves a checkpoint and no process")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("signalled", "handler", "as_installed"),
@@ -221,6 +230,7 @@ def test_sigterm_with_num_gpus_leaves_a_checkpoint_and_no_process(
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
+@pytest.mark.feature("Processes", "one GPU: compiled training resumes; nccl (marked `gpu`)")
 @pytest.mark.gpu
 @needs_a_gpu
 def test_compiled_training_on_a_gpu_stops_and_continues(discs, nnunet):
@@ -243,6 +253,7 @@ def assert_finite(checkpoint: Path) -> None:
     assert all(weight.isfinite().all() for weight in weights.values())
 
 
+@pytest.mark.feature("Processes", "one GPU: compiled training resumes; nccl (marked `gpu`)")
 @pytest.mark.gpu
 @needs_a_gpu
 @pytest.mark.parametrize("name", ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_cnn"])
@@ -258,6 +269,7 @@ def test_nccl_on_one_gpu(discs, nnunet, variables, name):
     assert_finite(folder / "checkpoint_final.pth")
 
 
+@pytest.mark.feature("Processes", "`-num_gpus 2` on two GPUs (marked `gpu`, not run yet)")
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("name", ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_cnn"])

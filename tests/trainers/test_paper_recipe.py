@@ -26,7 +26,7 @@ def make(nnunet, monkeypatch, size: int) -> nnUNetTrainerMambaMIS_paper:
 
 @pytest.mark.feature(
     "Ablations",
-    "`_paper`: 300 epochs, batch 32, AdamW, cosine that rises again, Dice + cross entropy in equal parts, one output",
+    "`_paper` is the paper's recipe",
 )
 def test_paper_trainer_is_the_papers_recipe(nnunet, monkeypatch):
     trainer = make(nnunet, monkeypatch, 256)

@@ -38,6 +38,7 @@ def without_heads(weights):
     return {name: tensor for name, tensor in weights.items() if ".seg_layers." not in name}
 
 
+@pytest.mark.feature("Fine-tuning", "the same under torch.compile; other networks are refused")
 @pytest.mark.parametrize("wrap", [lambda network: network, torch.compile], ids=["bare", "compiled"])
 def test_pretrained_weights_of_another_patch_size_are_resampled(tmp_path, wrap):
     small, large = network(64, 64), network(96, 128)
@@ -48,6 +49,7 @@ def test_pretrained_weights_of_another_patch_size_are_resampled(tmp_path, wrap):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.feature("Fine-tuning", "the same under torch.compile; other networks are refused")
 def test_pretrained_weights_of_the_same_patch_size_are_loaded_bit_for_bit(tmp_path):
     one, other = network(64, 64), network(64, 64)
     assert load(other, checkpoint(tmp_path, one.state_dict())) == []
@@ -55,6 +57,7 @@ def test_pretrained_weights_of_the_same_patch_size_are_loaded_bit_for_bit(tmp_pa
     assert all(torch.equal(loaded[name], tensor) for name, tensor in without_heads(one.state_dict()).items())
 
 
+@pytest.mark.feature("Fine-tuning", "the same under torch.compile; other networks are refused")
 def test_pretrained_weights_of_another_network_are_refused_as_nnunet_does(tmp_path):
     path = checkpoint(tmp_path, MambaMIS(1, 2, (96, 96), variant="B", d_state=4).state_dict())
     with pytest.raises(AssertionError, match="pretrained model"):
@@ -85,6 +88,7 @@ def as_nnunet_has_it(monkeypatch):
     monkeypatch.setattr(run_training, "load_pretrained_weights", nnunets_own)
 
 
+@pytest.mark.feature("Fine-tuning", "a user's function of nnU-Net's name stays")
 def test_nnunet_loads_with_the_log_of_the_latest_trainer(as_nnunet_has_it, tmp_path):
     first, second = Log(), Log()
     resample_pretrained_weights(first.add)
@@ -93,6 +97,7 @@ def test_nnunet_loads_with_the_log_of_the_latest_trainer(as_nnunet_has_it, tmp_p
     assert first.lines == [] and "resampled 15 spectral gates" in second.lines[0]
 
 
+@pytest.mark.feature("Fine-tuning", "a user's function of nnU-Net's name stays")
 def test_log_of_a_trainer_does_not_keep_it_alive(as_nnunet_has_it, tmp_path, capsys):
     log = Log()
     gone = weakref.ref(log)
@@ -104,6 +109,7 @@ def test_log_of_a_trainer_does_not_keep_it_alive(as_nnunet_has_it, tmp_path, cap
     assert "resampled 15 spectral gates" in capsys.readouterr().out
 
 
+@pytest.mark.feature("Fine-tuning", "a user's function of nnU-Net's name stays")
 def test_function_that_another_plugin_has_put_in_nnunets_place_stays(monkeypatch):
     def theirs(network, fname, verbose=False):
         """Another plugin's."""
@@ -120,6 +126,7 @@ def script(as_nnunet_has_it, monkeypatch):
     return sys.modules["__main__"]
 
 
+@pytest.mark.feature("Fine-tuning", "a user's function of nnU-Net's name stays")
 def test_function_of_the_same_name_in_a_users_script_stays(script):
     script.load_pretrained_weights = mine = lambda model, path: "mine"
     resample_pretrained_weights(Log().add)

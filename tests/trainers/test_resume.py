@@ -151,6 +151,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.feature("Resuming", "SIGTERM at any moment; `--c` gives the same weights, bit for bit")
 @pytest.mark.slow
 def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(in_this_process, uninterrupted):
     steps = Counter()
@@ -166,6 +167,7 @@ def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(in
     assert not list(Path(trainer.output_folder).glob("*.partial"))
 
 
+@pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
 def test_ctrl_c_leaves_a_checkpoint_and_one_line(in_this_process, capsys):
     trainer = make(in_this_process, seed=1, moment=("train_step", 2), signals=(signal.SIGINT,))
     assert stop(trainer) == 128 + signal.SIGINT
@@ -173,6 +175,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_one_line(in_this_process, capsys):
     assert (Path(trainer.output_folder) / "checkpoint_latest.pth").exists()
 
 
+@pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
 def test_several_sigterms_are_as_one(in_this_process):
     trainer = make(in_this_process, seed=1, moment=("train_step", 1), signals=(signal.SIGTERM,) * 3)
     assert stop(trainer) == 128 + signal.SIGTERM
@@ -193,6 +196,7 @@ class Torn:
         return int, ()
 
 
+@pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
 def test_ctrl_c_again_while_the_checkpoint_is_written_waits_for_it(in_this_process, capsys):
     trainer = make(in_this_process, seed=1, moment=("train_step", 2), signals=(signal.SIGINT,))
     trainer.my_init_kwargs["torn"] = Torn(signal.SIGINT)
@@ -201,6 +205,7 @@ def test_ctrl_c_again_while_the_checkpoint_is_written_waits_for_it(in_this_proce
     assert len(make(in_this_process, seed=1, continued=True).train_outputs) == 2
 
 
+@pytest.mark.feature("Resuming", "full disk, unreadable checkpoint: one message, nothing lost")
 def test_error_that_is_not_the_disks_is_not_called_so(in_this_process):
     trainer = make(in_this_process, seed=1, moment=("train_step", 2))
     trainer.my_init_kwargs["torn"] = Torn()
@@ -208,6 +213,7 @@ def test_error_that_is_not_the_disks_is_not_called_so(in_this_process):
         trainer.run_training()
 
 
+@pytest.mark.feature("Resuming", "full disk, unreadable checkpoint: one message, nothing lost")
 def test_disk_that_is_full_leaves_the_checkpoint_before(in_this_process):
     trainer = make(in_this_process, seed=1)
     trainer.initialize()
@@ -225,6 +231,7 @@ def test_disk_that_is_full_leaves_the_checkpoint_before(in_this_process):
     assert [file.name for file in path.parent.glob("checkpoint*")] == ["checkpoint_latest.pth"]
 
 
+@pytest.mark.feature("Resuming", "full disk, unreadable checkpoint: one message, nothing lost")
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"], ids=["empty", "cut off"])
 def test_checkpoint_that_cannot_be_read_is_named(in_this_process, content):
     trainer = make(in_this_process, seed=1)
@@ -233,6 +240,7 @@ def test_checkpoint_that_cannot_be_read_is_named(in_this_process, content):
         make(in_this_process, seed=1, continued=True)
 
 
+@pytest.mark.feature("Resuming", "Checkpoints in torch's format of before 1.6")
 def test_checkpoint_in_the_format_before_torch_1_6_continues(in_this_process):
     trainer = make(in_this_process, seed=1, moment=("train_step", 2))
     stop(trainer)
@@ -241,6 +249,7 @@ def test_checkpoint_in_the_format_before_torch_1_6_continues(in_this_process):
     assert len(make(in_this_process, seed=1, continued=True).train_outputs) == 2
 
 
+@pytest.mark.feature("Resuming", "full disk, unreadable checkpoint: one message, nothing lost")
 def test_checkpoint_without_the_state_of_a_training_is_named(in_this_process):
     trainer = make(in_this_process, seed=1)
     torch.save({"network_weights": {}}, Path(trainer.output_folder) / "checkpoint_latest.pth")
@@ -248,6 +257,7 @@ def test_checkpoint_without_the_state_of_a_training_is_named(in_this_process):
         make(in_this_process, seed=1, continued=True)
 
 
+@pytest.mark.feature("Resuming", "a new training sets earlier checkpoints aside")
 def test_checkpoints_of_an_earlier_training_are_set_aside(in_this_process):
     trainer = make(in_this_process, seed=1, moment=("train_step", 1))
     folder = Path(trainer.output_folder)
@@ -294,6 +304,7 @@ def stopped_and_killed(dataset, nnunet) -> tuple[Path, list[str]]:
     return nnunet.model(NUMBER, "Interrupted") / "fold_0", printed
 
 
+@pytest.mark.feature("Resuming", "SIGTERM and SIGKILL at random moments to the real command")
 @pytest.mark.slow
 def test_training_stopped_and_killed_at_random_moments_equals_an_uninterrupted_one(stopped_and_killed, nnunet):
     folder, _ = stopped_and_killed
@@ -305,6 +316,7 @@ def test_training_stopped_and_killed_at_random_moments_equals_an_uninterrupted_o
     assert (folder / "progress.png").exists() and (folder / "validation" / "summary.json").exists()
 
 
+@pytest.mark.feature("Resuming", "SIGKILL loses no epoch that had ended")
 @pytest.mark.slow
 def test_killed_training_loses_no_epoch_that_had_ended(stopped_and_killed):
     _, (_, killed, continued) = stopped_and_killed
@@ -312,6 +324,7 @@ def test_killed_training_loses_no_epoch_that_had_ended(stopped_and_killed):
     assert int(re.search(r"Epoch (\d+)\b", continued)[1]) == ended
 
 
+@pytest.mark.feature("Resuming", "A signal in the final validation")
 @pytest.mark.slow
 def test_signal_in_the_final_validation_ends_it_and_costs_nothing(stopped_and_killed, nnunet):
     folder, _ = stopped_and_killed
@@ -323,6 +336,7 @@ def test_signal_in_the_final_validation_ends_it_and_costs_nothing(stopped_and_ki
     assert_equal(torch.load(folder / "checkpoint_final.pth", weights_only=False), before)
 
 
+@pytest.mark.feature("Resuming", "Data loader workers get the signal too")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_that_get_the_signal_too_do_not_cost_the_checkpoint(dataset, nnunet, number):
     """A cluster signals all processes of a job, and Ctrl-C those of a terminal."""

@@ -40,6 +40,7 @@ def slurm():
             os.killpg(task.pid, signal.SIGKILL)
 
 
+@pytest.mark.feature("Processes", "Slurm array with requeue")
 @pytest.mark.parametrize(
     ("arguments", "variables", "reached", "status"),
     [
@@ -64,6 +65,7 @@ def test_array_task_that_runs_out_of_time_is_queued_again(slurm, arguments, vari
     assert task.returncode == status
 
 
+@pytest.mark.feature("Processes", "Slurm array with requeue")
 @pytest.mark.parametrize("ends", ["0", "1"], ids=["done", "failed"])
 def test_array_task_that_ends_by_itself_is_not_queued_again(slurm, ends):
     task = slurm("101", "2d", "nnUNetTrainerMambaMIS", TRAINING_ENDS=ends)

@@ -12,6 +12,7 @@ import pytest
 from nnunet_mamba_mis.trainers.stop_request import StopRequest
 
 
+@pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
 def test_ctrl_c_twice_ends_at_once():
     with pytest.raises(KeyboardInterrupt), StopRequest() as request:
         signal.raise_signal(signal.SIGINT)
@@ -20,6 +21,7 @@ def test_ctrl_c_twice_ends_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.feature("Processes", "SIGTERM to `-num_gpus 2` leaves a checkpoint and no process")
 def test_second_ctrl_c_is_not_obeyed_in_one_of_several_processes():
     """There it may be the kernel's, which says by one or several that the command has died."""
     with StopRequest(spawned=True) as request:
@@ -28,6 +30,7 @@ def test_second_ctrl_c_is_not_obeyed_in_one_of_several_processes():
     assert request.signal == signal.SIGINT
 
 
+@pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
 def test_signals_that_are_ignored_stay_so():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of nohup, or a shell's background job
     try:

@@ -11,6 +11,7 @@ import torch
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
 
 
+@pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
 def test_interrupted_file_is_no_full_disk(tmp_path):
     class Interrupted(io.BytesIO):
         def write(self, content):
