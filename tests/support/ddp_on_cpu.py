@@ -5,14 +5,12 @@ Replaced is only what needs a GPU: the nccl backend, the choice of a device, and
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import runpy
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -26,9 +24,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mamba_mis import trainers
-from support.nnunet_workplace import kill_group
+from support.nnunet_workplace import Running, kill_group
 from support.paths import PROGRAMS, REPOSITORY
-from support.waiting import wait_until
+from support.trainer_in_process import make_trainer
 
 
 class OnCPU(trainers.nnUNetTrainerMambaMIS):
@@ -54,47 +52,24 @@ class Processes:
 
     def __init__(self, processes: int, variables: dict[str, str], function: Callable[..., Any], *arguments: object):
         self.folder = Path(tempfile.mkdtemp())
-        self.all = [
+        self.all: list[Running] = []
+        for rank in range(processes):
             # forked from a process that has nnU-Net imported already, if there is one
-            multiprocessing.get_context("forkserver").Process(
+            process = multiprocessing.get_context("forkserver").Process(
                 target=_run, args=(rank, processes, self.folder, variables, function, arguments)
             )
-            for rank in range(processes)
-        ]
-        for process in self.all:
             process.start()
-
-    def output(self, rank: int = 0) -> str:
-        log = self.folder / f"{rank}.log"
-        return log.read_text() if log.exists() else ""
+            self.all.append(Running(process, self.folder / f"{rank}.log"))
 
     def end(self, status: int = 0) -> list[Any]:
         """Wait for the end of all and return what the function returned in each."""
-        deadline = time.monotonic() + 200
-        for process in self.all:
-            process.join(max(0, deadline - time.monotonic()))
-        statuses = [process.exitcode for process in self.all]
-        self.kill()
-        assert statuses == [status] * len(self.all), "\n".join(
-            self.output(rank)[-3000:] for rank in range(len(self.all))
-        )
-        if status:
-            return []
-        return [torch.load(self.folder / f"{rank}.pt", weights_only=False) for rank in range(len(self.all))]
-
-    def wait_for(self, line: str) -> None:
-        """Wait until the first has printed this."""
         try:
-            wait_until(lambda: line in self.output() or not self.all[0].is_alive(), 200, line)
-            assert line in self.output(), self.output()[-3000:]
-        except AssertionError:
-            self.kill()
-            raise
-
-    def kill(self) -> None:
-        """End those that are left, and what they started."""
-        for process in self.all:
-            kill_group(process)
+            for running in self.all:
+                running.end(status)
+        finally:
+            for running in self.all:
+                kill_group(running.process)
+        return [torch.load(path, weights_only=False) for path in sorted(self.folder.glob("*.pt"))]
 
 
 def _run(rank: int, processes: int, folder: Path, variables: dict, function: Callable, arguments: tuple) -> None:
@@ -166,11 +141,8 @@ def continue_training(rank: int, processes: int, dataset: int, trainer: str) -> 
 
 def make(preprocessed: Path, trainer: type, patch_size: int = 32, batch_size: int = 2) -> OnCPU:
     """A trainer of the given class on this CPU."""
-    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": False}
-    plans["configurations"]["2d"] |= {"patch_size": [patch_size] * 2, "batch_size": batch_size}
-    description = json.loads((preprocessed / "dataset.json").read_text())
-    on_cpu = type(trainer.__name__, (OnCPU, trainer) if not issubclass(trainer, OnCPU) else (trainer,), {})
-    return on_cpu(plans, "2d", 0, description)
+    on_cpu = trainer if issubclass(trainer, OnCPU) else type(trainer.__name__, (OnCPU, trainer), {})
+    return make_trainer(on_cpu, preprocessed, patch_size=[patch_size] * 2, batch_size=batch_size)
 
 
 def batch_for(trainer: OnCPU, images: int) -> dict:

@@ -51,29 +51,26 @@ def variables(discs, nnunet) -> dict[str, str]:
 
 
 @pytest.fixture
-def group(variables, tmp_path, monkeypatch):
-    """A group of this process alone, so that trainers made here are distributed."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+def group(in_this_process, tmp_path, monkeypatch):
+    """A group of this process alone, so that trainers made here are distributed; the preprocessed dataset."""
     for module, name in ((run_training, "setup_ddp"), (torch.cuda, "set_device"), (run_training, "cleanup_ddp")):
         monkeypatch.setattr(module, name, getattr(module, name))
     replace_what_needs_a_gpu(tmp_path / "rendezvous")
     run_training.setup_ddp(0, 1)
-    yield
+    yield in_this_process
     dist.destroy_process_group()
 
 
 @pytest.mark.feature("Processes", "every parameter of every network has a gradient, as DDP needs")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, discs, nnunet, monkeypatch, name):
+def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, monkeypatch, name):
     if name.endswith("_cnn"):
         # nnU-Net converts its BatchNorm into SyncBatchNorm, which only GPUs have
         monkeypatch.setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", lambda network: network)
     if name.endswith("_paper"):
         monkeypatch.setattr(trainers.paper, "BATCH_SIZE", 1)
     patch_size = 256 if name.endswith("_paper") else 32
-    trainer = make(nnunet.preprocessed / discs.name, getattr(trainers, name), patch_size)
+    trainer = make(group, getattr(trainers, name), patch_size)
     trainer.initialize()
     assert isinstance(trainer.network, nn.parallel.DistributedDataParallel)
     batch = batch_for(trainer, trainer.batch_size)
@@ -84,25 +81,21 @@ def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, discs, nnunet, mo
 
 
 @pytest.mark.feature("Processes", "every parameter of every network has a gradient, as DDP needs")
-def test_compiled_training_gives_the_lowest_output_a_weight_too(group, discs, nnunet):
+def test_compiled_training_gives_the_lowest_output_a_weight_too(group):
     """nnU-Net's is 0 there, on the word of torch.compile that parameters behind it still get a gradient."""
-    trainer = make(nnunet.preprocessed / discs.name, OnCPU)
+    trainer = make(group, OnCPU)
     trainer._do_i_compile = lambda: True
     assert all(weight > 0 for weight in trainer._build_loss().weight_factors)
 
 
 @pytest.mark.feature("Processes", "Two processes have the gradients of one with the joined batch")
-def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(discs, nnunet, variables, tmp_path, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    preprocessed = nnunet.preprocessed / discs.name
-    trainer = make(preprocessed, OnCPU, batch_size=4)
+def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(in_this_process, variables, tmp_path):
+    trainer = make(in_this_process, OnCPU, batch_size=4)
     trainer.initialize()
     assert trainer.configuration_manager.batch_dice
     batch = batch_for(trainer, 4)
     torch.save({"weights": trainer.network.state_dict(), "batch": batch}, tmp_path / "start.pt")
-    (weights, one), (_, other) = Processes(2, variables, gradients, preprocessed, tmp_path / "start.pt").end()
+    (weights, one), (_, other) = Processes(2, variables, gradients, in_this_process, tmp_path / "start.pt").end()
 
     trainer.loss.weight_factors = weights  # with one process the lowest output has none
     trainer.loss(trainer.network(batch["data"]), batch["target"]).backward()
@@ -132,7 +125,7 @@ def test_batch_smaller_than_the_number_of_processes_is_refused(discs, nnunet, va
     preprocessed = nnunet.preprocessed / discs.name
     refused = Processes(2, variables, shares, preprocessed, "nnUNetTrainerMambaMIS_S", 1)
     refused.end(status=1)
-    assert "A batch of 1 cannot be shared out among 2 processes: use -num_gpus 1" in refused.output(1)
+    assert "-num_gpus 1" in refused.all[1].output()
 
 
 @pytest.fixture(scope="module")
@@ -167,11 +160,12 @@ def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninte
     trained, discs, nnunet, variables
 ):
     training = Processes(2, variables, train, discs.number, "TwoStopped")
-    training.wait_for("Epoch 1")
-    os.kill(training.all[1].pid, signal.SIGTERM)  # the first writes the checkpoint
+    first, second = training.all
+    first.wait_for("Epoch 1")
+    os.kill(second.process.pid, signal.SIGTERM)  # the first writes the checkpoint
     training.end(128 + signal.SIGTERM)
-    assert training.output().count("Stopped by SIGTERM in epoch") == 1
-    assert "Stopped by" not in training.output(1)
+    assert first.output().count("Stopped by SIGTERM in epoch") == 1
+    assert "Stopped by" not in second.output()
     Processes(2, variables, continue_training, discs.number, "TwoStopped").end()
     continued, uninterrupted = (
         torch.load(folder / "checkpoint_final.pth", weights_only=False)
