@@ -134,9 +134,7 @@ class MambaMISPlanner(ExperimentPlanner):
         path = self._plans_file(self.plans_identifier)
         # configurations that users have added stay, as nnU-Net has it
         added = read_plans(path)["configurations"] if path.exists() else {}
-        plans["configurations"] = {CONFIGURATION: configuration} | {
-            name: other for name, other in added.items() if name != CONFIGURATION
-        }
+        plans["configurations"] = added | {CONFIGURATION: configuration}
         try:
             with atomic_write(path) as file:
                 file.write(json.dumps(plans, indent=4).encode())

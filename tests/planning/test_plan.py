@@ -259,7 +259,8 @@ MESSAGES = {
     "-d Dataset008_Absent": "{raw}/Dataset008_Absent/dataset.json does not exist: planning reads it, and lists the "
     "images beside it",
     "-d discs": "discs: neither an id nor a name that begins with Dataset",
-    "-d 7 --gpu-memory 0": "--gpu-memory 0: it must be above 0",
+    "-d 7 --gpu-memory 0": "--gpu-memory 0: it must be above 0 and finite",
+    "-d 7 --gpu-memory inf": "--gpu-memory inf: it must be above 0 and finite",
     "-d 7 --plans-name ../mine": "--plans-name ../mine: use letters, digits, '.', '-', and single '_' between them",
     "-d 7 --plans-name my__plans": "--plans-name my__plans: use letters, digits, '.', '-', and single '_' between them",
     "-d 7 --plans-name nnUNetPlans": "--plans-name nnUNetPlans: nnU-Net's own plans have this name",

@@ -205,11 +205,11 @@ def test_sigterm_with_num_gpus_leaves_a_checkpoint_and_no_process(
     for pid in [command.process.pid] if signalled == "command" else processes:
         os.kill(pid, signal.SIGTERM)
     try:
-        output = command.end(-signal.SIGTERM if signalled == "command" else 1)
+        command.end(-signal.SIGTERM if signalled == "command" else 1)
         wait_until(lambda: not any(map(is_alive, processes)), 60, "the end of the processes")
     finally:
         kill_group(command.process)
-    assert output.count("continue with --c") == 1, output
+    assert command.output().count("continue with --c") == 1, command.output()
     (checkpoint,) = tmp_path.rglob("checkpoint_latest.pth")
     assert len(torch.load(checkpoint, weights_only=False)["optimizer_state"]["resume"]) == 2
 
