@@ -9,7 +9,7 @@ import io
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,21 +33,17 @@ class Finding(NamedTuple):
 
 def inspect_installation() -> Iterator[tuple[str, Iterator[Finding]]]:
     """Yield titles of sections, each with its findings, which are made as they are read."""
-    sections: dict[str, Callable[[], Iterator[Finding]]] = {
-        "Installed": _packages,
-        "Devices": _devices,
-        "Scan backends, fastest first": _backends,
-        "nnU-Net finds the trainers": _trainers,
-        "nnU-Net's folders": _folders,
-    }
-    for title, findings in sections.items():
-        yield title, _guarded(findings)
+    yield "Installed", _guarded(_packages())
+    yield "Devices", _guarded(_devices())
+    yield "Scan backends, fastest first", _guarded(_backends())
+    yield "nnU-Net finds the trainers", _guarded(_trainers())
+    yield "nnU-Net's folders", _guarded(_folders())
 
 
-def _guarded(findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _guarded(findings: Iterator[Finding]) -> Iterator[Finding]:
     """Turn an exception into a finding: a broken installation may fail in any import."""
     try:
-        yield from findings()
+        yield from findings
     except Exception as error:
         yield Finding(WRONG, f"{type(error).__name__}: {error}", "reinstall into a fresh virtual environment")
 
@@ -62,36 +58,26 @@ def _packages() -> Iterator[Finding]:
         requirements = []
     for requirement in requirements:
         if requirement.specifier and requirement.marker is None:
-            yield _required(requirement)
+            yield _package(requirement)
     yield from _torchvision()
     for requirement in requirements:
         if requirement.marker and str(requirement.marker) == 'extra == "cuda"':
-            yield _optional(requirement.name)
+            yield _package(requirement, optional=True)
 
 
-def _required(requirement: Requirement) -> Finding:
-    version = _installed_version(requirement.name)
-    if version is None:
-        return Finding(WRONG, f"{requirement.name} is not installed", f"pip install '{requirement}'")
-    if not requirement.specifier.contains(version, prereleases=True):
-        return Finding(
-            WRONG, f"{requirement.name} {version} is not {requirement.specifier}", f"pip install '{requirement}'"
-        )
-    return Finding(OK, f"{requirement.name} {version}")
-
-
-def _optional(name: str) -> Finding:
-    version = _installed_version(name)
-    if version is None:
-        return Finding(NOTE, f"{name} is not installed (optional, nothing needs it)")
-    return Finding(OK, f"{name} {version} (optional)")
-
-
-def _installed_version(name: str) -> str | None:
+def _package(requirement: Requirement, optional: bool = False) -> Finding:
     try:
-        return importlib.metadata.version(name)
+        version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        if optional:
+            return Finding(NOTE, f"{requirement.name} is not installed (optional, nothing needs it)")
+        return Finding(WRONG, f"{requirement.name} is not installed", f"pip install '{requirement}'")
+    found = f"{requirement.name} {version}"
+    if optional:
+        return Finding(OK, f"{found} (optional)")
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(WRONG, f"{found} is not {requirement.specifier}", f"pip install '{requirement}'")
+    return Finding(OK, found)
 
 
 def _torchvision() -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from nnunet_mamba_mis import trainers
-from support.manifest import COMMANDS, FILE, NETWORKS, describe
+from support.manifest import FILE, describe
 
 RECORDED = json.loads(FILE.read_text())
 
@@ -17,12 +17,12 @@ def described():
     return describe()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", RECORDED["weights"])
 def test_weights_have_the_recorded_names_and_shapes(described, network):
     assert described["weights"][network] == RECORDED["weights"][network]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", RECORDED["options"])
 def test_commands_have_the_recorded_options(described, command):
     assert described["options"][command] == RECORDED["options"][command]
 

@@ -7,14 +7,9 @@ with -p, for nnU-Net's own trainers too, as the network is in them.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nnunet_mamba_mis.planning import PLANS_NAME
 from nnunet_mamba_mis.planning.checks import check_options, find_fingerprinted
-
-if TYPE_CHECKING:
-    from nnunet_mamba_mis.planning.planner import MambaMISPlanner
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,21 +27,16 @@ def run(args: argparse.Namespace) -> None:
     check_options(args.gpu_memory, args.plans_name)
     folder = find_fingerprinted(args.dataset)
 
-    from nnunet_mamba_mis.planning.planner import plan  # takes seconds to import
+    from nnunet_mamba_mis.planning.planner import CONFIGURATION, GIGABYTE, plan  # takes seconds to import
 
-    _report(plan(folder.name, args.gpu_memory, args.variant, args.plans_name), folder, args.dataset)
-
-
-def _report(planner: MambaMISPlanner, folder: Path, dataset: str) -> None:
-    from nnunet_mamba_mis.planning.planner import CONFIGURATION, GIGABYTE
-
-    name = planner.plans_identifier
+    planner = plan(folder.name, args.gpu_memory, args.variant, args.plans_name)
+    name = args.plans_name
     configuration = planner.plans["configurations"][CONFIGURATION]
     patch_size, batch_size = configuration["patch_size"], configuration["batch_size"]
     gpu, cpu = (planner.memory(patch_size, batch_size, device) / GIGABYTE for device in ("cuda", "cpu"))
     median = " × ".join(f"{side:g}" for side in configuration["median_image_size_in_voxels"])
     print(
-        f"{folder / name}.json: Mamba-MIS {planner.variant}, patch {patch_size[0]} × {patch_size[1]} "
+        f"{folder / name}.json: Mamba-MIS {args.variant}, patch {patch_size[0]} × {patch_size[1]} "
         f"(median image {median}), batch {batch_size}\n"
         f"Training takes about {gpu:.1f} GB on a GPU, {cpu:.1f} GB on a CPU"
     )
@@ -55,5 +45,5 @@ def _report(planner: MambaMISPlanner, folder: Path, dataset: str) -> None:
     if data.is_dir() and any(data.iterdir()):
         print(f"  (preprocessed data are there: {data})")
     else:
-        print(f"  nnUNetv2_preprocess -d {dataset} -plans_name {name} -c {CONFIGURATION}")
-    print(f"  nnUNetv2_train {dataset} {CONFIGURATION} 0 -tr nnUNetTrainerMambaMIS -p {name}")
+        print(f"  nnUNetv2_preprocess -d {args.dataset} -plans_name {name} -c {CONFIGURATION}")
+    print(f"  nnUNetv2_train {args.dataset} {CONFIGURATION} 0 -tr nnUNetTrainerMambaMIS -p {name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -16,8 +17,8 @@ def check_options(gpu_memory: float, plans_name: str) -> None:
     Raises:
         UserError: A value is not allowed.
     """
-    if not gpu_memory > 0:
-        raise UserError(f"--gpu-memory {gpu_memory:g}: it must be above 0")
+    if not 0 < gpu_memory < math.inf:
+        raise UserError(f"--gpu-memory {gpu_memory:g}: it must be above 0 and finite")
     # nnU-Net makes a folder of the name, and takes it apart at double underscores
     if not re.fullmatch(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*", plans_name):
         raise UserError(f"--plans-name {plans_name}: use letters, digits, '.', '-', and single '_' between them")

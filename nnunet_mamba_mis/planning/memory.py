@@ -94,7 +94,10 @@ def training_bytes(
 def kept_bytes(device: str, variant: str, patch_size: tuple[int, int], input_channels: int = 3) -> float:
     """Bytes that the network keeps for backward, for one image; arguments as `training_bytes`."""
     bytes_ = _DEVICES[device]
-    blocks = sum(stage.depth * _kept_by_block(device, stage) for stage in stages(variant, patch_size))
+    blocks = sum(
+        s.depth * s.height * s.width * (bytes_.per_channel * s.channels + bytes_.per_pixel)
+        for s in stages(variant, patch_size)
+    )
     return blocks + math.prod(_padded(patch_size)) * (bytes_.between_blocks + 4 * input_channels)
 
 
@@ -118,11 +121,6 @@ def stages(variant: str, patch_size: tuple[int, int]) -> Iterator[Stage]:
     decoder = zip(depths.decoder, _DECODER_CHANNELS, DECODER_STRIDES, strict=True)
     for depth, channels, stride in (*encoder, *decoder):
         yield Stage(depth, channels, height // stride, width // stride)
-
-
-def _kept_by_block(device: str, stage: Stage) -> float:
-    bytes_ = _DEVICES[device]
-    return stage.height * stage.width * (bytes_.per_channel * stage.channels + bytes_.per_pixel)
 
 
 def _gate_parameters(variant: str, patch_size: tuple[int, int]) -> int:

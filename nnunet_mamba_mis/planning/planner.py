@@ -16,7 +16,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunet_mamba_mis.nnunet.paths import SPLITS_FILE, folder, folder_if_set
 from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, architecture_entry, read_plans
-from nnunet_mamba_mis.planning import PLANS_NAME, STOCK_PLANS_NAME
+from nnunet_mamba_mis.planning import STOCK_PLANS_NAME
 from nnunet_mamba_mis.planning.memory import process_bytes, training_bytes
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
@@ -60,7 +60,7 @@ class MambaMISPlanner(ExperimentPlanner):
         plans_name: Name of the plans, which is the file's.
     """
 
-    def __init__(self, dataset: int | str, gpu_memory: float, variant: str, plans_name: str = PLANS_NAME) -> None:
+    def __init__(self, dataset: int | str, gpu_memory: float, variant: str, plans_name: str) -> None:
         # the planner below has a U-Net's memory in mind: let it have enough for the largest patch
         super().__init__(dataset, gpu_memory_target_in_gb=1e6, plans_name=plans_name)
         self.budget = gpu_memory * GIGABYTE
@@ -134,9 +134,7 @@ class MambaMISPlanner(ExperimentPlanner):
         path = self._plans_file(self.plans_identifier)
         # configurations that users have added stay, as nnU-Net has it
         added = read_plans(path)["configurations"] if path.exists() else {}
-        plans["configurations"] = {CONFIGURATION: configuration} | {
-            name: other for name, other in added.items() if name != CONFIGURATION
-        }
+        plans["configurations"] = added | {CONFIGURATION: configuration}
         try:
             with atomic_write(path) as file:
                 file.write(json.dumps(plans, indent=4).encode())

@@ -3,60 +3,48 @@
 So does each with another length behind it, `_1epoch` or `_<N>epochs`: nnU-Net looks names up with `hasattr`.
 """
 
+import functools
+import re
+
+from nnunet_mamba_mis.trainers.ablations import *  # noqa: F403
+from nnunet_mamba_mis.trainers.ablations import ABLATIONS
 from nnunet_mamba_mis.trainers.base import ConfiguredTrainer
 from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import nnUNetTrainerAdamW1e3
-from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
+from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import (
+    nnUNetTrainerMambaMIS,
+    nnUNetTrainerMambaMIS_demo,
+    nnUNetTrainerMambaMIS_L,
+    nnUNetTrainerMambaMIS_S,
+)
 from nnunet_mamba_mis.trainers.paper import nnUNetTrainerMambaMIS_paper
 from nnunet_mamba_mis.trainers.umamba import nnUNetTrainerUMambaBot, nnUNetTrainerUMambaEnc
-from nnunet_mamba_mis.trainers.variants.ablations import (
-    ABLATIONS as ABLATIONS,
-)
-from nnunet_mamba_mis.trainers.variants.ablations import (
-    nnUNetTrainerMambaMIS_attentionOnly,
-    nnUNetTrainerMambaMIS_cnn,
-    nnUNetTrainerMambaMIS_fusionOnly,
-    nnUNetTrainerMambaMIS_mambaDiscretization,
-    nnUNetTrainerMambaMIS_noBridge,
-    nnUNetTrainerMambaMIS_noSG,
-    nnUNetTrainerMambaMIS_noSSM,
-    nnUNetTrainerMambaMIS_ss2d,
-    nnUNetTrainerMambaMIS_vit,
-)
-from nnunet_mamba_mis.trainers.variants.lengths import nnUNetTrainerMambaMIS_demo, split_length, with_length
-from nnunet_mamba_mis.trainers.variants.sizes import nnUNetTrainerMambaMIS_L, nnUNetTrainerMambaMIS_S
 
 __all__ = [
     "nnUNetTrainerAdamW1e3",
     "nnUNetTrainerMambaMIS",
     "nnUNetTrainerMambaMIS_L",
     "nnUNetTrainerMambaMIS_S",
-    "nnUNetTrainerMambaMIS_attentionOnly",
-    "nnUNetTrainerMambaMIS_cnn",
     "nnUNetTrainerMambaMIS_demo",
-    "nnUNetTrainerMambaMIS_fusionOnly",
-    "nnUNetTrainerMambaMIS_mambaDiscretization",
-    "nnUNetTrainerMambaMIS_noBridge",
-    "nnUNetTrainerMambaMIS_noSG",
-    "nnUNetTrainerMambaMIS_noSSM",
     "nnUNetTrainerMambaMIS_paper",
-    "nnUNetTrainerMambaMIS_ss2d",
-    "nnUNetTrainerMambaMIS_vit",
     "nnUNetTrainerUMambaBot",
     "nnUNetTrainerUMambaEnc",
+    *ABLATIONS,
 ]
+# one spelling of each length, as nnU-Net's own trainers have it
+_WITH_LENGTH = re.compile(r"(\w+)_(1epoch|([2-9]|[1-9][0-9]+)epochs)")
 
 
+@functools.cache
 def __getattr__(name: str) -> type[ConfiguredTrainer]:
-    """Return the trainer of a name that has a length.
+    """Return the trainer of a name that has a length, which differs in `epochs` alone; always the same class.
 
     Raises:
         AttributeError: No trainer of ours has this name.
     """
-    trainer, epochs = split_length(name)
-    if trainer not in __all__:
+    match = _WITH_LENGTH.fullmatch(name)
+    if match is None or match[1] not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return with_length(globals()[trainer], epochs)
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "ABLATIONS"]
+    epochs = int(match[2].rstrip("epochs"))
+    doc = f"{match[1]} with epochs = {epochs}."
+    # pickle and nnU-Net look the class up in this module
+    return type(name, (globals()[match[1]],), {"__module__": __name__, "__doc__": doc, "epochs": epochs})

@@ -52,7 +52,11 @@ class ConfiguredTrainer(nnUNetTrainer):
 def _stop_if_unusable(plans: dict, configuration: str, device: torch.device, planar_network: str | None) -> None:
     """End with one clear message where training cannot work (nnU-Net's own commands would print a stack trace)."""
     manager = PlansManager(plans)
-    usable = [name for name in manager.available_configurations if not planar_network or _is_2d(manager, name)]
+    usable = [
+        name
+        for name in manager.available_configurations
+        if not planar_network or len(manager.get_configuration(name).patch_size) == 2
+    ]
     choices = f"use one of: {', '.join(usable)}" if usable else "these plans have no 2D configuration"
     if configuration not in manager.available_configurations:
         raise SystemExit(f"Configuration {configuration!r} is not in the plans of {manager.dataset_name}: {choices}.")
@@ -66,7 +70,3 @@ def _stop_if_unusable(plans: dict, configuration: str, device: torch.device, pla
         raise SystemExit(
             "There is no usable CUDA device (`mamba_mis doctor` says why): add -device cpu to the command."
         )
-
-
-def _is_2d(manager: PlansManager, configuration: str) -> bool:
-    return len(manager.get_configuration(configuration).patch_size) == 2

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from nnunet_mamba_mis.trainers.parameter_groups import parameter_groups
 from nnunet_mamba_mis.trainers.robust import RobustTrainer
+
+# decay would pull A towards −1 and D towards 0, which are no neutral values
+NO_DECAY = {"A_log", "D", "bias"}
+NORMS = (nn.LayerNorm, _NormBase)  # the second is batch and instance norm of any dimension
 
 
 class nnUNetTrainerAdamW1e3(RobustTrainer):
@@ -25,3 +30,13 @@ class nnUNetTrainerAdamW1e3(RobustTrainer):
         groups = parameter_groups(self.network, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
+    """Return optimizer groups: weight decay for all parameters but A_log, D, norms and biases."""
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            (exempt if name in NO_DECAY or isinstance(module, NORMS) else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]

@@ -1,10 +1,9 @@
-"""The trainer that puts Mamba-MIS into nnU-Net."""
+"""The trainers that put Mamba-MIS into nnU-Net, in each of its sizes."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
@@ -31,10 +30,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
         super().initialize()
         # nnU-Net loads pretrained weights into an initialized trainer
         resample_pretrained_weights(self.print_to_log_file)
-        self.optimizer.register_state_dict_post_hook(self._add_network)
-
-    def _add_network(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        return state | {NETWORK: network_record(self.network)}
+        self.optimizer.register_state_dict_post_hook(lambda _, state: state | {NETWORK: network_record(self.network)})
 
     # nnU-Net has a static method here and calls it on the class or an instance; a class method serves variants
     @classmethod
@@ -68,12 +64,9 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
         return [[h / height, w / width] for h, w in deep_supervision_sizes((height, width))]
 
     def on_train_start(self) -> None:
-        """Also say in the log what computes the scans."""
+        """Also log what computes the scans, and where this trainer overrides the plans."""
         super().on_train_start()
         self.log_scan_backend(self.network_arguments(self.configuration_manager).get("discretization", "zoh"))
-        self._log_what_overrules_plans()
-
-    def _log_what_overrules_plans(self) -> None:
         for name, planned in planned_architecture(self.configuration_manager.configuration).items():
             chosen = self.architecture.get(name, planned)
             if chosen != planned:
@@ -81,3 +74,23 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
                     f"Network: {name} {chosen}, as {type(self).__name__} says; the plans, with their patch and batch "
                     f"size, were made for {planned} (mamba_mis plan makes others)"
                 )
+
+
+class nnUNetTrainerMambaMIS_S(nnUNetTrainerMambaMIS):
+    """Mamba-MIS-S."""
+
+    architecture: ClassVar[dict[str, Any]] = {"variant": "S"}
+
+
+class nnUNetTrainerMambaMIS_L(nnUNetTrainerMambaMIS):
+    """Mamba-MIS-L."""
+
+    architecture: ClassVar[dict[str, Any]] = {"variant": "L"}
+
+
+class nnUNetTrainerMambaMIS_demo(nnUNetTrainerMambaMIS):
+    """Ten short epochs for `mamba_mis demo`: minutes on a laptop."""
+
+    epochs = 10
+    iterations_per_epoch = 50
+    validation_iterations_per_epoch = 5

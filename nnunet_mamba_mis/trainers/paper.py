@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import nn
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
@@ -36,14 +35,7 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
         super().initialize()
 
     @classmethod
-    def build_network_architecture(  # type: ignore[override]
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = False,
-    ) -> nn.Module:
+    def network_arguments(cls, configuration_manager: ConfigurationManager) -> dict[str, Any]:
         """As its base class, for the paper's patch size only."""
         patch_size = tuple(configuration_manager.patch_size)
         if patch_size != PATCH_SIZE:
@@ -52,9 +44,7 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
                 "resize the images to 256 × 256 (mamba_mis convert --resize 256) and plan anew, or set patch_size in a "
                 "copy of the plans and name it with -p"
             )
-        return super().build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
+        return super().network_arguments(configuration_manager)
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
         """AdamW at 1e-3 with weight decay 0.01; CosineAnnealingLR(T_max = 50, eta_min = 1e-5), stepped per epoch."""

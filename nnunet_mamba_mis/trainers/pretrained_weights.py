@@ -37,13 +37,10 @@ def resample_pretrained_weights(log: Callable[[str], None]) -> None:
     loader = functools.partial(load_pretrained_weights, log=lambda line: (method() or print)(line))
     for name in CALLERS:
         caller = sys.modules.get(name)
-        if _is_replaceable(getattr(caller, "load_pretrained_weights", None)):
+        function = getattr(caller, "load_pretrained_weights", None)
+        # nnU-Net's, or what an earlier trainer has put in its place
+        if function is load_fitting_weights or getattr(function, "func", None) is load_pretrained_weights:
             caller.load_pretrained_weights = loader  # type: ignore[union-attr]
-
-
-def _is_replaceable(function: object) -> bool:
-    """Whether it is nnU-Net's function, or what an earlier trainer has put in its place."""
-    return function is load_fitting_weights or getattr(function, "func", None) is load_pretrained_weights
 
 
 def load_pretrained_weights(
@@ -65,7 +62,7 @@ def load_pretrained_weights(
     gates = gates_to_resample(weights, bare)
     if not gates:
         return load_fitting_weights(network, fname, verbose)
-    log(f"Pretrained weights {fname} are of another patch size: resampled {describe(gates)}")
+    log(f"Pretrained weights {fname} are of another patch size: resampled {_describe(gates)}")
     resampled = _NamedBuffer(fname)
     torch.save({"network_weights": resample_spectral_gates(weights, bare)}, resampled)
     resampled.seek(0)
@@ -83,15 +80,11 @@ class _NamedBuffer(io.BytesIO):
         return str(self.path)
 
 
-def describe(gates: dict) -> str:
-    """What `gates_to_resample` found, in a line."""
+def _describe(gates: dict) -> str:
+    """Return what `gates_to_resample` found, in a line."""
     counts = collections.Counter(gates.values())
-    sizes = [f"{count} from {_size(old)} to {_size(new)}" for (old, new), count in counts.items()]
+    sizes = [f"{n} from {old[0]}×{old[1]} to {new[0]}×{new[1]}" for (old, new), n in counts.items()]
     return f"{len(gates)} spectral gates ({', '.join(sizes)})"
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}×{size[1]}"
 
 
 def unwrap(network: nn.Module) -> nn.Module:

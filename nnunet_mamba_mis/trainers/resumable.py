@@ -48,7 +48,7 @@ class ResumableTrainer(ConfiguredTrainer):
         # of all processes, as the next checkpoint keeps it
         self.progress: list[dict[str, Any]] = []
         # nnU-Net composes and writes a checkpoint in one function; of its parts this one can be added to from outside
-        self.optimizer.register_state_dict_post_hook(self._add_progress)
+        self.optimizer.register_state_dict_post_hook(lambda _, state: state | {RESUME: self.progress})
 
     def run_training(self) -> None:
         """nnU-Net's loop; SIGTERM or Ctrl-C ends it when the step in progress is done, with a checkpoint.
@@ -172,7 +172,12 @@ class ResumableTrainer(ConfiguredTrainer):
         if self.disable_checkpointing:
             super().save_checkpoint(filename)  # writes nothing, and says so
             return
-        self.progress = self._of_all_processes(self._own_progress())
+        random_state = self.random_state or get_random_state(self.device)
+        progress = {"random_state": random_state} | {name: getattr(self, name) for name in self.kept}
+        self.progress = [progress]
+        if self.is_ddp:
+            self.progress *= dist.get_world_size()
+            dist.all_gather_object(self.progress, progress)
         if self.local_rank != 0:
             return
         try:
@@ -183,20 +188,6 @@ class ResumableTrainer(ConfiguredTrainer):
                 f"Training stopped: {filename} could not be written ({error}). "
                 "The previous file is unchanged; continue with --c when the cause is gone"
             ) from error
-
-    def _add_progress(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        return state | {RESUME: self.progress}
-
-    def _own_progress(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in self.kept}
-        return {"random_state": self.random_state or get_random_state(self.device)} | kept
-
-    def _of_all_processes(self, value: Any) -> list:
-        if not self.is_ddp:
-            return [value]
-        values = [None] * dist.get_world_size()
-        dist.all_gather_object(values, value)
-        return values
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Also restore the random state and the partial epoch's outputs, if the world size matches.

@@ -16,7 +16,7 @@ from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.cli import main as cli
 from nnunet_mamba_mis.export.fold import load_fold
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
-from nnunet_mamba_mis.trainers.parameter_groups import parameter_groups
+from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import parameter_groups
 from nnunet_mamba_mis.utils.errors import UserError
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
-import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -18,38 +17,30 @@ import torch
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
 from nnunet_mamba_mis.cli.main import main
 from nnunet_mamba_mis.planning.memory import training_bytes
+from support.full_disk import full_disk
+from support.images import disc_image
 
 PLANS = "nnUNetMambaMISPlans"
 DATASET = "Dataset007_Discs"
 
 
-def write_dataset(raw: Path, cases: int = 10, size: tuple[int, int] = (60, 50)) -> Path:
-    """Grey images with a bright disc."""
-    folder = raw / DATASET
-    (folder / "imagesTr").mkdir(parents=True)
-    (folder / "labelsTr").mkdir()
-    rng = np.random.default_rng(0)
-    row, column = np.ogrid[: size[0], : size[1]]
-    for case in range(cases):
-        mask = (row - rng.integers(20, 40)) ** 2 + (column - rng.integers(20, 30)) ** 2 < 64
-        image = (rng.integers(0, 60, size) + 150 * mask).astype(np.uint8)
-        imageio.imwrite(folder / f"imagesTr/case{case}_0000.png", image)
-        imageio.imwrite(folder / f"labelsTr/case{case}.png", mask.astype(np.uint8))
-    write_dataset_json(folder, cases, ".png")
-    return folder
-
-
-def write_dataset_json(folder: Path, cases: int, ending: str) -> None:
+def write_dataset(raw: Path, ending: str, write: Callable[[Path, np.ndarray], object]) -> None:
+    """Four grey images with a bright disc, and their labels."""
+    for kind in ("images", "labels"):
+        (raw / DATASET / f"{kind}Tr").mkdir(parents=True)
+    for case in range(4):
+        (image,), label = disc_image(case)
+        write(raw / DATASET / f"imagesTr/case{case}_0000{ending}", image)
+        write(raw / DATASET / f"labelsTr/case{case}{ending}", label)
     labels = {"background": 0, "disc": 1}
-    channels = {"0": "grey"}
-    description = {"channel_names": channels, "labels": labels, "numTraining": cases, "file_ending": ending}
-    (folder / "dataset.json").write_text(json.dumps(description))
+    description = {"channel_names": {"0": "grey"}, "labels": labels, "numTraining": 4, "file_ending": ending}
+    (raw / DATASET / "dataset.json").write_text(json.dumps(description))
 
 
 @pytest.fixture
 def preprocessed(raw, tmp_path, monkeypatch):
     """The folder of a dataset in nnUNet_preprocessed, whose raw images are tiny."""
-    write_dataset(raw, cases=4, size=(40, 40))
+    write_dataset(raw, ".png", imageio.imwrite)
     folder = tmp_path / "nnUNet_preprocessed" / DATASET
     folder.mkdir(parents=True)
     monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
@@ -238,17 +229,12 @@ def test_plans_of_another_network_are_not_replaced(preprocessed, capsys):
 
 
 @pytest.mark.feature("Planning", "3D datasets get the 2d configuration")
-def test_3d_dataset_gets_the_2d_configuration_alone(preprocessed):
-    raw = Path(os.environ["nnUNet_raw"]) / DATASET
-    for folder in ("imagesTr", "labelsTr"):
-        shutil.rmtree(raw / folder)
-        (raw / folder).mkdir()
-    for case in range(4):
-        mask = np.zeros((20, 48, 40), np.uint8)
-        mask[5:15, 10:30, 10:30] = 1
-        for name, array in ((f"imagesTr/case{case}_0000", mask * 100.0 + case), (f"labelsTr/case{case}", mask)):
-            sitk.WriteImage(sitk.GetImageFromArray(array), str(raw / f"{name}.nii.gz"))
-    write_dataset_json(raw, 4, ".nii.gz")
+def test_3d_dataset_gets_the_2d_configuration_alone(preprocessed, raw):
+    shutil.rmtree(raw / DATASET)
+    volume = (20, 1, 1)
+    write_dataset(
+        raw, ".nii.gz", lambda path, image: sitk.WriteImage(sitk.GetImageFromArray(np.tile(image, volume)), path)
+    )
     write_fingerprint(preprocessed, 48, 40, slices=20, spacing=(1, 1, 1))
     assert planned(preprocessed)["patch_size"] == [64, 64]
     plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
@@ -273,7 +259,8 @@ MESSAGES = {
     "-d Dataset008_Absent": "{raw}/Dataset008_Absent/dataset.json does not exist: planning reads it, and lists the "
     "images beside it",
     "-d discs": "discs: neither an id nor a name that begins with Dataset",
-    "-d 7 --gpu-memory 0": "--gpu-memory 0: it must be above 0",
+    "-d 7 --gpu-memory 0": "--gpu-memory 0: it must be above 0 and finite",
+    "-d 7 --gpu-memory inf": "--gpu-memory inf: it must be above 0 and finite",
     "-d 7 --plans-name ../mine": "--plans-name ../mine: use letters, digits, '.', '-', and single '_' between them",
     "-d 7 --plans-name my__plans": "--plans-name my__plans: use letters, digits, '.', '-', and single '_' between them",
     "-d 7 --plans-name nnUNetPlans": "--plans-name nnUNetPlans: nnU-Net's own plans have this name",
@@ -294,21 +281,20 @@ def assert_error_names(capsys, *names: object) -> None:
     assert [name for name in names if str(name) not in line] == []
 
 
-def test_id_that_no_dataset_has_is_named(preprocessed, capsys):
-    assert main(["plan", "-d", "8"]) == 1
-    assert_error_names(capsys, "8")
-
-
-def test_folder_that_is_not_set_is_named(preprocessed, monkeypatch, capsys):
-    monkeypatch.delenv("nnUNet_preprocessed")
-    assert main(["plan", "-d", "7"]) == 1
-    assert_error_names(capsys, "export nnUNet_preprocessed=")
-
-
-def test_memory_for_nothing_is_named(preprocessed, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "unset", "named"),
+    [
+        ("-d 8", "nnUNet_results", "8"),  # no dataset has this id
+        ("-d 7", "nnUNet_preprocessed", "export nnUNet_preprocessed="),
+        ("-d 7 --gpu-memory 0.1", "nnUNet_results", "--gpu-memory 0.1"),  # too little for the smallest patch
+    ],
+    ids=["id", "folder", "memory"],
+)
+def test_unusable_argument_or_folder_is_named(preprocessed, monkeypatch, capsys, arguments, unset, named):
     write_fingerprint(preprocessed, 40, 40)
-    assert main(["plan", "-d", "7", "--gpu-memory", "0.1"]) == 1
-    assert_error_names(capsys, "--gpu-memory 0.1")
+    monkeypatch.delenv(unset, raising=False)
+    assert main(["plan", *arguments.split()]) == 1
+    assert_error_names(capsys, named)
 
 
 def test_splits_that_contradict_each_other_are_named(preprocessed, capsys):
@@ -325,14 +311,8 @@ def test_plans_that_cannot_be_written_leave_those_that_were_there(preprocessed, 
     write_fingerprint(preprocessed, 70, 90)
     planned(preprocessed)
     before = (preprocessed / f"{PLANS}.json").read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a disk that is full
+    with full_disk(1000):
         assert main(["plan", "-d", "7"]) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
     assert_error_names(capsys, preprocessed / f"{PLANS}.json")
     assert (preprocessed / f"{PLANS}.json").read_bytes() == before
     assert not list(preprocessed.glob("*.partial"))

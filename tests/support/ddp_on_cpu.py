@@ -5,14 +5,12 @@ Replaced is only what needs a GPU: the nccl backend, the choice of a device, and
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import runpy
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -26,9 +24,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mamba_mis import trainers
-from support.nnunet_workplace import kill_group
+from support.nnunet_workplace import Running, kill_group
 from support.paths import PROGRAMS, REPOSITORY
-from support.waiting import wait_until
+from support.trainer_in_process import make_trainer
 
 
 class OnCPU(trainers.nnUNetTrainerMambaMIS):
@@ -50,54 +48,31 @@ def replace_what_needs_a_gpu(rendezvous: Path) -> None:
 
 
 class Processes:
-    """A function run in several processes with a group of their own."""
+    """A function run in two processes with a group of their own."""
 
-    def __init__(self, processes: int, variables: dict[str, str], function: Callable[..., Any], *arguments: object):
+    def __init__(self, variables: dict[str, str], function: Callable[..., Any], *arguments: object):
         self.folder = Path(tempfile.mkdtemp())
-        self.all = [
+        self.all: list[Running] = []
+        for rank in range(2):
             # forked from a process that has nnU-Net imported already, if there is one
-            multiprocessing.get_context("forkserver").Process(
-                target=_run, args=(rank, processes, self.folder, variables, function, arguments)
+            process = multiprocessing.get_context("forkserver").Process(
+                target=_run, args=(rank, self.folder, variables, function, arguments)
             )
-            for rank in range(processes)
-        ]
-        for process in self.all:
             process.start()
-
-    def output(self, rank: int = 0) -> str:
-        log = self.folder / f"{rank}.log"
-        return log.read_text() if log.exists() else ""
+            self.all.append(Running(process, self.folder / f"{rank}.log"))
 
     def end(self, status: int = 0) -> list[Any]:
         """Wait for the end of all and return what the function returned in each."""
-        deadline = time.monotonic() + 200
-        for process in self.all:
-            process.join(max(0, deadline - time.monotonic()))
-        statuses = [process.exitcode for process in self.all]
-        self.kill()
-        assert statuses == [status] * len(self.all), "\n".join(
-            self.output(rank)[-3000:] for rank in range(len(self.all))
-        )
-        if status:
-            return []
-        return [torch.load(self.folder / f"{rank}.pt", weights_only=False) for rank in range(len(self.all))]
-
-    def wait_for(self, line: str) -> None:
-        """Wait until the first has printed this."""
         try:
-            wait_until(lambda: line in self.output() or not self.all[0].is_alive(), 200, line)
-            assert line in self.output(), self.output()[-3000:]
-        except AssertionError:
-            self.kill()
-            raise
-
-    def kill(self) -> None:
-        """End those that are left, and what they started."""
-        for process in self.all:
-            kill_group(process)
+            for running in self.all:
+                running.end(status)
+        finally:
+            for running in self.all:
+                kill_group(running.process)
+        return [torch.load(path, weights_only=False) for path in sorted(self.folder.glob("*.pt"))]
 
 
-def _run(rank: int, processes: int, folder: Path, variables: dict, function: Callable, arguments: tuple) -> None:
+def _run(rank: int, folder: Path, variables: dict, function: Callable, arguments: tuple) -> None:
     os.setpgrp()
     log = os.open(folder / f"{rank}.log", os.O_CREAT | os.O_WRONLY)
     os.dup2(log, 1)
@@ -107,19 +82,19 @@ def _run(rank: int, processes: int, folder: Path, variables: dict, function: Cal
     multiprocessing.set_start_method(None, force=True)
     sys.modules["__main__"] = ModuleType("__main__")
     replace_what_needs_a_gpu(folder / "rendezvous")
-    torch.save(function(rank, processes, *arguments), folder / f"{rank}.pt")
+    torch.save(function(rank, *arguments), folder / f"{rank}.pt")
 
 
-def train(rank: int, processes: int, dataset: int, trainer: str, continued: bool = False) -> None:
-    """What `nnUNetv2_train DATASET 2d 0 -tr TRAINER -num_gpus PROCESSES [--c]` runs in each process."""
+def train(rank: int, dataset: int, trainer: str) -> None:
+    """What `nnUNetv2_train DATASET 2d 0 -tr TRAINER -num_gpus 2` runs in each process."""
     run_training.run_ddp(
-        rank, str(dataset), "2d", 0, trainer, "nnUNetPlans", False, continued, False, None, False, False, processes
+        rank, str(dataset), "2d", 0, trainer, "nnUNetPlans", False, False, False, None, False, False, 2
     )
 
 
 def start_num_gpus_2(
     dataset: int, trainer: str, variables: dict[str, str], log: Path, on_sigint: Any, as_installed: bool
-) -> Any:
+) -> Running:
     """Start `nnUNetv2_train DATASET 2d 0 -tr TRAINER -num_gpus 2`, which starts two processes through `mp.spawn`.
 
     Args:
@@ -130,19 +105,18 @@ def start_num_gpus_2(
         on_sigint: The handler of Ctrl-C that the command is started with.
         as_installed: Whether each process imports nnU-Net anew, in ten seconds, or all are forked.
     """
-    log.touch()
     arguments = [str(dataset), trainer, str(log.parent / "rendezvous")]
-    command = multiprocessing.get_context("forkserver").Process(
+    process = multiprocessing.get_context("forkserver").Process(
         target=_num_gpus_2, args=(arguments, variables, log, on_sigint, as_installed)
     )
-    command.start()
-    return command
+    process.start()
+    return Running(process, log)
 
 
 def _num_gpus_2(arguments: list[str], variables: dict, log: Path, on_sigint: Any, as_installed: bool) -> None:
     os.setpgrp()
     for descriptor in (1, 2):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), descriptor)
+        os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
     signal.signal(signal.SIGINT, on_sigint)
     program = str(PROGRAMS / "num_gpus_on_cpu.py")
     if as_installed:
@@ -156,9 +130,9 @@ def _num_gpus_2(arguments: list[str], variables: dict, log: Path, on_sigint: Any
     runpy.run_path(program, run_name="__main__")
 
 
-def continue_training(rank: int, processes: int, dataset: int, trainer: str) -> None:
+def continue_training(rank: int, dataset: int, trainer: str) -> None:
     """As `train` with `--c`, but for the final validation."""
-    run_training.setup_ddp(rank, processes)
+    run_training.setup_ddp(rank, 2)
     continued = run_training.get_trainer_from_args(str(dataset), "2d", 0, trainer, continue_training=True)
     run_training.maybe_load_checkpoint(continued, True, False)
     continued.run_training()
@@ -166,11 +140,8 @@ def continue_training(rank: int, processes: int, dataset: int, trainer: str) -> 
 
 def make(preprocessed: Path, trainer: type, patch_size: int = 32, batch_size: int = 2) -> OnCPU:
     """A trainer of the given class on this CPU."""
-    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": False}
-    plans["configurations"]["2d"] |= {"patch_size": [patch_size] * 2, "batch_size": batch_size}
-    description = json.loads((preprocessed / "dataset.json").read_text())
-    on_cpu = type(trainer.__name__, (OnCPU, trainer) if not issubclass(trainer, OnCPU) else (trainer,), {})
-    return on_cpu(plans, "2d", 0, description)
+    on_cpu = trainer if issubclass(trainer, OnCPU) else type(trainer.__name__, (OnCPU, trainer), {})
+    return make_trainer(on_cpu, preprocessed, patch_size=[patch_size] * 2, batch_size=batch_size)
 
 
 def batch_for(trainer: OnCPU, images: int) -> dict:
@@ -182,9 +153,9 @@ def batch_for(trainer: OnCPU, images: int) -> dict:
     return {"data": torch.rand(images, 1, height, width), "target": target if len(target) > 1 else target[0]}
 
 
-def gradients(rank: int, processes: int, preprocessed: Path, start: Path) -> tuple[tuple, dict[str, torch.Tensor]]:
+def gradients(rank: int, preprocessed: Path, start: Path) -> tuple[tuple, dict[str, torch.Tensor]]:
     """Weights of the outputs, and gradients in one of several processes, each of which has its share of a batch."""
-    run_training.setup_ddp(rank, processes)
+    run_training.setup_ddp(rank, 2)
     torch.manual_seed(rank)  # DDP takes the weights of the first
     trainer = make(preprocessed, OnCPU, batch_size=4)
     trainer.initialize()
@@ -197,9 +168,9 @@ def gradients(rank: int, processes: int, preprocessed: Path, start: Path) -> tup
     return trainer.loss.weight_factors, found
 
 
-def shares(rank: int, processes: int, preprocessed: Path, name: str, batch_size: int) -> tuple[int, float]:
+def shares(rank: int, preprocessed: Path, name: str, batch_size: int) -> tuple[int, float]:
     """Images per step in this process, and the part of them that has foreground for sure."""
-    run_training.setup_ddp(rank, processes)
+    run_training.setup_ddp(rank, 2)
     patch_size = 256 if name.endswith("_paper") else 32
     trainer = make(preprocessed, getattr(trainers, name), patch_size, batch_size)
     trainer.initialize()

@@ -18,19 +18,9 @@ from nnunet_mamba_mis import trainers
 from nnunet_mamba_mis.architectures import MambaMIS
 
 FILE = Path(__file__).resolve().parents[1] / "manifest.json"
-NETWORKS: dict[str, dict[str, Any]] = {
-    "S": {"variant": "S"},
-    "B": {},
-    "L": {"variant": "L"},
-    "ss2d": {"scan": "ss2d"},
-    "noSG": {"spectral_gate": False},
-    "attentionOnly": {"fusion_bridge": False},
-    "fusionOnly": {"attention_bridge": False},
-    "noBridge": {"attention_bridge": False, "fusion_bridge": False},
-    "cnn": {"block": "cnn"},
-    "vit": {"block": "vit"},
-    "noSSM": {"block": "nossm"},
-    "mambaDiscretization": {"discretization": "mamba"},
+VARIANTS = ["nnUNetTrainerMambaMIS_S", "nnUNetTrainerMambaMIS_L", *trainers.ABLATIONS]
+NETWORKS: dict[str, dict[str, Any]] = {"B": {}} | {
+    name.rpartition("_")[2]: getattr(trainers, name).architecture for name in VARIANTS
 }
 COMMANDS = ["convert", "demo", "plan", "doctor", "export", "benchmark run", "benchmark status", "benchmark report"]
 LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500)

@@ -33,7 +33,7 @@ from support.ddp_on_cpu import (
 )
 from support.nnunet_workplace import Dataset, kill_group
 from support.paths import PROGRAMS
-from support.waiting import wait_until
+from support.waiting import children, wait_until
 
 NETWORKS = ["nnUNetTrainerMambaMIS", *(f"nnUNetTrainerMambaMIS_{size}" for size in ("S", "L", "paper"))]
 NETWORKS += trainers.ABLATIONS
@@ -51,29 +51,26 @@ def variables(discs, nnunet) -> dict[str, str]:
 
 
 @pytest.fixture
-def group(variables, tmp_path, monkeypatch):
-    """A group of this process alone, so that trainers made here are distributed."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+def group(in_this_process, tmp_path, monkeypatch):
+    """A group of this process alone, so that trainers made here are distributed; the preprocessed dataset."""
     for module, name in ((run_training, "setup_ddp"), (torch.cuda, "set_device"), (run_training, "cleanup_ddp")):
         monkeypatch.setattr(module, name, getattr(module, name))
     replace_what_needs_a_gpu(tmp_path / "rendezvous")
     run_training.setup_ddp(0, 1)
-    yield
+    yield in_this_process
     dist.destroy_process_group()
 
 
 @pytest.mark.feature("Processes", "every parameter of every network has a gradient, as DDP needs")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, discs, nnunet, monkeypatch, name):
+def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, monkeypatch, name):
     if name.endswith("_cnn"):
         # nnU-Net converts its BatchNorm into SyncBatchNorm, which only GPUs have
         monkeypatch.setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", lambda network: network)
     if name.endswith("_paper"):
         monkeypatch.setattr(trainers.paper, "BATCH_SIZE", 1)
     patch_size = 256 if name.endswith("_paper") else 32
-    trainer = make(nnunet.preprocessed / discs.name, getattr(trainers, name), patch_size)
+    trainer = make(group, getattr(trainers, name), patch_size)
     trainer.initialize()
     assert isinstance(trainer.network, nn.parallel.DistributedDataParallel)
     batch = batch_for(trainer, trainer.batch_size)
@@ -84,25 +81,21 @@ def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, discs, nnunet, mo
 
 
 @pytest.mark.feature("Processes", "every parameter of every network has a gradient, as DDP needs")
-def test_compiled_training_gives_the_lowest_output_a_weight_too(group, discs, nnunet):
+def test_compiled_training_gives_the_lowest_output_a_weight_too(group):
     """nnU-Net's is 0 there, on the word of torch.compile that parameters behind it still get a gradient."""
-    trainer = make(nnunet.preprocessed / discs.name, OnCPU)
+    trainer = make(group, OnCPU)
     trainer._do_i_compile = lambda: True
     assert all(weight > 0 for weight in trainer._build_loss().weight_factors)
 
 
 @pytest.mark.feature("Processes", "Two processes have the gradients of one with the joined batch")
-def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(discs, nnunet, variables, tmp_path, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    preprocessed = nnunet.preprocessed / discs.name
-    trainer = make(preprocessed, OnCPU, batch_size=4)
+def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(in_this_process, variables, tmp_path):
+    trainer = make(in_this_process, OnCPU, batch_size=4)
     trainer.initialize()
     assert trainer.configuration_manager.batch_dice
     batch = batch_for(trainer, 4)
     torch.save({"weights": trainer.network.state_dict(), "batch": batch}, tmp_path / "start.pt")
-    (weights, one), (_, other) = Processes(2, variables, gradients, preprocessed, tmp_path / "start.pt").end()
+    (weights, one), (_, other) = Processes(variables, gradients, in_this_process, tmp_path / "start.pt").end()
 
     trainer.loss.weight_factors = weights  # with one process the lowest output has none
     trainer.loss(trainer.network(batch["data"]), batch["target"]).backward()
@@ -124,21 +117,21 @@ def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(discs, nn
     ids=["even", "odd", "paper"],
 )
 def test_the_batch_is_shared_out(discs, nnunet, variables, name, planned, expected):
-    assert Processes(2, variables, shares, nnunet.preprocessed / discs.name, name, planned).end() == expected
+    assert Processes(variables, shares, nnunet.preprocessed / discs.name, name, planned).end() == expected
 
 
 @pytest.mark.feature("Processes", "Shares of the batch, the paper's recipe among them")
 def test_batch_smaller_than_the_number_of_processes_is_refused(discs, nnunet, variables):
     preprocessed = nnunet.preprocessed / discs.name
-    refused = Processes(2, variables, shares, preprocessed, "nnUNetTrainerMambaMIS_S", 1)
+    refused = Processes(variables, shares, preprocessed, "nnUNetTrainerMambaMIS_S", 1)
     refused.end(status=1)
-    assert "A batch of 1 cannot be shared out among 2 processes: use -num_gpus 1" in refused.output(1)
+    assert "-num_gpus 1" in refused.all[1].output()
 
 
 @pytest.fixture(scope="module")
 def trained(discs, nnunet, variables) -> Path:
     """The model folder of a training in two processes by nnU-Net's `run_ddp`."""
-    Processes(2, variables, train, discs.number, "TwoProcesses").end()
+    Processes(variables, train, discs.number, "TwoProcesses").end()
     return nnunet.model(discs.number, "TwoProcesses") / "fold_0"
 
 
@@ -166,13 +159,14 @@ def test_training_in_two_processes_predicts_as_any_other(trained, discs, nnunet)
 def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninterrupted_one(
     trained, discs, nnunet, variables
 ):
-    training = Processes(2, variables, train, discs.number, "TwoStopped")
-    training.wait_for("Epoch 1")
-    os.kill(training.all[1].pid, signal.SIGTERM)  # the first writes the checkpoint
+    training = Processes(variables, train, discs.number, "TwoStopped")
+    first, second = training.all
+    first.wait_for("Epoch 1")
+    os.kill(second.process.pid, signal.SIGTERM)  # the first writes the checkpoint
     training.end(128 + signal.SIGTERM)
-    assert training.output().count("Stopped by SIGTERM in epoch") == 1
-    assert "Stopped by" not in training.output(1)
-    Processes(2, variables, continue_training, discs.number, "TwoStopped").end()
+    assert first.output().count("Stopped by SIGTERM in epoch") == 1
+    assert "Stopped by" not in second.output()
+    Processes(variables, continue_training, discs.number, "TwoStopped").end()
     continued, uninterrupted = (
         torch.load(folder / "checkpoint_final.pth", weights_only=False)
         for folder in (nnunet.model(discs.number, "TwoStopped") / "fold_0", trained)
@@ -180,10 +174,6 @@ def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninte
     assert continued["logging"]["val_losses"] == uninterrupted["logging"]["val_losses"]
     for name, weight in continued["network_weights"].items():
         assert torch.equal(weight, uninterrupted["network_weights"][name]), name
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def is_alive(pid: int) -> bool:
@@ -208,21 +198,18 @@ def test_sigterm_with_num_gpus_leaves_a_checkpoint_and_no_process(
     discs, variables, tmp_path, signalled, handler, as_installed
 ):
     """The way of `-num_gpus 2` through torch's `mp.spawn`, which has signals of its own for its processes."""
-    log = tmp_path / "log"
-    command = start_num_gpus_2(
-        discs.number, "TwoLong", variables | {"nnUNet_results": str(tmp_path)}, log, handler, as_installed
-    )
+    variables = variables | {"nnUNet_results": str(tmp_path)}
+    command = start_num_gpus_2(discs.number, "TwoLong", variables, tmp_path / "log", handler, as_installed)
+    command.wait_for("Epoch 1")
+    processes = children(command.process.pid)
+    for pid in [command.process.pid] if signalled == "command" else processes:
+        os.kill(pid, signal.SIGTERM)
     try:
-        wait_until(lambda: "Epoch 1" in log.read_text() or not command.is_alive(), 200, "the second epoch")
-        processes = children(command.pid)
-        for pid in [command.pid] if signalled == "command" else processes:
-            os.kill(pid, signal.SIGTERM)
-        command.join(60)
-        assert command.exitcode == (-signal.SIGTERM if signalled == "command" else 1), log.read_text()
+        command.end(-signal.SIGTERM if signalled == "command" else 1)
         wait_until(lambda: not any(map(is_alive, processes)), 60, "the end of the processes")
     finally:
-        kill_group(command)
-    assert log.read_text().count("continue with --c") == 1, log.read_text()
+        kill_group(command.process)
+    assert command.output().count("continue with --c") == 1, command.output()
     (checkpoint,) = tmp_path.rglob("checkpoint_latest.pth")
     assert len(torch.load(checkpoint, weights_only=False)["optimizer_state"]["resume"]) == 2
 
@@ -243,13 +230,12 @@ def test_compiled_training_on_a_gpu_stops_and_continues(discs, nnunet):
     stopped = int(re.findall(r"Stopped by SIGTERM in epoch (\d+)", output)[0])
     continued = nnunet.run(*arguments, "--c", nnUNet_compile="true")
     assert int(re.search(r"Epoch (\d+)\b", continued)[1]) == stopped
-    folder = nnunet.model(discs.number, "OnGPU") / "fold_2"
-    assert (folder / "validation" / "summary.json").exists()
-    assert_finite(folder / "checkpoint_final.pth")
+    assert_trained(nnunet.model(discs.number, "OnGPU") / "fold_2")
 
 
-def assert_finite(checkpoint: Path) -> None:
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]
+def assert_trained(fold: Path) -> None:
+    assert (fold / "validation" / "summary.json").exists()
+    weights = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)["network_weights"]
     assert all(weight.isfinite().all() for weight in weights.values())
 
 
@@ -264,9 +250,7 @@ def test_nccl_on_one_gpu(discs, nnunet, variables, name):
     rendezvous = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(run_training.find_free_network_port())}
     command = [sys.executable, "-c", f"{function}{arguments}"]
     subprocess.run(command, env=variables | rendezvous, check=True, timeout=300)
-    folder = nnunet.model(discs.number, name) / "fold_3"
-    assert (folder / "validation" / "summary.json").exists()
-    assert_finite(folder / "checkpoint_final.pth")
+    assert_trained(nnunet.model(discs.number, name) / "fold_3")
 
 
 @pytest.mark.feature("Processes", "`-num_gpus 2` on two GPUs (marked `gpu`, not run yet)")
@@ -275,6 +259,4 @@ def test_nccl_on_one_gpu(discs, nnunet, variables, name):
 @pytest.mark.parametrize("name", ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_cnn"])
 def test_num_gpus_2(discs, nnunet, name):
     nnunet.run("nnUNetv2_train", discs.number, "2d", 1, "-tr", name, "-num_gpus", 2)
-    folder = nnunet.model(discs.number, name) / "fold_1"
-    assert (folder / "validation" / "summary.json").exists()
-    assert_finite(folder / "checkpoint_final.pth")
+    assert_trained(nnunet.model(discs.number, name) / "fold_1")

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-import torch
 
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_paper
-from support.small_dataset import NAME, discs
+from support.trainer_in_process import make_trainer
 
 
-def make(nnunet, monkeypatch, size: int) -> nnUNetTrainerMambaMIS_paper:
-    discs(nnunet)
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, nnunet.variables[name])
-    folder = nnunet.preprocessed / NAME
-    plans = json.loads((folder / "nnUNetPlans.json").read_text()) | {"continue_training": False}
-    plans["configurations"]["2d"]["patch_size"] = [size, size]
-    dataset = json.loads((folder / "dataset.json").read_text())
-    trainer = nnUNetTrainerMambaMIS_paper(plans, "2d", 0, dataset, torch.device("cpu"))
+@pytest.mark.feature("Ablations", "`_paper` is the paper's recipe")
+def test_paper_trainer_is_the_papers_recipe(in_this_process):
+    trainer = make_trainer(nnUNetTrainerMambaMIS_paper, in_this_process, patch_size=[256, 256])
     trainer.initialize()
-    return trainer
-
-
-@pytest.mark.feature(
-    "Ablations",
-    "`_paper` is the paper's recipe",
-)
-def test_paper_trainer_is_the_papers_recipe(nnunet, monkeypatch):
-    trainer = make(nnunet, monkeypatch, 256)
     rates = {}
     for epoch in range(101):
         trainer.lr_scheduler.step(epoch)
@@ -41,6 +23,7 @@ def test_paper_trainer_is_the_papers_recipe(nnunet, monkeypatch):
 
 
 @pytest.mark.feature("Ablations", "`_paper` refuses another patch size")
-def test_paper_trainer_refuses_another_patch_size(nnunet, monkeypatch):
+def test_paper_trainer_refuses_another_patch_size(in_this_process):
+    trainer = make_trainer(nnUNetTrainerMambaMIS_paper, in_this_process, patch_size=[64, 64])
     with pytest.raises(SystemExit, match=r"\(64, 64\)"):
-        make(nnunet, monkeypatch, 64)
+        trainer.initialize()

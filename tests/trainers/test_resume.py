@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import time
@@ -21,9 +19,12 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
+from support.full_disk import full_disk
 from support.nnunet_workplace import Dataset, Running, Workplace
 from support.paths import PROGRAMS
 from support.small_dataset import NUMBER, discs
+from support.trainer_in_process import make_trainer
+from support.waiting import children
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +32,6 @@ def dataset(nnunet) -> Dataset:
     """Discs, and trainers where nnU-Net finds them."""
     shutil.copy(PROGRAMS / "resumed_trainers.py", nnunet.root / "trainers")
     return discs(nnunet)
-
-
-def set_variables(environment: pytest.MonkeyPatch, nnunet: Workplace, results: Path) -> None:
-    """Set nnU-Net's variables for a trainer made in this process."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
-        environment.setenv(name, nnunet.variables[name])
-    environment.setenv("nnUNet_results", str(results))
-    environment.setenv("nnUNet_n_proc_DA", "0")
-
-
-@pytest.fixture
-def in_this_process(dataset, nnunet, tmp_path, monkeypatch):
-    """The preprocessed dataset, for trainers made here, with a results folder of their own."""
-    set_variables(monkeypatch, nnunet, tmp_path / "results")
-    return nnunet.preprocessed / dataset.name
 
 
 class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
@@ -93,9 +79,7 @@ class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
 def make(preprocessed: Path, seed: int, continued: bool = False, **attributes) -> Brief:
     """A trainer as nnU-Net's command makes it, with the random generators somewhere."""
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
-    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": continued}
-    description = json.loads((preprocessed / "dataset.json").read_text())
-    trainer = type("Brief", (Brief,), attributes)(plans, "2d", 0, description, torch.device("cpu"))
+    trainer = make_trainer(type("Brief", (Brief,), attributes), preprocessed, continued)
     trainer.count = Counter()
     trainer.logger.plot_progress_png = lambda folder: None  # takes longer than the epoch
     maybe_load_checkpoint(trainer, continued, False)
@@ -127,16 +111,6 @@ def assert_equal(one: dict, other: dict) -> None:
         assert "timestamps" in name or values == other["logging"][name], name
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(dataset, nnunet, tmp_path_factory):
-    """The last checkpoint of a training that nothing stopped."""
-    with pytest.MonkeyPatch.context() as environment:
-        set_variables(environment, nnunet, tmp_path_factory.mktemp("uninterrupted"))
-        trainer = make(nnunet.preprocessed / dataset.name, seed=1)
-        trainer.run_training()
-        return final(trainer)
-
-
 # each is counted from where training was continued; an epoch has three steps and two of validation
 MOMENTS = [
     ("on_train_epoch_start", 1),  # before the first step
@@ -153,7 +127,10 @@ MOMENTS = [
 
 @pytest.mark.feature("Resuming", "SIGTERM at any moment; `--c` gives the same weights, bit for bit")
 @pytest.mark.slow
-def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(in_this_process, uninterrupted):
+def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(in_this_process, tmp_path, monkeypatch):
+    uninterrupted = make(in_this_process, seed=1)
+    uninterrupted.run_training()
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "stopped"))
     steps = Counter()
     for index, moment in enumerate(MOMENTS):
         trainer = make(in_this_process, seed=1 + index, continued=index > 0, moment=moment)
@@ -162,7 +139,7 @@ def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(in
         steps += trainer.count
     trainer = make(in_this_process, seed=99, continued=True)
     trainer.run_training()
-    assert_equal(final(trainer), uninterrupted)
+    assert_equal(final(trainer), final(uninterrupted))
     assert (steps["train_step"], steps["validation_step"]) == (3 * 3, 3 * 2)
     assert not list(Path(trainer.output_folder).glob("*.partial"))
 
@@ -220,23 +197,25 @@ def test_disk_that_is_full_leaves_the_checkpoint_before(in_this_process):
     path = Path(trainer.output_folder) / "checkpoint_latest.pth"
     trainer.save_checkpoint(str(path))
     before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
-    try:
-        with pytest.raises(SystemExit, match=r"checkpoint_latest.pth could not be written"):
-            trainer.save_checkpoint(str(path))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(len(before) // 2), pytest.raises(SystemExit, match=r"checkpoint_latest.pth could not be written"):
+        trainer.save_checkpoint(str(path))
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.glob("checkpoint*")] == ["checkpoint_latest.pth"]
 
 
 @pytest.mark.feature("Resuming", "full disk, unreadable checkpoint: one message, nothing lost")
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"], ids=["empty", "cut off"])
-def test_checkpoint_that_cannot_be_read_is_named(in_this_process, content):
-    trainer = make(in_this_process, seed=1)
-    (Path(trainer.output_folder) / "checkpoint_latest.pth").write_bytes(content)
-    with pytest.raises(SystemExit, match=r"checkpoint_latest.pth cannot be read"):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"", "cannot be read"), (b"PK\x03\x04 cut off", "cannot be read"), (None, "optimizer_state")],
+    ids=["empty", "cut off", "weights alone"],
+)
+def test_checkpoint_that_cannot_be_continued_is_named(in_this_process, content, problem):
+    path = Path(make(in_this_process, seed=1).output_folder) / "checkpoint_latest.pth"
+    if content is None:
+        torch.save({"network_weights": {}}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit, match=f"checkpoint_latest.pth .*{problem}"):
         make(in_this_process, seed=1, continued=True)
 
 
@@ -247,14 +226,6 @@ def test_checkpoint_in_the_format_before_torch_1_6_continues(in_this_process):
     path = Path(trainer.output_folder) / "checkpoint_latest.pth"
     torch.save(torch.load(path, weights_only=False), path, _use_new_zipfile_serialization=False)
     assert len(make(in_this_process, seed=1, continued=True).train_outputs) == 2
-
-
-@pytest.mark.feature("Resuming", "full disk, unreadable checkpoint: one message, nothing lost")
-def test_checkpoint_without_the_state_of_a_training_is_named(in_this_process):
-    trainer = make(in_this_process, seed=1)
-    torch.save({"network_weights": {}}, Path(trainer.output_folder) / "checkpoint_latest.pth")
-    with pytest.raises(SystemExit, match=r"checkpoint_latest.pth has no optimizer_state"):
-        make(in_this_process, seed=1, continued=True)
 
 
 @pytest.mark.feature("Resuming", "a new training sets earlier checkpoints aside")
@@ -343,7 +314,7 @@ def test_workers_that_get_the_signal_too_do_not_cost_the_checkpoint(dataset, nnu
     training = start(nnunet, "WithWorkers", nnUNet_n_proc_DA="2")
     training.wait_for("Epoch 1")
     pid = training.process.pid
-    workers = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    workers = children(pid)
     assert len(workers) >= 3
     for process in [*workers, pid]:
         os.kill(process, number)

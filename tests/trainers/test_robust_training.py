@@ -63,13 +63,7 @@ def test_checkpoint_holds_adamw_without_decay_on_state_parameters(nnunet, recove
     [
         ("3d_fullres", "cpu", {}, "3d_fullres"),
         ("2d", "cpu", {"nnUNet_results": None}, "nnUNet_results"),
-        pytest.param(
-            "2d",
-            "cuda",
-            {},
-            "-device cpu",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
+        pytest.param("2d", "cuda", {}, "-device cpu", marks=without_gpu),
     ],
     ids=["configuration", "path unset", "no GPU"],
 )

@@ -6,6 +6,19 @@ from __future__ import annotations
 
 from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
 
+ABLATIONS = (
+    "nnUNetTrainerMambaMIS_ss2d",
+    "nnUNetTrainerMambaMIS_noSG",
+    "nnUNetTrainerMambaMIS_attentionOnly",
+    "nnUNetTrainerMambaMIS_fusionOnly",
+    "nnUNetTrainerMambaMIS_noBridge",
+    "nnUNetTrainerMambaMIS_cnn",
+    "nnUNetTrainerMambaMIS_vit",
+    "nnUNetTrainerMambaMIS_noSSM",
+    "nnUNetTrainerMambaMIS_mambaDiscretization",
+)
+__all__ = ["ABLATIONS", *ABLATIONS]
+
 
 class nnUNetTrainerMambaMIS_ss2d(nnUNetTrainerMambaMIS):
     """Scans in four directions, summed, instead of BFSS."""
@@ -59,16 +72,3 @@ class nnUNetTrainerMambaMIS_mambaDiscretization(nnUNetTrainerMambaMIS):
     """Discretization with Δ instead of (e^{ΔA} − 1)/A, as Mamba has it."""
 
     architecture = {"discretization": "mamba"}
-
-
-ABLATIONS: tuple[str, ...] = (
-    "nnUNetTrainerMambaMIS_ss2d",
-    "nnUNetTrainerMambaMIS_noSG",
-    "nnUNetTrainerMambaMIS_attentionOnly",
-    "nnUNetTrainerMambaMIS_fusionOnly",
-    "nnUNetTrainerMambaMIS_noBridge",
-    "nnUNetTrainerMambaMIS_cnn",
-    "nnUNetTrainerMambaMIS_vit",
-    "nnUNetTrainerMambaMIS_noSSM",
-    "nnUNetTrainerMambaMIS_mambaDiscretization",
-)

@@ -1,1 +1,0 @@
-"""Variants of the trainers: each class says only what it changes."""

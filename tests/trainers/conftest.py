@@ -1,0 +1,18 @@
+"""Shared by tests of trainers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.small_dataset import discs
+
+
+@pytest.fixture
+def in_this_process(nnunet, tmp_path, monkeypatch) -> Path:
+    """The preprocessed discs, for trainers made here, with a results folder of their own."""
+    results = {"nnUNet_results": str(tmp_path / "results"), "nnUNet_n_proc_DA": "0"}
+    for name, value in (nnunet.variables | results).items():
+        monkeypatch.setenv(name, value)
+    return nnunet.preprocessed / discs(nnunet).name
