@@ -12,7 +12,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
 
 PATCH_SIZE = (256, 256)
-BATCH_SIZE = 32
 
 
 class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
@@ -27,11 +26,12 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
 
     architecture: ClassVar[dict[str, Any]] = {"variant": "B"}
     epochs = 300
+    recipe_batch_size: ClassVar[int] = 32
 
     def initialize(self) -> None:
         """As its base class, with the paper's batch size and a loss on the full resolution alone."""
         self.enable_deep_supervision = False
-        self.configuration_manager.configuration["batch_size"] = BATCH_SIZE
+        self.configuration_manager.configuration["batch_size"] = self.recipe_batch_size
         super().initialize()
 
     @classmethod

@@ -68,7 +68,7 @@ def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, monkeypatch, name
         # nnU-Net converts its BatchNorm into SyncBatchNorm, which only GPUs have
         monkeypatch.setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", lambda network: network)
     if name.endswith("_paper"):
-        monkeypatch.setattr(trainers.paper, "BATCH_SIZE", 1)
+        monkeypatch.setattr(trainers.nnUNetTrainerMambaMIS_paper, "recipe_batch_size", 1)
     patch_size = 256 if name.endswith("_paper") else 32
     trainer = make(group, getattr(trainers, name), patch_size)
     trainer.initialize()
