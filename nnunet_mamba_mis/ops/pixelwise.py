@@ -117,7 +117,7 @@ class Evaluator:
         # the operator itself takes as long as a small layer
         if native.needs_operator(*x.tensors, *parameters) or not all(p.is_contiguous() for p in parameters):
             return native_pixelwise(x.tensors, parameters, plan.kinds, plan.eps)
-        return run_forward(x.tensors, plan.widths[-1], plan.layers(parameters))
+        return run_forward(x.tensors, plan.layers(x.tensors, parameters))
 
 
 class _WithParameters(NamedTuple):
@@ -139,15 +139,13 @@ class _Plan:
     def __init__(self) -> None:
         self.kinds: list[int] = []
         self.eps: list[float] = []
-        self.widths: list[int] = []  # channels after each step
         self.inputs: list[int] = []  # channels of each tensor
         self.with_parameters: list[_WithParameters] = []
         self.without_parameters: list[nn.Module] = []
         self._layers: tuple[list[int], ctypes.Array[PixelLayer] | None] = ([], None)
 
-    def add(self, kind: int, width: int, eps: float = 0.0) -> None:
+    def add(self, kind: int, eps: float = 0.0) -> None:
         self.kinds.append(kind)
-        self.widths.append(width)
         self.eps.append(eps)
 
     def parameters(self, tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
@@ -165,12 +163,12 @@ class _Plan:
             parameters += [weight, bias]
         return parameters if all(p.dtype == dtype and p.device == device for p in parameters) else None
 
-    def layers(self, parameters: list[Tensor]) -> ctypes.Array[PixelLayer]:
+    def layers(self, tensors: tuple[Tensor, ...], parameters: list[Tensor]) -> ctypes.Array[PixelLayer]:
         """Steps as the native code takes them, made again when a parameter has moved."""
         pointers = [p.data_ptr() for p in parameters]
         known, layers = self._layers
         if layers is None or pointers != known:
-            layers = native_layers(self.kinds, self.widths, self.eps, parameters)
+            layers = native_layers(tensors, parameters, self.kinds, self.eps)
             self._layers = pointers, layers
         return layers
 
@@ -184,14 +182,14 @@ def _make_plan(x: Pixelwise) -> _Plan | None:
         if step == LOAD:
             stack.append(next(tensors).shape[-1])
             plan.inputs.append(stack[-1])
-            plan.add(LOAD, stack[-1])
+            plan.add(LOAD)
         elif isinstance(step, int):
             top = stack.pop()
             if step == CONCAT:
                 stack[-1] = stack[-1] + top  # not in place: in a trace widths are tensors
             elif stack[-1] != top:
                 return None
-            plan.add(step, stack[-1])
+            plan.add(step)
         elif not _add_layer(plan, step, stack):
             return None
     return plan
@@ -202,14 +200,14 @@ def _add_layer(plan: _Plan, layer: Layer, stack: list[int]) -> bool:
     if layer is F.silu or type(layer) is nn.SiLU:
         if isinstance(layer, nn.Module):
             plan.without_parameters.append(layer)
-        plan.add(SILU, channels)
+        plan.add(SILU)
     elif type(layer) is nn.LayerNorm and layer.normalized_shape == (channels,):
         plan.with_parameters.append(_WithParameters(layer, nn.LayerNorm, (channels,), layer.eps))
-        plan.add(NORM, channels, layer.eps)
+        plan.add(NORM, layer.eps)
     elif type(layer) is nn.Linear and layer.in_features == channels:
         plan.with_parameters.append(_WithParameters(layer, nn.Linear, (layer.out_features, channels), None))
         stack[-1] = layer.out_features
-        plan.add(LINEAR, layer.out_features)
+        plan.add(LINEAR)
     else:
         return False
     return True

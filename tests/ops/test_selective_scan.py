@@ -197,7 +197,7 @@ def test_native_scan_is_right_on_any_number_of_threads(count, shape, threads):
 def test_native_scan_refuses_a_gradient_it_kept_no_states_for():
     u = torch.randn(1, 2, 1, 9, requires_grad=True)
     b = torch.randn(1, 1, 3, 1, 9)
-    y, _, _ = operator.scan(u, u, -torch.rand(2, 3), b, b, None, None, None, True, True, False, "cpp")
+    y, _, _ = operator.scan(u, u, -torch.rand(2, 3), b, b, None, None, None, True, True, "cpp", False)
     with pytest.raises(RuntimeError, match="keep_starts"):
         y.sum().backward()
 
@@ -251,7 +251,7 @@ def test_native_operator_passes_opcheck(optional):
     tensors = [t.unsqueeze(-2) if t.dim() > 2 else t for t in tensors]
     if not optional:
         tensors[5:] = [None, None, None]
-    torch.library.opcheck(operator.scan, (*tensors, True, True, True, "cpp"))
+    torch.library.opcheck(operator.scan, (*tensors, True, True, "cpp", True))
 
 
 def test_scan_compiles_without_graph_breaks():

@@ -155,8 +155,8 @@ def test_parts_of_a_group_are_added_up(channels, programs, monkeypatch):
 @pytest.mark.parametrize("programs", [1, 3, 5, 7, 1000])
 def test_every_part_of_a_group_has_a_tile(tiles, programs, monkeypatch):
     monkeypatch.setattr(triton_backend, "_programs", lambda device: programs)
-    arguments = make_arguments(1, 8 * tiles, 3, 1)
-    parts = triton_backend._Problem(planar(arguments, 1, 3), 1, True, True).parts()
+    arguments = make_arguments(1, 8 * tiles, 3, 1, groups=1)
+    parts = triton_backend._Problem(planar(arguments, 1, 3), True, True).parts()
     tiles_of_part = -(-tiles // parts)
     assert (parts - 1) * tiles_of_part < tiles <= parts * tiles_of_part
 
@@ -198,7 +198,7 @@ def test_operator_passes_opcheck():
     tensors = [arguments[k].requires_grad_() for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
     tensors = [t.unsqueeze(-2) if t.dim() > 2 else t for t in tensors]
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(operator.scan, (*tensors, True, True, True, "triton"), test_utils=tests)
+    torch.library.opcheck(operator.scan, (*tensors, True, True, "triton", True), test_utils=tests)
 
 
 def test_compiles_without_graph_breaks():
