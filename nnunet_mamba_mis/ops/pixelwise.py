@@ -124,13 +124,17 @@ class _WithParameters(NamedTuple):
     """A norm or linear layer as it was when its plan was made."""
 
     layer: nn.LayerNorm | nn.Linear
-    type: type[nn.Module]
     weight: tuple[int, ...]  # shape
-    eps: float | None  # of a norm
+    eps: float | None = None  # of a norm
 
-    def is_unchanged(self) -> bool:
-        same_eps = self.eps is None or bool(self.layer.eps == self.eps)
-        return type(self.layer) is self.type and not _is_hooked(self.layer) and same_eps
+    def parameters(self) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias, or None if the layer has become another."""
+        layer = self.layer
+        if type(layer) not in (nn.LayerNorm, nn.Linear) or getattr(layer, "eps", None) != self.eps or _is_hooked(layer):
+            return None
+        if layer.bias is None or layer.weight.shape != self.weight or layer.bias.shape != self.weight[:1]:
+            return None
+        return layer.weight, layer.bias
 
 
 class _Plan:
@@ -153,14 +157,12 @@ class _Plan:
         dtype, device = tensors[0].dtype, tensors[0].device
         if [t.shape[-1] for t in tensors] != self.inputs or any(map(_is_hooked, self.without_parameters)):
             return None
-        parameters = []
-        for entry in self.with_parameters:
-            if not entry.is_unchanged():
+        parameters: list[Tensor] = []
+        for layer in self.with_parameters:
+            pair = layer.parameters()
+            if pair is None:
                 return None
-            weight, bias = entry.layer.weight, entry.layer.bias
-            if bias is None or weight.shape != entry.weight or bias.shape != entry.weight[:1]:
-                return None
-            parameters += [weight, bias]
+            parameters += pair
         return parameters if all(p.dtype == dtype and p.device == device for p in parameters) else None
 
     def layers(self, tensors: tuple[Tensor, ...], parameters: list[Tensor]) -> ctypes.Array[PixelLayer]:
@@ -202,10 +204,10 @@ def _add_layer(plan: _Plan, layer: Layer, stack: list[int]) -> bool:
             plan.without_parameters.append(layer)
         plan.add(SILU)
     elif type(layer) is nn.LayerNorm and layer.normalized_shape == (channels,):
-        plan.with_parameters.append(_WithParameters(layer, nn.LayerNorm, (channels,), layer.eps))
+        plan.with_parameters.append(_WithParameters(layer, (channels,), layer.eps))
         plan.add(NORM, layer.eps)
     elif type(layer) is nn.Linear and layer.in_features == channels:
-        plan.with_parameters.append(_WithParameters(layer, nn.Linear, (layer.out_features, channels), None))
+        plan.with_parameters.append(_WithParameters(layer, (layer.out_features, channels)))
         stack[-1] = layer.out_features
         plan.add(LINEAR)
     else:
