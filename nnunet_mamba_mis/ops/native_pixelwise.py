@@ -38,11 +38,7 @@ def _(tensors, parameters, kinds, eps):
 
 @torch.library.custom_op("nnunet_mamba_mis::native_pixelwise_backward", mutates_args=(), device_types="cpu")
 def native_pixelwise_backward(
-    grad_y: Tensor,
-    tensors: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    kinds: Sequence[int],
-    eps: Sequence[float],
+    grad_y: Tensor, tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
 ) -> list[Tensor]:
     """Gradients of `native_pixelwise` with respect to its tensors, then its parameters."""
     parameters = [p.contiguous() for p in parameters]

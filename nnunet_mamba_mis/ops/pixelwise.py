@@ -129,12 +129,12 @@ class _WithParameters(NamedTuple):
 
     def parameters(self) -> tuple[Tensor, Tensor] | None:
         """Weight and bias, or None if the layer has become another."""
-        layer = self.layer
-        if type(layer) not in (nn.LayerNorm, nn.Linear) or getattr(layer, "eps", None) != self.eps or _is_hooked(layer):
+        layer, weight, bias = self.layer, self.layer.weight, self.layer.bias
+        same_eps = self.eps is None or layer.eps == self.eps
+        if type(layer) not in (nn.LayerNorm, nn.Linear) or not same_eps or _is_hooked(layer):
             return None
-        if layer.bias is None or layer.weight.shape != self.weight or layer.bias.shape != self.weight[:1]:
-            return None
-        return layer.weight, layer.bias
+        fits = bias is not None and weight.shape == self.weight and bias.shape == self.weight[:1]
+        return (weight, bias) if fits else None
 
 
 class _Plan:

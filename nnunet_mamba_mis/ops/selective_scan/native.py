@@ -62,13 +62,7 @@ class NativeBackend(OperatorBackend):
         return y, last_state, starts
 
     def backward(
-        self,
-        inputs: Tensors,
-        starts: Tensor,
-        grad_y: Tensor,
-        grad_last_state: Tensor,
-        softplus: bool,
-        exact: bool,
+        self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
     ) -> list[Tensor]:
         """As `OperatorBackend.backward`, for inputs of `native_s6` too."""
         grads = empty_gradients(inputs.values(), grad_y)

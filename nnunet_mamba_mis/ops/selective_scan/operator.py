@@ -38,13 +38,7 @@ class OperatorBackend(Backend):
         raise NotImplementedError
 
     def backward(
-        self,
-        inputs: Tensors,
-        starts: Tensor,
-        grad_y: Tensor,
-        grad_last_state: Tensor,
-        softplus: bool,
-        exact: bool,
+        self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
     ) -> list[Tensor]:
         """Gradients of the tensors, empty for one that is None."""
         raise NotImplementedError

@@ -76,13 +76,7 @@ class TritonBackend(OperatorBackend):
         return y, last_state, starts
 
     def backward(
-        self,
-        inputs: Tensors,
-        starts: Tensor,
-        grad_y: Tensor,
-        grad_last_state: Tensor,
-        softplus: bool,
-        exact: bool,
+        self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
     ) -> list[Tensor]:
         """As `OperatorBackend.backward`."""
         problem = _Problem(inputs, softplus, exact)
