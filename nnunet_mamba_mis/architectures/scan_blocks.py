@@ -32,15 +32,8 @@ class S6(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C), scanned in float32 even under autocast."""
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        return s6(
-            x,
-            self.delta.weight,
-            self.delta.bias,
-            self.bc.weight,
-            A,
-            self.D,
-            discretization=self.discretization,
-        )
+        weights = (self.delta.weight, self.delta.bias, self.bc.weight, A, self.D)
+        return s6(x, *weights, discretization=self.discretization)
 
 
 class DepthwiseMixer(nn.Module):
@@ -135,7 +128,4 @@ class SS2D(nn.Module):
         return lazy(self.forward(x))
 
 
-SCANS: dict[str, type[BFSS] | type[SS2D]] = {
-    "bfss": BFSS,
-    "ss2d": SS2D,
-}
+SCANS: dict[str, type[BFSS] | type[SS2D]] = {"bfss": BFSS, "ss2d": SS2D}

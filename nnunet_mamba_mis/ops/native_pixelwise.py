@@ -28,8 +28,7 @@ def native_pixelwise(
         eps: For each step, what a norm adds to the variance.
     """
     parameters = [p.contiguous() for p in parameters]
-    widths = _widths(tensors, parameters, kinds)
-    return run_forward(tensors, widths[-1], native_layers(kinds, widths, eps, parameters))
+    return run_forward(tensors, native_layers(tensors, parameters, kinds, eps))
 
 
 @native_pixelwise.register_fake
@@ -39,19 +38,13 @@ def _(tensors, parameters, kinds, eps):
 
 @torch.library.custom_op("nnunet_mamba_mis::native_pixelwise_backward", mutates_args=(), device_types="cpu")
 def native_pixelwise_backward(
-    grad_y: Tensor,
-    tensors: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    kinds: Sequence[int],
-    eps: Sequence[float],
+    grad_y: Tensor, tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
 ) -> list[Tensor]:
     """Gradients of `native_pixelwise` with respect to its tensors, then its parameters."""
     parameters = [p.contiguous() for p in parameters]
-    widths = _widths(tensors, parameters, kinds)
     grads = _empty_gradients(tensors, parameters)
-    grad_tensors, grad_parameters = grads[: len(tensors)], grads[len(tensors) :]
-    layers = native_layers(kinds, widths, eps, parameters, grad_parameters)
-    _run("backward", tensors, layers, grad_y, grad_tensors)
+    layers = native_layers(tensors, parameters, kinds, eps, grads[len(tensors) :])
+    _run("backward", tensors, layers, grad_y, grads[: len(tensors)])
     return grads
 
 
@@ -100,22 +93,23 @@ def _widths(tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequ
     return result
 
 
-def run_forward(tensors: Sequence[Tensor], channels: int, layers: ctypes.Array[PixelLayer]) -> Tensor:
+def run_forward(tensors: Sequence[Tensor], layers: ctypes.Array[PixelLayer]) -> Tensor:
     """Result (batch, H, W, channels) of layers that `native_layers` has made."""
-    y = _empty_result(tensors, channels)
+    y = _empty_result(tensors, layers[-1].channels)
     _run("forward", tensors, layers, y)
     return y
 
 
 def native_layers(
-    kinds: Sequence[int],
-    widths: Sequence[int],
-    eps: Sequence[float],
+    tensors: Sequence[Tensor],
     parameters: Sequence[Tensor],
+    kinds: Sequence[int],
+    eps: Sequence[float],
     grads: Sequence[Tensor] = (),
 ) -> ctypes.Array[PixelLayer]:
     """Steps as the native code takes them, which point to contiguous parameters and to their gradients."""
-    pointers, grad_pointers = (iter([t.data_ptr() for t in tensors]) for tensors in (parameters, grads))
+    pointers, grad_pointers = (iter([t.data_ptr() for t in owners]) for owners in (parameters, grads))
+    widths = _widths(tensors, parameters, kinds)
     layers = (PixelLayer * len(kinds))()
     for layer, kind, width, layer_eps in zip(layers, kinds, widths, eps, strict=True):
         layer.kind, layer.channels, layer.eps = kind, width, layer_eps

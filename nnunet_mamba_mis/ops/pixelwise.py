@@ -117,20 +117,24 @@ class Evaluator:
         # the operator itself takes as long as a small layer
         if native.needs_operator(*x.tensors, *parameters) or not all(p.is_contiguous() for p in parameters):
             return native_pixelwise(x.tensors, parameters, plan.kinds, plan.eps)
-        return run_forward(x.tensors, plan.widths[-1], plan.layers(parameters))
+        return run_forward(x.tensors, plan.layers(x.tensors, parameters))
 
 
 class _WithParameters(NamedTuple):
     """A norm or linear layer as it was when its plan was made."""
 
     layer: nn.LayerNorm | nn.Linear
-    type: type[nn.Module]
     weight: tuple[int, ...]  # shape
-    eps: float | None  # of a norm
+    eps: float | None = None  # of a norm
 
-    def is_unchanged(self) -> bool:
-        same_eps = self.eps is None or bool(self.layer.eps == self.eps)
-        return type(self.layer) is self.type and not _is_hooked(self.layer) and same_eps
+    def parameters(self) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias, or None if the layer has become another."""
+        layer, weight, bias = self.layer, self.layer.weight, self.layer.bias
+        same_eps = self.eps is None or layer.eps == self.eps
+        if type(layer) not in (nn.LayerNorm, nn.Linear) or not same_eps or _is_hooked(layer):
+            return None
+        fits = bias is not None and weight.shape == self.weight and bias.shape == self.weight[:1]
+        return (weight, bias) if fits else None
 
 
 class _Plan:
@@ -139,15 +143,13 @@ class _Plan:
     def __init__(self) -> None:
         self.kinds: list[int] = []
         self.eps: list[float] = []
-        self.widths: list[int] = []  # channels after each step
         self.inputs: list[int] = []  # channels of each tensor
         self.with_parameters: list[_WithParameters] = []
         self.without_parameters: list[nn.Module] = []
         self._layers: tuple[list[int], ctypes.Array[PixelLayer] | None] = ([], None)
 
-    def add(self, kind: int, width: int, eps: float = 0.0) -> None:
+    def add(self, kind: int, eps: float = 0.0) -> None:
         self.kinds.append(kind)
-        self.widths.append(width)
         self.eps.append(eps)
 
     def parameters(self, tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
@@ -155,22 +157,20 @@ class _Plan:
         dtype, device = tensors[0].dtype, tensors[0].device
         if [t.shape[-1] for t in tensors] != self.inputs or any(map(_is_hooked, self.without_parameters)):
             return None
-        parameters = []
-        for entry in self.with_parameters:
-            if not entry.is_unchanged():
+        parameters: list[Tensor] = []
+        for layer in self.with_parameters:
+            pair = layer.parameters()
+            if pair is None:
                 return None
-            weight, bias = entry.layer.weight, entry.layer.bias
-            if bias is None or weight.shape != entry.weight or bias.shape != entry.weight[:1]:
-                return None
-            parameters += [weight, bias]
+            parameters += pair
         return parameters if all(p.dtype == dtype and p.device == device for p in parameters) else None
 
-    def layers(self, parameters: list[Tensor]) -> ctypes.Array[PixelLayer]:
+    def layers(self, tensors: tuple[Tensor, ...], parameters: list[Tensor]) -> ctypes.Array[PixelLayer]:
         """Steps as the native code takes them, made again when a parameter has moved."""
         pointers = [p.data_ptr() for p in parameters]
         known, layers = self._layers
         if layers is None or pointers != known:
-            layers = native_layers(self.kinds, self.widths, self.eps, parameters)
+            layers = native_layers(tensors, parameters, self.kinds, self.eps)
             self._layers = pointers, layers
         return layers
 
@@ -184,14 +184,14 @@ def _make_plan(x: Pixelwise) -> _Plan | None:
         if step == LOAD:
             stack.append(next(tensors).shape[-1])
             plan.inputs.append(stack[-1])
-            plan.add(LOAD, stack[-1])
+            plan.add(LOAD)
         elif isinstance(step, int):
             top = stack.pop()
             if step == CONCAT:
                 stack[-1] = stack[-1] + top  # not in place: in a trace widths are tensors
             elif stack[-1] != top:
                 return None
-            plan.add(step, stack[-1])
+            plan.add(step)
         elif not _add_layer(plan, step, stack):
             return None
     return plan
@@ -202,14 +202,14 @@ def _add_layer(plan: _Plan, layer: Layer, stack: list[int]) -> bool:
     if layer is F.silu or type(layer) is nn.SiLU:
         if isinstance(layer, nn.Module):
             plan.without_parameters.append(layer)
-        plan.add(SILU, channels)
+        plan.add(SILU)
     elif type(layer) is nn.LayerNorm and layer.normalized_shape == (channels,):
-        plan.with_parameters.append(_WithParameters(layer, nn.LayerNorm, (channels,), layer.eps))
-        plan.add(NORM, channels, layer.eps)
+        plan.with_parameters.append(_WithParameters(layer, (channels,), layer.eps))
+        plan.add(NORM, layer.eps)
     elif type(layer) is nn.Linear and layer.in_features == channels:
-        plan.with_parameters.append(_WithParameters(layer, nn.Linear, (layer.out_features, channels), None))
+        plan.with_parameters.append(_WithParameters(layer, (layer.out_features, channels)))
         stack[-1] = layer.out_features
-        plan.add(LINEAR, layer.out_features)
+        plan.add(LINEAR)
     else:
         return False
     return True

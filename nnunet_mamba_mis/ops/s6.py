@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba_mis.ops.selective_scan import registry
-from nnunet_mamba_mis.ops.selective_scan.api import selective_scan
 from nnunet_mamba_mis.ops.selective_scan.inputs import check_discretization, check_tensor
 
 
@@ -41,33 +38,6 @@ def s6(
     Raises:
         ValueError: A shape, type, device or the discretization is wrong.
     """
-    _check_arguments(x, delta_weight, delta_bias, bc_weight, A, D, discretization)
-    u = _channels_second(x)
-    backend = registry.fastest_backend(u, discretization)
-    if backend.projects:
-        weight = torch.cat([delta_weight, bc_weight])
-        projected = backend.scan_projected(u, weight, A, D, delta_bias, discretization)
-        return projected.to(x.dtype).permute(0, 2, 3, 1)
-    # the scan adds the bias, in float32, before its softplus
-    delta = F.linear(x, delta_weight)
-    B, C = F.linear(x, bc_weight).chunk(2, dim=-1)
-    y = selective_scan(
-        u,
-        _channels_second(delta),
-        A,
-        _channels_second(B),
-        _channels_second(C),
-        D,
-        delta_bias=delta_bias,
-        delta_softplus=True,
-        discretization=discretization,
-    )
-    return y.permute(0, 2, 3, 1)  # type: ignore[union-attr]
-
-
-def _check_arguments(
-    x: Tensor, delta_weight: Tensor, delta_bias: Tensor, bc_weight: Tensor, A: Tensor, D: Tensor, discretization: str
-) -> None:
     check_discretization(discretization)
     if x.dim() != 4 or A.dim() != 2 or x.numel() == 0 or A.numel() == 0:
         raise ValueError(
@@ -80,7 +50,7 @@ def _check_arguments(
     check_tensor("bc_weight", bc_weight, (2 * states, channels), x.device)
     check_tensor("A", A, (channels, states), x.device)
     check_tensor("D", D, (channels,), x.device)
-
-
-def _channels_second(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2)
+    u = x.permute(0, 3, 1, 2)
+    backend = registry.fastest_backend(u, discretization)
+    y = backend.scan_projected(u, delta_weight, delta_bias, bc_weight, A, D, discretization)
+    return y.to(x.dtype).permute(0, 2, 3, 1)

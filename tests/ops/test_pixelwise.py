@@ -19,8 +19,8 @@ from support.scans import (
     assert_same,
     assert_same_bits,
     needs_native,
-    random_functional,
     use_instruction_set,
+    with_gradients,
 )
 
 pytestmark = needs_native
@@ -77,9 +77,7 @@ class Chain(nn.Module):
     def values_and_gradients(self, function):
         """Result and gradients of a functional of it, keyed by name."""
         leaves = {str(i): t for i, t in enumerate(self.tensors)} | dict(self.named_parameters())
-        y = function()
-        gradients = torch.autograd.grad(random_functional(y), list(leaves.values()))
-        return {"y": y.detach(), **dict(zip(leaves, gradients, strict=True))}
+        return with_gradients({"y": function()}, leaves)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -274,9 +272,9 @@ def test_silu_of_extremes_is_that_of_torch(only_native):
 @pytest.mark.parametrize("layer", [nn.LayerNorm(3), nn.Linear(3, 2), nn.SiLU()], ids=lambda v: type(v).__name__)
 def test_a_single_layer_has_its_gradients(layer, only_native):
     x = torch.randn(1, 4, 5, 3, requires_grad=True)
-    leaves = [x, *layer.parameters()]
+    leaves = {"x": x, **dict(layer.named_parameters())}
     results = [Evaluator()(lazy(x).then(layer)), layer(x)]
-    actual, expected = (dict(enumerate([y, *torch.autograd.grad(random_functional(y), leaves)])) for y in results)
+    actual, expected = (with_gradients({"y": y}, leaves) for y in results)
     assert_same(actual, expected, 1e-5)
 
 

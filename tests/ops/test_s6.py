@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS
@@ -15,10 +15,11 @@ from support.scans import (
     TOLERANCE,
     assert_same,
     assert_same_bits,
+    double,
     needs_native,
-    random_functional,
     use_backend,
     use_instruction_set,
+    with_gradients,
 )
 
 pytestmark = needs_native
@@ -42,33 +43,20 @@ def reference_s6(x, delta_weight, delta_bias, bc_weight, A, D, discretization):
     """`s6` position by position."""
     flat = x.flatten(1, 2)
     B, C = (flat @ bc_weight.T).chunk(2, dim=-1)
-    y = selective_scan_reference(
-        flat.mT,
-        (flat @ delta_weight.T).mT,
-        A,
-        B.mT,
-        C.mT,
-        D,
-        delta_bias=delta_bias,
-        delta_softplus=True,
-        discretization=discretization,
-    )
+    options = {"delta_bias": delta_bias, "delta_softplus": True, "discretization": discretization}
+    y = selective_scan_reference(flat.mT, (flat @ delta_weight.T).mT, A, B.mT, C.mT, D, **options)
     return y.mT.unflatten(1, x.shape[1:3])
 
 
+def values_and_gradients(function, arguments, **options):
+    leaves = {name: t.detach().requires_grad_() for name, t in arguments.items()}
+    return with_gradients({"y": function(**leaves, **options)}, leaves)
+
+
 def compare_s6(arguments, discretization):
-    exact = {name: t.double() for name, t in arguments.items()}
-    expected = values_and_gradients(reference_s6, exact, discretization=discretization)
+    expected = values_and_gradients(reference_s6, double(arguments), discretization=discretization)
     actual = values_and_gradients(s6, arguments, discretization=discretization)
     assert_same(actual, expected, TOLERANCE[arguments["x"].dtype])
-
-
-def values_and_gradients(function, arguments, **options):
-    """Result and gradients of a functional of it, keyed by name."""
-    leaves = {name: t.detach().requires_grad_() for name, t in arguments.items()}
-    y = function(**leaves, **options)
-    gradients = torch.autograd.grad(random_functional(y), list(leaves.values()))
-    return {"y": y.detach(), **{f"grad {name}": g for name, g in zip(leaves, gradients, strict=True)}}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -80,21 +68,17 @@ def test_s6_agrees_with_reference(instruction_set, channels, states, discretizat
     compare_s6(make_s6(2, 5, 9, channels, states, dtype), discretization)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_s6_agrees_on_random_problems(data):
-    before = torch.get_num_threads()
-    torch.set_num_threads(data.draw(st.sampled_from([1, 2, 5]), label="threads"))
-    try:
-        shape = tuple(data.draw(st.integers(1, high), label=name) for name, high in (("batch", 3), ("H", 9), ("W", 40)))
-        widths = data.draw(st.integers(1, 9), label="channels"), data.draw(st.integers(1, 18), label="states")
-        dtype = data.draw(st.sampled_from([torch.float32, torch.float64]), label="dtype")
-        arguments = make_s6(*shape, *widths, dtype, scale=data.draw(st.sampled_from([1e-6, 1.0, 30.0]), label="Δ"))
-        if data.draw(st.booleans(), label="columns"):
-            arguments["x"] = arguments["x"].transpose(1, 2)
-        compare_s6(arguments, data.draw(st.sampled_from(["zoh", "mamba"]), label="discretization"))
-    finally:
-        torch.set_num_threads(before)
+def test_s6_agrees_on_random_problems(data, threads):
+    threads(data.draw(st.sampled_from([1, 2, 5]), label="threads"))
+    shape = tuple(data.draw(st.integers(1, high), label=name) for name, high in (("batch", 3), ("H", 9), ("W", 40)))
+    widths = data.draw(st.integers(1, 9), label="channels"), data.draw(st.integers(1, 18), label="states")
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]), label="dtype")
+    arguments = make_s6(*shape, *widths, dtype, scale=data.draw(st.sampled_from([1e-6, 1.0, 30.0]), label="Δ"))
+    if data.draw(st.booleans(), label="columns"):
+        arguments["x"] = arguments["x"].transpose(1, 2)
+    compare_s6(arguments, data.draw(st.sampled_from(["zoh", "mamba"]), label="discretization"))
 
 
 def test_s6_gradients_have_the_same_bits_on_any_number_of_threads(threads):

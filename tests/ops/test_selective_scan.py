@@ -16,15 +16,17 @@ from nnunet_mamba_mis.ops.selective_scan.chunked import chunked_scan
 from support.scans import (
     FAST_BACKENDS,
     INSTRUCTION_SETS,
-    TOLERANCE,
     assert_same,
     assert_same_bits,
+    check_scan,
+    double,
     make_arguments,
     needs_native,
     planar,
     run_program,
     use_instruction_set,
     values_and_gradients,
+    with_memory_order,
 )
 
 
@@ -34,10 +36,7 @@ from support.scans import (
 @pytest.mark.parametrize("length", [1, 2, 7, 64, 257])
 def test_backend_agrees_with_reference(backend, discretization, groups, length):
     arguments = make_arguments(2, 6, length, 5, groups)
-    options = {"delta_softplus": True, "discretization": discretization}
-    expected = values_and_gradients(selective_scan_reference, arguments, **options)
-    actual = values_and_gradients(selective_scan, arguments, backend=backend, **options)
-    assert_same(actual, expected, TOLERANCE[torch.float64])
+    check_scan(backend, arguments, delta_softplus=True, discretization=discretization)
 
 
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
@@ -56,32 +55,24 @@ def test_backend_agrees_on_random_problems(backend, count, data, threads):
         *shape, groups, dtype, scale=data.draw(st.sampled_from([1e-6, 1.0, 30.0, 1e4]), label="Δ")
     )
     if data.draw(st.booleans(), label="channels last"):
-        arguments = {k: v.mT.contiguous().mT if v.dim() > 2 else v for k, v in arguments.items()}
+        arguments = with_memory_order(lambda t: t.mT, arguments)
     for name in data.draw(st.sets(st.sampled_from(["D", "z", "delta_bias"])), label="left out"):
         arguments[name] = None
-    options = {
-        # without softplus, steps can be negative, and e^{ΔA} could overflow
-        "delta_softplus": True,
-        "discretization": data.draw(st.sampled_from(["zoh", "mamba"]), label="discretization"),
-    }
-    exact = {k: v if v is None else v.double() for k, v in arguments.items()}
-    expected = values_and_gradients(selective_scan_reference, exact, **options)
-    actual = values_and_gradients(selective_scan, arguments, backend=backend, **options)
-    assert_same(actual, expected, TOLERANCE[dtype])
+    discretization = data.draw(st.sampled_from(["zoh", "mamba"]), label="discretization")
+    # without softplus, steps can be negative, and e^{ΔA} could overflow
+    check_scan(backend, arguments, delta_softplus=True, discretization=discretization)
 
 
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
 def test_backend_takes_any_strides(backend):
     arguments = make_arguments(2, 4, 33, 3)
-    expected = values_and_gradients(selective_scan_reference, arguments, delta_softplus=True)
     strided = {
         name: tensor.mT.contiguous().mT if tensor.dim() > 1 else tensor.repeat_interleave(2)[::2]
         for name, tensor in arguments.items()
     }
     strided["u"] = torch.cat([strided["u"], strided["u"]], dim=2)[:, :, :33]
     assert not strided["delta"].is_contiguous()
-    actual = values_and_gradients(selective_scan, strided, delta_softplus=True, backend=backend)
-    assert_same(actual, expected, TOLERANCE[torch.float64])
+    check_scan(backend, arguments, strided, delta_softplus=True)
 
 
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
@@ -120,19 +111,16 @@ def test_float32_zero_order_hold_does_not_cancel(backend):
     """e^{ΔA} − 1 in float32 would have lost four of seven digits here, in the value and in the gradient."""
     arguments = make_arguments(1, 2, 50, 2)
     arguments |= {"A": -0.01 * torch.rand(2, 2).double(), "delta": 0.01 * torch.rand(1, 2, 50).double()}
-    expected = values_and_gradients(selective_scan_reference, arguments, discretization="zoh")
     single = {k: v.float() for k, v in arguments.items()}
-    actual = values_and_gradients(selective_scan, single, discretization="zoh", backend=backend)
-    assert_same(actual, expected, 2e-6)
+    check_scan(backend, arguments, single, 2e-6, discretization="zoh")
 
 
 @pytest.mark.parametrize("backend", ["reference", *FAST_BACKENDS])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_input_is_scanned_in_float32(backend, dtype):
     arguments = make_arguments(1, 3, 200, 4, dtype=dtype, scale=3)
-    exact = {k: v.double() for k, v in arguments.items()}
     options = {"delta_softplus": True, "return_last_state": True}
-    expected, expected_last = selective_scan_reference(**exact, **options)
+    expected, expected_last = selective_scan_reference(**double(arguments), **options)
     with torch.autocast("cpu", dtype=dtype):
         y, last = selective_scan(**arguments, **options, backend=backend)
     assert y.dtype == dtype and last.dtype == torch.float32
@@ -156,11 +144,8 @@ def test_negative_steps_without_softplus_are_right(backend, states):
     """e^{ΔA} is near 1 for these states, whatever stands in the lanes of a vector beside them."""
     arguments = make_arguments(1, 2, 40, states, dtype=torch.float32)
     arguments |= {"delta": torch.full((1, 2, 40), -100.0), "A": torch.full((2, states), -1e-4), "delta_bias": None}
-    exact = {k: v if v is None else v.double() for k, v in arguments.items()}
     for discretization in ("zoh", "mamba"):
-        expected = values_and_gradients(selective_scan_reference, exact, discretization=discretization)
-        actual = values_and_gradients(selective_scan, arguments, discretization=discretization, backend=backend)
-        assert_same(actual, expected, 1e-4)
+        check_scan(backend, arguments, discretization=discretization)
 
 
 @needs_native
@@ -170,12 +155,9 @@ def test_negative_steps_without_softplus_are_right(backend, states):
 def test_every_instruction_set_agrees_with_reference(instruction_set, states, dtype, monkeypatch):
     use_instruction_set(instruction_set, monkeypatch)
     arguments = make_arguments(2, 4, 75, states, 2)
+    given_type = {k: v.to(dtype) for k, v in arguments.items()}
     for discretization in ("zoh", "mamba"):
-        options = {"delta_softplus": True, "discretization": discretization}
-        expected = values_and_gradients(selective_scan_reference, arguments, **options)
-        given_type = {k: v.to(dtype) for k, v in arguments.items()}
-        actual = values_and_gradients(selective_scan, given_type, backend="cpp", **options)
-        assert_same(actual, expected, TOLERANCE[dtype])
+        check_scan("cpp", arguments, given_type, delta_softplus=True, discretization=discretization)
 
 
 @needs_native
@@ -186,9 +168,7 @@ def test_native_scan_is_right_on_any_number_of_threads(count, shape, threads):
     threads(count)
     arguments = make_arguments(*shape)
     options = {"delta_softplus": True, "discretization": "zoh"}
-    expected = values_and_gradients(selective_scan_reference, arguments, **options)
-    actual = values_and_gradients(selective_scan, arguments, backend="cpp", **options)
-    assert_same(actual, expected, TOLERANCE[torch.float64])
+    actual = check_scan("cpp", arguments, **options)
     again = values_and_gradients(selective_scan, arguments, backend="cpp", **options)
     assert_same_bits([actual, again])
 
@@ -197,7 +177,7 @@ def test_native_scan_is_right_on_any_number_of_threads(count, shape, threads):
 def test_native_scan_refuses_a_gradient_it_kept_no_states_for():
     u = torch.randn(1, 2, 1, 9, requires_grad=True)
     b = torch.randn(1, 1, 3, 1, 9)
-    y, _, _ = operator.scan(u, u, -torch.rand(2, 3), b, b, None, None, None, True, True, False, "cpp")
+    y, _, _ = operator.scan(u, u, -torch.rand(2, 3), b, b, None, None, None, True, True, "cpp", False)
     with pytest.raises(RuntimeError, match="keep_starts"):
         y.sum().backward()
 
@@ -219,12 +199,9 @@ def test_two_axes_of_positions_are_scanned_along_the_last(backend, order):
     flat = make_arguments(2, 4, height * width, 3, 2)
     arguments = planar(flat, height, width)
     if order == "columns":  # as transposed views of images
-        arguments = {k: v.mT.contiguous().mT if v.dim() > 2 else v for k, v in arguments.items()}
-    expected = values_and_gradients(selective_scan_reference, flat, delta_softplus=True, discretization="zoh")
-    actual = values_and_gradients(selective_scan, arguments, delta_softplus=True, discretization="zoh", backend=backend)
+        arguments = with_memory_order(lambda t: t.mT, arguments)
+    actual = check_scan(backend, flat, arguments, delta_softplus=True, discretization="zoh")
     assert actual["y"].shape == (2, 4, height, width)
-    flattened = {k: v.flatten(-2) if v.shape[-2:] == (height, width) else v for k, v in actual.items()}
-    assert_same(flattened, expected, TOLERANCE[torch.float64])
 
 
 @needs_native
@@ -251,7 +228,7 @@ def test_native_operator_passes_opcheck(optional):
     tensors = [t.unsqueeze(-2) if t.dim() > 2 else t for t in tensors]
     if not optional:
         tensors[5:] = [None, None, None]
-    torch.library.opcheck(operator.scan, (*tensors, True, True, True, "cpp"))
+    torch.library.opcheck(operator.scan, (*tensors, True, True, "cpp", True))
 
 
 def test_scan_compiles_without_graph_breaks():

@@ -14,16 +14,27 @@ from nnunet_mamba_mis.ops.selective_scan import operator, self_test
 from nnunet_mamba_mis.ops.selective_scan import triton as triton_backend
 from nnunet_mamba_mis.ops.selective_scan.chunked import TorchBackend
 from nnunet_mamba_mis.ops.selective_scan.registry import BACKENDS, _find_available, fastest_backend
-from support.scans import assert_same, assert_same_bits, make_arguments, planar, run_program, values_and_gradients
+from support.scans import (
+    TOLERANCE,
+    assert_same,
+    assert_same_bits,
+    check_scan,
+    double,
+    make_arguments,
+    planar,
+    run_program,
+    values_and_gradients,
+    with_memory_order,
+)
 
 pytest.importorskip("triton")
 COMPILED = torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1"
 DEVICE = "cuda" if COMPILED else "cpu"
-TOLERANCE = 1e-4  # relative to the largest value of a tensor
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not COMPILED, reason="needs a CUDA device, and TRITON_INTERPRET not to be 1"),
-]
+
+
+def needs_gpu(test):
+    without = pytest.mark.skipif(not COMPILED, reason="needs a CUDA device, and TRITON_INTERPRET not to be 1")
+    return pytest.mark.gpu(without(test))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,14 +65,9 @@ def on_device(arguments, dtype=torch.float32):
     return {k: v if v is None else v.to(DEVICE, dtype) for k, v in arguments.items()}
 
 
-def check(arguments, tolerance=TOLERANCE, **options):
-    """The kernels, of these arguments in float32, against the reference in float64."""
-    exact = {k: v if v is None else v.double().cpu() for k, v in arguments.items()}
-    expected = values_and_gradients(selective_scan_reference, exact, **options)
-    leaves = on_device(arguments)
-    actual = values_and_gradients(selective_scan, leaves, backend="triton", **options)
-    assert_same({k: v.cpu() for k, v in actual.items()}, expected, tolerance)
-    return actual
+def check(arguments, given=None, tolerance=TOLERANCE[torch.float32], **options):
+    """The kernels, of these arguments in float32 if not given others, against the reference in float64."""
+    return check_scan("triton", arguments, on_device(arguments) if given is None else given, tolerance, **options)
 
 
 # length 1, one position more than a block and than a chunk, one program with dead lanes, several tiles of channels
@@ -93,20 +99,16 @@ def test_kernels_take_any_strides(order):
     flat = make_arguments(2, 4, height * width, 3, 2)
     image = planar(flat, height, width)
     if order == "channels last":
-        image = {k: v.movedim(1, -1).contiguous().movedim(-1, 1) if v.dim() > 2 else v for k, v in image.items()}
+        image = with_memory_order(lambda t: t.transpose(1, -1), image)
     if order == "columns":
-        image = {k: v.mT.contiguous().mT if v.dim() > 2 else v for k, v in image.items()}
-    options = {"delta_softplus": True, "discretization": "zoh"}
-    expected = values_and_gradients(selective_scan_reference, flat, **options)
-    actual = values_and_gradients(selective_scan, on_device(image), backend="triton", **options)
-    flattened = {k: v.flatten(-2) if v.shape[-2:] == (height, width) else v for k, v in actual.items()}
-    assert_same({k: v.cpu() for k, v in flattened.items()}, expected, TOLERANCE)
+        image = with_memory_order(lambda t: t.mT, image)
+    check(flat, on_device(image), delta_softplus=True, discretization="zoh")
 
 
 def test_zero_order_hold_does_not_cancel():
     arguments = make_arguments(1, 2, 20, 2)
     arguments |= {"A": -0.01 * torch.rand(2, 2).double(), "delta": 0.01 * torch.rand(1, 2, 20).double()}
-    check(arguments, 5e-6, discretization="zoh")
+    check(arguments, tolerance=5e-6, discretization="zoh")
 
 
 def test_state_matrix_of_zero_is_the_limit():
@@ -125,14 +127,12 @@ def test_small_and_large_steps_are_right():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_input_is_scanned_in_float32(dtype):
     arguments = make_arguments(1, 3, 40, 4, dtype=dtype)
-    exact = {k: v.double() for k, v in arguments.items()}
     options = {"delta_softplus": True, "discretization": "zoh"}
-    expected = values_and_gradients(selective_scan_reference, exact, **options)
-    actual = values_and_gradients(selective_scan, on_device(arguments, dtype), backend="triton", **options)
+    _, expected = selective_scan_reference(**double(arguments), return_last_state=True, **options)
+    actual = check(arguments, on_device(arguments, dtype), 2e-2, **options)
     assert actual["y"].dtype == dtype and actual["last_state"].dtype == torch.float32
     assert all(actual[f"grad {name}"].dtype == dtype for name in arguments)
-    assert_same({"last_state": actual["last_state"].cpu()}, {"last_state": expected["last_state"]}, TOLERANCE)
-    assert_same({k: v.cpu() for k, v in actual.items()}, expected, 2e-2)
+    torch.testing.assert_close(actual["last_state"].cpu().double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_two_runs_give_the_same_bits():
@@ -155,8 +155,8 @@ def test_parts_of_a_group_are_added_up(channels, programs, monkeypatch):
 @pytest.mark.parametrize("programs", [1, 3, 5, 7, 1000])
 def test_every_part_of_a_group_has_a_tile(tiles, programs, monkeypatch):
     monkeypatch.setattr(triton_backend, "_programs", lambda device: programs)
-    arguments = make_arguments(1, 8 * tiles, 3, 1)
-    parts = triton_backend._Problem(planar(arguments, 1, 3), 1, True, True).parts()
+    arguments = make_arguments(1, 8 * tiles, 3, 1, groups=1)
+    parts = triton_backend._Problem(planar(arguments, 1, 3), True, True).parts()
     tiles_of_part = -(-tiles // parts)
     assert (parts - 1) * tiles_of_part < tiles <= parts * tiles_of_part
 
@@ -172,7 +172,7 @@ def test_offsets_beyond_32_bits_are_right(name):
     storage = torch.empty(3 * apart + 8, dtype=torch.float16, device=DEVICE)
     strided[name] = storage.as_strided((1, 4, 3), (apart, apart, 1)).copy_(arguments[name])
     options = {"delta_softplus": True}
-    expected = selective_scan_reference(**{k: v.double() for k, v in arguments.items()}, **options)
+    expected = selective_scan_reference(**double(arguments), **options)
     with torch.no_grad():
         y = selective_scan(**strided, **options, backend="triton")
     torch.testing.assert_close(y.double().cpu(), expected, rtol=1e-2, atol=1e-2)
@@ -198,7 +198,7 @@ def test_operator_passes_opcheck():
     tensors = [arguments[k].requires_grad_() for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
     tensors = [t.unsqueeze(-2) if t.dim() > 2 else t for t in tensors]
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(operator.scan, (*tensors, True, True, True, "triton"), test_utils=tests)
+    torch.library.opcheck(operator.scan, (*tensors, True, True, "triton", True), test_utils=tests)
 
 
 def test_compiles_without_graph_breaks():
@@ -288,25 +288,25 @@ def test_kernels_compile_for_gpus_that_are_not_here(capability, compiled):
     assert max(used for _, used in compiled[capability]) <= 160, f"bytes of a thread's stack: {compiled[capability]}"
 
 
-@pytest.mark.parametrize("name", [pytest.param("triton", marks=needs_gpu)])
-def test_fastest_on_a_gpu(name):
-    assert available_backends()[0] == name
-    assert fastest_backend(torch.empty(0, device="cuda"), "zoh").name == name
+@needs_gpu
+def test_fastest_on_a_gpu():
+    assert available_backends()[0] == "triton"
+    assert fastest_backend(torch.empty(0, device="cuda"), "zoh").name == "triton"
 
 
-@pytest.mark.parametrize("device", [pytest.param(1, marks=needs_gpu)])
-def test_runs_on_a_second_gpu(device):
+@needs_gpu
+def test_runs_on_a_second_gpu():
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
-    arguments = {k: v.float().to(f"cuda:{device}") for k, v in make_arguments(1, 2, 40, 3).items()}
+    arguments = {k: v.float().to("cuda:1") for k, v in make_arguments(1, 2, 40, 3).items()}
     y = selective_scan(**arguments, delta_softplus=True, backend="triton")
     expected = selective_scan_reference(**arguments, delta_softplus=True)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("length", [pytest.param(300, marks=needs_gpu)])
-def test_runs_in_a_cuda_graph(length):
-    arguments = {k: v.float().cuda() for k, v in make_arguments(1, 2, length, 3).items()}
+@needs_gpu
+def test_runs_in_a_cuda_graph():
+    arguments = {k: v.float().cuda() for k, v in make_arguments(1, 2, 300, 3).items()}
     expected = selective_scan(**arguments, delta_softplus=True, backend="triton")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -315,9 +315,9 @@ def test_runs_in_a_cuda_graph(length):
     torch.testing.assert_close(y, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("length", [pytest.param(65536, marks=needs_gpu)])
-def test_long_sequences_agree_with_pytorch(length):
-    arguments = {k: v.float().cuda() for k, v in make_arguments(2, 8, length, 32).items()}
+@needs_gpu
+def test_long_sequences_agree_with_pytorch():
+    arguments = {k: v.float().cuda() for k, v in make_arguments(2, 8, 65536, 32).items()}
     options = {"delta_softplus": True, "discretization": "zoh"}
     expected = values_and_gradients(selective_scan, arguments, backend="torch", **options)
     actual = values_and_gradients(selective_scan, arguments, backend="triton", **options)

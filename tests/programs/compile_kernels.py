@@ -59,5 +59,5 @@ for Driver.capability in map(int, sys.argv[1:]):
             u, B, C = u.mT, B.mT, C.mT
         inputs = {"u": u, "delta": u, "A": torch.empty(8, 32), "B": B, "C": C, "D": torch.empty(8)}
         inputs |= {"z": None if exact else u, "delta_bias": torch.empty(8)}
-        y, last_state, starts = backend.forward(inputs, 1, True, exact, True)
-        backend.backward(inputs, 1, starts, y, last_state, True, exact)
+        y, last_state, starts = backend.forward(inputs, True, exact, True)
+        backend.backward(inputs, starts, y, last_state, True, exact)

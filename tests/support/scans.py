@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_mamba_mis.ops import available_backends
+from nnunet_mamba_mis.ops import available_backends, selective_scan, selective_scan_reference
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.selective_scan import registry
 
@@ -44,20 +44,49 @@ def planar(arguments, height, width):
     return {k: v.unflatten(-1, (height, width)) if v.dim() > 2 else v for k, v in arguments.items()}
 
 
-def random_functional(*results):
-    """A loss with a different weight for every value of every result."""
+def double(arguments):
+    """The same in float64, on the CPU."""
+    return {k: v if v is None else v.double().cpu() for k, v in arguments.items()}
+
+
+def with_memory_order(change, arguments):
+    """The same values, sequences laid out in memory as after a change that is its own inverse."""
+    return {k: change(change(v).contiguous()) if v is not None and v.dim() > 2 else v for k, v in arguments.items()}
+
+
+def with_gradients(results, leaves):
+    """Results by name, and the gradients by each leaf of a functional with a different weight for every value."""
     generator = torch.Generator().manual_seed(1)
-    return sum((t * torch.randn(t.shape, generator=generator, dtype=torch.float64)).sum() for t in results)
+    loss = sum((t * torch.randn(t.shape, generator=generator, dtype=torch.float64)).sum() for t in results.values())
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    return results | {f"grad {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
 
 
 def values_and_gradients(scan, arguments, **options):
     """Outputs, last state and gradients of a random functional of both, keyed by name."""
     # leaves keep the strides of the arguments
-    leaves = {k: v.detach().requires_grad_() if v is not None else None for k, v in arguments.items()}
-    y, last = scan(**leaves, return_last_state=True, **options)
-    given_leaves = {k: v for k, v in leaves.items() if v is not None}
-    gradients = torch.autograd.grad(random_functional(y, last), list(given_leaves.values()))
-    return {"y": y, "last_state": last, **{f"grad {k}": g for k, g in zip(given_leaves, gradients, strict=True)}}
+    leaves = {k: v.detach().requires_grad_() for k, v in arguments.items() if v is not None}
+    y, last_state = scan(**leaves, return_last_state=True, **options)
+    return with_gradients({"y": y, "last_state": last_state}, leaves)
+
+
+def check_scan(backend, arguments, given=None, tolerance=None, **options):
+    """Compare a backend with the reference in float64, in values and gradients; returns the backend's.
+
+    Args:
+        backend: Its name.
+        arguments: Those of the reference.
+        given: Those of the backend, where they have other strides, types or axes of positions.
+        tolerance: As `assert_same` has it; by default that of the type of u.
+        options: Those of `selective_scan`.
+    """
+    given = arguments if given is None else given
+    tolerance = TOLERANCE[given["u"].dtype] if tolerance is None else tolerance
+    expected = values_and_gradients(selective_scan_reference, double(arguments), **options)
+    actual = values_and_gradients(selective_scan, given, backend=backend, **options)
+    on_one_axis = {k: v.flatten(-2) if v.dim() > expected[k].dim() else v for k, v in actual.items()}
+    assert_same({k: v.cpu() for k, v in on_one_axis.items()}, expected, tolerance)
+    return actual
 
 
 def assert_same(actual, expected, tolerance):

@@ -51,7 +51,7 @@ def selective_scan(
         ValueError: A shape, dtype, discretization or backend name is wrong.
         RuntimeError: The named backend does not work here or for these arguments.
     """
-    inputs = ScanInputs.checked(u, delta, A, B, C, D, z, delta_bias, delta_softplus, discretization)
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, discretization).checked()
     if backend == "auto":
         chosen = registry.fastest_backend(u, discretization)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
@@ -16,27 +17,28 @@ class Backend:
     """
 
     name: ClassVar[str]
-    # whether `scan_projected` exists
-    projects: ClassVar[bool] = False
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         """Outputs in u's shape, or with L = H · W positions on one axis, in any real type, and the last state."""
         raise NotImplementedError
 
     def scan_projected(
-        self, u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, discretization: str
+        self,
+        u: Tensor,
+        delta_weight: Tensor,
+        delta_bias: Tensor,
+        bc_weight: Tensor,
+        A: Tensor,
+        D: Tensor,
+        discretization: str,
     ) -> Tensor:
-        """Outputs of a scan with softplus, whose Δ, B and C are projected from u on the way.
-
-        Args:
-            u: (batch, D, H, W).
-            weight: (D + 2N, D), rows for Δ, then B, then C.
-            A: (D, N).
-            D: (D,).
-            delta_bias: (D,).
-            discretization: "zoh" or "mamba".
-        """
-        raise NotImplementedError
+        """Outputs (batch, D, H, W) of `s6` for u (batch, D, H, W); a backend may override it to project on the way."""
+        x = u.movedim(1, -1)
+        delta = F.linear(x, delta_weight).movedim(-1, 1)
+        B, C = F.linear(x, bc_weight).movedim(-1, 1).unsqueeze(1).chunk(2, dim=2)
+        # the scan adds the bias, in float32, before its softplus
+        y, _ = self.scan(ScanInputs(u, delta, A, B, C, D, None, delta_bias, True, discretization))
+        return y.view(u.shape)
 
     def device(self) -> str | None:
         """Type of the tensors that it takes; None for any."""

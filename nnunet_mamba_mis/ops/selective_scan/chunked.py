@@ -140,19 +140,8 @@ def chunked_scan_backward(
 
 
 @chunked_scan_backward.register_fake
-def _(
-    grad_y: Tensor,
-    grad_last: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    starts: Tensor,
-    exact: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grad_u, grad_delta, grad_A, grad_B, grad_C = (t.new_empty(t.shape) for t in (u, delta, A, B, C))
-    return grad_u, grad_delta, grad_A, grad_B, grad_C
+def _(grad_y, grad_last, u, delta, A, B, C, starts, exact):
+    return tuple(t.new_empty(t.shape) for t in (u, delta, A, B, C))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,9 +13,10 @@ DISCRETIZATIONS = ("zoh", "mamba")
 
 
 class ScanInputs(NamedTuple):
-    """Arguments of a scan; `ScanInputs.checked` makes them, so that backends can trust them.
+    """Arguments of a scan. Backends get what `checked` returns, and can trust it.
 
-    Positions have two axes and are scanned along W, then H; L positions are one row of them. B and C have a group axis.
+    Positions then have two axes and are scanned along W, then H; L positions are one row of them. B and C have a group
+    axis.
     """
 
     u: Tensor  # (batch, D, H, W)
@@ -28,38 +30,58 @@ class ScanInputs(NamedTuple):
     delta_softplus: bool
     discretization: str
 
-    @classmethod
-    def checked(
-        cls,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-        discretization: str,
-    ) -> ScanInputs:
-        """Arguments as `selective_scan` has them.
+    def checked(self) -> ScanInputs:
+        """The same in the form that backends take, from arguments as `selective_scan` has them.
 
         Raises:
             ValueError: A shape, type, device or the discretization is wrong.
         """
-        check_discretization(discretization)
-        _check_tensors(u, delta, A, B, C, D, z, delta_bias)
-        B, C = (t.unsqueeze(1) if t.dim() == u.dim() else t for t in (B, C))
-        if u.dim() == 3:
-            u, delta, B, C = (t.unsqueeze(-2) for t in (u, delta, B, C))
-            z = None if z is None else z.unsqueeze(-2)
-        return cls(u, delta, A, B, C, D, z, delta_bias, delta_softplus, discretization)
+        check_discretization(self.discretization)
+        self._check_tensors()
+        B, C = (t.unsqueeze(1) if t.dim() == self.u.dim() else t for t in (self.B, self.C))
+        grouped = self._replace(B=B, C=C)
+        return grouped if self.u.dim() == 4 else grouped._with_positions(lambda t: t.unsqueeze(-2))
 
     def over_one_axis(self) -> ScanInputs:
         """The same with L = H · W positions on one axis; copies where strides require it."""
-        u, delta, B, C = (t.flatten(-2) for t in (self.u, self.delta, self.B, self.C))
-        z = None if self.z is None else self.z.flatten(-2)
-        return ScanInputs(u, delta, self.A, B, C, self.D, z, self.delta_bias, self.delta_softplus, self.discretization)
+        return self._with_positions(lambda t: t.flatten(-2))
+
+    def _with_positions(self, change: Callable[[Tensor], Tensor]) -> ScanInputs:
+        """The same with every tensor that has positions changed."""
+        u, delta, B, C = (change(t) for t in (self.u, self.delta, self.B, self.C))
+        return self._replace(u=u, delta=delta, B=B, C=C, z=None if self.z is None else change(self.z))
+
+    def _check_tensors(self) -> None:
+        u, delta, A, B, C, D, z, delta_bias, *_ = self
+        if u.dim() not in (3, 4) or A.dim() != 2 or 0 in u.shape or 0 in A.shape:
+            raise ValueError(
+                f"u must be (batch, D, L) or (batch, D, H, W) and A (D, N), none empty, "
+                f"not {tuple(u.shape)} and {tuple(A.shape)}"
+            )
+        batch, channels, *positions = u.shape
+        states = A.shape[1]
+        for name, weights in (("B", B), ("C", C)):
+            groups = (weights.shape[1],) if weights.dim() == u.dim() + 1 else ()
+            if weights.shape != (batch, *groups, states, *positions) or 0 in groups or channels % math.prod(groups):
+                raise ValueError(
+                    f"{name} must be (batch, N, L) or (batch, G, N, L) with batch {batch}, N {states}, "
+                    f"L {' × '.join(map(str, positions))} and a G that divides D = {channels}, "
+                    f"not {tuple(weights.shape)}"
+                )
+        if B.shape != C.shape:
+            raise ValueError(f"B and C must have the same groups, not {tuple(B.shape)} and {tuple(C.shape)}")
+        for name, tensor, shape in (
+            ("u", u, u.shape),
+            ("delta", delta, u.shape),
+            ("A", A, (channels, states)),
+            ("B", B, B.shape),
+            ("C", C, C.shape),
+            ("D", D, (channels,)),
+            ("z", z, u.shape),
+            ("delta_bias", delta_bias, (channels,)),
+        ):
+            if tensor is not None:
+                check_tensor(name, tensor, tuple(shape), u.device)
 
 
 def check_discretization(name: str) -> None:
@@ -76,43 +98,3 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], device: torc
         raise ValueError(f"{name} must be real floating point, not {tensor.dtype}")
     if tensor.device != device:
         raise ValueError(f"{name} must be on {device}, not on {tensor.device}")
-
-
-def _check_tensors(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-) -> None:
-    if u.dim() not in (3, 4) or A.dim() != 2 or 0 in u.shape or 0 in A.shape:
-        raise ValueError(
-            f"u must be (batch, D, L) or (batch, D, H, W) and A (D, N), none empty, "
-            f"not {tuple(u.shape)} and {tuple(A.shape)}"
-        )
-    batch, channels, *positions = u.shape
-    states = A.shape[1]
-    for name, weights in (("B", B), ("C", C)):
-        groups = (weights.shape[1],) if weights.dim() == u.dim() + 1 else ()
-        if weights.shape != (batch, *groups, states, *positions) or 0 in groups or channels % math.prod(groups):
-            raise ValueError(
-                f"{name} must be (batch, N, L) or (batch, G, N, L) with batch {batch}, N {states}, "
-                f"L {' × '.join(map(str, positions))} and a G that divides D = {channels}, not {tuple(weights.shape)}"
-            )
-    if B.shape != C.shape:
-        raise ValueError(f"B and C must have the same groups, not {tuple(B.shape)} and {tuple(C.shape)}")
-    for name, tensor, shape in (
-        ("u", u, u.shape),
-        ("delta", delta, u.shape),
-        ("A", A, (channels, states)),
-        ("B", B, B.shape),
-        ("C", C, C.shape),
-        ("D", D, (channels,)),
-        ("z", z, u.shape),
-        ("delta_bias", delta_bias, (channels,)),
-    ):
-        if tensor is not None:
-            check_tensor(name, tensor, tuple(shape), u.device)

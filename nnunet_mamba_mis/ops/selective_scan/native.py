@@ -8,22 +8,15 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba_mis.ops import native_library as native
-from nnunet_mamba_mis.ops.selective_scan import native_kernel
+from nnunet_mamba_mis.ops.native_structs import ScanProblem
 from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
-from nnunet_mamba_mis.ops.selective_scan.operator import (
-    OperatorBackend,
-    gradients_of_inputs,
-    gradients_of_outputs,
-    save_for_backward,
-    saved_tensors,
-)
+from nnunet_mamba_mis.ops.selective_scan.operator import OperatorBackend, Tensors, register_gradient
 
 
 class NativeBackend(OperatorBackend):
     """Backend "cpp"."""
 
     name = "cpp"
-    projects = True
 
     def device(self) -> str:
         """As `Backend.device`."""
@@ -34,16 +27,22 @@ class NativeBackend(OperatorBackend):
         return native.why_unavailable()
 
     def scan_projected(
-        self, u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, discretization: str
+        self,
+        u: Tensor,
+        delta_weight: Tensor,
+        delta_bias: Tensor,
+        bc_weight: Tensor,
+        A: Tensor,
+        D: Tensor,
+        discretization: str,
     ) -> Tensor:
-        """As `Backend.scan_projected`."""
-        u, weight, A, D, delta_bias = self.prepare(u, weight, A, D, delta_bias)
+        """As `Backend.scan_projected`; Δ, B and C are neither written to memory nor kept for backward."""
+        tensors = self.prepare(u, torch.cat([delta_weight, bc_weight]), A, D, delta_bias)
         exact = discretization == "zoh"
-        if native.needs_operator(u, weight, A, D, delta_bias):
-            y, _, _ = native_s6(u, weight, A, D, delta_bias, exact, torch.is_grad_enabled())
+        if native.needs_operator(*tensors):
+            y, _, _ = native_s6(*tensors, exact, torch.is_grad_enabled())
         else:  # the operator itself takes as long as a short scan
-            inputs = {"u": u, "weight": weight, "A": A, "D": D, "delta_bias": delta_bias}
-            y, _, _ = native_kernel.forward(inputs, 1, True, exact, False)
+            y, _, _ = self.forward(_by_name(*tensors), True, exact, False)
         return y
 
     def prepare(self, *tensors: Any) -> list[Any]:
@@ -51,9 +50,56 @@ class NativeBackend(OperatorBackend):
         dtype = torch.promote_types(tensors[0].dtype, torch.float32)
         return [t if t is None else t.to(dtype) for t in tensors]
 
-    block = staticmethod(native_kernel.block)
-    forward = staticmethod(native_kernel.forward)
-    backward = staticmethod(native_kernel.backward)
+    def block(self) -> int:
+        """As `OperatorBackend.block`."""
+        return native.library().mamba_mis_tile()
+
+    def forward(self, inputs: Tensors, softplus: bool, exact: bool, keep_starts: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """As `OperatorBackend.forward`, for inputs of `native_s6` too."""
+        y, last_state, starts = empty_outputs(inputs["u"], inputs["A"], self.block() if keep_starts else None)
+        outputs = {"y": y, "last_state": last_state, "starts": starts if keep_starts else None}
+        _run("forward", {**inputs, **outputs}, softplus, exact)
+        return y, last_state, starts
+
+    def backward(
+        self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
+    ) -> list[Tensor]:
+        """As `OperatorBackend.backward`, for inputs of `native_s6` too."""
+        grads = empty_gradients(inputs.values(), grad_y)
+        given = {"starts": starts, "grad_y": grad_y, "grad_last_state": grad_last_state}
+        wanted = {f"grad_{name}": grad for name, grad in zip(inputs, grads, strict=True) if inputs[name] is not None}
+        _run("backward", {**inputs, **given, **wanted}, softplus, exact)
+        return grads
+
+
+def _run(direction: str, tensors: Tensors, softplus: bool, exact: bool) -> None:
+    """Run the native code on tensors by their names in `ScanProblem`."""
+    u = tensors["u"]
+    batch, channels, height, width = u.shape
+    problem = ScanProblem(
+        batch=batch,
+        channels=channels,
+        groups=tensors["B"].shape[1] if "B" in tensors else 1,
+        states=tensors["A"].shape[1],
+        outer=height,
+        inner=width,
+        is_double=u.dtype == torch.float64,
+        softplus=softplus,
+        exact=exact,
+        threads=native.threads(),
+    )
+    keep = []  # copies must live until the code has run
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        strides = getattr(problem, f"{name}_strides", None)
+        if strides is None:
+            tensor = tensor.contiguous()
+            keep.append(tensor)
+        else:
+            strides[:] = tensor.stride()
+        setattr(problem, name, tensor.data_ptr())
+    native.run(f"scan_{direction}", problem)
 
 
 @torch.library.custom_op("nnunet_mamba_mis::native_s6", mutates_args=(), device_types="cpu")
@@ -73,13 +119,12 @@ def native_s6(
         exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
         keep_starts: Whether to keep the block-start states for backward.
     """
-    inputs = {"u": u, "weight": weight, "A": A, "D": D, "delta_bias": delta_bias}
-    return native_kernel.forward(inputs, 1, True, exact, keep_starts)
+    return NativeBackend().forward(_by_name(u, weight, A, D, delta_bias), True, exact, keep_starts)
 
 
 @native_s6.register_fake
 def _(u, weight, A, D, delta_bias, exact, keep_starts):
-    return empty_outputs(u, A, native_kernel.block() if keep_starts else None)
+    return empty_outputs(u, A, NativeBackend().block() if keep_starts else None)
 
 
 @torch.library.custom_op("nnunet_mamba_mis::native_s6_backward", mutates_args=(), device_types="cpu")
@@ -95,8 +140,8 @@ def native_s6_backward(
     exact: bool,
 ) -> list[Tensor]:
     """Gradients of `native_s6` with respect to its five tensors."""
-    inputs = {"u": u, "weight": weight, "A": A, "D": D, "delta_bias": delta_bias}
-    return native_kernel.backward(inputs, 1, starts, grad_y, grad_last_state, True, exact)
+    inputs = _by_name(u, weight, A, D, delta_bias)
+    return NativeBackend().backward(inputs, starts, grad_y, grad_last_state, True, exact)
 
 
 @native_s6_backward.register_fake
@@ -104,12 +149,8 @@ def _(grad_y, grad_last_state, u, weight, A, D, delta_bias, starts, exact):
     return empty_gradients((u, weight, A, D, delta_bias), grad_y)
 
 
-def _autograd(ctx, grad_y, grad_last_state, _grad_starts):
-    inputs, starts = saved_tensors(ctx)
-    exact, _keep_starts = ctx.options
-    given = gradients_of_outputs(inputs, grad_y, grad_last_state)
-    grads = native_s6_backward(*given, *inputs, starts, exact)
-    return gradients_of_inputs(ctx, grads, inputs)
+register_gradient(native_s6, native_s6_backward)
 
 
-native_s6.register_autograd(_autograd, setup_context=save_for_backward)
+def _by_name(*tensors: Tensor) -> Tensors:
+    return dict(zip(("u", "weight", "A", "D", "delta_bias"), tensors, strict=True))

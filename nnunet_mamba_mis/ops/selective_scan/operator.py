@@ -12,7 +12,7 @@ from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empt
 from nnunet_mamba_mis.ops.selective_scan.backend import Backend
 from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
 
-Tensors = Mapping[str, Tensor | None]
+Tensors = Mapping[str, Any]  # by their names in `scan`; None for an optional one that is left out
 
 
 class OperatorBackend(Backend):
@@ -22,7 +22,7 @@ class OperatorBackend(Backend):
         """As `Backend.scan`."""
         exact = inputs.discretization == "zoh"
         tensors = self.prepare(*inputs[:8])
-        y, last_state, _ = scan(*tensors, inputs.delta_softplus, exact, torch.is_grad_enabled(), self.name)
+        y, last_state, _ = scan(*tensors, inputs.delta_softplus, exact, self.name, torch.is_grad_enabled())
         return y, last_state
 
     def prepare(self, *tensors: Any) -> list[Any]:
@@ -33,21 +33,12 @@ class OperatorBackend(Backend):
         """Positions between two states that forward keeps for backward."""
         raise NotImplementedError
 
-    def forward(
-        self, inputs: Tensors, groups: int, softplus: bool, exact: bool, keep_starts: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs, last state and starts of `scan`, for tensors by their names there."""
+    def forward(self, inputs: Tensors, softplus: bool, exact: bool, keep_starts: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs, last state and starts of `scan`."""
         raise NotImplementedError
 
     def backward(
-        self,
-        inputs: Tensors,
-        groups: int,
-        starts: Tensor,
-        grad_y: Tensor,
-        grad_last_state: Tensor,
-        softplus: bool,
-        exact: bool,
+        self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
     ) -> list[Tensor]:
         """Gradients of the tensors, empty for one that is None."""
         raise NotImplementedError
@@ -73,8 +64,8 @@ def scan(
     delta_bias: Tensor | None,
     softplus: bool,
     exact: bool,
-    keep_starts: bool,
     engine: str,
+    keep_starts: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs (batch, D, H, W), last state (batch, D, N) and the states that backward starts from.
 
@@ -91,15 +82,15 @@ def scan(
         delta_bias: (D,).
         softplus: Whether delta goes through softplus after the bias.
         exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
-        keep_starts: Whether to keep the block-start states for backward.
         engine: Name of the backend that computes it, an `OperatorBackend`.
+        keep_starts: Whether to keep the block-start states for backward.
     """
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    return _engine(engine).forward(inputs, B.shape[1], softplus, exact, keep_starts)
+    return _engine(engine).forward(inputs, softplus, exact, keep_starts)
 
 
 @scan.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, softplus, exact, keep_starts, engine):
+def _(u, delta, A, B, C, D, z, delta_bias, softplus, exact, engine, keep_starts):
     return empty_outputs(u, A, _engine(engine).block() if keep_starts else None)
 
 
@@ -122,7 +113,7 @@ def scan_backward(
 ) -> list[Tensor]:
     """Gradients of `scan` with respect to its eight tensors, empty for one that is None."""
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    return _engine(engine).backward(inputs, B.shape[1], starts, grad_y, grad_last_state, softplus, exact)
+    return _engine(engine).backward(inputs, starts, grad_y, grad_last_state, softplus, exact)
 
 
 @scan_backward.register_fake
@@ -130,48 +121,36 @@ def _(grad_y, grad_last_state, u, delta, A, B, C, D, z, delta_bias, starts, soft
     return empty_gradients((u, delta, A, B, C, D, z, delta_bias), grad_y)
 
 
-def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """Set up the context of an operator with tensors, options and, among these, `keep_starts`; output 2 is starts."""
-    tensors = [value for value in inputs if value is None or isinstance(value, Tensor)]
-    ctx.options = inputs[len(tensors) :]
-    ctx.set_materialize_grads(False)  # that of starts would be as large as they are
-    ctx.save_for_backward(*tensors, output[2])
+def register_gradient(operator: Any, backward: Any) -> None:
+    """Let autograd differentiate an operator that returns outputs, last state and starts.
+
+    Args:
+        operator: Takes tensors, u first and A third, and options, of which the last is `keep_starts`.
+        backward: Takes gradients of outputs and last state, the tensors, starts and the other options. Returns a
+            gradient for each tensor, empty for one that is None.
+    """
+
+    def set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        tensors = [value for value in inputs if value is None or isinstance(value, Tensor)]
+        ctx.options = inputs[len(tensors) : -1]
+        ctx.set_materialize_grads(False)  # that of starts would be as large as they are
+        ctx.save_for_backward(*tensors, output[2])
+
+    def differentiate(ctx: Any, grad_y: Tensor | None, grad_last_state: Tensor | None, _grad_starts: None) -> tuple:
+        *tensors, starts = ctx.saved_tensors
+        if starts.numel() == 0:
+            raise RuntimeError("the scan was run without keep_starts, so it has no gradient")
+        u, A = tensors[0], tensors[2]
+        if grad_y is None:
+            grad_y = torch.zeros_like(u)
+        if grad_last_state is None:
+            dtype = torch.promote_types(u.dtype, torch.float32)
+            grad_last_state = u.new_zeros(u.shape[0], u.shape[1], A.shape[1], dtype=dtype)
+        grads = backward(grad_y, grad_last_state, *tensors, starts, *ctx.options)
+        present = [None if tensor is None else grad for grad, tensor in zip(grads, tensors, strict=True)]
+        return *present, *(None for _ in ctx.options), None
+
+    operator.register_autograd(differentiate, setup_context=set_up)
 
 
-def gradients_of_inputs(ctx: Any, grads: list[Tensor], inputs: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """What autograd wants of such an operator: None for each tensor that is None and for each option."""
-    present = (grad if tensor is not None else None for grad, tensor in zip(grads, inputs, strict=True))
-    return *present, *(None for _ in ctx.options)
-
-
-def saved_tensors(ctx: Any) -> tuple[list[Tensor | None], Tensor]:
-    """Inputs and starts that `save_for_backward` kept."""
-    *inputs, starts = ctx.saved_tensors
-    if starts.numel() == 0:
-        raise RuntimeError("the scan was run without keep_starts, so it has no gradient")
-    return inputs, starts
-
-
-def gradients_of_outputs(
-    inputs: list[Tensor | None], grad_y: Tensor | None, grad_last_state: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Gradients of y and of the last state, zeros for None; u is input 0 and A input 2."""
-    u, A = inputs[0], inputs[2]
-    assert u is not None and A is not None
-    if grad_y is None:
-        grad_y = torch.zeros_like(u)
-    if grad_last_state is None:
-        dtype = torch.promote_types(u.dtype, torch.float32)
-        grad_last_state = u.new_zeros(u.shape[0], u.shape[1], A.shape[1], dtype=dtype)
-    return grad_y, grad_last_state
-
-
-def _autograd(ctx, grad_y, grad_last_state, _grad_starts):
-    inputs, starts = saved_tensors(ctx)
-    softplus, exact, _keep_starts, engine = ctx.options
-    given = gradients_of_outputs(inputs, grad_y, grad_last_state)
-    grads = scan_backward(*given, *inputs, starts, softplus, exact, engine)
-    return gradients_of_inputs(ctx, grads, inputs)
-
-
-scan.register_autograd(_autograd, setup_context=save_for_backward)
+register_gradient(scan, scan_backward)

@@ -20,19 +20,14 @@ logger = logging.getLogger(__name__)
 # fastest first
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
-    for backend in (
-        TritonBackend(),
-        MambaSSMBackend(),
-        NativeBackend(),
-        TorchBackend(),
-        ReferenceBackend(),
-    )
+    for backend in (TritonBackend(), MambaSSMBackend(), NativeBackend(), TorchBackend(), ReferenceBackend())
 }
 
 
+@torch.compiler.assume_constant_result  # looking for libraries cannot be traced
 def available_backends() -> list[str]:
     """Names of the backends that work on this machine, fastest first."""
-    return list(_available())
+    return list(_find_available())
 
 
 def fastest_backend(u: Tensor, discretization: str) -> Backend:
@@ -40,7 +35,8 @@ def fastest_backend(u: Tensor, discretization: str) -> Backend:
 
     If none of the GPU's own backends suits a tensor on a GPU, a warning gives the reasons, once.
     """
-    backend = next(b for b in map(BACKENDS.__getitem__, _available()) if _why_unsuitable(b, u, discretization) is None)
+    backends = (BACKENDS[name] for name in available_backends())
+    backend = next(b for b in backends if _why_unsuitable(b, u, discretization) is None)
     if u.device.type == "cuda" and backend.device() != "cuda":
         _explain(u.device.index, u.dtype, discretization)
     return backend
@@ -60,11 +56,6 @@ def named_backend(name: str, u: Tensor, discretization: str) -> Backend:
     if reason:
         raise RuntimeError(f"scan backend {name!r} cannot run: {reason}. Use backend='auto'.")
     return backend
-
-
-@torch.compiler.assume_constant_result  # looking for libraries cannot be traced
-def _available() -> tuple[str, ...]:
-    return _find_available()
 
 
 @functools.cache

@@ -64,7 +64,7 @@ def _arguments(device: torch.device) -> dict[str, Tensor]:
 
 def _values_and_gradients(backend: Backend, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
-    y, _ = backend.scan(ScanInputs.checked(**leaves, z=None, delta_softplus=True, discretization="zoh"))
+    y, _ = backend.scan(ScanInputs(**leaves, z=None, delta_softplus=True, discretization="zoh").checked())
     gradients = torch.autograd.grad(y.square().sum(), list(leaves.values()))
     return {"y": y.detach().flatten(2)} | {
         f"the gradient of {name}": grad for name, grad in zip(leaves, gradients, strict=True)

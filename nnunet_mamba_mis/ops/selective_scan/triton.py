@@ -63,14 +63,11 @@ class TritonBackend(OperatorBackend):
         """As `OperatorBackend.block`."""
         return BLOCK
 
-    def forward(
-        self, inputs: Tensors, groups: int, softplus: bool, exact: bool, keep_starts: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, inputs: Tensors, softplus: bool, exact: bool, keep_starts: bool) -> tuple[Tensor, Tensor, Tensor]:
         """As `OperatorBackend.forward`."""
-        problem = _Problem(inputs, groups, softplus, exact)
-        u, A = inputs["u"], inputs["A"]
-        assert u is not None and A is not None
-        y, last_state, starts = empty_outputs(u, A, BLOCK if keep_starts else None)
+        problem = _Problem(inputs, softplus, exact)
+        u = inputs["u"]
+        y, last_state, starts = empty_outputs(u, inputs["A"], BLOCK if keep_starts else None)
         summed = y if problem.slices == 1 else torch.empty_like(y, dtype=torch.float32)
         with torch.cuda.device_of(u):
             problem.walk(None, starts if keep_starts else None, y=summed, last_state=last_state)
@@ -79,17 +76,10 @@ class TritonBackend(OperatorBackend):
         return y, last_state, starts
 
     def backward(
-        self,
-        inputs: Tensors,
-        groups: int,
-        starts: Tensor,
-        grad_y: Tensor,
-        grad_last_state: Tensor,
-        softplus: bool,
-        exact: bool,
+        self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
     ) -> list[Tensor]:
         """As `OperatorBackend.backward`."""
-        problem = _Problem(inputs, groups, softplus, exact)
+        problem = _Problem(inputs, softplus, exact)
         grads = dict(zip(inputs, empty_gradients(inputs.values(), grad_y), strict=True))
         parts = problem.parts()
         # sums over channels come by part, sums over positions by so many blocks
@@ -131,14 +121,13 @@ class TritonBackend(OperatorBackend):
 class _Problem:
     """A scan, and how it is dealt to programs of one warp: P channels of one group, in K chunks each."""
 
-    def __init__(self, inputs: Tensors, groups: int, softplus: bool, exact: bool) -> None:
-        u, A = inputs["u"], inputs["A"]
-        assert u is not None and A is not None
+    def __init__(self, inputs: Tensors, softplus: bool, exact: bool) -> None:
+        u, groups = inputs["u"], inputs["B"].shape[1]
         # those of one or two axes are small
         self.tensors = {name: t.contiguous() if t is not None and t.dim() < 3 else t for name, t in inputs.items()}
         self.batch, self.channels, height, width = u.shape
         self.device = u.device
-        self.states = A.shape[1]
+        self.states = inputs["A"].shape[1]
         self.rows = self.batch * groups  # sequences of B and C
         self.length = height * width
         self.blocks = -(-self.length // BLOCK)
