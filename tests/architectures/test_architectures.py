@@ -287,6 +287,7 @@ def test_patch_expand_puts_rows_before_columns():
         assert expand(torch.ones(1, 1, 1, 1))[0, :, :, 0].tolist() == [[1, 2], [3, 4]]
 
 
+@pytest.mark.slow
 def test_network_compiles_without_graph_breaks(monkeypatch):
     """With one block in each stage; the others of a stage are compiled like the first."""
     monkeypatch.setitem(VARIANTS, "S", Depths((1, 1, 1, 1), (1, 1, 1, 1, 1)))

@@ -191,6 +191,7 @@ def test_costs_of_models_are_measured_as_nnunet_runs_them(nnunet, monkeypatch, t
     assert parameters[str(stock)] > 1 and all(by_model.keys() == {str(stock)} for by_model in (flops, memory, seconds))
 
 
+@pytest.mark.slow
 @pytest.mark.feature("Controls", "memory and time of a model, measured as nnU-Net runs it")
 def test_a_cost_that_cannot_be_measured_is_one_message(nnunet, monkeypatch):
     discs(nnunet)

@@ -59,6 +59,7 @@ def test_killed_at_any_moment_nothing_is_broken(overwrite: bool, tmp_path: Path,
     assert splits.read_bytes() == new["splits_final.json"]
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_was_killed(raw: Path, pairs) -> None:
     process = subprocess.Popen(
         command("kvasir-seg", "-i", pairs(30, 600), "-d", 1, "-np", 2), stderr=subprocess.DEVNULL

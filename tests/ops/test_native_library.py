@@ -22,6 +22,7 @@ def test_library_with_other_structs_is_refused(monkeypatch):
         native.load_library.__wrapped__("baseline")
 
 
+@pytest.mark.slow
 @needs_native
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_native_code_works_with_the_threads_of_torch_beside_other_openmp_runtimes():

@@ -238,6 +238,7 @@ def test_scan_compiles_without_graph_breaks():
     assert_same(values_and_gradients(compiled, arguments, delta_softplus=True), expected, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
 def test_memory_is_a_fraction_of_the_states(backend):

@@ -218,6 +218,7 @@ def test_float64_is_refused():
         selective_scan(**arguments, backend="triton")
 
 
+@pytest.mark.slow
 def test_kernels_pass_the_self_test():
     assert self_test._find_wrong.__wrapped__(BACKENDS["triton"], torch.device(DEVICE)) is None
 

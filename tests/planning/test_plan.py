@@ -143,6 +143,7 @@ def test_strides_of_another_network_are_refused():
         MambaMIS(1, 2, (32, 32), variant="S", strides=[[1, 1], [2, 2]])
 
 
+@pytest.mark.slow
 @pytest.mark.feature("Planning", "nnU-Net's preprocessed data are used again where they fit")
 def test_data_that_nnunet_preprocessed_are_used_again(preprocessed, capsys):
     write_fingerprint(preprocessed, 40, 40)
