@@ -115,7 +115,6 @@ def test_to_a_larger_grid_and_back_is_the_same_gate(larger):
     torch.testing.assert_close(gate.at(larger).at((8, 12))(x), gate(x))
 
 
-@pytest.mark.feature("Fine-tuning", "a user's function of nnU-Net's name stays")
 @pytest.mark.feature("Fine-tuning", "what a gate adds is resized with the patch")
 @pytest.mark.parametrize(("old", "new"), SIZES, ids=SIZE_IDS)
 def test_constant_that_a_gate_adds_stays_that_constant(old, new):
