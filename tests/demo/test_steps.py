@@ -64,5 +64,5 @@ def test_each_epoch_becomes_one_line(place, nnunet_output):
 
 def test_epochs_are_read_from_nnunets_log(nnunet_output):
     first, second = read_epochs(nnunet_output.splitlines())
-    assert first == Epoch(0, -0.1234, 0.05, 0.4321, 47.12)
+    assert first == Epoch(0, -0.1234, 0.05, (0.4321,), 47.12)
     assert math.isnan(second.pseudo_dice) and second.train_loss == -0.4

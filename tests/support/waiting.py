@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60, what: str = "") -> None:
@@ -12,3 +13,11 @@ def wait_until(condition: Callable[[], object], seconds: float = 60, what: str =
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what or condition}"
         time.sleep(0.02)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that nobody has asked for its status does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
