@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 _FORMATS = ("pt2", "onnx", "aoti")
 
@@ -44,9 +43,6 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_mamba_mis.export.folder import write_folder
 
     fold = load_fold(args.model, args.fold, args.checkpoint, args.trainer)
-    print(f"Mamba-MIS {_in_a_line(fold.network.arguments)} ({fold.description['network_source']})", flush=True)
+    arguments = ", ".join(f"{name} {value}" for name, value in fold.network.arguments.items())
+    print(f"Mamba-MIS {arguments} ({fold.description['network_source']})", flush=True)
     write_folder(fold, formats, args.output)
-
-
-def _in_a_line(arguments: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in arguments.items())

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from nnunet_mamba_mis.dataset_conversion.dataset import Case
+from nnunet_mamba_mis.dataset_conversion.dataset import BinaryMask, Case, ColourMask
 from nnunet_mamba_mis.dataset_conversion.fingerprints import fingerprint
 from nnunet_mamba_mis.dataset_conversion.images import BadFileError, SourceImage, upright, write_png
-from nnunet_mamba_mis.dataset_conversion.mask_rules import BinaryMask, ColourMask
 from nnunet_mamba_mis.dataset_conversion.masks import MaskFacts, label_map, measure
 from nnunet_mamba_mis.dataset_conversion.problems import DUPLICATE, SIZE_MISMATCH, UNREADABLE, Problem
 from nnunet_mamba_mis.dataset_conversion.resize import resized
-
-_Facts = TypeVar("_Facts")
 
 
 @dataclass(frozen=True)
@@ -42,14 +39,6 @@ class CaseFacts:
 
 
 @dataclass(frozen=True)
-class CheckJob:
-    """A case to check."""
-
-    case: Case
-    rule: BinaryMask | ColourMask
-
-
-@dataclass(frozen=True)
 class ConvertJob:
     """A case to convert.
 
@@ -72,48 +61,31 @@ class ConvertJob:
     keep_aspect: bool
 
 
-def check_case(job: CheckJob) -> CaseFacts | list[Problem]:
+def check_case(rule: BinaryMask | ColourMask, case: Case) -> CaseFacts | list[Problem]:
     """Decode a case's files and return what they hold, or what is wrong with them."""
-    case = job.case
     problems: list[Problem] = []
-    image = _opened(case, case.image, problems)
-    mask = _opened(case, case.mask, problems)
+    image = mask = None
+    with _reported(case, case.image, problems):
+        image = SourceImage(case.image)
+        image.check()
+        bits = fingerprint(upright(image.rgb(), image.orientation))
+    with _reported(case, case.mask, problems):
+        mask = SourceImage(case.mask)
+        mask.check()
+        facts = measure(rule, mask.mask())
     if image and mask:
         problems += _disagreement(case, image, mask)
-    fingerprint = _of_pixels(case, case.image, image, _fingerprint_of, problems)
-    facts = _of_pixels(case, case.mask, mask, lambda source: measure(job.rule, source.mask()), problems)
-    if problems or image is None or mask is None or facts is None or fingerprint is None:
+    if problems or not image or not mask:
         return problems
-    return CaseFacts(case, image.sha256, mask.sha256, image.size, image.orientation, facts, fingerprint)
+    return CaseFacts(case, image.sha256, mask.sha256, image.size, image.orientation, facts, bits)
 
 
-def _fingerprint_of(source: SourceImage) -> bytes:
-    return fingerprint(upright(source.rgb(), source.orientation))
-
-
-def _opened(case: Case, path: Path, problems: list[Problem]) -> SourceImage | None:
+@contextmanager
+def _reported(case: Case, path: Path, problems: list[Problem]) -> Iterator[None]:
     try:
-        return SourceImage(path)
+        yield
     except BadFileError as error:
         problems.append(Problem(UNREADABLE, f"{path} {error}", case.identifier))
-        return None
-
-
-def _of_pixels(
-    case: Case,
-    path: Path,
-    source: SourceImage | None,
-    function: Callable[[SourceImage], _Facts],
-    problems: list[Problem],
-) -> _Facts | None:
-    if source is None:
-        return None
-    try:
-        source.check()
-        return function(source)
-    except BadFileError as error:
-        problems.append(Problem(UNREADABLE, f"{path} {error}", case.identifier))
-        return None
 
 
 def _disagreement(case: Case, image: SourceImage, mask: SourceImage) -> list[Problem]:

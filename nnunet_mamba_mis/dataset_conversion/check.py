@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.cases import CaseFacts, CheckJob, check_case
+from nnunet_mamba_mis.dataset_conversion.cases import CaseFacts, check_case
 from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
-from nnunet_mamba_mis.dataset_conversion.duplicates import Pair, duplicates, exact_duplicates
+from nnunet_mamba_mis.dataset_conversion.fingerprints import near_pairs
+from nnunet_mamba_mis.dataset_conversion.groups import Forest
 from nnunet_mamba_mis.dataset_conversion.masks import full_range, mask_problem
 from nnunet_mamba_mis.dataset_conversion.problems import DUPLICATE, EMPTY_MASK, Problem
 from nnunet_mamba_mis.dataset_conversion.workers import Workers
@@ -24,14 +27,14 @@ class Checked:
         problems: All that is wrong.
         notes: What is as the dataset was published, but worth knowing.
         brightest: The brightest value of all masks.
-        duplicates: Pairs of cases that join all with the same image, or nearly so.
+        duplicates: Pairs of identifiers that join all with the same image, or nearly so.
     """
 
     facts: list[CaseFacts]
     problems: list[Problem]
     notes: list[str]
     brightest: int
-    duplicates: list[Pair]
+    duplicates: list[tuple[str, str]]
 
 
 def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) -> Checked:
@@ -43,7 +46,7 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
     found = dataset.find_cases(folders)
     problems = list(found.problems)
     readable: list[CaseFacts] = []
-    for outcome in workers.map(check_case, [CheckJob(case, dataset.mask) for case in found], "Checking"):
+    for outcome in workers.map(partial(check_case, dataset.mask), found, "Checking"):
         if isinstance(outcome, CaseFacts):
             readable.append(outcome)
         else:
@@ -52,14 +55,15 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
     brightest = full_range(dataset.mask, [facts.mask for facts in readable])
     _judge_masks(dataset, readable, brightest, problems, notes)
     bad = {problem.case for problem in problems}
-    exact = exact_duplicates([facts for facts in readable if facts.case.identifier not in bad])
+    usable = [facts for facts in readable if facts.case.identifier not in bad]
     if not dataset.duplicates:
-        for first, copy in exact:
+        copies = _exact_duplicates(usable)
+        for first, copy in copies:
             text = f"{copy.case.image} is a copy of {first.case.image}"
             problems.append(Problem(DUPLICATE, text, copy.case.identifier))
-    bad = {problem.case for problem in problems}
-    facts = [facts for facts in readable if facts.case.identifier not in bad]
-    return Checked(facts, problems, notes, brightest, duplicates(facts))
+        bad = {copy.case.identifier for _, copy in copies}
+        usable = [facts for facts in usable if facts.case.identifier not in bad]
+    return Checked(usable, problems, notes, brightest, _duplicates(usable))
 
 
 def _judge_masks(
@@ -75,3 +79,22 @@ def _judge_masks(
                 problems.append(Problem(kind, f"{facts.case.mask} {reason}", facts.case.identifier))
     if empty:
         notes.append(f"{len(empty)} masks are empty: {shortened(empty)}")
+
+
+def _exact_duplicates(facts: Sequence[CaseFacts]) -> list[tuple[CaseFacts, CaseFacts]]:
+    """Return each case whose image is the same file as an earlier one's, after that one."""
+    first: dict[str, CaseFacts] = {}
+    return [(first[case.image_sha256], case) for case in facts if first.setdefault(case.image_sha256, case) is not case]
+
+
+def _duplicates(facts: Sequence[CaseFacts]) -> list[tuple[str, str]]:
+    """Return pairs of the same image, or nearly so: as few as join all that belong together, however many do."""
+    with_fingerprint = [case for case in facts if case.fingerprint]
+    near = (
+        (with_fingerprint[i], with_fingerprint[j])
+        for i, j in near_pairs([case.fingerprint for case in with_fingerprint])
+    )
+    forest = Forest(case.case.identifier for case in facts)
+    pairs = chain(_exact_duplicates(facts), near)
+    joined = ((one.case.identifier, other.case.identifier) for one, other in pairs)
+    return [pair for pair in joined if forest.join(*pair)]

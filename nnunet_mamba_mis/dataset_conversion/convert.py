@@ -17,9 +17,10 @@ from nnunet_mamba_mis.dataset_conversion.problems import problems_error
 from nnunet_mamba_mis.dataset_conversion.report import Names
 from nnunet_mamba_mis.dataset_conversion.target import Target
 from nnunet_mamba_mis.dataset_conversion.work_folder import work_folder
-from nnunet_mamba_mis.dataset_conversion.workers import default_processes, workers
+from nnunet_mamba_mis.dataset_conversion.workers import workers
 from nnunet_mamba_mis.dataset_conversion.write import write_dataset
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.subprocesses import count_cores
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def convert_dataset(
         UserError: An argument, a file of the source or nnUNet_raw is unusable; nothing is left in nnUNet_raw.
     """
     options = options or Options()
-    processes = default_processes() if processes is None else processes
+    processes = min(8, count_cores()) if processes is None else processes
     if processes < 1:
         raise UserError(f"-np {processes}: the number of processes must be at least 1")
     options.check(dataset)

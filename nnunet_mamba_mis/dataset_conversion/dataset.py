@@ -1,4 +1,4 @@
-"""What a dataset and a case are to the converters."""
+"""What a dataset, a case and a rule for masks are to the converters. Cheap to import."""
 
 from __future__ import annotations
 
@@ -6,12 +6,43 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.mask_rules import BinaryMask, ColourMask
 from nnunet_mamba_mis.dataset_conversion.problems import Problem
 
 TRAINING = "Tr"
 
-_BRIGHT_ON_DARK = BinaryMask()
+
+@dataclass(frozen=True)
+class BinaryMask:
+    """How a set draws its one class: bright on dark.
+
+    Args:
+        dark: Values up to it, of 255, are known to be background, as compression noise and painted borders are.
+        bright: Values from it on, of 255, are known to be foreground.
+    """
+
+    dark: int = 31
+    bright: int = 224
+
+    @property
+    def rule(self) -> str:
+        """The rule in words, for the report."""
+        return f"foreground above half of the brightest value in all masks; up to {self.dark} is dark"
+
+
+@dataclass(frozen=True)
+class ColourMask:
+    """How a set draws several classes: each in a colour, on black.
+
+    Args:
+        colours: (red, green, blue) of each label; a pixel belongs to the nearest colour, black included.
+    """
+
+    colours: Mapping[tuple[int, int, int], int]
+
+    @property
+    def rule(self) -> str:
+        """The rule in words, for the report."""
+        return "nearest of the colours black, " + ", ".join(map(str, self.colours))
 
 
 @dataclass(frozen=True)
@@ -91,7 +122,7 @@ class Dataset:
     url: str
     licence: str
     find_cases: Callable[[Sequence[Path]], FoundCases]
-    mask: BinaryMask | ColourMask = _BRIGHT_ON_DARK
+    mask: BinaryMask | ColourMask = BinaryMask()
     grouping: Grouping | None = None
     official_validation: str = ""
     empty_masks: bool = False

@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 from PIL import Image, ImageChops
 
-from nnunet_mamba_mis.dataset_conversion.mask_rules import BinaryMask, ColourMask
+from nnunet_mamba_mis.dataset_conversion.dataset import BinaryMask, ColourMask
 from nnunet_mamba_mis.dataset_conversion.problems import EMPTY_MASK, NOT_BINARY
 
 # A mask is unclear if more of what is drawn than this lies between dark and bright (edges of masks that were resized

@@ -28,7 +28,6 @@ class Plan:
         split_rule: Of the folds, in words.
         splits: The folds; none if all training cases belong together.
         groups: Training cases that the folds keep together, two and more.
-        duplicates: Pairs of identifiers that join all with the same image, or nearly so.
         warnings: Worth knowing before the dataset is used.
     """
 
@@ -37,13 +36,7 @@ class Plan:
     split_rule: str
     splits: list[Split]
     groups: list[list[str]]
-    duplicates: list[tuple[str, str]]
     warnings: list[str]
-
-    @property
-    def number_of_training_cases(self) -> int:
-        """How many cases go to imagesTr."""
-        return len(_training(self.subset_of))
 
 
 def make_plan(dataset: Dataset, options: Options, folders: Sequence[Path], checked: Checked) -> Plan:
@@ -59,20 +52,19 @@ def make_plan(dataset: Dataset, options: Options, folders: Sequence[Path], check
         UserError: There is no case for training, or no official validation set, or a table of groups is missing.
     """
     published = {facts.case.identifier: facts.case.subset for facts in checked.facts}
-    duplicates = [(one.case.identifier, other.case.identifier) for one, other in checked.duplicates]
     group_of = dataset.grouping.groups(folders, [facts.case for facts in checked.facts]) if dataset.grouping else {}
     shared = dataset.grouping.rule if dataset.grouping else ""
     if options.official:
         # the validation set stays apart from training, though nnU-Net wants both in one folder
-        leaks = shared_images(duplicates, published)
+        leaks = shared_images(checked.duplicates, published)
         validation = _validation(dataset, published)
         subset_of = published | dict.fromkeys(validation, TRAINING)
         rule, groups = "one fold: the official training and validation sets", []
         splits = official_split(_training(subset_of), validation)
     else:
         subset_of = published | dict.fromkeys(_held_out(published, options.hold_out), HELD_OUT)
-        leaks = shared_images(duplicates, subset_of) + divided_groups(shared, group_of, subset_of, HELD_OUT)
-        groups = _groups(subset_of, group_of, duplicates)
+        leaks = shared_images(checked.duplicates, subset_of) + divided_groups(shared, group_of, subset_of, HELD_OUT)
+        groups = _groups(subset_of, group_of, checked.duplicates)
         splits = grouped_folds(_training(subset_of), groups)
         kept = ", ".join(filter(None, (shared, "duplicates and near duplicates")))
         rule = f"{len(splits)} folds that keep together: {kept}"
@@ -80,7 +72,7 @@ def make_plan(dataset: Dataset, options: Options, folders: Sequence[Path], check
     warnings = [*checked.notes, *dataset.warnings(published), *leaks]
     if not splits:
         warnings.append("all training images belong together, so there are no splits: nnU-Net will make its own")
-    return Plan(subset_of, _suffixes(subset_of), rule, splits, groups, duplicates, warnings)
+    return Plan(subset_of, _suffixes(subset_of), rule, splits, groups, warnings)
 
 
 def _training(subset_of: Mapping[str, str]) -> list[str]:

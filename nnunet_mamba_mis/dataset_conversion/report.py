@@ -101,7 +101,7 @@ def conversion_report(
                 "groups": sorted(map(sorted, plan.groups)),
             },
             "warnings": plan.warnings,
-            "duplicates": [list(pair) for pair in plan.duplicates],
+            "duplicates": [list(pair) for pair in checked.duplicates],
             "number_of_cases": dict(sorted(Counter(plan.subset_of.values()).items())),
             "left_out": [
                 {"identifier": problem.case, "kind": problem.kind, "why": names.relative_in_text(problem.text)}

@@ -23,11 +23,6 @@ _Result = TypeVar("_Result")
 _CHUNK = 4
 
 
-def default_processes() -> int:
-    """Return the number of processes to convert with, if none is given."""
-    return min(8, os.cpu_count() or 1)
-
-
 class Workers:
     """Processes that share the work; with one, it is done here.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.cases import ConvertJob, convert_case
 from nnunet_mamba_mis.dataset_conversion.check import Checked
-from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
+from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Dataset
 from nnunet_mamba_mis.dataset_conversion.options import Options
 from nnunet_mamba_mis.dataset_conversion.overlaps import REPORT_FILE
 from nnunet_mamba_mis.dataset_conversion.plan import Plan
@@ -58,7 +58,7 @@ def write_dataset(
         )
     done = _convert(jobs, pool)
     texts = {
-        DATASET_FILE: dataset_json(dataset, name, plan.number_of_training_cases),
+        DATASET_FILE: dataset_json(dataset, name, list(plan.subset_of.values()).count(TRAINING)),
         REPORT_FILE: conversion_report(dataset, options, checked, plan, done, names),
     }
     if plan.splits:

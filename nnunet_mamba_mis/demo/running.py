@@ -87,7 +87,6 @@ def run_step(step: Step, log: Path, environment: Mapping[str, str]) -> float:
 
 
 def _follow(child: subprocess.Popen[bytes], step: Step, log: Path, start: float) -> None:
-    status = _StatusLine()
     with log.open("rb") as reader:
         unfinished = b""
         running = True
@@ -96,30 +95,21 @@ def _follow(child: subprocess.Popen[bytes], step: Step, log: Path, start: float)
                 child.wait(timeout=_POLL_SECONDS)
                 running = False
             except subprocess.TimeoutExpired:
-                status.show(f"  running for {duration(time.monotonic() - start)}")
+                _show_status(f"  running for {duration(time.monotonic() - start)}")
             # also once after its end: what it wrote last
             *lines, unfinished = re.split(rb"[\r\n]+", unfinished + reader.read())
             for line in lines:
                 shown = step.watch(line.decode(errors="replace")) if step.watch else None
                 if shown is not None:
-                    status.clear()
+                    _show_status("")
                     print(f"  {shown}", flush=True)
-    status.clear()
+    _show_status("")
 
 
-class _StatusLine:
-    """A line that is written over, on a terminal; nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self.on_terminal = sys.stdout.isatty()
-
-    def show(self, text: str) -> None:
-        if self.on_terminal:
-            print(f"\r\033[K{text}", end="", flush=True)
-
-    def clear(self) -> None:
-        if self.on_terminal:
-            print("\r\033[K", end="", flush=True)
+def _show_status(text: str) -> None:
+    """Write over the current line, on a terminal; nothing elsewhere."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{text}", end="", flush=True)
 
 
 @contextmanager

@@ -11,21 +11,25 @@ from pathlib import Path
 import torch
 
 from nnunet_mamba_mis import trainers
+from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.demo.folder import SYNTHETIC, check_folder, start_afresh
 from nnunet_mamba_mis.demo.pictures import draw_overlays, draw_training_curve
 from nnunet_mamba_mis.demo.report import FinishedStep, console_table, write_report
-from nnunet_mamba_mis.demo.requirements import check_commands, number_to_hold_out, usable_device
 from nnunet_mamba_mis.demo.running import Step, run_step
 from nnunet_mamba_mis.demo.scoring import score_folders, summarize
 from nnunet_mamba_mis.demo.steps import convert_step, plan_step, predict_step, train_step
 from nnunet_mamba_mis.demo.synthetic_polyps import write_synthetic_set
 from nnunet_mamba_mis.demo.workplace import TRAINER, Workplace
 from nnunet_mamba_mis.nnunet.logs import read_training_logs
+from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.subprocesses import count_cores, find_executable
 from nnunet_mamba_mis.utils.text import duration
 
 SYNTHETIC_IMAGES = 108
 SYNTHETIC_UNSEEN = 12
+# nnU-Net makes five folds of the training images
+_FEWEST_TRAINING_IMAGES = 5
+_MOST_UNSEEN = 100
 
 
 def run_demo(folder: Path, source: Path | None, device: str | None) -> None:
@@ -40,12 +44,38 @@ def run_demo(folder: Path, source: Path | None, device: str | None) -> None:
         UserError: An argument is unusable, and nothing was changed; or a step failed.
     """
     check_folder(folder, source)
-    hold_out = SYNTHETIC_UNSEEN if source is None else number_to_hold_out(source)
-    check_commands()
+    hold_out = SYNTHETIC_UNSEEN if source is None else _number_to_hold_out(source)
+    for command in ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict"):
+        find_executable(command)
     name = "SyntheticPolyps" if source is None else "KvasirSEG"
-    place = Workplace(folder.absolute(), name, usable_device(device), count_cores())
+    place = Workplace(folder.absolute(), name, _usable_device(device), count_cores())
     start_afresh(place.folder)
     _run(place, None if source is None else source.absolute(), hold_out)
+
+
+def _number_to_hold_out(source: Path) -> int:
+    """Return how many images of a source to keep apart: a tenth.
+
+    Raises:
+        UserError: It is not laid out as Kvasir-SEG, or has too few images.
+    """
+    images = len(DATASETS["kvasir-seg"].find_cases([source]))
+    hold_out = max(1, min(_MOST_UNSEEN, images // 10))
+    if images - hold_out < _FEWEST_TRAINING_IMAGES:
+        raise UserError(f"{source} has {images} images: at least {_FEWEST_TRAINING_IMAGES + 1} are needed")
+    return hold_out
+
+
+def _usable_device(wanted: str | None) -> str:
+    """Return the device to use, "cpu" or "cuda"; without a wish, the GPU if there is one.
+
+    Raises:
+        UserError: There is no usable GPU, but one is wanted.
+    """
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise UserError("-device cuda: there is no usable CUDA device (`mamba_mis doctor` says why); use -device cpu")
+    return wanted or ("cuda" if has_gpu else "cpu")
 
 
 def _run(place: Workplace, source: Path | None, hold_out: int) -> None:

@@ -12,7 +12,6 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_mamba_mis import __version__, trainers
 from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.export.checkpoint import read_checkpoint
-from nnunet_mamba_mis.export.description import describe
 from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, planned_architecture
 from nnunet_mamba_mis.trainers.network_record import recorded_network
 from nnunet_mamba_mis.utils.errors import UserError
@@ -64,7 +63,7 @@ def load_fold(
     about = {"trainer": trained["trainer_name"], "configuration": configuration, "fold": fold, "checkpoint": checkpoint}
     about |= {"network": network.arguments, "network_source": source}
     about["mirror_axes"] = list(trained.get("inference_allowed_mirroring_axes") or [])
-    return TrainedFold(network.eval(), about | describe(manager, planned, dataset, network))
+    return TrainedFold(network.eval(), about | _describe(manager, planned, dataset, network))
 
 
 def _read_json(path: Path, model: Path) -> dict[str, Any]:
@@ -134,3 +133,33 @@ def _channels(manager: PlansManager, planned: ConfigurationManager, dataset: dic
     """Of images and of logits."""
     inputs = determine_num_input_channels(manager, planned, dataset)
     return inputs, manager.get_label_manager(dataset).num_segmentation_heads
+
+
+def _describe(
+    manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any], network: MambaMIS
+) -> dict[str, Any]:
+    """Return the layout of images, the preprocessing and the meaning of the logits."""
+    labels = manager.get_label_manager(dataset)
+    return {
+        "version": __version__,
+        "dataset": manager.dataset_name,
+        "patch_size": list(network.patch_size),
+        "channel_names": dataset.get("channel_names", dataset.get("modality")),
+        "normalization": _normalization(manager, planned),
+        "spacing": planned.spacing,
+        "transpose_forward": manager.transpose_forward,
+        "labels": dataset["labels"],
+        # of each region's channel, the label that it writes, in this order
+        "regions_class_order": labels.regions_class_order if labels.has_regions else None,
+    }
+
+
+def _normalization(manager: PlansManager, planned: ConfigurationManager) -> list[dict[str, Any]]:
+    """For each channel, nnU-Net's scheme; CTNormalization needs the intensities of the training set's foreground."""
+    intensities = manager.foreground_intensity_properties_per_channel
+    return [
+        {"scheme": scheme, "only_inside_nonzero": inside, "intensities": intensities[str(channel)]}
+        for channel, (scheme, inside) in enumerate(
+            zip(planned.normalization_schemes, planned.use_mask_for_norm, strict=True)
+        )
+    ]

@@ -15,10 +15,8 @@ import pytest
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
-from support.convert_trees import (
-    command,
-    names,
-)
+from support.convert_trees import command, names
+from support.waiting import wait_until
 
 KVASIR_SEG = DATASETS["kvasir-seg"]
 
@@ -141,10 +139,7 @@ def test_ctrl_c_leaves_nothing(processes: int, sign: str, pairs, raw: Path) -> N
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        deadline = time.monotonic() + 30
-        while not list(raw.glob(sign)):
-            assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-            time.sleep(0.02)
+        wait_until(lambda: process.poll() is not None or list(raw.glob(sign)), 30)
         time.sleep(0.05)
         # as a terminal does, to all its processes
         os.killpg(process.pid, signal.SIGINT)

@@ -15,16 +15,11 @@ from nnunet_mamba_mis import __version__
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 from nnunet_mamba_mis.dataset_conversion.options import Options
-from nnunet_mamba_mis.utils.errors import UserError
-from support.convert_trees import contents, names, only, photograph, read, rgb, write
+from support.convert_trees import contents, names, only, photograph, read, report, rgb, write
 from support.images import centred_disc
 
 KVASIR_SEG = DATASETS["kvasir-seg"]
 ISIC2017 = DATASETS["isic2017"]
-
-
-def report(folder: Path) -> dict:
-    return json.loads((folder / "conversion_report.json").read_text())
 
 
 def test_kvasir_seg_is_converted_exactly(kvasir: Path, raw: Path, run) -> None:
@@ -299,13 +294,6 @@ def test_held_out_cases_are_spread_evenly(number: int, expected: list[int], tmp_
     assert len(names(folder / "imagesTr")) == json.loads((folder / "dataset.json").read_text())["numTraining"]
     assert len(names(folder / "imagesTr")) == 10 - number
     assert (folder / "imagesTs").exists() == bool(number)
-
-
-@pytest.mark.parametrize("number", [-1, 6, 7])
-def test_a_training_case_must_remain(number: int, kvasir: Path, raw: Path) -> None:
-    with pytest.raises(UserError, match=f"--hold-out {number}"):
-        convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1, options=Options(hold_out=number))
-    assert names(raw) == []
 
 
 def test_real_kvasir_seg(shared: Path, tmp_path: Path, raw: Path, run) -> None:

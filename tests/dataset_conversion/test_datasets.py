@@ -32,6 +32,7 @@ from support.convert_trees import (
     pranet_images,
     pranet_mask,
     read,
+    report,
     rgb,
     write,
     write_pair,
@@ -102,7 +103,7 @@ def test_layout(name: str, layout, expected: dict[str, list[str]], case: str, tm
     assert {s: sorted(map(str.casefold, c)) for s, c in got.items()} == {
         s: sorted(map(str.casefold, c)) for s, c in expected.items()
     }
-    written = json.loads((folder / "conversion_report.json").read_text())
+    written = report(folder)
     for converted in written["cases"]:
         suffix = next(s for s in got if converted["identifier"] in got[s])
         image = read(folder / f"images{suffix}" / f"{converted['identifier']}_0000.png")
@@ -113,6 +114,7 @@ def test_layout(name: str, layout, expected: dict[str, list[str]], case: str, tm
     assert written["left_out"] == []
 
 
+@pytest.mark.slow
 def test_nnunet_takes_every_dataset(tmp_path: Path, raw: Path, verify_with_nnunet) -> None:
     tried = {name: layout for name, layout, _ in LAYOUTS} | {"bkai-igh": bkai_igh}
     for i, (name, layout) in enumerate(tried.items(), start=1):
@@ -201,24 +203,17 @@ def test_ham10000_needs_its_table(tmp_path: Path, raw: Path, error_of) -> None:
     assert convert_dataset(DATASETS["ham10000"], [tmp_path / "ham", table], 1, processes=1).folder.is_dir()
 
 
-@pytest.mark.parametrize("name", ["CVC-ClinicDB", "CVC-ClinicDB-tif", "ETIS-LaribPolypDB", "ISIC-2017"])
-def test_real_samples(name: str, shared: Path, tmp_path: Path, raw: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [("CVC-ClinicDB", "cvc-clinicdb"), ("CVC-ClinicDB-tif", "cvc-clinicdb"), ("ETIS-LaribPolypDB", "etis")],
+)
+def test_real_samples(name: str, dataset: str, shared: Path, raw: Path) -> None:
     source = shared / "data" / name
     if not source.is_dir():
         pytest.skip(f"{source} is not here")
-    if name == "ISIC-2017":
-        # only the validation set is there: it has to do for training
-        for kind in ("Data", "Part1_GroundTruth"):
-            part = tmp_path / f"ISIC-2017_Training_{kind}"
-            part.mkdir()
-            for path in sorted((source / f"ISIC-2017_Validation_{kind}").iterdir())[:2]:
-                (part / path.name).write_bytes(path.read_bytes())
-        source = tmp_path
-    dataset = {"ETIS-LaribPolypDB": "etis", "ISIC-2017": "isic2017"}.get(name, "cvc-clinicdb")
-
     folder = convert_dataset(DATASETS[dataset], [source], 1, processes=1).folder
 
-    for case in json.loads((folder / "conversion_report.json").read_text())["cases"]:
+    for case in report(folder)["cases"]:
         label = read(folder / "labelsTr" / f"{case['identifier']}.png")
         np.testing.assert_array_equal(label, read(source.parent / case["mask"]["file"]) > 127)
         image = read(folder / "imagesTr" / f"{case['identifier']}_0000.png")

@@ -54,18 +54,21 @@ def _damaged_jpeg(image: Path, mask: Path) -> Path:
     return image
 
 
+def _save_as(suffix: str, file: Path, pixels: np.ndarray, **options: object) -> Path:
+    """Replace a file by one of another format."""
+    file.unlink()
+    write(file.with_suffix(suffix), pixels, **options)
+    return file.with_suffix(suffix)
+
+
 def _truncated_png(image: Path, mask: Path) -> Path:
-    path = mask.with_suffix(".png")
-    write(path, read(mask))
-    mask.unlink()
+    path = _save_as(".png", mask, read(mask))
     path.write_bytes(path.read_bytes()[:-30])
     return path
 
 
 def _truncated_bmp(image: Path, mask: Path) -> Path:
-    path = mask.with_suffix(".bmp")
-    write(path, read(mask))
-    mask.unlink()
+    path = _save_as(".bmp", mask, read(mask))
     path.write_bytes(path.read_bytes()[:-200])
     return path
 
@@ -75,25 +78,16 @@ def _wrong_suffix(image: Path, mask: Path) -> Path:
 
 
 def _alpha(image: Path, mask: Path) -> Path:
-    path = image.with_suffix(".png")
     pixels = read(image)
-    image.unlink()
-    write(path, np.concatenate([pixels, pixels[..., :1]], axis=-1))
-    return path
+    return _save_as(".png", image, np.concatenate([pixels, pixels[..., :1]], axis=-1))
 
 
 def _16_bit(image: Path, mask: Path) -> Path:
-    path = image.with_suffix(".png")
-    write(path, read(image)[..., 0].astype(np.uint16) * 257)
-    image.unlink()
-    return path
+    return _save_as(".png", image, read(image)[..., 0].astype(np.uint16) * 257)
 
 
 def _labels(image: Path, mask: Path) -> Path:
-    path = mask.with_suffix(".png")
-    write(path, (read(mask) > 127).astype(np.uint8))
-    mask.unlink()
-    return path
+    return _save_as(".png", mask, (read(mask) > 127).astype(np.uint8))
 
 
 def _other_size(image: Path, mask: Path) -> Path:
@@ -139,12 +133,9 @@ def _cmyk(image: Path, mask: Path) -> Path:
 
 
 def _turned_tiff(image: Path, mask: Path) -> Path:
-    path = image.with_suffix(".tif")
     exif = Image.Exif()
     exif[0x0112] = 6
-    write(path, read(image), exif=exif)
-    image.unlink()
-    return path
+    return _save_as(".tif", image, read(image), exif=exif)
 
 
 def _huge(image: Path, mask: Path) -> Path:

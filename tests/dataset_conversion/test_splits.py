@@ -24,6 +24,7 @@ from support.convert_trees import (
     photograph,
     polypgen,
     read,
+    report,
     write,
     write_kvasir,
     write_pair,
@@ -65,7 +66,7 @@ def test_frames_of_a_sequence_stay_together(tmp_path: Path, raw: Path) -> None:
     fold = fold_of(splits_of(folder))
     assert fold["1"] == fold["2"] == fold["10"] == fold["25"]
     assert fold["26"] != fold["1"] != fold["612"] != fold["26"]
-    recorded = json.loads((folder / "conversion_report.json").read_text())["splits"]
+    recorded = report(folder)["splits"]
     assert "sequence of CVC-ClinicDB" in recorded["rule"]
     assert recorded["groups"] == [["1", "10", "2", "25"]]
 
@@ -78,20 +79,19 @@ def test_the_sequences_are_those_of_the_data_set() -> None:
     assert [found[i] for i in (0, 24, 25, 49, 590, 591, 611)] == [f"sequence {n}" for n in (1, 1, 2, 2, 28, 29, 29)]
 
 
-def test_images_of_a_lesion_stay_together(tmp_path: Path, raw: Path) -> None:
-    ham10000(tmp_path / "ham")
-    fold = fold_of(splits_of(convert("ham10000", tmp_path / "ham")))
-
-    for i in range(4):
-        assert fold[f"ISIC_{2 * i:07}"] == fold[f"ISIC_{2 * i + 1:07}"]
-    assert len(set(fold.values())) == 4
-
-
-def test_frames_of_a_centre_stay_together(tmp_path: Path, raw: Path) -> None:
-    polypgen(tmp_path / "polypgen")
-    fold = fold_of(splits_of(convert("polypgen", tmp_path / "polypgen")))
-    for i in range(1, 7):
-        assert fold[f"C{i}_100H0001"] == fold[f"C{i}_100H0002"]
+@pytest.mark.parametrize(
+    ("layout", "groups"),
+    [
+        (ham10000, [[f"ISIC_{i:07}", f"ISIC_{i + 1:07}"] for i in range(0, 8, 2)]),
+        (polypgen, [[f"C{i}_100H0001", f"C{i}_100H0002"] for i in range(1, 7)]),
+    ],
+    ids=["lesions", "centres"],
+)
+def test_images_of_a_group_stay_together(layout, groups: list[list[str]], tmp_path: Path, raw: Path) -> None:
+    layout(tmp_path)
+    fold = fold_of(splits_of(convert(layout.__name__, tmp_path)))
+    assert all(len({fold[identifier] for identifier in group}) == 1 for group in groups)
+    assert len(set(fold.values())) == min(5, len(groups))
 
 
 def test_near_duplicates_stay_together(tmp_path: Path, raw: Path) -> None:
@@ -106,9 +106,9 @@ def test_near_duplicates_stay_together(tmp_path: Path, raw: Path) -> None:
 
     fold = fold_of(splits_of(folder))
     assert fold["c_again"] == fold["c3"]
-    report = json.loads((folder / "conversion_report.json").read_text())
-    assert [set(pair) for pair in report["duplicates"]] == [{"c3", "c_again"}]
-    assert any("c3" in warning and "c_again" in warning for warning in report["warnings"])
+    written = report(folder)
+    assert [set(pair) for pair in written["duplicates"]] == [{"c3", "c_again"}]
+    assert any("c3" in warning and "c_again" in warning for warning in written["warnings"])
 
 
 def test_folds_are_even_and_do_not_depend_on_order() -> None:
@@ -149,8 +149,7 @@ def test_official_split(name: str, layout, tmp_path: Path, raw: Path) -> None:
     assert {f"{i}.png" for i in split["train"] + split["val"]} == {p.name for p in (folder / "labelsTr").iterdir()}
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 5
     assert (folder / "imagesTs").is_dir()
-    report = json.loads((folder / "conversion_report.json").read_text())
-    assert report["splits"]["rule"] == "one fold: the official training and validation sets"
+    assert report(folder)["splits"]["rule"] == "one fold: the official training and validation sets"
 
 
 def test_official_split_is_refused_where_there_is_none(tmp_path: Path, raw: Path, error_of) -> None:
@@ -174,8 +173,7 @@ def test_years_of_isic_that_share_images_are_warned_of(tmp_path: Path, raw: Path
     assert "ISIC_0016072" in results[1].stderr and "2017 test set" in results[1].stderr
     # and what is seen, not only what is known
     assert "Dataset017_ISIC2017" in results[1].stderr
-    report = json.loads((raw / "Dataset018_ISIC2018" / "conversion_report.json").read_text())
-    assert any("ISIC_0016072" in warning for warning in report["warnings"])
+    assert any("ISIC_0016072" in warning for warning in report(raw / "Dataset018_ISIC2018")["warnings"])
 
 
 def test_a_picture_in_training_and_test_set_is_warned_of(tmp_path: Path, raw: Path, run) -> None:
@@ -249,15 +247,15 @@ def test_held_out_cases_are_in_no_fold(tmp_path: Path, raw: Path) -> None:
     trained = {path.stem for path in (folder / "labelsTr").iterdir()}
     assert (len(held_out), len(trained)) == (2, 10) and not held_out & trained
     assert all({*split["train"], *split["val"]} == trained for split in splits_of(folder))
-    report = json.loads((folder / "conversion_report.json").read_text())
-    assert report["warnings"] == [] and report["options"]["hold_out"] == 2
+    written = report(folder)
+    assert written["warnings"] == [] and written["options"]["hold_out"] == 2
 
 
 def test_held_out_cases_whose_group_is_trained_on_are_warned_of(tmp_path: Path, raw: Path) -> None:
     ham10000(tmp_path / "ham")
     folder = convert("ham10000", tmp_path / "ham", hold_out=2)
 
-    (warning,) = json.loads((folder / "conversion_report.json").read_text())["warnings"]
+    (warning,) = report(folder)["warnings"]
     for path in (folder / "labelsTs").iterdir():
         assert path.stem in warning
 
@@ -268,7 +266,7 @@ def test_a_group_that_is_held_out_as_a_whole_leaks_nothing(tmp_path: Path, raw: 
 
     # four of the six frames are of one sequence, and 612 is the only one of its own
     assert {path.stem for path in (folder / "labelsTs").iterdir()} == {"10", "25", "612"}
-    (warning,) = json.loads((folder / "conversion_report.json").read_text())["warnings"]
+    (warning,) = report(folder)["warnings"]
     assert "10" in warning and "25" in warning and "612" not in warning
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
-from support.convert_trees import command, contents, names, only, photograph, read, rgb, write, write_kvasir
+from support.convert_trees import command, contents, names, only, photograph, read, report, rgb, write, write_kvasir
 from support.images import centred_disc
+from support.waiting import runs, wait_until
 
 KVASIR_SEG = DATASETS["kvasir-seg"]
 TARGET = "Dataset001_KvasirSEG"
@@ -68,25 +69,14 @@ def test_workers_end_with_a_parent_that_was_killed(raw: Path, pairs) -> None:
     if not children.exists():
         process.kill()
         pytest.skip("no list of child processes on this system")
-    deadline = time.monotonic() + 30
     # two workers and what tracks their semaphores
-    while len(workers := children.read_text().split()) < 3:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
+    wait_until(lambda: process.poll() is not None or len(children.read_text().split()) >= 3, 30)
+    workers = [int(pid) for pid in children.read_text().split()]
+    assert len(workers) >= 3
     time.sleep(0.3)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
-    while any(_runs(int(pid)) for pid in workers):
-        assert time.monotonic() < deadline, "a worker goes on"
-        time.sleep(0.05)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    wait_until(lambda: not any(map(runs, workers)), 10, "the workers' end")
 
 
 def test_a_dataset_moved_aside_by_a_killed_run_comes_back(kvasir: Path, tmp_path: Path, raw: Path) -> None:
@@ -213,9 +203,9 @@ def test_skip_bad_leaves_out_what_is_bad_and_reports_it(tmp_path: Path, raw: Pat
 
     assert result.status == 0, result.stderr
     assert names(raw / TARGET / "labelsTr") == ["cju0.png", "cju8.png", "cju9.png"]
-    report = json.loads((raw / TARGET / "conversion_report.json").read_text())
-    assert sorted(str(left["identifier"]) for left in report["left_out"]) == ["None", *(f"cju{i}" for i in range(1, 8))]
-    assert any("source/Kvasir-SEG/Kvasir-SEG/images/cju3.jpg " in left["why"] for left in report["left_out"])
+    left_out = report(raw / TARGET)["left_out"]
+    assert sorted(str(left["identifier"]) for left in left_out) == ["None", *(f"cju{i}" for i in range(1, 8))]
+    assert any("source/Kvasir-SEG/Kvasir-SEG/images/cju3.jpg " in left["why"] for left in left_out)
     assert "cju3.jpg" in result.stdout
 
 

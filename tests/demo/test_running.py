@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +15,8 @@ from nnunet_mamba_mis.cli import main as cli
 from nnunet_mamba_mis.demo.running import Step, run_step
 from nnunet_mamba_mis.demo.synthetic_polyps import write_synthetic_set
 from nnunet_mamba_mis.utils.errors import UserError
-from support.paths import REPOSITORY
+from support.paths import PROGRAMS
+from support.waiting import runs, wait_until
 
 
 def python_step(code: str, **kwargs) -> Step:
@@ -102,27 +101,11 @@ def test_a_failing_child_ends_the_demo_with_exit_status_1(tmp_path, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
 def test_an_interrupt_ends_the_command_and_its_workers(tmp_path, number):
     log = tmp_path / "log"
-    command = [sys.executable, REPOSITORY / "tests" / "programs" / "demo_step_with_worker.py", log]
+    command = [sys.executable, PROGRAMS / "demo_step_with_worker.py", log]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not (log.exists() and "ready" in log.read_text()):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+    wait_until(lambda: process.poll() is not None or (log.exists() and "ready" in log.read_text()), 30)
     process.send_signal(number)
     _, error = process.communicate(timeout=30)
     assert "KeyboardInterrupt" in error
     worker = int(re.search(r"^\d+$", log.read_text(), re.MULTILINE)[0])
-    deadline = time.monotonic() + 10
-    while _is_running(worker):
-        assert time.monotonic() < deadline, "the worker goes on"
-        time.sleep(0.05)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # whoever adopts it may be slow to reap it
-    status = Path(f"/proc/{pid}/stat")
-    return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+    wait_until(lambda: not runs(worker), 10, "the worker's end")

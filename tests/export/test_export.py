@@ -22,7 +22,7 @@ from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops import selective_scan
 from nnunet_mamba_mis.ops.pixelwise import native_pixelwise
 from nnunet_mamba_mis.ops.selective_scan.chunked import chunked_scan
-from support.paths import REPOSITORY
+from support.paths import PROGRAMS
 
 needs_native = pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
 
@@ -160,12 +160,10 @@ PARTS = {
 }
 
 
-SLOW = ("ss2d", "bridge", "bridge, attention")
-
-
 @pytest.mark.feature("Export", "a patch that is no multiple of 32")
 @pytest.mark.feature("Export", "every variant's blocks and bridge in onnxruntime")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in PARTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
 def test_every_part_runs_in_onnxruntime(name, tmp_path):
     part = PARTS[name]().eval()
     programs.write_onnx(part, tmp_path / "part.onnx")
@@ -187,15 +185,15 @@ def test_a_network_in_onnxruntime_is_within_1e4(tmp_path):
 def difference_without_the_package(file: Path, kind: str, net: nn.Module, images: torch.Tensor) -> float:
     """What another process finds, in which the package cannot be imported."""
     torch.save((images, net(images)), file.with_suffix(".images"))
-    program = REPOSITORY / "tests" / "programs" / "run_without_the_package.py"
-    command = [sys.executable, program, file, file.with_suffix(".images"), kind]
+    command = [sys.executable, PROGRAMS / "run_without_the_package.py", file, file.with_suffix(".images"), kind]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return float(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.feature("Export", "`.pt2`, exported and compiled, without this package")
-@pytest.mark.parametrize("kind", ["pt2", pytest.param("aoti", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pt2", "aoti"])
 def test_a_part_runs_without_the_package(kind, tmp_path):
     part = PARTS["BSSS"]().eval()
     programs.FORMATS[kind].write(part, tmp_path / "part.pt2")

@@ -1,8 +1,7 @@
 """BKAI-IGH NeoPolyp: polyps in two classes, told apart by colour."""
 
-from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
+from nnunet_mamba_mis.dataset_conversion.dataset import ColourMask, Dataset
 from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
-from nnunet_mamba_mis.dataset_conversion.mask_rules import ColourMask
 
 DATASETS = (
     Dataset(

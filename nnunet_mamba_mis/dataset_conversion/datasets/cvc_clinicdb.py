@@ -4,9 +4,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Case, Dataset, Grouping
+from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, BinaryMask, Case, Dataset, Grouping
 from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
-from nnunet_mamba_mis.dataset_conversion.mask_rules import BinaryMask
 
 # the last frame of each
 _SEQUENCE_ENDS = (

@@ -1,6 +1,5 @@
 """PolypGen: single frames of six centres."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ _CENTRES = ("C1", "C2", "C3", "C4", "C5", "C6")
 
 
 def _centres(sources: Sequence[Path], cases: Sequence[Case]) -> Mapping[str, str]:
-    return {case.identifier: re.split("_", case.identifier, maxsplit=1)[0] for case in cases}
+    return {case.identifier: case.identifier.partition("_")[0] for case in cases}
 
 
 DATASETS = (
