@@ -134,7 +134,7 @@ def evaluate_datasets(
 
     def evaluate(truth: Truth, fold_set: FoldSet, costs: Costs) -> Evaluation:
         records = {} if truth.test_set else {fold: read_training(fold) for fold in fold_set.folds}
-        scores = score_all(truth, fold_set, tolerance, processes, print)
+        scores = score_all(truth, fold_set, tolerance, processes)
         return Evaluation(truth, fold_set, records, scores, costs)
 
     evaluations = []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from nnunet_mamba_mis.benchmark.evaluation.evaluate import DatasetEvaluation, Evaluation
 from nnunet_mamba_mis.benchmark.evaluation.scores import MEAN
-from nnunet_mamba_mis.benchmark.evaluation.statistics import RESAMPLES, Comparison, estimate
+from nnunet_mamba_mis.benchmark.evaluation.statistics import RESAMPLES, estimate
 from nnunet_mamba_mis.benchmark.reporting import figures, overlay_cases, tables
 from nnunet_mamba_mis.benchmark.reporting.document import Block, Heading, Picture, Text, Warnings
 
@@ -134,27 +133,15 @@ def _comparisons(evaluation: Evaluation, output: Path) -> list[Block]:
     if fewest < _FEWEST_GROUPS:
         blocks.append(Warnings([f"With {fewest} groups, no difference can be significant at 5%, however large."]))
     blocks += [tables.comparison_table(pairs, metric) for metric, pairs in compared.items()]
-    baseline = _baseline(evaluation)
-    file = figures.draw_paired_differences(
-        _differences_to(baseline, evaluation, compared["dice"]),
-        "Dice",
-        baseline,
-        _figure(evaluation, output, "differences"),
-    )
-    caption = "Difference in Dice to the baseline, case by case. Dashed: mean; grey: its 95% interval."
-    return [*blocks, Picture(file, caption)]
-
-
-def _differences_to(
-    baseline: str, evaluation: Evaluation, pairs: list[Comparison]
-) -> Mapping[str, tuple[Comparison, Mapping[str, float]]]:
-    """Comparison with the baseline and difference of each case, for each other model."""
-    dice = evaluation.values("dice")
-    return {
+    baseline, dice = _baseline(evaluation), evaluation.values("dice")
+    differences = {
         pair.second: (pair, {case: value - dice[baseline][case] for case, value in dice[pair.second].items()})
-        for pair in pairs
+        for pair in compared["dice"]
         if pair.first == baseline
     }
+    file = figures.draw_paired_differences(differences, "Dice", baseline, _figure(evaluation, output, "differences"))
+    caption = "Difference in Dice to the baseline, case by case. Dashed: mean; grey: its 95% interval."
+    return [*blocks, Picture(file, caption)]
 
 
 def _cost(evaluation: Evaluation, output: Path) -> list[Block]:

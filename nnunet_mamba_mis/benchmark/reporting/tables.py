@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from nnunet_mamba_mis.benchmark.evaluation.folds import Fold
-from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS
+from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS, total
 from nnunet_mamba_mis.benchmark.evaluation.scores import Scores
 from nnunet_mamba_mis.benchmark.evaluation.statistics import Comparison, Estimate, estimate
 from nnunet_mamba_mis.benchmark.evaluation.training_records import TrainingRecord, settings_of
@@ -63,7 +63,7 @@ def pixel_table(scores: Scores, names: Names) -> Table:
     rows = []
     for name in scores.classes:
         for model, shown in names.items():
-            together = scores.global_counts(model, name)
+            together = total(scores.counts(model, name))
             values = (together.dice, together.iou, together.mean_iou)
             rows.append([*_class_and_model(scores, name, shown), *(f"{value:.3f}" for value in values)])
     columns = ["global-pixel Dice", "global-pixel IoU", "global-pixel mean IoU (foreground and background)"]

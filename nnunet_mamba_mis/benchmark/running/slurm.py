@@ -104,8 +104,7 @@ class Task:
             os.close(lock)
             return "done"
         self.running = RunningJob(self.job, lock, self.device, variables_for(self.device, 1))
-        self.running.wait()
-        outcome = self.running.finish()
+        outcome = self.running.wait()
         if outcome != "done":
             raise RuntimeError("\n".join([f"{self.job}: {outcome}", *last_lines(self.job.log)]))
         return outcome
@@ -117,7 +116,6 @@ class Task:
         if self.running is not None:
             self.running.stop()
             self.running.wait()
-            self.running.finish()
         return DelayedSubmission(Task(self.job, self.device))
 
 
@@ -147,15 +145,13 @@ def submit(jobs: Sequence[Job], device: str, resources: Resources) -> None:
         return
     parameters = resources.parameters(device)
     try:
-        trainings = [job for job in new if not job.needs]
-        if trainings:
-            _submit_array(trainings, device, parameters)
-        for _, waiting in groupby([job for job in new if job.needs], key=lambda job: job.needs):
-            _submit_array(list(waiting), device, parameters)
+        # the trainings, which need nothing, come first
+        for _, together in groupby(new, key=lambda job: job.needs):
+            _submit_array(list(together), device, parameters)
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"Slurm did not take the jobs: {error}") from error
     for job in queued:
-        _wait_for(job, set(trainings))
+        _wait_for(job, set(new))
 
 
 def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) -> None:

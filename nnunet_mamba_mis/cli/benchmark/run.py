@@ -116,10 +116,11 @@ def _trainers_and_plans(args: argparse.Namespace) -> tuple[Sequence[str], Sequen
 
 
 def _print_commands(jobs: Sequence[Job], slots: Sequence[dict[str, str]], device: str) -> None:
+    from nnunet_mamba_mis.benchmark.running.jobs import job_as_typed
     from nnunet_mamba_mis.nnunet.environment import variables_for
 
     waiting = [job for job in jobs if not job.is_done()]
     for number, job in enumerate(waiting):
         # which of the slots it will be depends on which is free first
-        print(job.as_typed(device, {**variables_for(device, len(slots)), **slots[number % len(slots)]}))
+        print(job_as_typed(job, device, {**variables_for(device, len(slots)), **slots[number % len(slots)]}))
     print(f"# {len(jobs) - len(waiting)} of {len(jobs)} jobs are done; nothing was started")
