@@ -20,7 +20,7 @@ from nnunet_mamba_mis.nnunet.paths import folder_if_set
 from nnunet_mamba_mis.utils.errors import UserError
 
 # of a dataset's models: kind of cost → model → number
-Costs = Mapping[str, Mapping[str, float]]
+Costs = Mapping[str, Mapping[Model, float]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Evaluation:
         fold_set: Folds and what is missing.
         records: How each fold was trained; none for a test set.
         scores: Of the cases that all models have.
-        costs: Further ones than those in the records: kind → short name of a model → number.
+        costs: Further ones than those in the records: kind → model → number.
     """
 
     truth: Truth
@@ -141,7 +141,7 @@ def evaluate_datasets(
     for truth, fold_set in zip(truths, fold_sets, strict=True):
         tests, problems = find_tests(truth, roots, fold_set.models, raw)
         fold_set.problems.extend(problems)
-        costs = _by_short_name(measure(truth.name, fold_set.models), fold_set.models) if measure else {}
+        costs = measure(truth.name, fold_set.models) if measure else {}
         validated = evaluate(truth, fold_set, costs)
         if problem := validated.problem_without_common_case():
             raise UserError(f"{problem}; choose with --trainers")
@@ -154,11 +154,3 @@ def evaluate_datasets(
                 tested.append(evaluation)
         evaluations.append(DatasetEvaluation(validated, tested))
     return evaluations
-
-
-def _by_short_name(costs: Costs, models: Sequence[Model]) -> Costs:
-    names = short_names(models)
-    return {
-        kind: {name: by_model[str(model)] for model, name in names.items() if str(model) in by_model}
-        for kind, by_model in costs.items()
-    }

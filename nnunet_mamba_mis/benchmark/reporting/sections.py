@@ -149,7 +149,12 @@ def _cost(evaluation: Evaluation, output: Path) -> list[Block]:
     if not costs:
         return []
     dice = {name: estimate(values, evaluation.group_of) for name, values in evaluation.values("dice").items()}
-    plotted = {kind: costs[kind] for kind in (tables.SECONDS_PER_EPOCH, *evaluation.costs) if costs.get(kind)}
+    names = evaluation.names
+    plotted = {
+        kind: {names[model]: value for model, value in costs[kind].items()}
+        for kind in (tables.SECONDS_PER_EPOCH, *evaluation.costs)
+        if costs.get(kind)
+    }
     file = figures.draw_cost(dice, plotted, _figure(evaluation, output, "cost"))
     return [
         Heading(3, "Cost"),
