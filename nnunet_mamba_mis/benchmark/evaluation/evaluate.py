@@ -52,11 +52,6 @@ class Evaluation:
         return self.scores.rows[-1]
 
     @property
-    def group_of(self) -> Mapping[str, str]:
-        """The group of cases that share one."""
-        return self.truth.group_of
-
-    @property
     def warnings(self) -> list[str]:
         """What differs between models besides the network, is missing, or was left out."""
         warnings = [*comparability_warnings(self.records), *self.fold_set.problems, *self.scores.problems]
@@ -72,7 +67,7 @@ class Evaluation:
 
     def compare(self, metric: str) -> list[Comparison]:
         """Compare every pair of models."""
-        return compare_all(self.values(metric), self.group_of)
+        return compare_all(self.values(metric), self.truth.group_of)
 
     def problem_without_common_case(self) -> str:
         """Return why nothing can be compared; empty if something can."""

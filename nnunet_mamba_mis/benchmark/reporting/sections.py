@@ -84,7 +84,7 @@ def _head(evaluation: Evaluation) -> list[Block]:
 
 
 def _what_was_compared(evaluation: Evaluation) -> str:
-    runs, cases, group_of = evaluation.scores.runs, evaluation.scores.cases, evaluation.group_of
+    runs, cases, group_of = evaluation.scores.runs, evaluation.scores.cases, evaluation.truth.group_of
     grouped = {group_of[case] for case in cases if case in group_of}
     units = len(grouped) + sum(case not in group_of for case in cases)
     groups = f" in {units} groups" if grouped else " (no groups are recorded: each case is one of its own)"
@@ -99,7 +99,7 @@ def _scores(evaluation: Evaluation) -> list[Block]:
     for row in evaluation.scores.rows:
         if len(evaluation.scores.rows) > 1:
             blocks.append(Text(f"{row[0].upper()}{row[1:]}:"))
-        blocks.append(tables.score_table(evaluation.scores, evaluation.names, row, evaluation.group_of))
+        blocks.append(tables.score_table(evaluation.scores, evaluation.names, row, evaluation.truth.group_of))
     return blocks
 
 
@@ -148,7 +148,7 @@ def _cost(evaluation: Evaluation, output: Path) -> list[Block]:
     costs = {**tables.training_costs(evaluation.names, evaluation.records), **evaluation.costs}
     if not costs:
         return []
-    dice = {name: estimate(values, evaluation.group_of) for name, values in evaluation.values("dice").items()}
+    dice = {name: estimate(values, evaluation.truth.group_of) for name, values in evaluation.values("dice").items()}
     names = evaluation.names
     plotted = {
         kind: {names[model]: value for model, value in costs[kind].items()}

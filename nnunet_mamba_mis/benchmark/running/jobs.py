@@ -14,10 +14,9 @@ from typing import Any
 from nnunet_mamba_mis.benchmark.label_maps import Labels, labelled_cases, read_label_map
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.test_sets import TestSet, parse_predictions_folder, predictions_folder
-from nnunet_mamba_mis.nnunet.paths import dataset_id, folder_if_set, is_dataset_name
+from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, dataset_id, folder_if_set, is_dataset_name
 from nnunet_mamba_mis.nnunet.results import (
     CHECKPOINTS,
-    DESCRIPTION,
     PLANS_FILE,
     SUMMARY_FILE,
     fold_folder,
@@ -211,7 +210,7 @@ class Prediction:
 
     def has_begun(self) -> bool:
         """Whether nnU-Net has begun to predict."""
-        return (self.folder / DESCRIPTION).exists()
+        return (self.folder / DATASET_FILE).exists()
 
     def prepare(self) -> None:
         """Remove what must not be taken for a result: an old summary, predictions that are old or cut off."""
@@ -236,7 +235,7 @@ class Prediction:
         # the network takes the cores, so that more workers would only be in its way
         workers = ["-npp", "1", "-nps", "1"] if device == "cpu" else []
         options = [*workers, "-device", device, "--continue_prediction"]
-        described = ["-djfile", str(self.folder / DESCRIPTION), "-pfile", str(self.folder / PLANS_FILE)]
+        described = ["-djfile", str(self.folder / DATASET_FILE), "-pfile", str(self.folder / PLANS_FILE)]
         return [
             ["nnUNetv2_predict", *model, "-f", *map(str, self.folds), *folders, *options],
             ["nnUNetv2_evaluate_folder", str(self.test_set.labels), str(self.folder), *described],
@@ -249,7 +248,7 @@ class Prediction:
     @property
     def _description(self) -> dict[str, Any]:
         """The dataset.json that the model was trained with; empty if it is missing or broken."""
-        return read_json_if_usable(self.candidate.folder / DESCRIPTION)
+        return read_json_if_usable(self.candidate.folder / DATASET_FILE)
 
     def _is_complete(self) -> bool:
         """Whether all labelled images were evaluated; images may have been added, or nnUNet_raw be elsewhere."""
