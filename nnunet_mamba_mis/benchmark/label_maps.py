@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,9 @@ class Labels:
         """Read dataset.json, where regions are lists of labels."""
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-        labels = {name: _label(value) for name, value in description["labels"].items()}
+        labels = {
+            name: value if isinstance(value, int) else tuple(value) for name, value in description["labels"].items()
+        }
         ignored = labels.pop("ignore", None)
         foreground = {name: value for name, value in labels.items() if value not in (0, (0,))}
         assert ignored is None or isinstance(ignored, int)
@@ -72,7 +74,3 @@ def read_label_map(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[floa
         raise ValueError(f"{path} cannot be read: {type(error).__name__} {error}") from None
     volume, spacing = values[0], tuple(float(size) for size in properties["spacing"])
     return (volume[0], spacing[1:]) if len(volume) == 1 else (volume, spacing)
-
-
-def _label(value: int | Sequence[int]) -> Label:
-    return value if isinstance(value, int) else tuple(value)

@@ -27,11 +27,6 @@ class Model(NamedTuple):
         return "__".join(self)
 
 
-def seed_folder(results: Path, seed: int) -> Path:
-    """Return what nnUNet_results is for trainings with a seed."""
-    return results / f"seed_{seed}"
-
-
 def seed_folders(roots: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """Yield each folder of results and the folders seed_N in it, with the seed."""
     for root in roots:

@@ -9,13 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba_mis.nnunet.paths import DATASET_FILE
 from nnunet_mamba_mis.utils.errors import UserError
 
 # in the order in which `--c` looks for them; the first is written when training ends
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
-# beside the folds, and beside predictions before the first of them
-DESCRIPTION = DATASET_FILE
 PLANS_FILE = "plans.json"
 # beside predictions when they are evaluated
 SUMMARY_FILE = "summary.json"

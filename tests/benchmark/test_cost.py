@@ -188,7 +188,7 @@ def test_costs_of_models_are_measured_as_nnunet_runs_them(nnunet, monkeypatch, t
         f"peak memory of training, GB\non {cost['hardware']}",
         f"seconds to predict an image\non {cost['hardware']}",
     ]
-    assert parameters[str(stock)] > 1 and all(by_model.keys() == {str(stock)} for by_model in (flops, memory, seconds))
+    assert parameters[stock] > 1 and all(by_model.keys() == {stock} for by_model in (flops, memory, seconds))
 
 
 @pytest.mark.slow

@@ -55,9 +55,7 @@ def test_half_written_checkpoint_is_set_aside(tmp_path, monkeypatch):
     whole = (job.folder / "checkpoint_best.pth").read_bytes()
     (job.folder / "checkpoint_latest.pth").write_bytes(whole[: len(whole) // 2])
     monkeypatch.setattr(Training, "commands", lambda job, device: [["python", "-c", "pass"]])
-    running = RunningJob(job, try_lock(job), "cpu", {})
-    running.wait()
-    outcome = running.finish()
+    outcome = RunningJob(job, try_lock(job), "cpu", {}).wait()
     assert outcome.startswith("failed") and "validation/summary.json" in outcome
     assert {path.name for path in job.folder.glob("*.pth*")} == {"checkpoint_best.pth", "checkpoint_latest.pth.broken"}
 

@@ -15,7 +15,7 @@ import pytest
 from nnunet_mamba_mis.benchmark.running.jobs import Training
 from nnunet_mamba_mis.benchmark.running.local import run_jobs
 from nnunet_mamba_mis.benchmark.running.processes import RunningJob, is_running, try_lock
-from support.benchmark_command import make_job
+from support.benchmark_command import finish_training, make_job
 from support.paths import PROGRAMS
 from support.waiting import wait_until
 
@@ -57,11 +57,20 @@ def test_second_command_of_a_job_begins_when_the_first_has_ended_well(tmp_path, 
     job = make_job(tmp_path)
     commands = [["python", "-c", f"import sys; print('ran', {status}); sys.exit({status})"] for status in statuses]
     monkeypatch.setattr(Training, "commands", lambda job, device: commands)
-    running = RunningJob(job, try_lock(job), "cpu", {})
-    running.wait()
-    assert running.finish() == f"failed: {outcome}"
+    assert RunningJob(job, try_lock(job), "cpu", {}).wait() == f"failed: {outcome}"
     assert "".join(re.findall(r"^ran (\d)", job.log.read_text(), re.M)) == ran
     assert not is_running(job.folder)
+
+
+def test_failed_job_runs_again_with_the_next_command(tmp_path, monkeypatch):
+    job, finished = make_job(tmp_path / "results"), make_job(tmp_path / "finished")
+    finish_training(finished)
+    commands = {1: ["python", "-c", "raise SystemExit(3)"], 0: ["cp", "-a", f"{finished.folder}/.", str(job.folder)]}
+    for status, command in commands.items():
+        monkeypatch.setattr(Training, "commands", lambda job, device, command=command: [command])
+        assert run_jobs([job], [{}], "cpu") == status
+    assert re.findall(r"(failed: exit status 3|done)$", job.log.read_text(), re.M) == ["failed: exit status 3", "done"]
+    assert run_jobs([job], [{}], "cpu") == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)

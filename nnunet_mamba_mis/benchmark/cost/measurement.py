@@ -55,15 +55,15 @@ def measure_cost(dataset: str | int, model: Model, device: str = "cpu") -> dict[
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def dataset_costs(dataset: str | int, models: Iterable[Model], device: str = "cpu") -> dict[str, dict[str, float]]:
+def dataset_costs(dataset: str | int, models: Iterable[Model], device: str = "cpu") -> dict[str, dict[Model, float]]:
     """Costs of models in words, as reports take them: kind of cost → model → number.
 
     Args and errors as `measure_cost`.
     """
-    costs: dict[str, dict[str, float]] = {}
+    costs: dict[str, dict[Model, float]] = {}
     for model in models:
         measured = measure_cost(dataset, model, device)
         for key, (words, unit) in _KINDS.items():
             if key in measured:
-                costs.setdefault(words.format_map(measured), {})[str(model)] = measured[key] / unit
+                costs.setdefault(words.format_map(measured), {})[model] = measured[key] / unit
     return costs

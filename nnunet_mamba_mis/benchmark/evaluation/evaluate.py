@@ -20,7 +20,7 @@ from nnunet_mamba_mis.nnunet.paths import folder_if_set
 from nnunet_mamba_mis.utils.errors import UserError
 
 # of a dataset's models: kind of cost → model → number
-Costs = Mapping[str, Mapping[str, float]]
+Costs = Mapping[str, Mapping[Model, float]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Evaluation:
         fold_set: Folds and what is missing.
         records: How each fold was trained; none for a test set.
         scores: Of the cases that all models have.
-        costs: Further ones than those in the records: kind → short name of a model → number.
+        costs: Further ones than those in the records: kind → model → number.
     """
 
     truth: Truth
@@ -52,11 +52,6 @@ class Evaluation:
         return self.scores.rows[-1]
 
     @property
-    def group_of(self) -> Mapping[str, str]:
-        """The group of cases that share one."""
-        return self.truth.group_of
-
-    @property
     def warnings(self) -> list[str]:
         """What differs between models besides the network, is missing, or was left out."""
         warnings = [*comparability_warnings(self.records), *self.fold_set.problems, *self.scores.problems]
@@ -72,7 +67,7 @@ class Evaluation:
 
     def compare(self, metric: str) -> list[Comparison]:
         """Compare every pair of models."""
-        return compare_all(self.values(metric), self.group_of)
+        return compare_all(self.values(metric), self.truth.group_of)
 
     def problem_without_common_case(self) -> str:
         """Return why nothing can be compared; empty if something can."""
@@ -134,14 +129,14 @@ def evaluate_datasets(
 
     def evaluate(truth: Truth, fold_set: FoldSet, costs: Costs) -> Evaluation:
         records = {} if truth.test_set else {fold: read_training(fold) for fold in fold_set.folds}
-        scores = score_all(truth, fold_set, tolerance, processes, print)
+        scores = score_all(truth, fold_set, tolerance, processes)
         return Evaluation(truth, fold_set, records, scores, costs)
 
     evaluations = []
     for truth, fold_set in zip(truths, fold_sets, strict=True):
         tests, problems = find_tests(truth, roots, fold_set.models, raw)
         fold_set.problems.extend(problems)
-        costs = _by_short_name(measure(truth.name, fold_set.models), fold_set.models) if measure else {}
+        costs = measure(truth.name, fold_set.models) if measure else {}
         validated = evaluate(truth, fold_set, costs)
         if problem := validated.problem_without_common_case():
             raise UserError(f"{problem}; choose with --trainers")
@@ -154,11 +149,3 @@ def evaluate_datasets(
                 tested.append(evaluation)
         evaluations.append(DatasetEvaluation(validated, tested))
     return evaluations
-
-
-def _by_short_name(costs: Costs, models: Sequence[Model]) -> Costs:
-    names = short_names(models)
-    return {
-        kind: {name: by_model[str(model)] for model, name in names.items() if str(model) in by_model}
-        for kind, by_model in costs.items()
-    }

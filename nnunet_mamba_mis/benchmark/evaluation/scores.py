@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnunet_mamba_mis.benchmark.evaluation.folds import FoldSet, Truth
-from nnunet_mamba_mis.benchmark.evaluation.metrics import Counts, Score, score, total
+from nnunet_mamba_mis.benchmark.evaluation.metrics import Counts, Score, score
 from nnunet_mamba_mis.benchmark.label_maps import Labels, read_label_map
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.utils.text import shortened
@@ -82,12 +83,8 @@ class Scores:
         """Return the pixels of a class of all runs."""
         return [scored[name].counts for scored in self.by_model[model].values()]
 
-    def global_counts(self, model: Model, name: str) -> Counts:
-        """Return the pixels of a class of all runs together."""
-        return total(self.counts(model, name))
 
-
-def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int, say: Callable[[str], None]) -> Scores:
+def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int) -> Scores:
     """Score all predictions, and keep what every model has.
 
     Args:
@@ -95,19 +92,17 @@ def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int,
         fold_set: Its folds.
         tolerance: Of the normalised surface Dice.
         processes: To score with.
-        say: Takes a line of progress.
     """
     labels = Labels.of(truth.description)
+    score_files = partial(score_case, labels=labels, tolerance=tolerance)
     problems: list[str] = []
     by_model: dict[Model, dict[Run, dict[str, Score]]] = {model: {} for model in fold_set.models}
     with _mapping(processes) as apply:
         for fold in fold_set.folds:
-            say(f"{truth.title}: {fold}, {len(fold.predictions)} cases")
-            cases = [
-                CaseFiles(truth.labels / f"{case}{labels.file_ending}", file, labels, tolerance)
-                for case, file in fold.predictions.items()
-            ]
-            for case, result in zip(fold.predictions, apply(score_case, cases), strict=True):
+            print(f"{truth.title}: {fold}, {len(fold.predictions)} cases")
+            truths = [truth.labels / f"{case}{labels.file_ending}" for case in fold.predictions]
+            results = apply(score_files, truths, fold.predictions.values())
+            for case, result in zip(fold.predictions, results, strict=True):
                 if isinstance(result, str):
                     problems.append(f"{fold}, case {case} is left out: {result}")
                 else:
@@ -118,29 +113,18 @@ def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int,
     return Scores(list(labels.of_class), kept, problems)
 
 
-class CaseFiles(NamedTuple):
-    """Files of a case to score."""
-
-    truth: Path
-    prediction: Path
-    labels: Labels
-    tolerance: float
-
-
-def score_case(case: CaseFiles) -> dict[str, Score] | str:
+def score_case(truth_file: Path, predicted_file: Path, labels: Labels, tolerance: float) -> dict[str, Score] | str:
     """Return the score of each class, or why there is none."""
-    labels = case.labels
     try:
-        (truth, spacing), (prediction, _) = (read_label_map(file, labels) for file in (case.truth, case.prediction))
+        (truth, spacing), (prediction, _) = (read_label_map(file, labels) for file in (truth_file, predicted_file))
     except ValueError as error:
         return str(error)
     if truth.shape != prediction.shape:
-        return f"{case.prediction} has shape {prediction.shape}, the ground truth {truth.shape}"
+        return f"{predicted_file} has shape {prediction.shape}, the ground truth {truth.shape}"
     counted = None if labels.ignored is None else truth != labels.ignored
     predicted = labels.masks(prediction)
     return {
-        name: score(mask, predicted[name], spacing, case.tolerance, counted)
-        for name, mask in labels.masks(truth).items()
+        name: score(mask, predicted[name], spacing, tolerance, counted) for name, mask in labels.masks(truth).items()
     }
 
 
@@ -162,11 +146,11 @@ def _only_some_have(by_model: Mapping[Model, Mapping[Run, object]], common: set[
 
 
 @contextmanager
-def _mapping(processes: int) -> Iterator[Callable[[Callable[[CaseFiles], Any], Sequence[CaseFiles]], Iterable[Any]]]:
+def _mapping(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
     """Yield map, or one that works in processes."""
     if processes == 1:
         yield map
         return
     # forked processes can hang where torch has threads
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        yield lambda function, cases: pool.map(function, cases, chunksize=8)
+        yield partial(pool.map, chunksize=8)

@@ -11,8 +11,8 @@ from nnunet_mamba_mis.benchmark.label_maps import labelled_cases
 from nnunet_mamba_mis.benchmark.model import Model, seed_folders
 from nnunet_mamba_mis.benchmark.test_sets import TestSet, parse_predictions_folder
 from nnunet_mamba_mis.dataset_conversion.overlaps import REPORT_FILE, trained_on
-from nnunet_mamba_mis.nnunet.paths import not_set
-from nnunet_mamba_mis.nnunet.results import CHECKPOINTS, DESCRIPTION, SUMMARY_FILE, fold_folder
+from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, not_set
+from nnunet_mamba_mis.nnunet.results import CHECKPOINTS, SUMMARY_FILE, fold_folder
 from nnunet_mamba_mis.utils.text import shortened
 
 
@@ -60,7 +60,7 @@ def _ensembles(truth: Truth, roots: Sequence[Path], models: Sequence[Model]) -> 
     """Yield what was begun to be predicted, without the files."""
     for model in models:
         for seed, root in seed_folders(roots):
-            for file in sorted((root / truth.name / str(model)).glob(f"test_folds_*/*/*/{DESCRIPTION}")):
+            for file in sorted((root / truth.name / str(model)).glob(f"test_folds_*/*/*/{DATASET_FILE}")):
                 if parsed := parse_predictions_folder(file.parent):
                     folds, test_set = parsed
                     yield Fold(model, seed, "+".join(map(str, folds)), file.parent, {}), test_set

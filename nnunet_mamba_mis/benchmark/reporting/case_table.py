@@ -23,7 +23,7 @@ def cases_csv(evaluations: Iterable[Evaluation]) -> str:
         truth = evaluation.truth
         for model, runs in evaluation.scores.by_model.items():
             for run, scored in runs.items():
-                group = evaluation.group_of.get(run.case, run.case)
+                group = truth.group_of.get(run.case, run.case)
                 for name, score in scored.items():
                     identity = [truth.name, truth.test_set, run.case, group, run.fold, *model, run.seed, name]
                     counts = score.counts

@@ -20,7 +20,10 @@ _QUANTILES = {"worst": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "best": 1.0
 
 def choose(scores: Scores, names: Mapping[Model, str], row: str) -> list[tuple[str, str]]:
     """Return cases and why each was chosen: quantiles of the baseline's Dice, and the others' largest gain and loss."""
-    dice = {model: _defined(scores.values(model, "dice", row)) for model in names}
+    dice = {
+        model: {case: value for case, value in scores.values(model, "dice", row).items() if not np.isnan(value)}
+        for model in names
+    }
     baseline, *others = names
     ordered = sorted(dice[baseline], key=lambda case: (dice[baseline][case], case))
     if not ordered:
@@ -61,10 +64,6 @@ def panels(
         image = _read_image(truth.images, case, labels, reference.shape)
         rows.append(Panel(why, case, image[section], masks[0], masks[1:], dice))
     return rows
-
-
-def _defined(values: Mapping[str, float]) -> dict[str, float]:
-    return {case: value for case, value in values.items() if not np.isnan(value)}
 
 
 def _section(label_map: NDArray) -> tuple[int, ...]:

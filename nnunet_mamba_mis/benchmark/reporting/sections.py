@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from nnunet_mamba_mis.benchmark.evaluation.evaluate import DatasetEvaluation, Evaluation
 from nnunet_mamba_mis.benchmark.evaluation.scores import MEAN
-from nnunet_mamba_mis.benchmark.evaluation.statistics import RESAMPLES, Comparison, estimate
+from nnunet_mamba_mis.benchmark.evaluation.statistics import RESAMPLES, estimate
 from nnunet_mamba_mis.benchmark.reporting import figures, overlay_cases, tables
 from nnunet_mamba_mis.benchmark.reporting.document import Block, Heading, Picture, Text, Warnings
 
@@ -85,7 +84,7 @@ def _head(evaluation: Evaluation) -> list[Block]:
 
 
 def _what_was_compared(evaluation: Evaluation) -> str:
-    runs, cases, group_of = evaluation.scores.runs, evaluation.scores.cases, evaluation.group_of
+    runs, cases, group_of = evaluation.scores.runs, evaluation.scores.cases, evaluation.truth.group_of
     grouped = {group_of[case] for case in cases if case in group_of}
     units = len(grouped) + sum(case not in group_of for case in cases)
     groups = f" in {units} groups" if grouped else " (no groups are recorded: each case is one of its own)"
@@ -100,7 +99,7 @@ def _scores(evaluation: Evaluation) -> list[Block]:
     for row in evaluation.scores.rows:
         if len(evaluation.scores.rows) > 1:
             blocks.append(Text(f"{row[0].upper()}{row[1:]}:"))
-        blocks.append(tables.score_table(evaluation.scores, evaluation.names, row, evaluation.group_of))
+        blocks.append(tables.score_table(evaluation.scores, evaluation.names, row, evaluation.truth.group_of))
     return blocks
 
 
@@ -134,35 +133,28 @@ def _comparisons(evaluation: Evaluation, output: Path) -> list[Block]:
     if fewest < _FEWEST_GROUPS:
         blocks.append(Warnings([f"With {fewest} groups, no difference can be significant at 5%, however large."]))
     blocks += [tables.comparison_table(pairs, metric) for metric, pairs in compared.items()]
-    baseline = _baseline(evaluation)
-    file = figures.draw_paired_differences(
-        _differences_to(baseline, evaluation, compared["dice"]),
-        "Dice",
-        baseline,
-        _figure(evaluation, output, "differences"),
-    )
-    caption = "Difference in Dice to the baseline, case by case. Dashed: mean; grey: its 95% interval."
-    return [*blocks, Picture(file, caption)]
-
-
-def _differences_to(
-    baseline: str, evaluation: Evaluation, pairs: list[Comparison]
-) -> Mapping[str, tuple[Comparison, Mapping[str, float]]]:
-    """Comparison with the baseline and difference of each case, for each other model."""
-    dice = evaluation.values("dice")
-    return {
+    baseline, dice = _baseline(evaluation), evaluation.values("dice")
+    differences = {
         pair.second: (pair, {case: value - dice[baseline][case] for case, value in dice[pair.second].items()})
-        for pair in pairs
+        for pair in compared["dice"]
         if pair.first == baseline
     }
+    file = figures.draw_paired_differences(differences, "Dice", baseline, _figure(evaluation, output, "differences"))
+    caption = "Difference in Dice to the baseline, case by case. Dashed: mean; grey: its 95% interval."
+    return [*blocks, Picture(file, caption)]
 
 
 def _cost(evaluation: Evaluation, output: Path) -> list[Block]:
     costs = {**tables.training_costs(evaluation.names, evaluation.records), **evaluation.costs}
     if not costs:
         return []
-    dice = {name: estimate(values, evaluation.group_of) for name, values in evaluation.values("dice").items()}
-    plotted = {kind: costs[kind] for kind in (tables.SECONDS_PER_EPOCH, *evaluation.costs) if costs.get(kind)}
+    dice = {name: estimate(values, evaluation.truth.group_of) for name, values in evaluation.values("dice").items()}
+    names = evaluation.names
+    plotted = {
+        kind: {names[model]: value for model, value in costs[kind].items()}
+        for kind in (tables.SECONDS_PER_EPOCH, *evaluation.costs)
+        if costs.get(kind)
+    }
     file = figures.draw_cost(dice, plotted, _figure(evaluation, output, "cost"))
     return [
         Heading(3, "Cost"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from nnunet_mamba_mis.benchmark.evaluation.evaluate import Costs
 from nnunet_mamba_mis.benchmark.evaluation.folds import Fold
-from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS
+from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS, total
 from nnunet_mamba_mis.benchmark.evaluation.scores import Scores
 from nnunet_mamba_mis.benchmark.evaluation.statistics import Comparison, Estimate, estimate
 from nnunet_mamba_mis.benchmark.evaluation.training_records import TrainingRecord, settings_of
@@ -63,7 +64,7 @@ def pixel_table(scores: Scores, names: Names) -> Table:
     rows = []
     for name in scores.classes:
         for model, shown in names.items():
-            together = scores.global_counts(model, name)
+            together = total(scores.counts(model, name))
             values = (together.dice, together.iou, together.mean_iou)
             rows.append([*_class_and_model(scores, name, shown), *(f"{value:.3f}" for value in values)])
     columns = ["global-pixel Dice", "global-pixel IoU", "global-pixel mean IoU (foreground and background)"]
@@ -122,36 +123,36 @@ def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
     return Table(header, rows)
 
 
-def cost_table(names: Names, costs: Mapping[str, Mapping[str, float]], hardware: Mapping[str, str]) -> Table:
+def cost_table(names: Names, costs: Costs, hardware: Mapping[Model, str]) -> Table:
     """Every known cost of each model, and on what it was measured."""
     rows = [
         [
             _wrapped_name(name),
-            *(number(by_name[name]) if name in by_name else "not known" for by_name in costs.values()),
-            hardware.get(name) or "not known",
+            *(number(by_model[model]) if model in by_model else "not known" for by_model in costs.values()),
+            hardware[model] or "not known",
         ]
-        for name in names.values()
+        for model, name in names.items()
     ]
     return Table(["", *costs, "hardware"], rows)
 
 
-def training_costs(names: Names, records: Mapping[Fold, TrainingRecord]) -> dict[str, dict[str, float]]:
+def training_costs(models: Iterable[Model], records: Mapping[Fold, TrainingRecord]) -> dict[str, dict[Model, float]]:
     """Return seconds per epoch, median over folds, and hours of training of all folds, as far as there are logs."""
-    costs: dict[str, dict[str, float]] = {}
-    for model, name in names.items():
+    costs: dict[str, dict[Model, float]] = {}
+    for model in models:
         logged = [record for fold, record in records.items() if fold.model == model and record.epochs]
         if logged:
             seconds = float(np.median([record.seconds_per_epoch for record in logged]))
-            costs.setdefault(SECONDS_PER_EPOCH, {})[name] = seconds
-            costs.setdefault(HOURS_OF_TRAINING, {})[name] = sum(record.seconds for record in logged) / 3600
+            costs.setdefault(SECONDS_PER_EPOCH, {})[model] = seconds
+            costs.setdefault(HOURS_OF_TRAINING, {})[model] = sum(record.seconds for record in logged) / 3600
     return costs
 
 
-def hardware(names: Names, records: Mapping[Fold, TrainingRecord]) -> dict[str, str]:
+def hardware(models: Iterable[Model], records: Mapping[Fold, TrainingRecord]) -> dict[Model, str]:
     """Return on what each model was trained, as far as it is known."""
     return {
-        name: "; ".join(dict.fromkeys(r.hardware for fold, r in records.items() if fold.model == model and r.hardware))
-        for model, name in names.items()
+        model: "; ".join(dict.fromkeys(r.hardware for fold, r in records.items() if fold.model == model and r.hardware))
+        for model in models
     }
 
 

@@ -6,19 +6,17 @@ Each knows where its results lie, in which state they are, and the commands that
 from __future__ import annotations
 
 import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_mamba_mis.benchmark.label_maps import Labels, labelled_cases, read_label_map
-from nnunet_mamba_mis.benchmark.model import Model, seed_folder
+from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.test_sets import TestSet, parse_predictions_folder, predictions_folder
-from nnunet_mamba_mis.nnunet.paths import dataset_id, folder_if_set, is_dataset_name
+from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, dataset_id, folder_if_set, is_dataset_name
 from nnunet_mamba_mis.nnunet.results import (
     CHECKPOINTS,
-    DESCRIPTION,
     PLANS_FILE,
     SUMMARY_FILE,
     fold_folder,
@@ -72,7 +70,7 @@ class Candidate:
 
     @property
     def _results_of_seed(self) -> Path:
-        return self.results if self.seed is None else seed_folder(self.results, self.seed)
+        return self.results if self.seed is None else self.results / f"seed_{self.seed}"
 
     def __str__(self) -> str:
         return " ".join([self.dataset, *self.model])
@@ -83,60 +81,8 @@ class Candidate:
         return "" if self.seed is None else f" seed {self.seed}"
 
 
-class Job(ABC):
-    """A training or a prediction."""
-
-    candidate: Candidate
-
-    @property
-    @abstractmethod
-    def fold_numbers(self) -> tuple[int, ...]:
-        """Folds that the job trains or predicts with."""
-
-    @property
-    @abstractmethod
-    def folder(self) -> Path:
-        """Where nnU-Net writes."""
-
-    @property
-    @abstractmethod
-    def summary(self) -> Path:
-        """What nnU-Net writes last."""
-
-    @property
-    def needs(self) -> Sequence[Training]:
-        """Trainings that have to be done before; none by default."""
-        return ()
-
-    @property
-    def log(self) -> Path:
-        """All that the job's commands printed, one after the other."""
-        return self.folder / LOG
-
-    @abstractmethod
-    def is_done(self) -> bool:
-        """Whether the results are complete and newer than what they come from."""
-
-    @abstractmethod
-    def has_begun(self) -> bool:
-        """Whether there is something to resume."""
-
-    @abstractmethod
-    def prepare(self) -> None:
-        """Remove what the commands must not take for a result or a checkpoint."""
-
-    @abstractmethod
-    def commands(self, device: str) -> list[list[str]]:
-        """Return the commands that start or resume the job; the first words are console scripts or "python"."""
-
-    def as_typed(self, device: str, variables: Mapping[str, str]) -> str:
-        """Return the commands as one would type them in a shell, with variables beside the job's own."""
-        together = {**self.candidate.variables, **variables}
-        return " && ".join(as_typed(command, together) for command in self.commands(device))
-
-
 @dataclass(frozen=True)
-class Training(Job):
+class Training:
     """A fold of a model, trained and validated.
 
     Args:
@@ -154,14 +100,24 @@ class Training(Job):
         return None if candidate is None or fold is None else cls(candidate, fold)
 
     @property
-    def fold_numbers(self) -> tuple[int, ...]:
+    def folds(self) -> tuple[int, ...]:
         """The only one."""
         return (self.fold,)
+
+    @property
+    def needs(self) -> Sequence[Training]:
+        """What has to be done before: nothing."""
+        return ()
 
     @property
     def folder(self) -> Path:
         """Where nnU-Net writes this fold."""
         return fold_folder(self.candidate.folder, self.fold)
+
+    @property
+    def log(self) -> Path:
+        """All that the job's commands printed, one after the other."""
+        return self.folder / LOG
 
     @property
     def summary(self) -> Path:
@@ -191,7 +147,7 @@ class Training(Job):
         return any((self.folder / name).exists() for name in CHECKPOINTS)
 
     def commands(self, device: str) -> list[list[str]]:
-        """Return nnU-Net's command that starts or resumes the job."""
+        """Return nnU-Net's command that starts or resumes the job; its first word is a console script or "python"."""
         dataset, (trainer, plans, configuration) = self.candidate.dataset, self.candidate.model
         arguments = [dataset, configuration, str(self.fold), "-tr", trainer, "-p", plans, "-device", device]
         if self.final_checkpoint.exists():
@@ -205,7 +161,7 @@ class Training(Job):
 
 
 @dataclass(frozen=True)
-class Prediction(Job):
+class Prediction:
     """A test set, predicted with the ensemble of a model's folds, and evaluated.
 
     Args:
@@ -225,11 +181,6 @@ class Prediction(Job):
         return None if candidate is None or parsed is None else cls(candidate, *parsed)
 
     @property
-    def fold_numbers(self) -> tuple[int, ...]:
-        """Those of the ensemble."""
-        return self.folds
-
-    @property
     def needs(self) -> Sequence[Training]:
         """The trainings of the folds."""
         return tuple(Training(self.candidate, fold) for fold in self.folds)
@@ -238,6 +189,11 @@ class Prediction(Job):
     def folder(self) -> Path:
         """Where the predictions are written."""
         return predictions_folder(self.candidate.folder, self.folds, self.test_set)
+
+    @property
+    def log(self) -> Path:
+        """All that the job's commands printed, one after the other."""
+        return self.folder / LOG
 
     @property
     def summary(self) -> Path:
@@ -254,7 +210,7 @@ class Prediction(Job):
 
     def has_begun(self) -> bool:
         """Whether nnU-Net has begun to predict."""
-        return (self.folder / DESCRIPTION).exists()
+        return (self.folder / DATASET_FILE).exists()
 
     def prepare(self) -> None:
         """Remove what must not be taken for a result: an old summary, predictions that are old or cut off."""
@@ -262,12 +218,13 @@ class Prediction(Job):
         description = self._description
         if "file_ending" not in description or "labels" not in description:
             return  # nnU-Net says so in the log
-        ending = description["file_ending"]
+        labels = Labels.of(description)
+        ending = labels.file_ending
         cases = set(labelled_cases(self.test_set.labels, ending))
         newest = _newest(self._checkpoints)
         for case in labelled_cases(self.folder, ending):
             file = self.folder / f"{case}{ending}"
-            if case not in cases or file.stat().st_mtime < newest or not _is_readable(file, description):
+            if case not in cases or file.stat().st_mtime < newest or not _is_readable(file, labels):
                 file.unlink()
 
     def commands(self, device: str) -> list[list[str]]:
@@ -278,7 +235,7 @@ class Prediction(Job):
         # the network takes the cores, so that more workers would only be in its way
         workers = ["-npp", "1", "-nps", "1"] if device == "cpu" else []
         options = [*workers, "-device", device, "--continue_prediction"]
-        described = ["-djfile", str(self.folder / DESCRIPTION), "-pfile", str(self.folder / PLANS_FILE)]
+        described = ["-djfile", str(self.folder / DATASET_FILE), "-pfile", str(self.folder / PLANS_FILE)]
         return [
             ["nnUNetv2_predict", *model, "-f", *map(str, self.folds), *folders, *options],
             ["nnUNetv2_evaluate_folder", str(self.test_set.labels), str(self.folder), *described],
@@ -291,7 +248,7 @@ class Prediction(Job):
     @property
     def _description(self) -> dict[str, Any]:
         """The dataset.json that the model was trained with; empty if it is missing or broken."""
-        return read_json_if_usable(self.candidate.folder / DESCRIPTION)
+        return read_json_if_usable(self.candidate.folder / DATASET_FILE)
 
     def _is_complete(self) -> bool:
         """Whether all labelled images were evaluated; images may have been added, or nnUNet_raw be elsewhere."""
@@ -305,6 +262,15 @@ class Prediction(Job):
         except UserError:
             return False
         return evaluated == set(labelled_cases(self.test_set.labels, ending))
+
+
+Job = Training | Prediction
+
+
+def job_as_typed(job: Job, device: str, variables: Mapping[str, str]) -> str:
+    """Return a job's commands as one would type them in a shell, with variables beside the job's own."""
+    together = {**job.candidate.variables, **variables}
+    return " && ".join(as_typed(command, together) for command in job.commands(device))
 
 
 def predictions(trainings: Iterable[Training], test_sets: Mapping[str, Sequence[TestSet]]) -> list[Prediction]:
@@ -362,7 +328,7 @@ def _order(job: Job) -> tuple[Any, ...]:
     trainer, plans, configuration = candidate.model
     test_set = str(job.test_set) if isinstance(job, Prediction) else ""
     seed = -1 if candidate.seed is None else candidate.seed
-    return candidate.dataset, plans, configuration, bool(job.needs), trainer, test_set, job.fold_numbers, seed
+    return candidate.dataset, plans, configuration, bool(job.needs), trainer, test_set, job.folds, seed
 
 
 def _is_newer(summary: Path, checkpoints: Sequence[Path]) -> bool:
@@ -377,10 +343,10 @@ def _newest(files: Sequence[Path]) -> float:
     return max(file.stat().st_mtime for file in files)
 
 
-def _is_readable(file: Path, description: Mapping[str, Any]) -> bool:
+def _is_readable(file: Path, labels: Labels) -> bool:
     """Whether a label map is not cut off."""
     try:
-        read_label_map(file, Labels.of(description))
+        read_label_map(file, labels)
     except ValueError:
         return False
     return True

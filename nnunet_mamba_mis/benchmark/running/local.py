@@ -48,7 +48,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], device: st
         if signals:
             print("Stopped: give the same command again to resume", flush=True)
             return 128 + signals[0]
-    return 0 if runner.outcomes.count("done") == len(jobs) else 1
+    return 0 if all(runner.outcomes[job] == "done" for job in jobs) else 1
 
 
 class _Runner:
@@ -60,17 +60,14 @@ class _Runner:
         self.device = device
         self.running: dict[int, tuple[RunningJob, float]] = {}
         self.elsewhere: set[Job] = set()
-        self.done: set[Job] = set()
-        self.outcomes: list[str] = []
+        self.outcomes: dict[Job, str] = {}
 
     def is_busy(self) -> bool:
         return bool(self.waiting or self.running)
 
     def step(self) -> None:
         """Note what has ended, and fill the free slots."""
-        for slot, (running, began) in list(self.running.items()):
-            if running.has_ended():
-                self._collect(slot, running, time.monotonic() - began)
+        self._collect_ended()
         for slot, variables in enumerate(self.slots):
             if slot not in self.running:
                 self._fill(slot, variables)
@@ -78,16 +75,15 @@ class _Runner:
 
     def _give_up(self) -> None:
         """End jobs that need one which has failed."""
-        to_come = {*self.waiting, *(running.job for running, _ in self.running.values())}
         for job in list(self.waiting):
-            missing = [str(needed.fold) for needed in job.needs if needed not in self.done | to_come]
+            missing = [str(needed.fold) for needed in job.needs if self.outcomes.get(needed, "done") != "done"]
             if missing:
                 self.waiting.remove(job)
                 self._end(job, "not begun", f"not begun: fold {', '.join(missing)} is not done")
 
     def _fill(self, slot: int, variables: Mapping[str, str]) -> None:
         for job in list(self.waiting):
-            if not self.done.issuperset(job.needs):
+            if any(self.outcomes.get(needed) != "done" for needed in job.needs):
                 continue
             lock = try_lock(job)
             if lock is None:
@@ -106,12 +102,16 @@ class _Runner:
             self._say(job, f"{verb}{place}, log {job.log}")
             return
 
-    def _collect(self, slot: int, running: RunningJob, seconds: float) -> None:
-        del self.running[slot]
-        outcome = running.finish()
-        self._end(running.job, outcome.partition(":")[0], f"{outcome} after {duration(seconds)}")
-        if outcome.startswith("failed"):
-            print("\n".join(f"    | {line}" for line in last_lines(running.job.log)), flush=True)
+    def _collect_ended(self) -> None:
+        for slot, (running, began) in list(self.running.items()):
+            if not running.has_ended():
+                continue
+            del self.running[slot]
+            outcome = running.finish()
+            took = duration(time.monotonic() - began)
+            self._end(running.job, outcome.partition(":")[0], f"{outcome} after {took}")
+            if outcome.startswith("failed"):
+                print("\n".join(f"    | {line}" for line in last_lines(running.job.log)), flush=True)
 
     def stop(self, signals: list[int]) -> None:
         """Pass the signal on and wait; another Ctrl-C ends them at once."""
@@ -121,10 +121,8 @@ class _Runner:
         while self.running:
             if signals.count(signal.SIGINT) > 1:
                 for running, _ in self.running.values():
-                    running.kill()
-            for slot, (running, began) in list(self.running.items()):
-                if running.has_ended():
-                    self._collect(slot, running, time.monotonic() - began)
+                    running.stop(signal.SIGKILL)
+            self._collect_ended()
             time.sleep(_POLL_SECONDS)
 
     def ask_to_end(self) -> None:
@@ -132,14 +130,13 @@ class _Runner:
             running.stop()
 
     def summary(self) -> str:
-        counts = {outcome: self.outcomes.count(outcome) for outcome in ("done", "failed", "stopped", "not begun")}
+        outcomes = list(self.outcomes.values())
+        counts = {outcome: outcomes.count(outcome) for outcome in ("done", "failed", "stopped", "not begun")}
         counts["not begun"] += len(self.waiting)
         return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
 
     def _end(self, job: Job, outcome: str, text: str) -> None:
-        self.outcomes.append(outcome)
-        if outcome == "done":
-            self.done.add(job)
+        self.outcomes[job] = outcome
         self._say(job, text)
 
     def _say(self, job: Job, text: str) -> None:

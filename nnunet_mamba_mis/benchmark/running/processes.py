@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from nnunet_mamba_mis.benchmark.running.jobs import Job
+from nnunet_mamba_mis.benchmark.running.jobs import Job, job_as_typed
 from nnunet_mamba_mis.utils.subprocesses import ending, find_executable
 
 LOCK = "benchmark.lock"
@@ -110,7 +110,7 @@ class RunningJob:
         self.lock = lock
         self.was_stopped = False
         job.prepare()
-        note(job, f"on {socket.gethostname()}: {job.as_typed(device, variables)}")
+        note(job, f"on {socket.gethostname()}: {job_as_typed(job, device, variables)}")
         self.variables = {**job.candidate.variables, **variables}
         self.to_come = [[find_executable(name), *arguments] for name, *arguments in job.commands(device)]
         self._start_next()
@@ -144,20 +144,16 @@ class RunningJob:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
-    def wait(self) -> None:
-        """Wait for the end of the commands."""
+    def wait(self) -> str:
+        """Wait for the end of the commands, and return what `finish` does."""
         while not self.has_ended():
             time.sleep(_POLL_SECONDS)
+        return self.finish()
 
-    def stop(self) -> None:
-        """Ask it to end: our trainers save where they are, nnU-Net's end at once."""
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Ask it to end: our trainers save where they are, nnU-Net's end at once, as all do after SIGKILL."""
         self.was_stopped = True
-        _signal_group(self.process.pid, signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self.was_stopped = True
-        _signal_group(self.process.pid, signal.SIGKILL)
+        _signal_group(self.process.pid, number)
 
     def finish(self) -> str:
         """Clean up after a command that has ended.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -25,53 +23,8 @@ _ID = "benchmark.slurm"
 # submitit's files, in nnUNet_results
 _FOLDER = "benchmark_slurm"
 # a step on a GPU takes less than a second; the rest is for a slow file system
-_SECONDS_TO_SAVE = 120
+SECONDS_TO_SAVE = 120
 _MANY = 10_000
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a job takes of a cluster, as the options of `mamba_mis benchmark run` name it.
-
-    Args:
-        partition: Its name; None for the cluster's default.
-        time: Limit, [DAYS-]HOURS:MINUTES:SECONDS.
-        memory: In GB.
-        cpus: Number of them.
-        gres: GPU of a job that trains on one.
-        array_limit: Jobs at a time.
-        sbatch: Further options of sbatch, as NAME=VALUE.
-    """
-
-    partition: str | None
-    time: str
-    memory: float
-    cpus: int
-    gres: str
-    array_limit: int
-    sbatch: Sequence[str] = ()
-
-    def parameters(self, device: str) -> dict[str, Any]:
-        """Return submitit's parameters.
-
-        Raises:
-            UserError: An option cannot be used.
-        """
-        if wrong := [option for option in self.sbatch if "=" not in option]:
-            raise UserError(f"--sbatch {' '.join(wrong)}: NAME=VALUE is needed, as account=lab")
-        return {
-            "job_name": "mamba_mis",
-            "partition": self.partition,
-            "time": _minutes(self.time),
-            "mem": f"{round(self.memory * 1024)}M",
-            "cpus_per_task": self.cpus,
-            "gres": self.gres if device == "cuda" else None,
-            "array_parallelism": self.array_limit,
-            "signal_delay_s": _SECONDS_TO_SAVE,
-            "stderr_to_stdout": True,
-            # even where the cluster's default is not to; open-mode is submitit's
-            "additional_parameters": {"requeue": True} | dict(option.split("=", 1) for option in self.sbatch),
-        }
 
 
 class Task:
@@ -104,8 +57,7 @@ class Task:
             os.close(lock)
             return "done"
         self.running = RunningJob(self.job, lock, self.device, variables_for(self.device, 1))
-        self.running.wait()
-        outcome = self.running.finish()
+        outcome = self.running.wait()
         if outcome != "done":
             raise RuntimeError("\n".join([f"{self.job}: {outcome}", *last_lines(self.job.log)]))
         return outcome
@@ -117,11 +69,10 @@ class Task:
         if self.running is not None:
             self.running.stop()
             self.running.wait()
-            self.running.finish()
         return DelayedSubmission(Task(self.job, self.device))
 
 
-def submit(jobs: Sequence[Job], device: str, resources: Resources) -> None:
+def submit(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) -> None:
     """Submit the jobs that are neither done nor in the queue.
 
     Trainings are an array; each model's predictions are one that waits for its trainings.
@@ -129,7 +80,7 @@ def submit(jobs: Sequence[Job], device: str, resources: Resources) -> None:
     Args:
         jobs: The grid.
         device: nnU-Net's name of it.
-        resources: Of each job.
+        parameters: Submitit's, of each job.
 
     Raises:
         UserError: Submitit or Slurm is missing, or Slurm refuses.
@@ -145,17 +96,14 @@ def submit(jobs: Sequence[Job], device: str, resources: Resources) -> None:
     print(f"{len(jobs)} jobs: {sum(job.is_done() for job in jobs)} done, {len(queued)} in the queue, {len(new)} new")
     if not new:
         return
-    parameters = resources.parameters(device)
     try:
-        trainings = [job for job in new if not job.needs]
-        if trainings:
-            _submit_array(trainings, device, parameters)
-        for _, waiting in groupby([job for job in new if job.needs], key=lambda job: job.needs):
-            _submit_array(list(waiting), device, parameters)
+        # the trainings, which need nothing, come first
+        for _, together in groupby(new, key=lambda job: job.needs):
+            _submit_array(list(together), device, parameters)
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"Slurm did not take the jobs: {error}") from error
     for job in queued:
-        _wait_for(job, set(trainings))
+        _wait_for(job, set(new))
 
 
 def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) -> None:
@@ -199,14 +147,3 @@ def queued_jobs(jobs: Sequence[Job]) -> set[Job]:
     if answer.returncode != 0:
         raise UserError(f"squeue does not answer: {answer.stderr.strip()}")
     return {job for job, number in numbers.items() if number in answer.stdout.split()}
-
-
-def _minutes(limit: str) -> int:
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", limit)
-    if match is None:
-        raise UserError(f"--time {limit}: [DAYS-]HOURS:MINUTES:SECONDS is needed, as 24:00:00 or 2-12:00:00")
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    total = (days * 24 + hours) * 60 + minutes + (seconds > 0)
-    if total * 60 <= 2 * _SECONDS_TO_SAVE:
-        raise UserError(f"--time {limit}: too short, as a job is stopped {_SECONDS_TO_SAVE} s before, to save")
-    return total

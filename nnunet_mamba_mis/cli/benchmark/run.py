@@ -7,8 +7,9 @@ here (--jobs or --gpus), or submits the jobs to Slurm (--slurm). Follow it with 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnunet_mamba_mis.benchmark.running.presets import PRESETS, get_preset
 from nnunet_mamba_mis.utils.errors import UserError
@@ -76,12 +77,9 @@ def run(args: argparse.Namespace) -> int:
     write_missing_splits(trainings)
     announce(jobs)
     if args.slurm:
-        from nnunet_mamba_mis.benchmark.running.slurm import Resources, submit
+        from nnunet_mamba_mis.benchmark.running.slurm import submit
 
-        resources = Resources(
-            args.partition, args.time, args.memory, args.cpus, args.gres, args.array_limit, args.sbatch
-        )
-        submit(jobs, device, resources)
+        submit(jobs, device, _slurm_parameters(args, device))
         return 0
     from nnunet_mamba_mis.benchmark.running.local import run_jobs
 
@@ -115,11 +113,40 @@ def _trainers_and_plans(args: argparse.Namespace) -> tuple[Sequence[str], Sequen
     return preset.trainers, args.plans or [preset.plans]
 
 
+def _slurm_parameters(args: argparse.Namespace, device: str) -> dict[str, Any]:
+    """Return submitit's parameters."""
+    from nnunet_mamba_mis.benchmark.running.slurm import SECONDS_TO_SAVE
+
+    if wrong := [option for option in args.sbatch if "=" not in option]:
+        raise UserError(f"--sbatch {' '.join(wrong)}: NAME=VALUE is needed, as account=lab")
+    time = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", args.time)
+    if time is None:
+        raise UserError(f"--time {args.time}: [DAYS-]HOURS:MINUTES:SECONDS is needed, as 24:00:00 or 2-12:00:00")
+    days, hours, minutes, seconds = (int(part or 0) for part in time.groups())
+    limit = (days * 24 + hours) * 60 + minutes + (seconds > 0)
+    if limit * 60 <= 2 * SECONDS_TO_SAVE:
+        raise UserError(f"--time {args.time}: too short, as a job is stopped {SECONDS_TO_SAVE} s before, to save")
+    return {
+        "job_name": "mamba_mis",
+        "partition": args.partition,
+        "time": limit,
+        "mem": f"{round(args.memory * 1024)}M",
+        "cpus_per_task": args.cpus,
+        "gres": args.gres if device == "cuda" else None,
+        "array_parallelism": args.array_limit,
+        "signal_delay_s": SECONDS_TO_SAVE,
+        "stderr_to_stdout": True,
+        # even where the cluster's default is not to; open-mode is submitit's
+        "additional_parameters": {"requeue": True} | dict(option.split("=", 1) for option in args.sbatch),
+    }
+
+
 def _print_commands(jobs: Sequence[Job], slots: Sequence[dict[str, str]], device: str) -> None:
+    from nnunet_mamba_mis.benchmark.running.jobs import job_as_typed
     from nnunet_mamba_mis.nnunet.environment import variables_for
 
     waiting = [job for job in jobs if not job.is_done()]
     for number, job in enumerate(waiting):
         # which of the slots it will be depends on which is free first
-        print(job.as_typed(device, {**variables_for(device, len(slots)), **slots[number % len(slots)]}))
+        print(job_as_typed(job, device, {**variables_for(device, len(slots)), **slots[number % len(slots)]}))
     print(f"# {len(jobs) - len(waiting)} of {len(jobs)} jobs are done; nothing was started")

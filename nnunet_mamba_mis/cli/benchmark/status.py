@@ -68,7 +68,7 @@ def _identity(job: Job) -> dict[str, str]:
     return {
         "dataset": candidate.dataset,
         **candidate.model._asdict(),
-        "fold": " ".join(map(str, job.fold_numbers)),
+        "fold": " ".join(map(str, job.folds)),
         "seed": "-" if candidate.seed is None else str(candidate.seed),
         "test set": str(job.test_set) if isinstance(job, Prediction) else "-",
     }
