@@ -16,6 +16,7 @@ def find(name: str) -> type:
     return nnUNetTrainer if name == "nnUNetTrainer" else getattr(trainers, name, None) or getattr(stock, name)
 
 
+@pytest.mark.feature("Controls", "trainers of presets exist in every length")
 @pytest.mark.parametrize("epochs", EPOCHS)
 @pytest.mark.parametrize("name", PRESETS)
 def test_trainers_of_a_preset_exist_in_every_length(name, epochs):

@@ -26,6 +26,7 @@ def shim():
     return module
 
 
+@pytest.mark.feature("Ablations", "every trainer exists in every length")
 @pytest.mark.parametrize("name", trainers.__all__)
 @pytest.mark.parametrize("length", ["1epoch", "2epochs", "10epochs", "137epochs", "1000epochs"])
 def test_every_trainer_has_every_length(shim, name, length):
