@@ -123,15 +123,26 @@ def test_test_time_augmentation_can_be_left_out(nnunet, predicted, one_image, tm
     assert asymmetry["with"] < 0.01 < asymmetry["without"], asymmetry
 
 
+@pytest.fixture
+def own_fold(folds, tmp_path) -> Path:
+    """Fold 0 of our model in a results folder of the test's own, `tmp_path / "results"`."""
+    model = tmp_path / "results" / folds.parent.name / folds.name
+    shutil.copytree(folds, model, ignore=shutil.ignore_patterns("fold_[1-4]", "crossval*"))
+    return model / "fold_0"
+
+
+def train_further(nnunet, fold: Path, *arguments: object) -> str:
+    """Run `nnUNetv2_train` on a fold of `own_fold`."""
+    return nnunet.run("nnUNetv2_train", NUMBER, "2d", 0, "-tr", OURS, "-device", "cpu", "--npz", *arguments,
+                      nnUNet_results=str(fold.parents[2]))  # fmt: skip
+
+
 @pytest.mark.feature("Commands", "`--val_best`, `nnUNetv2_predict -chk checkpoint_best.pth`")
-def test_named_checkpoint_is_predicted_and_validated_with(nnunet, folds, polyps, tmp_path):
+def test_named_checkpoint_is_predicted_and_validated_with(nnunet, folds, own_fold, polyps, tmp_path):
     """The best one of a fold gets the weights of another fold, to be told from its final one."""
-    results = tmp_path / "results"
-    fold = results / folds.parent.name / folds.name / "fold_0"
-    shutil.copytree(folds, fold.parent, ignore=shutil.ignore_patterns("fold_[1-4]", "crossval*"))
+    fold = own_fold
     shutil.copy(folds / "fold_1" / "checkpoint_final.pth", fold / "checkpoint_best.pth")
-    nnunet.run("nnUNetv2_train", NUMBER, "2d", 0, "-tr", OURS, "-device", "cpu", "--val", "--val_best", "--npz",
-               nnUNet_results=str(results))  # fmt: skip
+    train_further(nnunet, fold, "--val", "--val_best")
     (validated,) = (fold / "validation").glob("*.npz")
     images = tmp_path / "images"
     images.mkdir()
@@ -139,31 +150,28 @@ def test_named_checkpoint_is_predicted_and_validated_with(nnunet, folds, polyps,
     for output, arguments in (("best", ["-chk", "checkpoint_best.pth"]), ("final", [])):
         nnunet.run("nnUNetv2_predict", "-d", NUMBER, "-c", "2d", "-tr", OURS, "-device", "cpu", "-npp", 0, "-nps", 0,
                    "-i", images, "-o", tmp_path / output, "-f", 0, "--save_probabilities", *arguments,
-                   nnUNet_results=str(results))  # fmt: skip
+                   nnUNet_results=str(tmp_path / "results"))  # fmt: skip
     best, final = (probabilities(tmp_path / output, validated.stem) for output in ("best", "final"))
     np.testing.assert_array_equal(best, probabilities(fold / "validation", validated.stem))
     assert np.abs(best - final).max() > 1e-3
 
 
 @pytest.mark.feature("Commands", "`nnUNetv2_train --val`")
-def test_validation_alone_gives_what_training_gave(nnunet, folds):
-    validation = folds / "fold_2" / "validation"
-    (case,) = (file.stem for file in validation.glob("*.npz"))
-    before = np.load(validation / f"{case}.npz")["probabilities"]
-    summary = json.loads((validation / "summary.json").read_text())
-    shutil.rmtree(validation)
-    output = nnunet.train(NUMBER, 2, OURS, "--val", "--npz")
-    assert "Epoch" not in output
-    np.testing.assert_array_equal(np.load(validation / f"{case}.npz")["probabilities"], before)
-    assert json.loads((validation / "summary.json").read_text())["mean"] == summary["mean"]
+def test_validation_alone_gives_what_training_gave(nnunet, folds, own_fold):
+    (trained,) = (folds / "fold_0" / "validation").glob("*.npz")
+    shutil.rmtree(own_fold / "validation")
+    assert "Epoch" not in train_further(nnunet, own_fold, "--val")
+    again = own_fold / "validation" / trained.name
+    np.testing.assert_array_equal(np.load(again)["probabilities"], np.load(trained)["probabilities"])
+    summaries = [json.loads((file.parent / "summary.json").read_text()) for file in (again, trained)]
+    assert summaries[0]["mean"] == summaries[1]["mean"]
 
 
 @pytest.mark.feature("Commands", "`nnUNetv2_train --c`: a finished one")
-def test_continuing_a_finished_training_validates_it(nnunet, folds):
-    validation = folds / "fold_3" / "validation"
-    shutil.rmtree(validation)
-    output = nnunet.train(NUMBER, 3, OURS, "--c", "--npz")
-    assert "Epoch 1" not in output and (validation / "summary.json").exists()
+def test_continuing_a_finished_training_validates_it(nnunet, own_fold):
+    shutil.rmtree(own_fold / "validation")
+    assert "Epoch 1" not in train_further(nnunet, own_fold, "--c")
+    assert (own_fold / "validation" / "summary.json").exists()
 
 
 @pytest.mark.feature("Commands", "`nnUNetv2_train -pretrained_weights`")
