@@ -15,6 +15,7 @@ from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Case, FoundCas
 from nnunet_mamba_mis.dataset_conversion.problems import FOREIGN, MISSING, SAME_NAME, Problem
 from nnunet_mamba_mis.dataset_conversion.tree import IMAGE_SUFFIXES, Tree
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.text import shortened
 
 _DOCUMENTS = frozenset({".txt", ".csv", ".md", ".pdf", ".json", ".xml", ".html"})
 
@@ -129,7 +130,7 @@ def find_in_two_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundC
 
 def _only(folders: list[Path]) -> list[Path]:
     if len(folders) > 1:
-        listed = " and ".join(str(folder) for folder in folders)
+        listed = shortened([str(folder) for folder in folders])
         raise UserError(f"found {len(folders)} folders for the same images: {listed}. Give with -i only the one to use")
     return folders
 

@@ -262,3 +262,14 @@ def test_folders_that_are_there_twice_are_named(kvasir: Path, raw: Path, error_o
     assert str(kvasir / "copy" / "images") in message
     assert str(kvasir / "Kvasir-SEG" / "Kvasir-SEG" / "images") in message
     assert names(raw) == []
+
+
+def test_folders_that_are_there_many_times_are_counted(kvasir: Path, raw: Path, error_of) -> None:
+    """A whole disk given as the source must not fill the terminal."""
+    for number in range(20):
+        shutil.copytree(only(kvasir / "Kvasir-SEG", "images").parent, kvasir / f"copy{number}")
+
+    message = error_of("kvasir-seg", "-i", kvasir, "-d", 1)
+
+    assert "21" in message and message.count(str(kvasir)) == 5
+    assert names(raw) == []
