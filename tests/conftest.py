@@ -10,6 +10,8 @@ from pathlib import Path
 
 # before torch is imported: threads of two workers would spin in wait for each other on the same cores
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# processes that tests start print each line when it is written: tests wait for lines and read their order
+os.environ.setdefault("PYTHONUNBUFFERED", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

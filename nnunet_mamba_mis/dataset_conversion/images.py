@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import io
 import os
@@ -9,7 +10,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -203,6 +204,8 @@ def _captured_output() -> Iterator[list[str]]:
             os.dup2(file.fileno(), 2)
             yield messages
         finally:
+            with suppress(OSError, AttributeError, TypeError):  # no C library by this name, as on Windows
+                ctypes.CDLL(None).fflush(None)  # or it would print later what it keeps in its buffer
             os.dup2(saved[0], 1)
             os.dup2(saved[1], 2)
             for descriptor in saved:

@@ -232,6 +232,7 @@ def _call(command: str, arguments: list[str], variables: dict[str, str], log: Pa
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(variables | {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"})
     multiprocessing.set_start_method(None, force=True)
