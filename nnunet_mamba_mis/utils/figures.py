@@ -37,13 +37,16 @@ def for_figure(text: str, width: int = 34, most_lines: int = 4) -> str:
     Args:
         text: The name.
         width: Of a line, in characters.
-        most_lines: Of a longer name, the middle is left out.
+        most_lines: The middle of a name that fills more of them is left out.
     """
     font = _font()
     shown = "".join(
         character if font.get_char_index(ord(character)) else character.encode("unicode_escape").decode()
         for character in one_line(text)
     )
+    if len(shown) > width * most_lines:
+        kept = width * most_lines - 1
+        shown = f"{shown[: kept - kept // 2]}…{shown[len(shown) - kept // 2 :]}"
     lines = [""]
     # names have no spaces: break them after underscores, and anywhere where a part is longer than a line
     for part in shown.replace("_", "_\0").replace(" ", " \0").split("\0"):
@@ -51,8 +54,6 @@ def for_figure(text: str, width: int = 34, most_lines: int = 4) -> str:
             if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
                 lines.append("")
             lines[-1] += word
-    if len(lines) > most_lines:
-        lines = [*lines[: most_lines - 2], "…", lines[-1]]
     return "\n".join(line.strip() for line in lines)
 
 

@@ -23,10 +23,10 @@ _TILE = 420
 
 
 def read_natural_image(path: Path) -> NDArray[Any]:
-    """Read a PNG, BMP or TIFF in its own depth, with the library that nnU-Net reads it with.
+    """Read a PNG, BMP or TIFF in its own depth.
 
     Returns:
-        (H, W) or (H, W, channels).
+        (H, W), or (H, W, 3) for colours; the first channel where there are as many as neither grey nor colours have.
 
     Raises:
         Exception: Of the library's own kinds: the file cannot be read.
@@ -35,10 +35,15 @@ def read_natural_image(path: Path) -> NDArray[Any]:
     import SimpleITK as sitk
     from skimage import io
 
-    # scikit-image has the upper 8 bits of an RGB PNG of 16 alone
+    # nnU-Net reads with scikit-image, which has the upper 8 bits of an RGB PNG of 16 alone
     if path.suffix == ".png" and is_utf8(str(path)):
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
-    return io.imread(path)
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
+    else:
+        image = io.imread(path)
+    if image.ndim == 2:
+        return image
+    # without alpha
+    return image[..., :3] if image.shape[-1] in (3, 4) else image[..., 0]
 
 
 def for_display(image: NDArray[Any]) -> NDArray[np.uint8]:

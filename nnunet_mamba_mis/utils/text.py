@@ -58,6 +58,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
 
+def code_block(text: str, language: str) -> str:
+    """Return a block of code in Markdown, between more backticks than there are in it."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
 def for_spreadsheet(text: str) -> str:
     """Return a cell of a CSV file that no spreadsheet takes for a formula: with an apostrophe in front where one would.
 

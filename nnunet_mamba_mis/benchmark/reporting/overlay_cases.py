@@ -103,8 +103,6 @@ def _read_image(folder: Path, case: str, labels: Labels, shape: tuple[int, ...])
     try:
         if issubclass(labels.reader, NaturalImage2DIO):
             image = read_natural_image(files[0])
-            if image.ndim == 3:
-                image = image[..., :3] if image.shape[-1] in (3, 4) else image[..., 0]
         else:
             volume = labels.reader().read_images(list(map(str, files)))[0][0]
             image = volume[0] if len(shape) == 2 else volume
