@@ -55,7 +55,7 @@ def draw_overlays(scores: Scores, images: Path, labels: Path, predictions: Path,
         try:
             image = for_display(read_natural_image(images / f"{identifier}_0000.png"))
         except Exception as error:  # of every kind, by what reads it
-            problems.append(f"image {identifier} is shown as grey: {type(error).__name__} {error}")
+            problems.append(f"image {identifier} is shown as grey: it cannot be read ({type(error).__name__})")
             image = np.full(masks[0].shape, 128, dtype=np.uint8)
         picture, scale = tile(image)
         ax.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")

@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.text import one_line
@@ -98,5 +99,5 @@ def save_figure(figure: Figure, file: Path, svg: bool = False) -> None:
 
 
 @functools.cache
-def _font() -> font_manager.FT2Font:
+def _font() -> FT2Font:
     return font_manager.get_font(font_manager.findfont(_FONT))

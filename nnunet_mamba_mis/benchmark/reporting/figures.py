@@ -163,7 +163,7 @@ def draw_overlays(panels: Sequence[Panel], names: Sequence[str], file: Path) -> 
     for panel, row_height in zip(panels, heights, strict=True):
         bottom -= row_height
         middle = (bottom + (row_height - title) / 2) / height
-        why = f"{for_figure(panel.why, 30)}\n\n{for_figure(panel.case, 30)}"
+        why = f"{for_figure(panel.why, 27)}\n\n{for_figure(panel.case, 27)}"
         figure.text((reasons - 0.1) / width, middle, why, ha="right", va="center", fontsize=8)
         picture, scale = tile(panel.image)
         for column, (masks, dice) in enumerate(zip(panel.predictions, panel.dice, strict=True)):

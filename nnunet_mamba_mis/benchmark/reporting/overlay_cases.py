@@ -52,7 +52,7 @@ def panels(
     """
     labels = Labels.of(truth.description)
     rows: list[Panel] = []
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     for why, case in chosen:
         run = next(run for run in scores.runs if run.case == case)
         files = [
@@ -66,7 +66,7 @@ def panels(
                 read_label_map(file, labels)[0] for file in (truth.labels / f"{case}{labels.file_ending}", *files)
             )
         except ValueError as error:
-            problems.append(f"case {case} is not shown: {error}")
+            problems[case] = f"case {case} is not shown: {error}"
             continue
         section = _section(reference)
         classes = [scores.by_model[model][run].values() for model in models]
@@ -75,10 +75,10 @@ def panels(
         try:
             image = _read_image(truth.images, case, labels, reference.shape)
         except ValueError as error:
-            problems.append(f"case {case} is shown on grey: {error}")
+            problems[case] = f"case {case} is shown on grey: {error}"
             image = np.full(reference.shape, 128, dtype=np.uint8)
         rows.append(Panel(why, case, image[section], masks[0], masks[1:], dice))
-    return rows, list(dict.fromkeys(problems))
+    return rows, list(problems.values())
 
 
 def _section(label_map: NDArray) -> tuple[int, ...]:
@@ -108,7 +108,7 @@ def _read_image(folder: Path, case: str, labels: Labels, shape: tuple[int, ...])
             image = volume[0] if len(shape) == 2 else volume
         image = for_display(image)
     except Exception as error:  # every library that nnU-Net reads with has exceptions of its own
-        raise ValueError(f"{files[0]} cannot be read: {type(error).__name__} {error}") from None
+        raise ValueError(f"{files[0]} cannot be read ({type(error).__name__})") from None
     if image.shape[: len(shape)] != shape:
         raise ValueError(f"{files[0]} has shape {image.shape[: len(shape)]}, its ground truth {shape}")
     return image

@@ -13,8 +13,8 @@ from nnunet_mamba_mis.benchmark.running.jobs import Job
 from nnunet_mamba_mis.benchmark.running.processes import RunningJob, holder, note, try_lock
 from nnunet_mamba_mis.nnunet.environment import variables_for
 from nnunet_mamba_mis.utils.errors import UserError
-from nnunet_mamba_mis.utils.text import one_line
 from nnunet_mamba_mis.utils.subprocesses import last_lines
+from nnunet_mamba_mis.utils.text import one_line
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
