@@ -74,7 +74,9 @@ def read_label_map(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[floa
         raise ValueError(f"{path} cannot be read: the name is not in UTF-8")
     try:
         values, properties = labels.reader().read_seg(str(path))
-        (volume,) = values
+        if len(values) != 1:
+            raise ValueError(f"it has {len(values)} channels")
+        volume = values[0]
         spacing = tuple(float(size) for size in properties["spacing"])
     except Exception as error:  # every library that nnU-Net reads with has exceptions of its own
         raise ValueError(f"{path} cannot be read: {type(error).__name__} {error}") from None
