@@ -6,7 +6,7 @@ import functools
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import matplotlib as mpl
@@ -72,7 +72,8 @@ def try_to_draw(draw: Callable[[Path], Sequence[str] | None], file: Path) -> lis
         problems = list(draw(file) or ())
     except Exception as error:  # files from elsewhere, and libraries that draw, have exceptions of every kind
         for path in (file, file.with_suffix(".svg")):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
         problems = [f"{file.name} is not drawn: {type(error).__name__} {error}"]
     lines = [one_line(problem)[:_LONGEST_LINE] for problem in problems]
     for line in lines:
