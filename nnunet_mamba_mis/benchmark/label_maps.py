@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_mamba_mis.utils.text import is_utf8
+
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
@@ -54,7 +56,7 @@ class Labels:
 
 def labelled_cases(labels: Path, ending: str) -> list[str]:
     """Return the cases of a folder of label maps."""
-    return sorted(file.name.removesuffix(ending) for file in labels.glob(f"*{ending}"))
+    return sorted(file.name.removesuffix(ending) for file in labels.iterdir() if file.name.endswith(ending))
 
 
 def read_label_map(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[float, ...]]:
@@ -68,9 +70,14 @@ def read_label_map(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[floa
     """
     if not path.is_file():
         raise ValueError(f"there is no {path}")
+    if not is_utf8(str(path)):
+        raise ValueError(f"{path} cannot be read: the name is not in UTF-8")
     try:
         values, properties = labels.reader().read_seg(str(path))
+        if len(values) != 1:
+            raise ValueError(f"it has {len(values)} channels")
+        volume = values[0]
+        spacing = tuple(float(size) for size in properties["spacing"])
     except Exception as error:  # every library that nnU-Net reads with has exceptions of its own
         raise ValueError(f"{path} cannot be read: {type(error).__name__} {error}") from None
-    volume, spacing = values[0], tuple(float(size) for size in properties["spacing"])
     return (volume[0], spacing[1:]) if len(volume) == 1 else (volume, spacing)

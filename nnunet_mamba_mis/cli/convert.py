@@ -13,7 +13,7 @@ from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
 from nnunet_mamba_mis.dataset_conversion.datasets.folder import with_stems
 from nnunet_mamba_mis.dataset_conversion.options import Options
-from nnunet_mamba_mis.utils.text import shortened_lines
+from nnunet_mamba_mis.utils.text import for_terminal, one_line, shortened_lines
 
 _LIST_WIDTH = 100
 
@@ -65,13 +65,13 @@ def run(args: argparse.Namespace) -> None:
     )
     conversion = convert_dataset(dataset, args.sources, args.dataset_id, args.folder_name, args.processes, options)
     for warning in conversion.warnings:
-        print(f"mamba_mis: warning: {warning}", file=sys.stderr)
+        print(for_terminal(f"mamba_mis: warning: {warning}"), file=sys.stderr)
     counts = ", ".join(f"{number} in {folder}" for folder, number in conversion.number_of_cases.items())
     state = "would be" if args.dry_run else "is complete:"
-    print(f"{conversion.folder} {state} {counts}")
+    print(for_terminal(f"{conversion.folder} {state} {counts}"))
     if conversion.left_out:
         print(f"Left out, with {len(conversion.left_out)} problems:")
-        print("\n".join(shortened_lines([f"  {text}" for text in conversion.left_out])))
+        print("\n".join(shortened_lines([f"  {one_line(text)}" for text in conversion.left_out])))
     print(f"Splits: {conversion.splits}")
     if not args.dry_run:
         print(

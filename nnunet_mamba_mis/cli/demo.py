@@ -8,6 +8,7 @@ training_curve.png in the output folder.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 
@@ -22,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the demo."""
+    # figures are files: what the environment has may not even be there, with which matplotlib cannot be imported
+    os.environ["MPLBACKEND"] = "agg"
     from nnunet_mamba_mis.demo.workflow import run_demo
 
     run_demo(args.folder, args.source, args.device)

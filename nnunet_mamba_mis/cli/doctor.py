@@ -15,14 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(_args: argparse.Namespace) -> int:
     """Print every finding as it comes; 1 if one of them is wrong."""
     from nnunet_mamba_mis.installation import WRONG, inspect_installation
+    from nnunet_mamba_mis.utils.text import for_terminal
 
     wrong = 0
     for title, findings in inspect_installation():
         print(title, flush=True)
         for finding in findings:
-            print(f"  {finding.status:5}  {finding.text}")
+            print(for_terminal(f"  {finding.status:5}  {finding.text}"))
             if finding.remedy:
-                print(f"         → {finding.remedy}")
+                print(for_terminal(f"         → {finding.remedy}"))
             wrong += finding.status == WRONG
     problems = f"{wrong} problem{'s' * (wrong != 1)} found."
     print(f"\n{problems}" if wrong else "\nReady to train.")

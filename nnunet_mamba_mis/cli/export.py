@@ -41,8 +41,9 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunet_mamba_mis.export.fold import load_fold
     from nnunet_mamba_mis.export.folder import write_folder
+    from nnunet_mamba_mis.utils.text import one_line
 
     fold = load_fold(args.model, args.fold, args.checkpoint, args.trainer)
     arguments = ", ".join(f"{name} {value}" for name, value in fold.network.arguments.items())
-    print(f"Mamba-MIS {arguments} ({fold.description['network_source']})", flush=True)
+    print(one_line(f"Mamba-MIS {arguments} ({fold.description['network_source']})"), flush=True)
     write_folder(fold, formats, args.output)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from nnunet_mamba_mis import __version__
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.text import for_terminal
 
 # subcommand → module with add_arguments(parser) and run(args), or with COMMANDS; modules must be cheap to import
 COMMANDS = {
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
         return 141
     except UserError as error:
-        print(f"mamba_mis: error: {error}", file=sys.stderr)
+        print(for_terminal(f"mamba_mis: error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mamba_mis: interrupted", file=sys.stderr)

@@ -10,6 +10,7 @@ import argparse
 
 from nnunet_mamba_mis.planning import PLANS_NAME
 from nnunet_mamba_mis.planning.checks import check_options, find_fingerprinted
+from nnunet_mamba_mis.utils.text import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +37,14 @@ def run(args: argparse.Namespace) -> None:
     gpu, cpu = (planner.memory(patch_size, batch_size, device) / GIGABYTE for device in ("cuda", "cpu"))
     median = " × ".join(f"{side:g}" for side in configuration["median_image_size_in_voxels"])
     print(
-        f"{folder / name}.json: Mamba-MIS {args.variant}, patch {patch_size[0]} × {patch_size[1]} "
+        f"{one_line(f'{folder / name}.json')}: Mamba-MIS {args.variant}, patch {patch_size[0]} × {patch_size[1]} "
         f"(median image {median}), batch {batch_size}\n"
         f"Training takes about {gpu:.1f} GB on a GPU, {cpu:.1f} GB on a CPU"
     )
     print("Next:")
     data = folder / configuration["data_identifier"]
     if data.is_dir() and any(data.iterdir()):
-        print(f"  (preprocessed data are there: {data})")
+        print(one_line(f"  (preprocessed data are there: {data})"))
     else:
         print(f"  nnUNetv2_preprocess -d {args.dataset} -plans_name {name} -c {CONFIGURATION}")
     print(f"  nnUNetv2_train {args.dataset} {CONFIGURATION} 0 -tr nnUNetTrainerMambaMIS -p {name}")

@@ -8,17 +8,26 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from nnunet_mamba_mis.demo.scoring import Scores, read_mask
 from nnunet_mamba_mis.nnunet.logs import Epoch
-from nnunet_mamba_mis.utils.overlays import PREDICTION_COLOUR, TRUTH_COLOUR, legend_handles, outline, tile
+from nnunet_mamba_mis.utils.figures import for_figure, plain_figures, save_figure
+from nnunet_mamba_mis.utils.overlays import (
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    for_display,
+    legend_handles,
+    outline,
+    read_natural_image,
+    tile,
+)
 
 _TILE_INCHES = 2.3
 _MOST_COLUMNS = 8
 
 
-def draw_overlays(scores: Scores, images: Path, labels: Path, predictions: Path, file: Path) -> None:
+@plain_figures()
+def draw_overlays(scores: Scores, images: Path, labels: Path, predictions: Path, file: Path) -> list[str]:
     """Draw every image with both outlines, in the order of the scores.
 
     Args:
@@ -27,7 +36,11 @@ def draw_overlays(scores: Scores, images: Path, labels: Path, predictions: Path,
         labels: Folder with the ground truth, <identifier>.png.
         predictions: Folder with the predictions, <identifier>.png.
         file: The PNG to write.
+
+    Returns:
+        Images that cannot be read, which are grey, in words.
     """
+    problems = []
     columns = min(_MOST_COLUMNS, max(3, round((1.3 * len(scores)) ** 0.5)))
     rows = max(1, -(-len(scores) // columns))
     # in inches: a strip for the heading above the tiles
@@ -38,27 +51,41 @@ def draw_overlays(scores: Scores, images: Path, labels: Path, predictions: Path,
     for ax in axes:
         ax.set_axis_off()
     for ax, (identifier, counts) in zip(axes, scores.items(), strict=False):
-        with Image.open(images / f"{identifier}_0000.png") as image:
-            picture, scale = tile(image.convert("RGB"))
-        ax.imshow(picture, interpolation="bilinear")
+        masks = [read_mask(folder / f"{identifier}.png") for folder in (labels, predictions)]
+        try:
+            image = for_display(read_natural_image(images / f"{identifier}_0000.png"))
+        except Exception as error:  # of every kind, by what reads it
+            problems.append(f"image {identifier} is shown as grey: it cannot be read ({type(error).__name__})")
+            image = np.full(masks[0].shape, 128, dtype=np.uint8)
+        picture, scale = tile(image)
+        ax.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
         # images differ in height: line up their titles
         ax.set_anchor("N")
-        outlines = ((labels, TRUTH_COLOUR), (predictions, PREDICTION_COLOUR))
-        for folder, colour in outlines:
-            outline(ax, read_mask(folder / f"{identifier}.png"), scale, colour)
+        for mask, colour in zip(masks, (TRUTH_COLOUR, PREDICTION_COLOUR), strict=True):
+            outline(ax, mask, scale, colour)
         dice = "no polyp, none found" if counts.both_empty else f"Dice {counts.dice:.3f}"
         ax.set_title(dice, fontsize=10, pad=3)
-        name = identifier if len(identifier) <= 26 else f"{identifier[:25]}…"
-        ax.text(0.5, -0.02, name, transform=ax.transAxes, ha="center", va="top", fontsize=6, color="0.45")
+        ax.text(
+            0.5,
+            -0.02,
+            for_figure(identifier, 36, most_lines=1),
+            transform=ax.transAxes,
+            ha="center",
+            va="top",
+            fontsize=6,
+            color="0.45",
+        )
     top = 1 - heading / (height + heading)
     figure.subplots_adjust(0.01, 0.12 / (height + heading), 0.99, top, wspace=0.05, hspace=0.16)
     figure.suptitle(
         "Unseen images, worst to best", x=0.01, y=1 - 0.1 / (height + heading), ha="left", va="top", fontsize=13
     )
     figure.legend(handles=legend_handles(), loc="upper right", ncols=2, frameon=False, fontsize=10)
-    figure.savefig(file)
+    save_figure(figure, file)
+    return problems
 
 
+@plain_figures()
 def draw_training_curve(epochs: Sequence[Epoch], file: Path) -> None:
     """Draw losses and pseudo Dice of each epoch."""
     number = np.arange(1, len(epochs) + 1)
@@ -76,4 +103,4 @@ def draw_training_curve(epochs: Sequence[Epoch], file: Path) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(color="0.9")
         ax.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file)
+    save_figure(figure, file)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from nnunet_mamba_mis.demo.running import Step
 from nnunet_mamba_mis.demo.scoring import Scores, Summary
-from nnunet_mamba_mis.utils.text import duration
+from nnunet_mamba_mis.utils.atomic_write import atomic_write
+from nnunet_mamba_mis.utils.text import code_block, duration, for_markdown, markdown_table, one_line
 
 _MOST_ROWS = 24
 _NAME_WIDTH = 40
@@ -28,6 +29,7 @@ def console_table(scores: Scores, summary: Summary) -> str:
     width = min(_NAME_WIDTH, max(map(len, scores), default=5))
     rows = []
     for identifier, counts in scores.items():
+        identifier = one_line(identifier)
         name = identifier if len(identifier) <= width else f"{identifier[: width - 1]}…"
         cells = "no polyp in the image, none found" if counts.both_empty else f"{counts.dice:.3f}  {counts.iou:.3f}"
         rows.append(f"  {name:<{width}}  {cells}")
@@ -52,8 +54,9 @@ def write_report(
     steps: Sequence[FinishedStep],
     scores: Scores,
     summary: Summary,
+    missing: Sequence[str] = (),
 ) -> None:
-    """Write report.md, which expects overlays.png and training_curve.png beside it.
+    """Write report.md, with the pictures that lie beside it: overlays.png and training_curve.png.
 
     Args:
         file: Report.md.
@@ -63,22 +66,27 @@ def write_report(
         steps: In the order they ran.
         scores: Worst to best.
         summary: Of the scores.
+        missing: What is not in the pictures, in words.
     """
+    where = for_markdown(device)
     total = duration(sum(step.seconds for step in steps))
     packages = ", ".join(f"{name} {version(name)}" for name in ("nnunet-mamba-mis", "nnunetv2", "torch"))
     times = [(finished.step.title, duration(finished.seconds)) for finished in steps]
-    file.write_text(
-        f"""# Mamba-MIS demo
+    pictures = {
+        "overlays.png": "Outlines on the unseen images",
+        "training_curve.png": "Losses and pseudo Dice per epoch",
+    }
+    shown = [f"![{text}]({name})" for name, text in pictures.items() if file.with_name(name).is_file()]
+    shown += [f"- ⚠ {for_markdown(line)}" for line in missing]
+    text = f"""# Mamba-MIS demo
 
-Mean Dice **{summary.dice_mean:.3f}** on {summary.images} images that training never saw, after {total} on {device}.
+Mean Dice **{summary.dice_mean:.3f}** on {summary.images} images that training never saw, after {total} on {where}.
 
-{data}
+{for_markdown(data)}
 
 This shows that everything works and how it is used. It trains far too briefly to say how good the network is.
 
-![Outlines on the unseen images](overlays.png)
-
-![Losses and pseudo Dice per epoch](training_curve.png)
+{chr(10).join(shown)}
 
 ## Scores on the unseen images
 
@@ -88,14 +96,14 @@ This shows that everything works and how it is used. It trains far too briefly t
 
 {packages}, Python {platform.python_version()}, {platform.system()}.
 
-{_table(("step", "time"), times)}
+{markdown_table(("step", "time"), times)}
 
 The output of each command is in `logs/`. The same by hand, in a shell:
 
 {_script(preparation, steps)}
-""",
-        encoding="utf-8",
-    )
+"""
+    with atomic_write(file) as output:
+        output.write(text.encode(errors="backslashreplace"))
 
 
 def _both_empty_text(summary: Summary) -> str:
@@ -103,24 +111,19 @@ def _both_empty_text(summary: Summary) -> str:
 
 
 def _scores_table(scores: Scores, summary: Summary) -> str:
-    rows = [
-        (name, "no polyp", "none found") if counts.both_empty else (name, f"{counts.dice:.3f}", f"{counts.iou:.3f}")
-        for name, counts in scores.items()
-    ]
+    rows = []
+    for name, counts in scores.items():
+        cells = ("no polyp", "none found") if counts.both_empty else (f"{counts.dice:.3f}", f"{counts.iou:.3f}")
+        rows.append((for_markdown(name), *cells))
     dice = f"**{summary.dice_mean:.3f} ± {summary.dice_sd:.3f}**"
     iou = f"**{summary.iou_mean:.3f} ± {summary.iou_sd:.3f}**"
     rows.append(("**mean ± SD**", dice, iou))
-    table = _table(("image", "Dice", "IoU"), rows)
+    table = markdown_table(("image", "Dice", "IoU"), rows)
     return f"{table}\n\n{_both_empty_text(summary).capitalize()}." if summary.both_empty else table
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-
-
 def _script(preparation: Sequence[str], steps: Sequence[FinishedStep]) -> str:
-    lines = ["```bash", *preparation]
+    lines = list(preparation)
     for step, _ in steps:
         lines += ["", *(f"# {line}" for line in step.remark.splitlines()), step.as_typed()]
-    return "\n".join([*lines, "```"])
+    return code_block("\n".join(lines), "bash")

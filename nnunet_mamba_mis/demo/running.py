@@ -17,7 +17,7 @@ from types import FrameType
 
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.subprocesses import as_typed, ending, find_executable, last_lines
-from nnunet_mamba_mis.utils.text import duration
+from nnunet_mamba_mis.utils.text import duration, one_line
 
 _POLL_SECONDS = 0.5
 _SECONDS_TO_END = 5
@@ -61,7 +61,7 @@ def run_step(step: Step, log: Path, environment: Mapping[str, str]) -> float:
     """
     if step.remark:
         print("\n".join(f"  # {line}" for line in step.remark.splitlines()))
-    print(f"  $ {step.as_typed()}", flush=True)
+    print(one_line(f"  $ {step.as_typed()}"), flush=True)
     command = [find_executable(step.command[0]), *step.command[1:]]
     # unbuffered, or progress would come in blocks
     variables = {**os.environ, **environment, **step.environment, "PYTHONUNBUFFERED": "1"}
@@ -102,7 +102,7 @@ def _follow(child: subprocess.Popen[bytes], step: Step, log: Path, start: float)
                 shown = step.watch(line.decode(errors="replace")) if step.watch else None
                 if shown is not None:
                     _show_status("")
-                    print(f"  {shown}", flush=True)
+                    print(f"  {one_line(shown)}", flush=True)
     _show_status("")
 
 

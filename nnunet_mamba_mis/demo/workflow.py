@@ -6,6 +6,7 @@ import platform
 import shlex
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,8 +23,9 @@ from nnunet_mamba_mis.demo.synthetic_polyps import write_synthetic_set
 from nnunet_mamba_mis.demo.workplace import TRAINER, Workplace
 from nnunet_mamba_mis.nnunet.logs import read_training_logs
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.figures import try_to_draw
 from nnunet_mamba_mis.utils.subprocesses import count_cores, find_executable
-from nnunet_mamba_mis.utils.text import duration
+from nnunet_mamba_mis.utils.text import duration, one_line
 
 SYNTHETIC_IMAGES = 108
 SYNTHETIC_UNSEEN = 12
@@ -82,17 +84,20 @@ def _run(place: Workplace, source: Path | None, hold_out: int) -> None:
     start = time.monotonic()
     environment = place.environment()
     device = _device_in_words(place)
-    print(f"Mamba-MIS demo on {device}, everything in {place.folder}\n")
+    print(f"{one_line(f'Mamba-MIS demo on {device}, everything in {place.folder}')}\n")
     if source is None:
         source = place.folder / SYNTHETIC
         data = f"{SYNTHETIC_IMAGES} synthetic images of polyps, drawn by the demo, {hold_out} of them kept apart."
-        print(f"Drawing {SYNTHETIC_IMAGES} synthetic images of polyps in Kvasir-SEG's layout: {source}\n", flush=True)
+        print(
+            f"Drawing {SYNTHETIC_IMAGES} synthetic images of polyps in Kvasir-SEG's layout: {one_line(str(source))}\n",
+            flush=True,
+        )
         write_synthetic_set(source, SYNTHETIC_IMAGES)
     else:
         data = f"Images of {source}, {hold_out} of them kept apart."
     preparation = shell_preparation(environment)
     print("To run the commands that follow in a shell of your own, start with:")
-    print("\n".join(f"  $ {line}" for line in preparation))
+    print("\n".join(one_line(f"  $ {line}") for line in preparation))
 
     finished: list[FinishedStep] = []
 
@@ -112,13 +117,18 @@ def _run(place: Workplace, source: Path | None, hold_out: int) -> None:
     summary = summarize(scores)
     print(console_table(scores, summary))
     overlays = place.folder / "overlays.png"
-    draw_overlays(scores, images, labels, place.predictions, overlays)
-    draw_training_curve(read_training_logs(place.fold), place.folder / "training_curve.png")
-    write_report(place.folder / "report.md", data, device, preparation, finished, scores, summary)
+    report = partial(write_report, place.folder / "report.md", data, device, preparation, finished, scores, summary)
+    # before the pictures, which may fail
+    report()
+    missing = try_to_draw(partial(draw_overlays, scores, images, labels, place.predictions), overlays)
+    missing += try_to_draw(
+        lambda file: draw_training_curve(read_training_logs(place.fold), file), place.folder / "training_curve.png"
+    )
+    report(missing)
 
     print(f"\nDone in {duration(time.monotonic() - start)}; everything is in report.md. With your own images:")
     print("convert them (mamba_mis convert --list), then the commands above with -tr nnUNetTrainerMambaMIS.")
-    print(f"Mean Dice {summary.dice_mean:.3f} on {summary.images} unseen images; pictures in {overlays}")
+    print(f"Mean Dice {summary.dice_mean:.3f} on {summary.images} unseen images; pictures in {one_line(str(overlays))}")
 
 
 def shell_preparation(environment: dict[str, str]) -> list[str]:

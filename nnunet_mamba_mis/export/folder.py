@@ -14,6 +14,7 @@ from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.export.fold import TrainedFold
 from nnunet_mamba_mis.export.programs import FORMATS, INPUT, OUTPUT
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.text import one_line
 
 DESCRIPTION = "network.json"
 # of the largest logit; float32 alone gives about 1e-5
@@ -49,7 +50,7 @@ def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:
         raise UserError(f"{output} cannot be written: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"{output}: {', '.join([*description['files'], DESCRIPTION])}")
+    print(one_line(f"{output}: {', '.join([*description['files'], DESCRIPTION])}"))
 
 
 def _write(network: MambaMIS, name: str, folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import json
 import math
@@ -162,7 +163,8 @@ class MambaMISPlanner(ExperimentPlanner):
         results = folder_if_set("nnUNet_results")
         if results is None:
             return []
-        checkpoints = (results / self.dataset_name).glob(f"*__{self.plans_identifier}__*/fold_*/checkpoint_*.pth")
+        plans = glob.escape(self.plans_identifier)
+        checkpoints = (results / self.dataset_name).glob(f"*__{plans}__*/fold_*/checkpoint_*.pth")
         return sorted({checkpoint.parent.parent for checkpoint in checkpoints})
 
     def _stock_data_fit(self, plans: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.text import one_line
 
 _LINES_OF_LOG = 15
 _LONGEST_LINE = 200
@@ -66,4 +67,4 @@ def last_lines(log: Path, number: int = _LINES_OF_LOG) -> list[str]:
     """Return the last lines of a log that are not empty; a progress bar counts as one line."""
     text = log.read_bytes().decode(errors="replace")
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    return [line[:_LONGEST_LINE] for line in lines if line][-number:]
+    return [one_line(line)[:_LONGEST_LINE] for line in lines if line][-number:]

@@ -6,11 +6,14 @@ import json
 import math
 import re
 import shutil
+import warnings
 from pathlib import Path
+from urllib.parse import unquote
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunet_mamba_mis.benchmark.evaluation.evaluate import evaluate_datasets
 from nnunet_mamba_mis.benchmark.evaluation.folds import find_folds, find_truth
@@ -24,6 +27,8 @@ from support.benchmark_results import (
     OURS,
     SHAPES,
     STOCK,
+    Place,
+    discs,
     log_of_epoch,
     predicted,
     report,
@@ -75,10 +80,10 @@ def test_words_of_the_report(tested):
     assert words == expected.read_text()
 
 
-def test_texts_are_escaped_and_code_is_marked():
+def test_texts_are_data():
     blocks = [
         Heading(1, "<b>"),
-        Text("a & `<i>`"),
+        Text("a & `<i>`\n\x1b"),
         Warnings(["x < y"]),
         Warnings([]),
         Table(["", "a|b"], [["first\nsecond <", "1"]]),
@@ -87,14 +92,109 @@ def test_texts_are_escaped_and_code_is_marked():
     for part in (
         "<title>&lt;title&gt;</title>",
         "<h1>&lt;b&gt;</h1>",
-        "<p>a &amp; <code>&lt;i&gt;</code></p>",
+        "<p>a &amp; `&lt;i&gt;`\\n\\x1b</p>",
         "<li>x &lt; y</li>",
         "<td>first<br><small>second &lt;</small></td><td>1</td>",
     ):
         assert part in page
     assert page.count('class="warning"') == 1
     table = "|  | a\\|b |\n| --- | ---: |\n| first<br>second < | 1 |"
-    assert to_markdown(blocks) == f"# <b>\n\na & `<i>`\n\n- ⚠ x < y\n\n{table}\n"
+    assert to_markdown(blocks) == f"# \\<b>\n\na & \\`\\<i>\\`\\\\n\\\\x1b\n\n- ⚠ x < y\n\n{table}\n"
+
+
+ODD = ["a$x_{$", "=HYPERLINK(1)", "[b]*|`c`_d_", "<b>x&amp;", "esc\x1b[31m\u202e", "newl\nine", "患者 😀", "x" * 200]
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch):
+    """A dataset, cases, trainers and a machine with names that mean something to what shows them."""
+    place = Place(tmp_path, [ODD[::2], ODD[1::2]], name="Dataset007_D[i]scs_$x^$")
+    for variable, value in place.variables.items():
+        monkeypatch.setenv(variable, value)
+    shapes = discs(ODD)
+    place.write_dataset({case: disc(*shape) for case, shape in shapes.items()})
+    for trainer, error in ((STOCK, 3), ("_Odd$tr_{`x", 1)):
+        for number, fold in enumerate(place.folds):
+            predictions = predicted(shapes, fold, error, 1)
+            place.write_fold(trainer, number, predictions, settings={"gpu_name": "GPU\x1b[0m|<i>"})
+    return place
+
+
+def test_names_are_data_wherever_they_are_shown(odd, capsys):
+    image = odd.raw / "imagesTr" / f"{ODD[0]}_0000.png"
+    image.write_bytes(b"no image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = report(odd, overlays=True)
+    page = (odd.root / "report" / "report.html").read_text()
+    terminal = capsys.readouterr()
+    # a picture shows what is left, and a line says what is missing
+    assert len(re.findall(r'src="data:image/png', page)) == 4
+    assert warning(text, "is shown on grey", "cannot be read") and str(image) in terminal.err
+    for shown in (text, page, terminal.out, terminal.err):
+        assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", shown)
+    assert "GPU\\x1b[0m|&lt;i&gt;" in page and "<i>" not in page
+    assert "GPU\\\\x1b[0m\\|\\<i>" in text
+    for target in re.findall(r"!\[[^]]*\]\(([^)\s]+)\)", text):
+        assert (odd.root / "report" / unquote(target)).is_file()
+    cases = {row["case"] for row in rows_of_csv(odd)}
+    assert {case.removeprefix("'") for case in cases} == set(ODD)
+    assert not any(case.startswith(("=", "+", "-", "@")) for case in cases)
+
+
+@pytest.mark.parametrize("name", ["Dataset007_Di[sc]s", "7"])
+def test_a_dataset_is_found_by_its_very_name(compared, name):
+    for folder in (compared.raw, compared.preprocessed, compared.results / compared.name):
+        folder.rename(folder.with_name("Dataset007_Di[sc]s"))
+    output = compared.root / "report"
+    assert main(["benchmark", "report", "-d", name, "-o", str(output), "--no-overlays"]) == 0
+    assert "Dataset007_Di[sc]s" in (output / "report.md").read_text()
+
+
+def test_a_figure_that_fails_is_a_line_and_all_else_is_written(compared, capsys):
+    blocked = compared.root / "report" / "Dataset007_Discs_cost.png"
+    blocked.mkdir(parents=True)
+    (blocked / "file").touch()
+    text = report(compared, overlays=True)
+    assert warning(text, blocked.name) and blocked.name in capsys.readouterr().err
+    assert len(re.findall(r"\]\(\S+\.png\)", text)) == 3 and len(rows_of_csv(compared)) == 16
+
+
+@pytest.mark.parametrize("broken", ["missing", "another size", "16 bits of colour"])
+def test_every_image_is_shown_or_named(compared, broken):
+    folder = compared.raw / "imagesTr"
+    if broken == "missing":
+        shutil.rmtree(folder)
+    for file in folder.glob("*") if broken != "missing" else ():
+        pixels = imageio.imread(file)[: 20 if broken == "another size" else None]
+        dark = sitk.GetImageFromArray(pixels.astype(np.uint16) * 16, isVector=True)
+        sitk.WriteImage(dark if broken != "another size" else sitk.GetImageFromArray(pixels, isVector=True), str(file))
+    (dataset,) = evaluate_datasets(["7"], [compared.results], None, 2, 1, None)
+    found = dataset.validated
+    arguments = found.truth, found.fold_set.folds, found.scores, list(found.names)
+    panels, problems = overlay_cases.panels([("why", case) for case in CASES], *arguments)
+    assert len(panels) == 8
+    if broken == "16 bits of colour":
+        assert not problems
+        assert all(np.ptp(panel.image) == 255 and panel.image.shape == (48, 64, 3) for panel in panels)
+    else:
+        assert [problem.split()[1] for problem in problems] == CASES
+        assert all(str(folder / f"{case}_0000.png") in problem for case, problem in zip(CASES, problems, strict=True))
+
+
+def test_a_prediction_that_is_gone_since_it_was_scored_is_named(compared):
+    (dataset,) = evaluate_datasets(["7"], [compared.results], None, 2, 1, None)
+    found = dataset.validated
+    found.fold_set.folds[0].predictions["case2"].unlink()
+    arguments = found.truth, found.fold_set.folds, found.scores, list(found.names)
+    panels, (problem,) = overlay_cases.panels([("why", "case2"), ("why", "case4")], *arguments)
+    assert [panel.case for panel in panels] == ["case4"] and "case2.png" in problem
+
+
+def test_label_maps_with_colours_are_not_scored_by_their_red(compared):
+    file = compared.results / compared.name / f"{OURS}__nnUNetPlans__2d" / "fold_0" / "validation" / "case4.png"
+    imageio.imwrite(file, np.stack([imageio.imread(file)] * 3, axis=-1))
+    assert warning(report(compared), "case4.png", "cannot be read")
 
 
 def test_figures_are_there_as_png_and_svg(compared):

@@ -68,6 +68,26 @@ def test_a_prediction_of_another_shape_is_named(results):
         score_folders(results.raw / "labelsTs", results.predictions)
 
 
+def test_names_are_data_and_an_image_that_cannot_be_read_is_named(results):
+    odd = "a$x_{$[b]|`c`\x1b"
+    labels, images = results.raw / "labelsTs", results.raw / "imagesTs"
+    for folder, suffix in ((labels, ""), (images, "_0000"), (results.predictions, "")):
+        (folder / f"a{suffix}.png").rename(folder / f"{odd}{suffix}.png")
+    (images / "b_0000.png").write_bytes(b"no image")
+    (images / "c_0000.png").unlink()
+    scores = score_folders(labels, results.predictions)
+    problems = draw_overlays(scores, images, labels, results.predictions, results.folder / "overlays.png")
+    assert [problem.split()[1] for problem in problems] == ["b", "c"]
+    write_report(results.folder / "report.md", "Of a|b.", "a <GPU>", [], [], scores, summarize(scores), problems)
+    text = (results.folder / "report.md").read_text(encoding="utf-8")
+    assert (
+        "| a\\$x\\_{\\$[b]\\|\\`c\\`\\\\x1b | 0.500 | 0.333 |" in text and "Of a\\|b." in text and "a \\<GPU>" in text
+    )
+    # what was not drawn is not shown
+    assert "](overlays.png)" in text and "](training_curve.png)" not in text and text.count("- ⚠ ") == 2
+    assert "\x1b" not in text + console_table(scores, summarize(scores))
+
+
 def test_report_and_pictures_are_written(results, nnunet_output):
     labels = results.raw / "labelsTs"
     scores = score_folders(labels, results.predictions)

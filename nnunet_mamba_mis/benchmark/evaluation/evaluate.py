@@ -78,7 +78,7 @@ class Evaluation:
             for model in self.fold_set.models
         }
         predicted = "; ".join(f"{model}: folds {numbers}" for model, numbers in folds.items())
-        reasons = "\n  ".join(["", *self.fold_set.problems, *self.scores.problems])
+        reasons = "; ".join(["", *self.fold_set.problems, *self.scores.problems])
         return (
             f"{self.truth.title}: the models have no case in common, so nothing can be compared ({predicted}){reasons}"
         )

@@ -18,7 +18,7 @@ from nnunet_mamba_mis.nnunet.results import (
     validation_summary,
 )
 from nnunet_mamba_mis.utils.errors import UserError
-from nnunet_mamba_mis.utils.text import shortened
+from nnunet_mamba_mis.utils.text import for_file_name, one_line, shortened
 
 BASELINE = "nnUNetTrainer"
 
@@ -76,7 +76,7 @@ class Truth:
     @property
     def stem(self) -> str:
         """The same for names of files."""
-        return self.title.replace(" ", "_")
+        return for_file_name(self.title)
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,16 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
     Raises:
         UserError: It is in neither, or a file cannot be read.
     """
-    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
     bases = [base for base in (preprocessed, raw) if base is not None]
     if not bases:
         raise UserError(not_set("nnUNet_raw"))
-    folders = [folder for base in bases for folder in sorted(base.glob(pattern)) if (folder / DATASET_FILE).is_file()]
+    folders = [
+        folder
+        for base in bases
+        if base.is_dir()
+        for folder in sorted(base.iterdir())
+        if _is_called(folder.name, dataset) and (folder / DATASET_FILE).is_file()
+    ]
     names = sorted({folder.name for folder in folders})
     if len(names) != 1:
         problem = f"several match: {', '.join(names)}" if names else f"there is no such folder with a {DATASET_FILE}"
@@ -126,6 +131,11 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
         validation=[split["val"] for split in splits],
         group_of=groups_of(*(base / name for base in bases)),
     )
+
+
+def _is_called(name: str, dataset: str) -> bool:
+    """Whether a dataset of this full name is meant by an id or name."""
+    return name == dataset or (dataset.isdecimal() and name.startswith(f"Dataset{int(dataset):03d}_"))
 
 
 def groups_of(*folders: Path) -> dict[str, str]:
@@ -169,7 +179,7 @@ def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | No
 def short_names(models: Sequence[Model]) -> dict[Model, str]:
     """Return the trainer's name for each model if that tells them apart, else with plans and configuration too."""
     parts = [index for index in (1, 2) if len({model[index] for model in models}) > 1]
-    return {model: " ".join([model.trainer, *(model[index] for index in parts)]) for model in models}
+    return {model: one_line(" ".join([model.trainer, *(model[index] for index in parts)])) for model in models}
 
 
 def _read_fold(truth: Truth, model: Model, seed: str, folder: Path, problems: list[str]) -> Fold | None:

@@ -17,7 +17,7 @@ from nnunet_mamba_mis.benchmark.evaluation.folds import FoldSet, Truth
 from nnunet_mamba_mis.benchmark.evaluation.metrics import Counts, Score, score
 from nnunet_mamba_mis.benchmark.label_maps import Labels, read_label_map
 from nnunet_mamba_mis.benchmark.model import Model
-from nnunet_mamba_mis.utils.text import shortened
+from nnunet_mamba_mis.utils.text import one_line, shortened
 
 # the name under which the mean of a case's classes is reported
 MEAN = "mean of classes"
@@ -99,7 +99,7 @@ def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int)
     by_model: dict[Model, dict[Run, dict[str, Score]]] = {model: {} for model in fold_set.models}
     with _mapping(processes) as apply:
         for fold in fold_set.folds:
-            print(f"{truth.title}: {fold}, {len(fold.predictions)} cases")
+            print(one_line(f"{truth.title}: {fold}, {len(fold.predictions)} cases"))
             truths = [truth.labels / f"{case}{labels.file_ending}" for case in fold.predictions]
             results = apply(score_files, truths, fold.predictions.values())
             for case, result in zip(fold.predictions, results, strict=True):

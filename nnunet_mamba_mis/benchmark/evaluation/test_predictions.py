@@ -113,7 +113,7 @@ def _leaks(truth: Truth, truth_of_test: Truth) -> Iterator[str]:
     if shared is None:
         yield (
             f"whether any of these cases are training images of {truth.name} is not known, as not both datasets have a "
-            f"{REPORT_FILE} of `mamba_mis convert`"
+            f"{REPORT_FILE} of mamba_mis convert"
         )
     elif shared:
         yield (

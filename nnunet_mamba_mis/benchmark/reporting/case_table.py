@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from nnunet_mamba_mis.benchmark.evaluation.evaluate import Evaluation
 from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS
 from nnunet_mamba_mis.benchmark.model import Model
+from nnunet_mamba_mis.utils.text import for_spreadsheet
 
 _IDENTITY = ("dataset", "test_set", "case", "group", "fold", *Model._fields, "seed", "class")
 
 
 def cases_csv(evaluations: Iterable[Evaluation]) -> str:
-    """Return one row per case, fold, model, seed and class."""
+    """Return one row per case, fold, model, seed and class; names as `for_spreadsheet` has them."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_IDENTITY, "tp", "fp", "fn", "tn", *METRICS])
@@ -29,5 +30,6 @@ def cases_csv(evaluations: Iterable[Evaluation]) -> str:
                     counts = score.counts
                     values = [score.value(metric) for metric in METRICS]
                     cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
-                    writer.writerow([*identity, counts.tp, counts.fp, counts.fn, counts.tn, *cells])
+                    names = [for_spreadsheet(str(value)) for value in identity]
+                    writer.writerow([*names, counts.tp, counts.fp, counts.fn, counts.tn, *cells])
     return text.getvalue()

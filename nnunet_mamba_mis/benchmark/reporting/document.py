@@ -1,17 +1,16 @@
-"""A report as a list of blocks, written as Markdown or as one HTML file."""
+"""A report as a list of blocks, written as Markdown or as one HTML file. Texts are data: nothing in them is markup."""
 
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup, escape
 
-_CODE = re.compile(r"`([^`]+)`")
+from nnunet_mamba_mis.utils.text import for_markdown, markdown_table, one_line
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; `code` is in backticks."""
+    """A paragraph."""
 
     text: str
 
@@ -46,10 +45,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: a PNG beside the report, and what it shows."""
+    """A figure: a PNG beside the report, and what it shows.
+
+    Args:
+        file: The PNG.
+        caption: What it shows.
+        draw: Writes it; returns what it had to leave out, in words.
+    """
 
     file: Path
     caption: str
+    draw: Callable[[Path], Sequence[str] | None]
 
 
 Block = Heading | Text | Warnings | Table | Picture
@@ -59,7 +65,7 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
     """Return a page that needs no other file."""
     loader = PackageLoader("nnunet_mamba_mis.benchmark.reporting")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"inline": _inline, "data_uri": _data_uri}
+    environment.filters |= {"one_line": one_line, "data_uri": _data_uri}
     page = environment.get_template("report.html.j2")
     return page.render(title=title, blocks=[(type(block).__name__, block) for block in blocks])
 
@@ -69,11 +75,6 @@ def to_markdown(blocks: Sequence[Block]) -> str:
     return "\n\n".join(filter(None, map(_markdown, blocks))) + "\n"
 
 
-def _inline(text: str) -> Markup:
-    """Escape a text, whose code in backticks becomes an element."""
-    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
-
-
 def _data_uri(file: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
@@ -81,17 +82,18 @@ def _data_uri(file: Path) -> str:
 def _markdown(block: Block) -> str:
     match block:
         case Heading():
-            return f"{'#' * block.level} {block.text}"
+            return f"{'#' * block.level} {for_markdown(block.text)}"
         case Text():
-            return block.text
+            return for_markdown(block.text)
         case Warnings():
-            return "\n".join(f"- ⚠ {item}" for item in block.items)
+            return "\n".join(f"- ⚠ {for_markdown(item)}" for item in block.items)
         case Table():
-            rule = ["---", *["---:"] * (len(block.header) - 1)]
-            return "\n".join(f"| {' | '.join(map(_markdown_cell, row))} |" for row in (block.header, rule, *block.rows))
+            header, *rows = [list(map(_markdown_cell, row)) for row in (block.header, *block.rows)]
+            return markdown_table(header, rows)
         case Picture():
-            return f"![{block.caption}]({block.file.name})\n\n{block.caption}"
+            caption = for_markdown(block.caption)
+            return f"![{caption}]({quote(block.file.name)})\n\n{caption}"
 
 
 def _markdown_cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", "<br>")
+    return "<br>".join(map(for_markdown, text.split("\n")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from nnunet_mamba_mis.benchmark.evaluation.scores import Scores, mean_of_defined
 from nnunet_mamba_mis.benchmark.label_maps import Labels, read_label_map
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.reporting.figures import Panel
+from nnunet_mamba_mis.utils.overlays import for_display, read_natural_image
 
 _QUANTILES = {"worst": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "best": 1.0}
 
@@ -42,10 +44,15 @@ def choose(scores: Scores, names: Mapping[Model, str], row: str) -> list[tuple[s
 
 def panels(
     chosen: Sequence[tuple[str, str]], truth: Truth, folds: Sequence[Fold], scores: Scores, models: Sequence[Model]
-) -> list[Panel]:
-    """Read image, ground truth and predictions of the cases; of several seeds the first."""
+) -> tuple[list[Panel], list[str]]:
+    """Read image, ground truth and predictions of the cases; of several seeds the first.
+
+    Returns:
+        The cases, grey where the image cannot be used; and what that and cases without a panel are due to, in words.
+    """
     labels = Labels.of(truth.description)
-    rows = []
+    rows: list[Panel] = []
+    problems: dict[str, str] = {}
     for why, case in chosen:
         run = next(run for run in scores.runs if run.case == case)
         files = [
@@ -54,16 +61,24 @@ def panels(
             for fold in folds
             if (fold.model, fold.seed, fold.number) == (model, run.seed, run.fold)
         ]
-        reference, *predictions = (
-            read_label_map(file, labels)[0] for file in (truth.labels / f"{case}{labels.file_ending}", *files)
-        )
+        try:
+            reference, *predictions = (
+                read_label_map(file, labels)[0] for file in (truth.labels / f"{case}{labels.file_ending}", *files)
+            )
+        except ValueError as error:
+            problems[case] = f"case {case} is not shown: {error}"
+            continue
         section = _section(reference)
         classes = [scores.by_model[model][run].values() for model in models]
         dice = [mean_of_defined(score.value("dice") for score in by_class) for by_class in classes]
         masks = [list(labels.masks(label_map[section]).values()) for label_map in (reference, *predictions)]
-        image = _read_image(truth.images, case, labels, reference.shape)
+        try:
+            image = _read_image(truth.images, case, labels, reference.shape)
+        except ValueError as error:
+            problems[case] = f"case {case} is shown on grey: {error}"
+            image = np.full(reference.shape, 128, dtype=np.uint8)
         rows.append(Panel(why, case, image[section], masks[0], masks[1:], dice))
-    return rows
+    return rows, list(problems.values())
 
 
 def _section(label_map: NDArray) -> tuple[int, ...]:
@@ -74,13 +89,26 @@ def _section(label_map: NDArray) -> tuple[int, ...]:
 
 
 def _read_image(folder: Path, case: str, labels: Labels, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return the image, RGB or its first channel, with 8 bits; grey if it is not there any more."""
-    files = sorted(str(file) for file in folder.glob(f"{case}_????{labels.file_ending}"))
+    """Return the image, RGB or its first channel, as it is displayed.
+
+    Raises:
+        ValueError: It is missing, unreadable or of another shape than its ground truth.
+    """
+    from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+
+    channels = (folder / f"{case}_{channel:04d}{labels.file_ending}" for channel in itertools.count())
+    files = list(itertools.takewhile(Path.is_file, channels))
     if not files:
-        return np.full(shape, 128, dtype=np.uint8)
-    channels = labels.reader().read_images(files)[0]
-    if len(files) == 1 and len(channels) in (3, 4):
-        return np.moveaxis(channels[:3, 0], 0, -1).clip(0, 255).astype(np.uint8)
-    first = channels[0][0] if len(shape) == 2 else channels[0]
-    low, high = np.percentile(first, [0.5, 99.5])
-    return (255 * ((first - low) / max(high - low, 1e-8)).clip(0, 1)).astype(np.uint8)
+        raise ValueError(f"there is no {folder / f'{case}_0000{labels.file_ending}'}")
+    try:
+        if issubclass(labels.reader, NaturalImage2DIO):
+            image = read_natural_image(files[0])
+        else:
+            volume = labels.reader().read_images(list(map(str, files)))[0][0]
+            image = volume[0] if len(shape) == 2 else volume
+        image = for_display(image)
+    except Exception as error:  # every library that nnU-Net reads with has exceptions of its own
+        raise ValueError(f"{files[0]} cannot be read ({type(error).__name__})") from None
+    if image.shape[: len(shape)] != shape:
+        raise ValueError(f"{files[0]} has shape {image.shape[: len(shape)]}, its ground truth {shape}")
+    return image

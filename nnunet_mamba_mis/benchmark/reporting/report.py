@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_mamba_mis.benchmark.evaluation.evaluate import Costs, evaluate_datasets
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.nnunet.paths import folder_if_set, not_set
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.text import for_terminal
+
+if TYPE_CHECKING:
+    from nnunet_mamba_mis.benchmark.reporting.document import Block
 
 
 def make_report(
@@ -24,7 +29,7 @@ def make_report(
     measure: Callable[[str, Sequence[Model]], Costs] | None = None,
     overlays: bool = True,
 ) -> None:
-    """Write report.html, report.md, cases.csv and figures.
+    """Write cases.csv, report.md and report.html, then figures; one that fails is a line in the report.
 
     Args:
         datasets: Ids or names.
@@ -37,31 +42,61 @@ def make_report(
         overlays: Whether there are pictures of cases.
 
     Raises:
-        UserError: Something is missing or contradictory.
+        UserError: Something is missing or contradictory, or the folder cannot be written to.
     """
     _check_options(tolerance, processes)
     _check_packages()
     # only now, as they need the packages
     from nnunet_mamba_mis.benchmark.reporting.case_table import cases_csv
-    from nnunet_mamba_mis.benchmark.reporting.document import Heading, to_html, to_markdown
+    from nnunet_mamba_mis.benchmark.reporting.document import Heading
     from nnunet_mamba_mis.benchmark.reporting.sections import dataset_sections, introduction
 
     roots = roots or _default_roots()
     _check_folders(roots, output)
     evaluations = evaluate_datasets(datasets, roots, trainers, tolerance, processes, measure)
     title = "Benchmark: " + ", ".join(evaluation.validated.truth.name for evaluation in evaluations)
-    blocks = [Heading(1, title), *introduction(tolerance)]
+    _write({"cases.csv": cases_csv(part for evaluation in evaluations for part in evaluation.all)}, output)
+    blocks: list[Block] = [Heading(1, title), *introduction(tolerance)]
     for evaluation in evaluations:
         blocks += dataset_sections(evaluation, output, overlays)
-    files = {
-        "cases.csv": cases_csv(part for evaluation in evaluations for part in evaluation.all),
-        "report.md": to_markdown(blocks),
-        "report.html": to_html(title, blocks),
-    }
-    for name, content in files.items():
-        with atomic_write(output / name) as file:
-            file.write(content.encode())
-    print(f"{output / 'report.html'}, report.md and cases.csv are written")
+    # all that is known is written before figures, which may fail or take long
+    _write_pages(title, _without_pictures(blocks), output)
+    _write_pages(title, list(_with_pictures(blocks)), output)
+    print(for_terminal(f"{output / 'report.html'}, report.md and cases.csv are written"))
+
+
+def _without_pictures(blocks: Sequence[Block]) -> list[Block]:
+    from nnunet_mamba_mis.benchmark.reporting.document import Picture, Text
+
+    return [Text(f"{block.file.name} is not drawn yet.") if isinstance(block, Picture) else block for block in blocks]
+
+
+def _with_pictures(blocks: Sequence[Block]) -> Iterator[Block]:
+    """Draw pictures; what is missing of them becomes a warning."""
+    from nnunet_mamba_mis.benchmark.reporting.document import Picture, Warnings
+    from nnunet_mamba_mis.utils.figures import try_to_draw
+
+    for block in blocks:
+        problems = try_to_draw(block.draw, block.file) if isinstance(block, Picture) else []
+        if not isinstance(block, Picture) or block.file.is_file():
+            yield block
+        yield Warnings(problems)
+
+
+def _write_pages(title: str, blocks: Sequence[Block], output: Path) -> None:
+    from nnunet_mamba_mis.benchmark.reporting.document import to_html, to_markdown
+
+    _write({"report.md": to_markdown(blocks), "report.html": to_html(title, blocks)}, output)
+
+
+def _write(contents: Mapping[str, str], output: Path) -> None:
+    for name, content in contents.items():
+        try:
+            with atomic_write(output / name) as file:
+                # names of files may hold bytes that are no text
+                file.write(content.encode(errors="backslashreplace"))
+        except OSError as error:
+            raise UserError(f"{output / name} cannot be written: {error.strerror or error}") from None
 
 
 def _check_options(tolerance: float, processes: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 from nnunet_mamba_mis.benchmark.evaluation.evaluate import DatasetEvaluation, Evaluation
 from nnunet_mamba_mis.benchmark.evaluation.scores import MEAN
 from nnunet_mamba_mis.benchmark.evaluation.statistics import RESAMPLES, estimate
+from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.reporting import figures, overlay_cases, tables
 from nnunet_mamba_mis.benchmark.reporting.document import Block, Heading, Picture, Text, Warnings
 
@@ -43,7 +46,7 @@ def introduction(tolerance: float) -> list[Block]:
 
 
 def dataset_sections(dataset: DatasetEvaluation, output: Path, overlays: bool) -> list[Block]:
-    """Return the sections of cross-validation and of each test set, and draw their figures.
+    """Return the sections of cross-validation and of each test set.
 
     Args:
         dataset: Its results.
@@ -78,6 +81,8 @@ def _head(evaluation: Evaluation) -> list[Block]:
         Text(_what_was_compared(evaluation)),
         Warnings(evaluation.warnings),
     ]
+    if len(evaluation.names) > figures.MOST_MODELS:
+        blocks.append(Text(f"Figures show the first {figures.MOST_MODELS} of {len(evaluation.names)} models."))
     if len(evaluation.names) > 1:
         blocks.append(Text(" ".join(tables.verdicts(evaluation.compare("dice"), "dice", evaluation.names))))
     return blocks
@@ -98,7 +103,7 @@ def _scores(evaluation: Evaluation) -> list[Block]:
     blocks: list[Block] = [Heading(3, "Scores")]
     for row in evaluation.scores.rows:
         if len(evaluation.scores.rows) > 1:
-            blocks.append(Text(f"{row[0].upper()}{row[1:]}:"))
+            blocks.append(Text(f"{row[:1].upper()}{row[1:]}:"))
         blocks.append(tables.score_table(evaluation.scores, evaluation.names, row, evaluation.truth.group_of))
     return blocks
 
@@ -134,62 +139,71 @@ def _comparisons(evaluation: Evaluation, output: Path) -> list[Block]:
         blocks.append(Warnings([f"With {fewest} groups, no difference can be significant at 5%, however large."]))
     blocks += [tables.comparison_table(pairs, metric) for metric, pairs in compared.items()]
     baseline, dice = _baseline(evaluation), evaluation.values("dice")
+    drawn = set(_drawn(evaluation).values())
     differences = {
         pair.second: (pair, {case: value - dice[baseline][case] for case, value in dice[pair.second].items()})
         for pair in compared["dice"]
-        if pair.first == baseline
+        if pair.first == baseline and pair.second in drawn
     }
-    file = figures.draw_paired_differences(differences, "Dice", baseline, _figure(evaluation, output, "differences"))
+    if not differences:
+        return blocks
     caption = "Difference in Dice to the baseline, case by case. Dashed: mean; grey: its 95% interval."
-    return [*blocks, Picture(file, caption)]
+    draw = partial(figures.draw_paired_differences, differences, "Dice", baseline)
+    return [*blocks, Picture(_figure(evaluation, output, "differences"), caption, draw)]
 
 
 def _cost(evaluation: Evaluation, output: Path) -> list[Block]:
     costs = {**tables.training_costs(evaluation.names, evaluation.records), **evaluation.costs}
     if not costs:
         return []
-    dice = {name: estimate(values, evaluation.truth.group_of) for name, values in evaluation.values("dice").items()}
-    names = evaluation.names
+    names, dice = _drawn(evaluation), evaluation.values("dice")
+    estimates = {name: estimate(dice[name], evaluation.truth.group_of) for name in names.values()}
     plotted = {
-        kind: {names[model]: value for model, value in costs[kind].items()}
+        kind: {names[model]: value for model, value in costs[kind].items() if model in names}
         for kind in (tables.SECONDS_PER_EPOCH, *evaluation.costs)
         if costs.get(kind)
     }
-    file = figures.draw_cost(dice, plotted, _figure(evaluation, output, "cost"))
+    draw = partial(figures.draw_cost, estimates, plotted)
     return [
         Heading(3, "Cost"),
         Text(
             "Times are nnU-Net's own, from the logs; they compare only on the same hardware with nothing else running."
         ),
         tables.cost_table(evaluation.names, costs, tables.hardware(evaluation.names, evaluation.records)),
-        Picture(file, "Mean Dice against cost."),
+        Picture(_figure(evaluation, output, "cost"), "Mean Dice against cost.", draw),
     ]
 
 
 def _curves(evaluation: Evaluation, output: Path) -> list[Block]:
     epochs = {
         name: [record.epochs for fold, record in evaluation.records.items() if fold.model == model and record.epochs]
-        for model, name in evaluation.names.items()
+        for model, name in _drawn(evaluation).items()
     }
     logged = {name: folds for name, folds in epochs.items() if folds}
     if not logged:
         return []
-    file = figures.draw_training_curves(logged, _figure(evaluation, output, "training"))
-    return [Picture(file, "Course of training from nnU-Net's logs. Thin: folds; thick: their mean.")]
+    caption = "Course of training from nnU-Net's logs. Thin: folds; thick: their mean."
+    return [Picture(_figure(evaluation, output, "training"), caption, partial(figures.draw_training_curves, logged))]
 
 
 def _overlays(evaluation: Evaluation, output: Path) -> list[Block]:
-    names = evaluation.names
+    names = _drawn(evaluation)
     chosen = overlay_cases.choose(evaluation.scores, names, evaluation.main_row)
     if not chosen:
         return []
-    panels = overlay_cases.panels(chosen, evaluation.truth, evaluation.fold_set.folds, evaluation.scores, list(names))
-    file = figures.draw_overlays(panels, list(names.values()), _figure(evaluation, output, "overlays"))
+
+    def draw(file: Path) -> list[str]:
+        folds = evaluation.fold_set.folds
+        panels, problems = overlay_cases.panels(chosen, evaluation.truth, folds, evaluation.scores, list(names))
+        figures.draw_overlays(panels, list(names.values()), file)
+        return problems
+
     rule = (
         "Cases are chosen by rule: at fixed quantiles of the baseline's Dice, and each other model's largest gain and "
         "loss against it."
     )
-    return [Heading(3, "Predictions"), Text(rule), Picture(file, "Ground truth and predictions.")]
+    picture = Picture(_figure(evaluation, output, "overlays"), "Ground truth and predictions.", draw)
+    return [Heading(3, "Predictions"), Text(rule), picture]
 
 
 def _all_sets(dataset: DatasetEvaluation) -> list[Block]:
@@ -204,6 +218,11 @@ def _all_sets(dataset: DatasetEvaluation) -> list[Block]:
         "test set with the mean of all folds' probabilities. Each test set has a section of its own below."
     )
     return [Heading(3, "Test sets"), Text(explained), tables.test_table(dataset.validated.names, scores)]
+
+
+def _drawn(evaluation: Evaluation) -> dict[Model, str]:
+    """The models that figures show."""
+    return dict(islice(evaluation.names.items(), figures.MOST_MODELS))
 
 
 def _baseline(evaluation: Evaluation) -> str:

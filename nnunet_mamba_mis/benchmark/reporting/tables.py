@@ -14,6 +14,7 @@ from nnunet_mamba_mis.benchmark.evaluation.statistics import Comparison, Estimat
 from nnunet_mamba_mis.benchmark.evaluation.training_records import TrainingRecord, settings_of
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.reporting.document import Table
+from nnunet_mamba_mis.utils.text import one_line
 
 SECONDS_PER_EPOCH = "seconds per epoch"
 HOURS_OF_TRAINING = "hours of training, all folds"
@@ -26,8 +27,9 @@ def training_table(names: Names, records: Mapping[Fold, TrainingRecord]) -> Tabl
     settings = {model: settings_of(model, records) for model in names}
     kinds = list(dict.fromkeys(kind for known in settings.values() for kind in known))
     header = ["", *(_wrapped_name(name) for name in names.values())]
-    rows = [["plans", *(model.plans for model in names)], ["configuration", *(model.configuration for model in names)]]
-    rows += [[kind, *(known.get(kind, "not known") for known in settings.values())] for kind in kinds]
+    rows = [["plans", *(one_line(model.plans) for model in names)]]
+    rows.append(["configuration", *(one_line(model.configuration) for model in names)])
+    rows += [[kind, *(one_line(known.get(kind, "not known")) for known in settings.values())] for kind in kinds]
     seeds = [sorted({fold.seed for fold in records if fold.model == model} - {""}) for model in names]
     if any(seeds):
         rows.append(["seeds", *(", ".join(numbers) for numbers in seeds)])
@@ -103,7 +105,9 @@ def test_table(names: Names, scores: Mapping[str, tuple[Scores, str]]) -> Table:
             )
             cells.append("not predicted" if np.isnan(dice) else f"{dice:.3f}\nIoU {iou:.3f}")
         rows.append([_wrapped_name(name), *cells])
-    return Table(["", *(f"{name}\n{len(set_scores.cases)} cases" for name, (set_scores, _) in scores.items())], rows)
+    return Table(
+        ["", *(f"{one_line(name)}\n{len(set_scores.cases)} cases" for name, (set_scores, _) in scores.items())], rows
+    )
 
 
 def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
@@ -129,7 +133,7 @@ def cost_table(names: Names, costs: Costs, hardware: Mapping[Model, str]) -> Tab
         [
             _wrapped_name(name),
             *(number(by_model[model]) if model in by_model else "not known" for by_model in costs.values()),
-            hardware[model] or "not known",
+            one_line(hardware[model]) or "not known",
         ]
         for model, name in names.items()
     ]
@@ -203,7 +207,7 @@ def number(value: float) -> str:
 
 def _class_and_model(scores: Scores, name: str, model: str) -> list[str]:
     """First columns: the class only where there are several."""
-    return [name, _wrapped_name(model)] if len(scores.classes) > 1 else [_wrapped_name(model)]
+    return [one_line(name), _wrapped_name(model)] if len(scores.classes) > 1 else [_wrapped_name(model)]
 
 
 def _wrapped_name(name: str) -> str:

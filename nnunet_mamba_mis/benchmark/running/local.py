@@ -14,7 +14,7 @@ from nnunet_mamba_mis.benchmark.running.processes import RunningJob, holder, try
 from nnunet_mamba_mis.nnunet.environment import variables_for
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.subprocesses import last_lines
-from nnunet_mamba_mis.utils.text import duration
+from nnunet_mamba_mis.utils.text import duration, one_line
 
 _POLL_SECONDS = 0.3
 
@@ -141,7 +141,7 @@ class _Runner:
 
     def _say(self, job: Job, text: str) -> None:
         digits = len(str(len(self.numbers)))
-        print(f"[{self.numbers[job]:{digits}d}/{len(self.numbers)}] {job}: {text}", flush=True)
+        print(one_line(f"[{self.numbers[job]:{digits}d}/{len(self.numbers)}] {job}: {text}"), flush=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from nnunet_mamba_mis.benchmark.running.processes import RunningJob, holder, not
 from nnunet_mamba_mis.nnunet.environment import variables_for
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.subprocesses import last_lines
+from nnunet_mamba_mis.utils.text import one_line
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -117,7 +118,7 @@ def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) 
     executor.update_parameters(**parameters)
     for job, entry in zip(jobs, executor.submit_array([Task(job, device) for job in jobs]), strict=True):
         (job.folder / _ID).write_text(entry.job_id)
-        print(f"{entry.job_id}: {job}, log {job.log}")
+        print(one_line(f"{entry.job_id}: {job}, log {job.log}"))
 
 
 def _dependency(job: Job) -> str:

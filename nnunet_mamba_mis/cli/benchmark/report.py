@@ -7,6 +7,7 @@ report.html, which needs no other file and no network, report.md, cases.csv and 
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, score, compare, write."""
+    # figures are files: what the environment has may not even be there, with which matplotlib cannot be imported
+    os.environ["MPLBACKEND"] = "agg"
     from nnunet_mamba_mis.benchmark.cost.measurement import dataset_costs
     from nnunet_mamba_mis.benchmark.reporting.report import make_report
 

@@ -144,9 +144,11 @@ def _slurm_parameters(args: argparse.Namespace, device: str) -> dict[str, Any]:
 def _print_commands(jobs: Sequence[Job], slots: Sequence[dict[str, str]], device: str) -> None:
     from nnunet_mamba_mis.benchmark.running.jobs import job_as_typed
     from nnunet_mamba_mis.nnunet.environment import variables_for
+    from nnunet_mamba_mis.utils.text import one_line
 
     waiting = [job for job in jobs if not job.is_done()]
     for number, job in enumerate(waiting):
         # which of the slots it will be depends on which is free first
-        print(job_as_typed(job, device, {**variables_for(device, len(slots)), **slots[number % len(slots)]}))
+        command = job_as_typed(job, device, {**variables_for(device, len(slots)), **slots[number % len(slots)]})
+        print(one_line(command))
     print(f"# {len(jobs) - len(waiting)} of {len(jobs)} jobs are done; nothing was started")

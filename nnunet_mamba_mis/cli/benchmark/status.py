@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_mamba_mis.benchmark.running.slurm import queued_jobs
     from nnunet_mamba_mis.nnunet.paths import folder
     from nnunet_mamba_mis.utils.errors import UserError
+    from nnunet_mamba_mis.utils.text import one_line
 
     results = folder("nnUNet_results").absolute()
     jobs = find_jobs(results, args.datasets)
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"no jobs{wanted} in {results}: `mamba_mis benchmark run` makes them")
     queued = queued_jobs(jobs)
     progress = {job: read_progress(job, is_running(job.folder), job in queued) for job in jobs}
-    print("\n".join(table(progress)))
+    print("\n".join(map(one_line, table(progress))))
     print("Dice: mean of the classes; of validation or test set if done, else the last epoch's pseudo Dice.")
     print("Left: of training.")
 
