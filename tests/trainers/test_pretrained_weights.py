@@ -14,7 +14,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights as nnun
 from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS, resample_spectral_gates
-from nnunet_mamba_mis.trainers.pretrained_weights import load_pretrained_weights, resample_pretrained_weights
+from nnunet_mamba_mis.trainers.pretrained_weights import load_pretrained_weights, replace_loader
 
 
 def network(*patch_size):
@@ -91,8 +91,8 @@ def as_nnunet_has_it(monkeypatch):
 @pytest.mark.feature("Fine-tuning", "a user's function of nnU-Net's name stays")
 def test_nnunet_loads_with_the_log_of_the_latest_trainer(as_nnunet_has_it, tmp_path):
     first, second = Log(), Log()
-    resample_pretrained_weights(first.add)
-    resample_pretrained_weights(second.add)
+    replace_loader(first.add)
+    replace_loader(second.add)
     run_training.load_pretrained_weights(network(96, 128), checkpoint(tmp_path, network(64, 64).state_dict()))
     assert first.lines == [] and "resampled 15 spectral gates" in second.lines[0]
 
@@ -101,7 +101,7 @@ def test_nnunet_loads_with_the_log_of_the_latest_trainer(as_nnunet_has_it, tmp_p
 def test_log_of_a_trainer_does_not_keep_it_alive(as_nnunet_has_it, tmp_path, capsys):
     log = Log()
     gone = weakref.ref(log)
-    resample_pretrained_weights(log.add)
+    replace_loader(log.add)
     del log
     gc.collect()
     assert gone() is None
@@ -115,7 +115,7 @@ def test_function_that_another_plugin_has_put_in_nnunets_place_stays(monkeypatch
         """Another plugin's."""
 
     monkeypatch.setattr(run_training, "load_pretrained_weights", theirs)
-    resample_pretrained_weights(Log().add)
+    replace_loader(Log().add)
     assert run_training.load_pretrained_weights is theirs
 
 
@@ -129,12 +129,12 @@ def script(as_nnunet_has_it, monkeypatch):
 @pytest.mark.feature("Fine-tuning", "a user's function of nnU-Net's name stays")
 def test_function_of_the_same_name_in_a_users_script_stays(script):
     script.load_pretrained_weights = mine = lambda model, path: "mine"
-    resample_pretrained_weights(Log().add)
+    replace_loader(Log().add)
     assert script.load_pretrained_weights is mine
     assert run_training.load_pretrained_weights.func is load_pretrained_weights
 
 
 def test_function_of_nnunets_module_run_as_a_program_is_replaced(script):
     script.load_pretrained_weights = nnunets_own
-    resample_pretrained_weights(Log().add)
+    replace_loader(Log().add)
     assert script.load_pretrained_weights.func is load_pretrained_weights

@@ -170,7 +170,7 @@ class Torn:
             signal.raise_signal(self.number)
         else:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return int, ()
+        return set, ()
 
 
 @pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
