@@ -121,7 +121,7 @@ def read_checkpoint(path: str | Path, entries: Sequence[Entry]) -> dict[str, Any
         raise UserError(f"{path} is not a checkpoint of nnU-Net: it holds a {type(checkpoint).__name__}")
     wrong = [entry for entry in entries if not entry.is_right(checkpoint.get(entry.name))]
     if missing := [entry.name for entry in wrong if entry.name not in checkpoint]:
-        raise UserError(f"{path} is not such a checkpoint of nnU-Net: it has no {', '.join(missing)}")
+        raise UserError(f"{path} is not a checkpoint of nnU-Net: it has no {', '.join(missing)}")
     for name, expected, _ in wrong:
         raise UserError(f"{path} is damaged: its {name} must be {expected} (it is a {type(checkpoint[name]).__name__})")
     return checkpoint

@@ -17,6 +17,7 @@ from PIL import Image
 from nnunet_mamba_mis.benchmark.evaluation.statistics import Comparison, Estimate
 from nnunet_mamba_mis.benchmark.label_maps import Mask
 from nnunet_mamba_mis.nnunet.logs import Epoch
+from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.overlays import PREDICTION_COLOUR, TRUTH_COLOUR, legend_handles, outline, tile
 
 # of Okabe and Ito, apart for every kind of colour vision
@@ -206,7 +207,8 @@ def _wrapped(text: str, width: int = 34) -> str:
 
 def _save(figure: Figure, file: Path) -> Path:
     """Write PNG and SVG; the same figure gives the same bytes."""
-    figure.savefig(file)
-    with mpl.rc_context({"svg.hashsalt": file.stem}):
-        figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
+    with atomic_write(file) as png:
+        figure.savefig(png, format="png")
+    with mpl.rc_context({"svg.hashsalt": file.stem}), atomic_write(file.with_suffix(".svg")) as svg:
+        figure.savefig(svg, format="svg", metadata={"Date": None})
     return file
