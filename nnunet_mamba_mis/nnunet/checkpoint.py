@@ -70,10 +70,11 @@ TRAINING = (
     *NETWORK,
     Entry(
         "optimizer_state",
-        "a dict with state and param_groups",
+        "a dict with numbers in state, and param_groups",
         lambda v: (
             isinstance(v, dict)
             and isinstance(v.get("state"), dict)
+            and all(is_dict_of(state, lambda x: x is None or is_numeric(x)) for state in v["state"].values())
             and is_list_of(v.get("param_groups"), lambda group: isinstance(group, dict))
         ),
     ),

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from nnunet_mamba_mis.nnunet.checkpoint import TRAINING, read_checkpoint, without_code
 from nnunet_mamba_mis.trainers.base import ConfiguredTrainer
 from nnunet_mamba_mis.trainers.random_state import get_random_state, set_random_state
-from nnunet_mamba_mis.trainers.resume_record import RANDOM_STATE, RESUME, check_log, recorded_progress
+from nnunet_mamba_mis.trainers.resume_record import RANDOM_STATE, RESUME, check_log, is_alike, recorded_progress
 from nnunet_mamba_mis.trainers.stop_request import StopRequest
 from nnunet_mamba_mis.utils.atomic_write import SUFFIX as PARTIAL
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
@@ -230,11 +230,10 @@ class ResumableTrainer(ConfiguredTrainer):
             lines = [line.strip() for line in str(error).splitlines()]
             raise UserError(f"{path} does not fit {type(self).__name__}: {' '.join(lines[:2]):.300}") from error
         for group in self.optimizer.param_groups:
-            if missing := self.optimizer.defaults.keys() - group.keys():
-                raise UserError(
-                    f"{path} has an optimizer_state of another optimizer than {type(self.optimizer).__name__}: its "
-                    f"param_groups lack {', '.join(sorted(missing))}"
-                )
+            for name, default in self.optimizer.defaults.items():
+                if name not in group or not is_alike(group[name], default):
+                    kind = type(self.optimizer).__name__
+                    raise UserError(f"{path} has an optimizer_state with no usable {name} in param_groups, for {kind}")
 
     def _restore_random_state(self) -> None:
         if self.random_state is not None:

@@ -48,7 +48,7 @@ def recorded_progress(
         raise UserError(f"{path} is damaged: optimizer_state.{RESUME} has no usable {RANDOM_STATE}")
     kept = {name: mine[name] for name in present if name in mine}
     for name, value in kept.items():
-        if not _is_alike(value, present[name]):
+        if not is_alike(value, present[name]):
             raise UserError(f"{path} is damaged: {name} in optimizer_state.{RESUME} has a wrong type")
     return {RANDOM_STATE: mine[RANDOM_STATE]} | kept
 
@@ -68,10 +68,10 @@ def check_log(checkpoint: Mapping[str, Any], path: str, names: Iterable[str]) ->
             raise UserError(f"{path} is damaged: logging has {len(logged[name])} {name}, but current_epoch is {epochs}")
 
 
-def _is_alike(value: Any, present: Any) -> bool:
+def is_alike(value: Any, present: Any) -> bool:
     """Whether what was kept can take an attribute's place: outputs of steps, numbers, or what has the same type."""
     if isinstance(present, list):
         return is_list_of(value, lambda output: is_dict_of(output, is_numeric) and "loss" in output)
     if isinstance(present, Real):
-        return isinstance(value, Real)
+        return is_numeric(value)
     return present is None or isinstance(value, type(present))

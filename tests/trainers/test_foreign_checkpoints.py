@@ -89,6 +89,9 @@ RESUME = ("optimizer_state", "resume", 0)
         (("optimizer_state",), None, "optimizer_state"),
         (("optimizer_state", "param_groups"), [], "parameter group"),
         (("optimizer_state", "param_groups", 0, "params"), "abc", "Small"),
+        (("optimizer_state", "param_groups", 0, "betas"), KeyError, "betas"),
+        (("optimizer_state", "param_groups", 0, "weight_decay"), "low", "weight_decay"),
+        (("optimizer_state", "state", 0), {"step": "third"}, "optimizer_state"),
         (("optimizer_state", "resume"), "here", "resume"),
         (RESUME, [], "resume"),
         ((*RESUME, "random_state"), KeyError, "random_state"),
@@ -194,6 +197,7 @@ def test_torchs_variables_stay_as_they_are(start, saved, monkeypatch, name):
     assert dict(os.environ) == before
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_mutated_checkpoints_load_or_are_named(tmp_path):
     values = {name: torch.zeros(3) for name in "abc"} | {"d": np.float64(1), "e": [1, "x"]}
     for new_format in (True, False):
