@@ -110,14 +110,14 @@ def read_checkpoint(path: str | Path, entries: Sequence[Entry]) -> dict[str, Any
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} was not loaded: it holds {found[1]}, which is neither a weight nor a number and could run "
-                "code. If it is of a trainer of yours, torch.serialization.add_safe_globals in that trainer's file "
-                "allows it"
+                f"{path} was not loaded: it holds {on_one_line(found[1])}, which is neither a weight nor a number and "
+                "could run code. If it is of a trainer of yours, torch.serialization.add_safe_globals in that "
+                "trainer's file allows it"
             ) from None
         raise UserError(f"{path} cannot be read: it is damaged, or holds more than weights and numbers") from None
     # what torch raises for damaged files has no common type
     except Exception as error:
-        raise UserError(f"{path} cannot be read: {_first_line(error)}") from None
+        raise UserError(f"{path} cannot be read: {type(error).__name__} {on_one_line(str(error))}") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint of nnU-Net: it holds a {type(checkpoint).__name__}")
     wrong = [entry for entry in entries if not entry.is_right(checkpoint.get(entry.name))]
@@ -126,6 +126,11 @@ def read_checkpoint(path: str | Path, entries: Sequence[Entry]) -> dict[str, Any
     for name, expected, _ in wrong:
         raise UserError(f"{path} is damaged: its {name} must be {expected} (it is a {type(checkpoint[name]).__name__})")
     return checkpoint
+
+
+def on_one_line(text: str) -> str:
+    """Return the beginning of an error's text, which may quote a stranger's file, fit for a terminal."""
+    return repr(" ".join(text.split()))[1:-1][:300]
 
 
 @contextmanager
@@ -156,7 +161,3 @@ def _allowed() -> torch.serialization.safe_globals:
     old = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]
     types = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
     return torch.serialization.safe_globals([*functions, *old, codecs.encode, np.ndarray, np.dtype, *types])
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__} {error}".splitlines()[0][:300]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 import torch.distributed as dist
 
-from nnunet_mamba_mis.nnunet.checkpoint import TRAINING, read_checkpoint, without_code
+from nnunet_mamba_mis.nnunet.checkpoint import TRAINING, on_one_line, read_checkpoint, without_code
 from nnunet_mamba_mis.trainers.base import ConfiguredTrainer
 from nnunet_mamba_mis.trainers.random_state import get_random_state, set_random_state
 from nnunet_mamba_mis.trainers.resume_record import RANDOM_STATE, RESUME, check_log, is_alike, recorded_progress
@@ -227,8 +227,7 @@ class ResumableTrainer(ConfiguredTrainer):
             raise
         # what torch raises for other weights, and for another optimizer's state
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            lines = [line.strip() for line in str(error).splitlines()]
-            raise UserError(f"{path} does not fit {type(self).__name__}: {' '.join(lines[:2]):.300}") from error
+            raise UserError(f"{path} does not fit {type(self).__name__}: {on_one_line(str(error))}") from error
         for group in self.optimizer.param_groups:
             for name, default in self.optimizer.defaults.items():
                 if name not in group or not is_alike(group[name], default):

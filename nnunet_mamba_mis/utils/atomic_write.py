@@ -56,11 +56,10 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 def _remove_leftovers(path: Path, older_than: float) -> None:
     # earlier versions had no number between
     leftover = re.compile(rf"{re.escape(path.name)}(\.[0-9a-f]{{16}})?{re.escape(SUFFIX)}")
-    for other in path.parent.iterdir():
-        if leftover.fullmatch(other.name):
-            with suppress(OSError):  # another process has removed it
-                if other.stat().st_mtime < older_than:
-                    other.unlink()
+    with suppress(OSError):  # the folder cannot be listed, or another process has removed it
+        for other in path.parent.iterdir():
+            if leftover.fullmatch(other.name) and other.stat().st_mtime < older_than:
+                other.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
