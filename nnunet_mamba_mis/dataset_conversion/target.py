@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 
 from nnunet_mamba_mis.nnunet import paths
+from nnunet_mamba_mis.utils.atomic_write import SUFFIX, atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
-
-_NEW_SPLITS_FILE = f".{paths.SPLITS_FILE}"
 
 
 class Target:
@@ -60,7 +59,7 @@ class Target:
         if folder.name != self.folder.name:
             return False
         # a run that was killed may have written the split, which comes before the dataset
-        return self.overwrite or {path.name for path in folder.iterdir()} <= {paths.SPLITS_FILE, _NEW_SPLITS_FILE}
+        return self.overwrite or all(_is_splits_file(path.name) for path in folder.iterdir())
 
     def give_nnunet_splits(self, built: Path) -> str:
         """Write the splits where nnU-Net reads them, if nothing of the user's is there, and say what became of them.
@@ -78,11 +77,14 @@ class Target:
             replaceable = self.overwrite and here.exists() and present == here.read_bytes()
             if present != text and not replaceable:
                 return f"{file} was there and is kept, nnU-Net uses it: to use the new splits, copy {here} over it"
-        new = file.with_name(_NEW_SPLITS_FILE)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            new.write_bytes(text)
-            new.replace(file)
+            with atomic_write(file) as new:
+                new.write(text)
         except OSError as error:  # no reason to give up the dataset, which lies elsewhere
             return f"{file} cannot be written ({error.strerror or error}): before training, copy {here} there"
         return f"nnU-Net uses {file}"
+
+
+def _is_splits_file(name: str) -> bool:
+    return name == paths.SPLITS_FILE or (name.startswith(f"{paths.SPLITS_FILE}.") and name.endswith(SUFFIX))

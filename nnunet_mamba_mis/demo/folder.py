@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
+from filelock import FileLock
+
 from nnunet_mamba_mis.nnunet.paths import FOLDERS
+from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.process_lock import LockedError, lock_file
 
 MARKER = ".mamba_mis_demo"
+_LOCK = ".lock"
 
 # what the demo makes, and hence may remove; anything else in the folder stays
 SYNTHETIC = "Kvasir-SEG-synthetic"
@@ -50,15 +56,22 @@ def check_folder(folder: Path, source: Path | None) -> None:
             raise UserError(f"{source} lies in {folder}, which the demo empties when it starts: {way_out}")
 
 
-def start_afresh(folder: Path) -> None:
+def start_afresh(folder: Path) -> FileLock | None:
     """Make the folder, or remove from it what an earlier demo left; takes what `check_folder` lets pass.
 
+    Returns:
+        A lock that keeps other demos out while it exists; None where the file system has none.
+
     Raises:
-        UserError: The folder cannot be written.
+        UserError: The folder cannot be written, or another demo is running in it.
     """
+    lock = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MARKER).write_text("`mamba_mis demo -o` this folder removes what an earlier demo made here.\n")
+        with atomic_write(folder / MARKER) as file:
+            file.write(b"`mamba_mis demo -o` this folder removes what an earlier demo made here.\n")
+        with suppress(OSError):
+            lock = lock_file(folder / _LOCK)
         for path in (folder / name for name in _CREATED):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -66,5 +79,8 @@ def start_afresh(folder: Path) -> None:
                 path.unlink(missing_ok=True)
         for name in (*FOLDERS, "logs"):
             (folder / name).mkdir()
+    except LockedError:
+        raise UserError(f"another demo is running in {folder}: wait for it, or choose another folder with -o") from None
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}. Give another folder with -o") from error
+    return lock

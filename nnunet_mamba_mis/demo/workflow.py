@@ -51,7 +51,7 @@ def run_demo(folder: Path, source: Path | None, device: str | None) -> None:
         find_executable(command)
     name = "SyntheticPolyps" if source is None else "KvasirSEG"
     place = Workplace(folder.absolute(), name, _usable_device(device), count_cores())
-    start_afresh(place.folder)
+    lock = start_afresh(place.folder)  # noqa: F841 (held until the end)
     _run(place, None if source is None else source.absolute(), hold_out)
 
 

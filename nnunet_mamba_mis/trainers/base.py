@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba_mis.nnunet.paths import folder_if_set, not_set
+from nnunet_mamba_mis.nnunet.results import fold_folder
+from nnunet_mamba_mis.trainers.fold_lock import lock_fold
+from nnunet_mamba_mis.trainers.labels import stop_at_unknown_labels
+from nnunet_mamba_mis.trainers.pretrained_weights import replace_loader
 
 
 class ConfiguredTrainer(nnUNetTrainer):
@@ -18,7 +24,8 @@ class ConfiguredTrainer(nnUNetTrainer):
     hyperparameters after a subclass could.
 
     Raises:
-        SystemExit: Training cannot work with this configuration, device or environment.
+        SystemExit: Training cannot work with this configuration, device or environment, or another process works on
+            the fold.
     """
 
     # nnU-Net's values, under nnU-Net's names where an instance has these too
@@ -39,7 +46,12 @@ class ConfiguredTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ):
-        _stop_if_unusable(plans, configuration, device, self.planar_network)  # before nnU-Net makes folders
+        # before nnU-Net makes folders and a log
+        manager = PlansManager(plans)
+        results = _stop_if_unusable(manager, configuration, device, self.planar_network)
+        model = results / manager.dataset_name / f"{type(self).__name__}__{manager.plans_name}__{configuration}"
+        # the final validation follows training, so it is held as long as this trainer exists
+        self.fold_lock = lock_fold(fold_folder(model, fold))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = type(self).initial_lr
         self.weight_decay = type(self).weight_decay
@@ -48,10 +60,27 @@ class ConfiguredTrainer(nnUNetTrainer):
         self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch
         self.save_every = type(self).save_every
 
+    def initialize(self) -> None:
+        """Also load `-pretrained_weights`, for which nnU-Net initializes the trainer, this package's way."""
+        super().initialize()
+        replace_loader(self.print_to_log_file)
 
-def _stop_if_unusable(plans: dict, configuration: str, device: torch.device, planar_network: str | None) -> None:
-    """End with one clear message where training cannot work (nnU-Net's own commands would print a stack trace)."""
-    manager = PlansManager(plans)
+    def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
+        """As nnU-Net, but end where a case has a label that dataset.json lacks; the loss would fail on it.
+
+        Raises:
+            SystemExit: There is such a case.
+        """
+        datasets = super().get_tr_and_val_datasets()
+        if self.local_rank == 0:
+            stop_at_unknown_labels(datasets, self.label_manager)
+        return datasets
+
+
+def _stop_if_unusable(
+    manager: PlansManager, configuration: str, device: torch.device, planar_network: str | None
+) -> Path:
+    """Return nnUNet_results, or end with one clear message where training cannot work; nnU-Net would print a trace."""
     usable = [
         name
         for name in manager.available_configurations
@@ -64,9 +93,11 @@ def _stop_if_unusable(plans: dict, configuration: str, device: torch.device, pla
         raise SystemExit(
             f"{planar_network} is a 2D network and cannot train configuration {configuration!r}: {choices}."
         )
-    if folder_if_set("nnUNet_results") is None:
+    results = folder_if_set("nnUNet_results")
+    if results is None:
         raise SystemExit(not_set("nnUNet_results"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(
             "There is no usable CUDA device (`mamba_mis doctor` says why): add -device cpu to the command."
         )
+    return results

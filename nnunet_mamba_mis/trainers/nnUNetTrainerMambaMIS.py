@@ -12,7 +12,6 @@ from nnunet_mamba_mis.nnunet.plans import planned_architecture
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
 from nnunet_mamba_mis.trainers.network_record import NETWORK, network_record
 from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import nnUNetTrainerAdamW1e3
-from nnunet_mamba_mis.trainers.pretrained_weights import resample_pretrained_weights
 
 
 class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
@@ -26,10 +25,8 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
     planar_network = "Mamba-MIS"
 
     def initialize(self) -> None:
-        """Also record the network in checkpoints, for `mamba_mis export`, and load weights of other patch sizes."""
+        """Also record the network in checkpoints, for `mamba_mis export`."""
         super().initialize()
-        # nnU-Net loads pretrained weights into an initialized trainer
-        resample_pretrained_weights(self.print_to_log_file)
         self.optimizer.register_state_dict_post_hook(lambda _, state: state | {NETWORK: network_record(self.network)})
 
     # nnU-Net has a static method here and calls it on the class or an instance; a class method serves variants

@@ -1,8 +1,9 @@
-"""`nnUNetv2_train -pretrained_weights` across patch sizes.
+"""`nnUNetv2_train -pretrained_weights` across patch sizes, and from files of strangers.
 
-nnU-Net compares every weight's shape with the network's before it loads anything, without a hook for trainers. So its
-function is wrapped where nnU-Net calls it: weights of another patch size are resampled, then nnU-Net's own function
-loads them. Everything else is passed on unchanged. A function that others have put there stays.
+nnU-Net unpickles the file, whatever is in it, and compares every weight's shape with the network's before it loads
+anything, without a hook for trainers. So its function is wrapped where nnU-Net calls it: the file is read without
+running code and checked, weights of another patch size are resampled, then nnU-Net's own function loads them. A
+function that others have put there stays.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ import functools
 import io
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights as load_fitting_weights
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mamba_mis.architectures import MambaMIS, gates_to_resample, resample_spectral_gates
+from nnunet_mamba_mis.nnunet.checkpoint import WEIGHTS, read_checkpoint, without_code
+from nnunet_mamba_mis.utils.errors import UserError
 
 # the second where training is started with `python -m nnunetv2.run.run_training`
 CALLERS = ("nnunetv2.run.run_training", "__main__")
 
 
-def resample_pretrained_weights(log: Callable[[str], None]) -> None:
-    """Let nnU-Net load pretrained weights of other patch sizes in this process.
+def replace_loader(log: Callable[[str], None]) -> None:
+    """Let nnU-Net load pretrained weights with `load_pretrained_weights` in this process.
 
     Args:
         log: Method that takes the line that says what was resampled. Its object is not kept alive; without it the line
@@ -53,20 +56,38 @@ def load_pretrained_weights(
         fname: nnU-Net's checkpoint.
         verbose: Whether nnU-Net's function lists all weights.
         log: Takes the line that says what was resampled.
+
+    Raises:
+        SystemExit: The file is missing or damaged, holds what could run code, or is of another network.
     """
     bare = unwrap(network)
-    if not isinstance(bare, MambaMIS):
-        return load_fitting_weights(network, fname, verbose)
-    # as nnU-Net's function reads it, which comes next
-    weights = torch.load(fname, map_location="cpu", weights_only=False)["network_weights"]
-    gates = gates_to_resample(weights, bare)
-    if not gates:
-        return load_fitting_weights(network, fname, verbose)
-    log(f"Pretrained weights {fname} are of another patch size: resampled {_describe(gates)}")
-    resampled = _NamedBuffer(fname)
-    torch.save({"network_weights": resample_spectral_gates(weights, bare)}, resampled)
-    resampled.seek(0)
-    load_fitting_weights(network, resampled, verbose)
+    try:
+        weights = read_checkpoint(fname, WEIGHTS)["network_weights"]
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    file: str | _NamedBuffer = fname
+    if isinstance(bare, MambaMIS) and (gates := gates_to_resample(weights, bare)):
+        log(f"Pretrained weights {fname} are of another patch size: resampled {_describe(gates)}")
+        weights = resample_spectral_gates(weights, bare)
+        file = _NamedBuffer(fname)
+        torch.save({"network_weights": weights}, file)
+        file.seek(0)
+    if misfit := _misfit(weights, bare.state_dict()):
+        raise SystemExit(f"-pretrained_weights {fname} is of another network than {type(bare).__name__}: {misfit}")
+    with without_code():
+        load_fitting_weights(network, file, verbose)
+
+
+def _misfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """Return the first difference that nnU-Net refuses; it leaves out the layers that give the segmentations."""
+    for name, tensor in expected.items():
+        if ".seg_layers." in name:
+            continue
+        if name not in weights:
+            return f"it has no {name}"
+        if weights[name].shape != tensor.shape:
+            return f"its {name} has shape {tuple(weights[name].shape)}, the network's {tuple(tensor.shape)}"
+    return None
 
 
 class _NamedBuffer(io.BytesIO):

@@ -24,3 +24,17 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(torch.from_numpy(state["torch"]))
     if device.type in state:
         getattr(torch, device.type).set_rng_state(torch.from_numpy(state[device.type]))
+
+
+def is_random_state(state: Any, device: torch.device) -> bool:
+    """Whether `set_random_state` can take this, from a file; no generator in use is changed."""
+    try:
+        random.Random().setstate(state["python"])
+        np.random.RandomState().set_state(state["numpy"])
+        torch.Generator().set_state(torch.from_numpy(state["torch"]))
+        if device.type in state and device.type != "cpu":
+            torch.Generator(device).set_state(torch.from_numpy(state[device.type]))
+    # whatever is wrong with it
+    except Exception:
+        return False
+    return True

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
-from zipfile import is_zipfile
 
 import torch
 import torch.distributed as dist
 
+from nnunet_mamba_mis.nnunet.checkpoint import TRAINING, on_one_line, read_checkpoint, without_code
 from nnunet_mamba_mis.trainers.base import ConfiguredTrainer
 from nnunet_mamba_mis.trainers.random_state import get_random_state, set_random_state
+from nnunet_mamba_mis.trainers.resume_record import RANDOM_STATE, RESUME, check_log, is_alike, recorded_progress
 from nnunet_mamba_mis.trainers.stop_request import StopRequest
 from nnunet_mamba_mis.utils.atomic_write import SUFFIX as PARTIAL
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
-
-# what is added to the optimizer's state in nnU-Net's checkpoints: a dict for each process
-RESUME = "resume"
+from nnunet_mamba_mis.utils.errors import UserError
 
 
 class ResumableTrainer(ConfiguredTrainer):
@@ -133,8 +131,9 @@ class ResumableTrainer(ConfiguredTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             return
         folder = Path(self.output_folder)
-        for leftover in folder.glob(f"checkpoint_*.pth{PARTIAL}"):
-            leftover.unlink()
+        if self.fold_lock:  # so that no other process writes them
+            for leftover in folder.glob(f"checkpoint_*.pth*{PARTIAL}"):
+                leftover.unlink()
         if not self.is_continued:
             self._set_aside([folder / f"checkpoint_{name}.pth" for name in ("final", "latest", "best")])
 
@@ -173,7 +172,7 @@ class ResumableTrainer(ConfiguredTrainer):
             super().save_checkpoint(filename)  # writes nothing, and says so
             return
         random_state = self.random_state or get_random_state(self.device)
-        progress = {"random_state": random_state} | {name: getattr(self, name) for name in self.kept}
+        progress = {RANDOM_STATE: random_state} | {name: getattr(self, name) for name in self.kept}
         self.progress = [progress]
         if self.is_ddp:
             self.progress *= dist.get_world_size()
@@ -192,39 +191,50 @@ class ResumableTrainer(ConfiguredTrainer):
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Also restore the random state and the partial epoch's outputs, if the world size matches.
 
+        Nothing in the file is run, and what it holds is checked first.
+
         Args:
             filename_or_checkpoint: The file; nnU-Net's annotation has a dict too, which its code cannot take.
 
         Raises:
-            SystemExit: The file is not a training checkpoint.
+            SystemExit: The file is not a training checkpoint, or of another network or optimizer.
         """
-        progress = _read(filename_or_checkpoint)["optimizer_state"].get(RESUME, [])
-        super().load_checkpoint(filename_or_checkpoint)
+        path = str(filename_or_checkpoint)
+        if not self.was_initialized:
+            self.initialize()
+        try:
+            checkpoint = read_checkpoint(path, TRAINING)
+            processes = dist.get_world_size() if self.is_ddp else 1
+            present = {name: getattr(self, name) for name in self.kept}
+            progress = recorded_progress(checkpoint, path, self.local_rank, processes, present, self.device)
+            check_log(checkpoint, path, self.logger.get_checkpoint())
+            self._load_fitting(path)
+        except UserError as error:
+            raise SystemExit(f"{error}. Without this file, --c takes the next best checkpoint: move it away") from None
         self.is_continued = True
         # what a stopped epoch has logged it logs again
         for values in self.logger.get_checkpoint().values():
             del values[self.current_epoch :]
-        if len(progress) == (dist.get_world_size() if self.is_ddp else 1):
-            mine = progress[self.local_rank]
-            self.random_state = mine["random_state"]
-            for name in self.kept:
-                setattr(self, name, mine.get(name, getattr(self, name)))
+        self.random_state = progress.pop(RANDOM_STATE, None)
+        for name, value in progress.items():
+            setattr(self, name, value)
+
+    def _load_fitting(self, path: str) -> None:
+        try:
+            with without_code():
+                super().load_checkpoint(path)
+        except torch.OutOfMemoryError:
+            raise
+        # what torch raises for other weights, and for another optimizer's state
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} does not fit {type(self).__name__}: {on_one_line(str(error))}") from error
+        for group in self.optimizer.param_groups:
+            for name, default in self.optimizer.defaults.items():
+                if name not in group or not is_alike(group[name], default):
+                    kind = type(self.optimizer).__name__
+                    raise UserError(f"{path} has an optimizer_state with no usable {name} in param_groups, for {kind}")
 
     def _restore_random_state(self) -> None:
         if self.random_state is not None:
             set_random_state(self.random_state, self.device)
             self.random_state = None
-
-
-def _read(filename: Any) -> dict[str, Any]:
-    try:
-        # as nnU-Net reads it, for there are numpy's numbers in it; mapped, as nnU-Net reads the weights again, but for
-        # torch's format of before 1.6, which cannot be
-        checkpoint = torch.load(filename, map_location="cpu", mmap=is_zipfile(filename), weights_only=False)
-    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise SystemExit(
-            f"{filename} cannot be read ({error}): move it away, then --c takes the next best checkpoint"
-        ) from error
-    if "optimizer_state" not in checkpoint:
-        raise SystemExit(f"{filename} has no optimizer_state: training cannot be continued from it")
-    return checkpoint

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 SUFFIX = ".partial"
+# a writer that lives changes its file sooner than after this many seconds
+_OLDEST = 3600
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     """Write a file atomically: a failure, kill or power cut leaves the previous file.
 
-    The content goes into a file beside it (`SUFFIX`), which then replaces it.
+    The content goes into a file beside it, which then replaces it. That file's name ends in `SUFFIX` and is new each
+    time: of several processes that write the same path, the last one's content stays, never a mixture. What killed
+    writers of this path left is removed when it is an hour old.
 
     Args:
         path: The file to write or replace.
@@ -26,9 +32,13 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: Writing failed; the previous file is unchanged.
     """
-    partial = Path(f"{path}{SUFFIX}")
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{SUFFIX}")
+    opened = partial.open("xb")
     try:
-        with partial.open("wb") as file:
+        with opened as file:
+            # the file system's clock, which may be another machine's
+            _remove_leftovers(path, older_than=os.fstat(file.fileno()).st_mtime - _OLDEST)
             yield file
             file.flush()
             os.fsync(file.fileno())  # or the name could reach the disk before the content
@@ -40,7 +50,16 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         if isinstance(error, RuntimeError) and isinstance(cause, (OSError, KeyboardInterrupt)):
             raise cause from None
         raise
-    _sync_folder(partial.parent)
+    _sync_folder(path.parent)
+
+
+def _remove_leftovers(path: Path, older_than: float) -> None:
+    # earlier versions had no number between
+    leftover = re.compile(rf"{re.escape(path.name)}(\.[0-9a-f]{{16}})?{re.escape(SUFFIX)}")
+    with suppress(OSError):  # the folder cannot be listed, or another process has removed it
+        for other in path.parent.iterdir():
+            if leftover.fullmatch(other.name) and other.stat().st_mtime < older_than:
+                other.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

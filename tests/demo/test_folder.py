@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+
 import pytest
 
 from nnunet_mamba_mis.cli import main as cli
@@ -71,3 +74,26 @@ def test_an_unusable_source_is_refused_before_anything_is_written(tmp_path, caps
     assert cli.main(["demo", "-i", str(tmp_path / "source"), "-o", str(out), "-device", "cpu"]) == 1
     assert named in capsys.readouterr().err
     assert not out.exists()
+
+
+def hold(folder, ready):
+    lock = start_afresh(folder)
+    ready.send(lock.is_locked)
+    signal.pause()
+
+
+def test_second_demo_in_a_folder_changes_nothing(tmp_path):
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    first = context.Process(target=hold, args=(tmp_path / "demo", there))
+    first.start()
+    try:
+        assert here.recv()
+        (tmp_path / "demo" / "report.md").write_text("first")
+        with pytest.raises(UserError, match="another demo"):
+            start_afresh(tmp_path / "demo")
+        assert (tmp_path / "demo" / "report.md").read_text() == "first"
+    finally:
+        first.kill()
+        first.join()
+    assert start_afresh(tmp_path / "demo").is_locked

@@ -224,7 +224,7 @@ def refuse_output(model):
         (refuse_json, "dataset.json cannot be read"),
         (lambda model: None, "checkpoint_final.pth; choose with -f and -chk: there is none"),
         (refuse_broken_checkpoint, "checkpoint_final.pth cannot be read"),
-        (refuse_code, "holds more than weights and numbers, and was not loaded"),
+        (refuse_code, "was not loaded: it holds"),
         (refuse_other_file, "is not a checkpoint of nnU-Net"),
         (refuse_configuration, "has no configuration '3d_fullres'"),
         (refuse_trainer, "trained with MyTrainer, which is not a trainer of Mamba-MIS in this package"),

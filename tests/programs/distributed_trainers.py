@@ -26,6 +26,10 @@ class TwoStopped(TwoProcesses):
     pass
 
 
+class TwoLocked(TwoProcesses):
+    pass
+
+
 class TwoLong(TwoProcesses):
     epochs = 1000
 

@@ -26,3 +26,7 @@ class Interrupted(Uninterrupted):
 
 class WithWorkers(Uninterrupted):
     epochs = 1000
+
+
+class Locked(WithWorkers):
+    pass

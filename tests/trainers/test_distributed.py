@@ -18,6 +18,7 @@ from nnunetv2.run import run_training
 from torch import nn
 
 from nnunet_mamba_mis import trainers
+from nnunet_mamba_mis.trainers.fold_lock import LOCK, lock_fold
 from support import small_dataset
 from support.ddp_on_cpu import (
     OnCPU,
@@ -174,6 +175,21 @@ def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninte
     assert continued["logging"]["val_losses"] == uninterrupted["logging"]["val_losses"]
     for name, weight in continued["network_weights"].items():
         assert torch.equal(weight, uninterrupted["network_weights"][name]), name
+
+
+@pytest.mark.feature("Resuming", "A second process on the same fold changes nothing")
+def test_fold_that_another_process_trains_is_refused_by_the_first_of_two(discs, nnunet, variables):
+    folder = nnunet.results / discs.name / "TwoLocked__nnUNetPlans__2d" / "fold_0"
+    folder.mkdir(parents=True)
+    lock = lock_fold(folder)
+    refused = Processes(variables, train, discs.number, "TwoLocked")
+    try:
+        output = refused.all[0].end(1)
+    finally:
+        for running in refused.all:  # mp.spawn would end the second
+            kill_group(running.process)
+    assert lock.lock_file in output and "Traceback" not in output
+    assert [path.name for path in folder.iterdir()] == [LOCK]
 
 
 def is_alive(pid: int) -> bool:

@@ -14,7 +14,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights as nnun
 from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS, resample_spectral_gates
-from nnunet_mamba_mis.trainers.pretrained_weights import load_pretrained_weights, resample_pretrained_weights
+from nnunet_mamba_mis.trainers.pretrained_weights import load_pretrained_weights, replace_loader
 
 
 def network(*patch_size):
@@ -58,9 +58,9 @@ def test_pretrained_weights_of_the_same_patch_size_are_loaded_bit_for_bit(tmp_pa
 
 
 @pytest.mark.feature("Fine-tuning", "the same under torch.compile; other networks are refused")
-def test_pretrained_weights_of_another_network_are_refused_as_nnunet_does(tmp_path):
+def test_pretrained_weights_of_another_network_are_refused(tmp_path):
     path = checkpoint(tmp_path, MambaMIS(1, 2, (96, 96), variant="B", d_state=4).state_dict())
-    with pytest.raises(AssertionError, match="pretrained model"):
+    with pytest.raises(SystemExit, match="of another network than MambaMIS: it has no encoder"):
         load(MambaMIS(1, 2, (64, 64), variant="L", d_state=4), path)
     conv = nn.Conv2d(1, 1, 3)
     load(conv, checkpoint(tmp_path, {name: torch.ones_like(tensor) for name, tensor in conv.state_dict().items()}))
@@ -91,8 +91,8 @@ def as_nnunet_has_it(monkeypatch):
 @pytest.mark.feature("Fine-tuning", "a user's function of nnU-Net's name stays")
 def test_nnunet_loads_with_the_log_of_the_latest_trainer(as_nnunet_has_it, tmp_path):
     first, second = Log(), Log()
-    resample_pretrained_weights(first.add)
-    resample_pretrained_weights(second.add)
+    replace_loader(first.add)
+    replace_loader(second.add)
     run_training.load_pretrained_weights(network(96, 128), checkpoint(tmp_path, network(64, 64).state_dict()))
     assert first.lines == [] and "resampled 15 spectral gates" in second.lines[0]
 
@@ -101,7 +101,7 @@ def test_nnunet_loads_with_the_log_of_the_latest_trainer(as_nnunet_has_it, tmp_p
 def test_log_of_a_trainer_does_not_keep_it_alive(as_nnunet_has_it, tmp_path, capsys):
     log = Log()
     gone = weakref.ref(log)
-    resample_pretrained_weights(log.add)
+    replace_loader(log.add)
     del log
     gc.collect()
     assert gone() is None
@@ -115,7 +115,7 @@ def test_function_that_another_plugin_has_put_in_nnunets_place_stays(monkeypatch
         """Another plugin's."""
 
     monkeypatch.setattr(run_training, "load_pretrained_weights", theirs)
-    resample_pretrained_weights(Log().add)
+    replace_loader(Log().add)
     assert run_training.load_pretrained_weights is theirs
 
 
@@ -129,12 +129,12 @@ def script(as_nnunet_has_it, monkeypatch):
 @pytest.mark.feature("Fine-tuning", "a user's function of nnU-Net's name stays")
 def test_function_of_the_same_name_in_a_users_script_stays(script):
     script.load_pretrained_weights = mine = lambda model, path: "mine"
-    resample_pretrained_weights(Log().add)
+    replace_loader(Log().add)
     assert script.load_pretrained_weights is mine
     assert run_training.load_pretrained_weights.func is load_pretrained_weights
 
 
 def test_function_of_nnunets_module_run_as_a_program_is_replaced(script):
     script.load_pretrained_weights = nnunets_own
-    resample_pretrained_weights(Log().add)
+    replace_loader(Log().add)
     assert script.load_pretrained_weights.func is load_pretrained_weights

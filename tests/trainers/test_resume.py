@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -170,7 +171,7 @@ class Torn:
             signal.raise_signal(self.number)
         else:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return int, ()
+        return set, ()
 
 
 @pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
@@ -324,3 +325,29 @@ def test_workers_that_get_the_signal_too_do_not_cost_the_checkpoint(dataset, nnu
     assert re.search(f"{number.name} .*--c", output)
     assert (nnunet.model(NUMBER, "WithWorkers") / "fold_0" / "checkpoint_latest.pth").exists()
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+@pytest.mark.feature("Resuming", "A second process on the same fold changes nothing")
+@pytest.mark.slow
+def test_second_training_of_a_fold_changes_nothing_and_the_first_goes_on(dataset, nnunet):
+    first = start(nnunet, "Locked", nnUNet_n_proc_DA="2")
+    first.wait_for("Epoch 1")
+    folder = nnunet.model(NUMBER, "Locked") / "fold_0"
+    os.kill(first.process.pid, signal.SIGSTOP)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    for arguments in ([], ["--c"], ["--val"]):
+        output = start(nnunet, "Locked", *arguments).end(status=1)
+        assert "training.lock" in output and "Traceback" not in output
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    # its workers, which outlive it, do not hold the lock
+    workers = children(first.process.pid)
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.end(-signal.SIGKILL)
+    continued = start(nnunet, "Locked", "--c")
+    continued.wait_for("Epoch")
+    os.kill(continued.process.pid, signal.SIGTERM)
+    continued.end(128 + signal.SIGTERM)
+    assert workers
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,3 +43,47 @@ def test_success_replaces_it(tmp_path):
         file.write(b"after")
         assert path.read_bytes() == b"before"
     assert path.read_bytes() == b"after" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def write_often(path: Path, content: bytes) -> None:
+    for _ in range(40):
+        with atomic_write(path) as file:
+            for _ in range(8):
+                file.write(content)
+                file.flush()
+
+
+def test_two_processes_that_write_one_path_never_mix(tmp_path):
+    path = tmp_path / "file"
+    contents = [bytes([letter]) * 1000 for letter in b"ab"]
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_often, args=(path, content)) for content in contents]
+    for writer in writers:
+        writer.start()
+    seen = set()
+    while any(writer.is_alive() for writer in writers):
+        if path.exists():
+            seen.add(path.read_bytes())
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert seen <= {content * 8 for content in contents}
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_leftovers_of_killed_writers_do_not_pile_up(tmp_path):
+    path = tmp_path / "a[1].json"
+    old, new, another = (tmp_path / f"{name}.partial" for name in (f"{path.name}.{'0' * 16}", path.name, "other.json"))
+    alive = tmp_path / f"{path.name}.{'1' * 16}.partial"
+    for leftover in (old, new, another, alive):
+        leftover.write_bytes(b"killed")
+    for leftover in (old, new, another):
+        os.utime(leftover, (0, 0))
+    with atomic_write(path) as file:
+        file.write(b"content")
+    assert set(tmp_path.iterdir()) == {path, another, alive}
+
+
+def test_file_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    with atomic_write(tmp_path / "atomic"):
+        pass
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
