@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stems = "folder only: how images and masks are named, with {} for what they share (default: {}:{})"
     parser.add_argument("--stems", metavar="IMAGE:MASK", help=stems)
     labels = (
-        "folder only: what masks hold, as polyp=1 instrument=2 ignore=255 (values in the mask files; indices of palette "
-        "images) or polyp=#ff0000 (colours)"
+        "folder only: what masks hold, as polyp=1 instrument=2 ignore=255 (values in the mask files; indices of "
+        "palette images) or polyp=#ff0000 (colours)"
     )
     parser.add_argument("--labels", metavar="NAME=VALUE", nargs="+", action="extend", help=labels)
     processes = "number of processes (default: one for each core, at most 8)"

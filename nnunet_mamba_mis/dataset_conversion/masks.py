@@ -192,7 +192,17 @@ def _measure_binary(mask: Image.Image, lossy: bool) -> MaskFacts:
     if len(levels) > 2 or (len(levels) == 2 and max(dark) > (0 if exact else _noise(max(map(max, levels))))):
         found = _counted({level: counts[colours.index(level)] for level in levels})
         return MaskFacts(drawn, f"holds {found}: more than black and one other level")
-    return MaskFacts(drawn, "", histogram, max(levels, key=max) if drawn else None, exact)
+    level = max(levels, key=max)
+    if mask.mode != "L" and _is_too_much(_off_colour(mask, level), drawn, mask.width * mask.height):
+        return MaskFacts(drawn, f"holds other colours than black and {colour_texts([level])[0]}")
+    return MaskFacts(drawn, "", histogram, level if drawn else None, exact)
+
+
+def _off_colour(mask: Image.Image, level: Colour) -> int:
+    """Return how many pixels are neither in a colour nor in a darker shade of it, as soft edges are."""
+    pixels = np.asarray(mask, np.int16)
+    shades = pixels.max(axis=2, keepdims=True) * (np.array(level) / max(level))
+    return int(np.count_nonzero(np.abs(pixels - shades).max(axis=2) > _UNCLEAR_DISTANCE))
 
 
 def _levels(colours: Sequence[Colour], counts: Sequence[int], flat: Sequence[int], lossy: bool) -> list[Colour]:
@@ -254,23 +264,27 @@ def _measure_nearest(rule: ColourMask | LabelMask, mask: Image.Image) -> tuple[N
     exact_colours = isinstance(rule, LabelMask)
     if exact_colours and not _distinct_in_jpeg(tuple(meaning)):
         return labels, "is a JPEG, whose noise and soft edges look like labels so close to each other: save it as PNG"
+    if unknown := _unknown_levels(meaning, mask, distance, _NOISE if exact_colours else _UNCLEAR_DISTANCE):
+        return labels, f"holds {_counted(unknown)}, which is the colour of no class"
     histogram = np.bincount(distance.ravel(), minlength=256)
     unclear = histogram[_UNCLEAR_DISTANCE:].sum()
     if _is_too_much(unclear, np.count_nonzero(labels), distance.size):
         text = f"{unclear} pixels lie in between (distances from the nearest colour {_text(histogram)})"
         return labels, f"is not clearly a mask: {text}"
-    far = distance > (_NOISE if exact_colours else _UNCLEAR_DISTANCE)
-    if (far & _flat(_packed(mask))).any():
-        colours, counts, flat = _census(mask)
-        unknown = {
-            colour: n
-            for colour, n, n_flat in zip(colours, counts, flat, strict=True)
-            if n_flat > _LEVEL_FLATNESS * n
-            and min(_apart(colour, known) for known in meaning) > (_NOISE if exact_colours else _UNCLEAR_DISTANCE)
-        }
-        if unknown:
-            return labels, f"holds {_counted(unknown)}, which is the colour of no class"
     return labels, ""
+
+
+def _unknown_levels(
+    meaning: Mapping[Colour, int], mask: Image.Image, distance: NDArray[np.uint8], most: int
+) -> dict[Colour, int]:
+    """Return the levels that are further than this off every colour with a meaning, and their numbers of pixels."""
+    if not ((distance > most) & _flat(_packed(mask))).any():
+        return {}
+    return {
+        colour: n
+        for colour, n, flat in zip(*_census(mask.convert("RGB")), strict=True)
+        if flat > _LEVEL_FLATNESS * n and min(_apart(colour, known) for known in meaning) > most
+    }
 
 
 def _nearest(meaning: Mapping[Colour, int], mask: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
