@@ -110,6 +110,7 @@ def labels_of(folder: Path, case: str = "im0") -> np.ndarray:
         ([drawn({1: OBJECT})] * 5 + [drawn({255: OBJECT})], ["1", "255"]),
         ([drawn({254: OBJECT}), drawn({255: OBJECT})], ["254", "255"]),
         ([painted({RED: OBJECT}), painted({GREEN: OBJECT})], ["#ff0000", "#00ff00"]),
+        ([painted({RED: OBJECT}), drawn({255: OBJECT})], ["#ff0000", "#ffffff"]),
         ([drawn(background=1), drawn(background=2)], ["1", "2"]),
     ],
 )
