@@ -190,13 +190,11 @@ def _without_alpha(image: Image.Image) -> Image.Image:
 
 def _check_palette(image: Image.Image) -> None:
     """Refuse different indices of one colour: as colours, what they mean would be lost."""
-    colour_of: dict[int, tuple[int, ...]] = {}
+    indices = [index for index, pixels in enumerate(image.histogram()) if pixels]
     palette = image.getpalette() or []
-    for _, index in image.getcolors() or []:
-        colour_of[index] = tuple(palette[3 * index : 3 * index + 3])
-    if len(set(colour_of.values())) < len(colour_of):
-        indices = ", ".join(map(str, sorted(colour_of)))
-        raise BadFileError(f"holds the palette indices {indices}, some in the same colour: --labels tells them apart")
+    if len({tuple(palette[3 * index : 3 * index + 3]) for index in indices}) < len(indices):
+        listed = ", ".join(map(str, indices))
+        raise BadFileError(f"holds the palette indices {listed}, some in the same colour: --labels tells them apart")
 
 
 def _checked_jpeg(path: Path) -> Image.Image:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from itertools import permutations
+from itertools import chain, permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,22 +168,25 @@ def _grey_if_it_is(mask: Image.Image, lossy: bool) -> Image.Image:
     """Return a mask of equal channels, or nearly so in a JPEG, as grey."""
     if mask.mode == "L":
         return mask
-    bright, dark = _brightness(mask), reduce(ImageChops.darker, mask.split())
-    spread = ImageChops.subtract(bright, dark).getextrema()[1]
-    return bright if spread <= (_NOISE if lossy else 0) else mask
+    red, green, blue = mask.split()
+    if red.tobytes() == green.tobytes() == blue.tobytes():
+        return red
+    bright, dark = _brightness(mask), reduce(ImageChops.darker, (red, green, blue))
+    spread = np.asarray(ImageChops.subtract(bright, dark)).max()
+    return bright if lossy and spread <= _NOISE else mask
 
 
 def _without_paint(rule: BinaryMask, mask: Image.Image) -> Image.Image:
     if mask.mode != "L" or not rule.painted:
         return mask
-    dark = rule.painted * mask.getextrema()[1] // 255
+    dark = rule.painted * int(np.asarray(mask).max()) // 255
     return mask.point([value if value > dark else 0 for value in range(256)])
 
 
 def _measure_binary(mask: Image.Image, lossy: bool) -> MaskFacts:
-    histogram = np.array(_brightness(mask).histogram())
-    drawn = int(histogram[1:].sum())
     colours, counts, flat = _census(mask)
+    histogram = np.bincount([max(colour) for colour in colours], counts, 256).astype(int)
+    drawn = int(histogram[1:].sum())
     if lossy and len(colours) == 1 and max(colours[0]) <= _NOISE:
         return MaskFacts(0)  # a black JPEG may come out as 1 or 2
     levels = _levels(colours, counts, flat, lossy)
@@ -267,8 +270,8 @@ def _measure_nearest(rule: ColourMask | LabelMask, mask: Image.Image) -> tuple[N
     if unknown := _unknown_levels(meaning, mask, distance, _NOISE if exact_colours else _UNCLEAR_DISTANCE):
         return labels, f"holds {_counted(unknown)}, which is the colour of no class"
     histogram = np.bincount(distance.ravel(), minlength=256)
-    unclear = histogram[_UNCLEAR_DISTANCE:].sum()
-    if _is_too_much(unclear, np.count_nonzero(labels), distance.size):
+    unclear = int(histogram[_UNCLEAR_DISTANCE:].sum())
+    if _is_too_much(unclear, int(np.count_nonzero(labels)), distance.size):
         text = f"{unclear} pixels lie in between (distances from the nearest colour {_text(histogram)})"
         return labels, f"is not clearly a mask: {text}"
     return labels, ""
@@ -309,7 +312,7 @@ def _distinct_in_jpeg(colours: tuple[Colour, ...]) -> bool:
         (points[i] + (points[j] - points[i]) * steps, points[k]) for i, j, k in permutations(range(len(points)), 3)
     )
     pairs = ((points[i], points[j]) for i, j in permutations(range(len(points)), 2))
-    return all(np.abs(edge - point).max(axis=-1).min() > 2 * _NOISE for edge, point in (*edges, *pairs))
+    return all(np.abs(edge - point).max(axis=-1).min() > 2 * _NOISE for edge, point in chain(pairs, edges))
 
 
 # both
@@ -317,18 +320,19 @@ def _distinct_in_jpeg(colours: tuple[Colour, ...]) -> bool:
 
 def _census(mask: Image.Image) -> tuple[list[Colour], list[int], list[int]]:
     """Return the colours of a mask, how many pixels have each, and around how many of these 3 × 3 are the same."""
-    pixels = np.asarray(mask) if mask.mode == "L" else _packed(mask)
     if mask.mode == "L":
-        of_value = np.array(mask.histogram())
-        codes = np.flatnonzero(of_value)
-        counts = of_value[codes]
-    else:
-        codes, counts = np.unique(pixels, return_counts=True)
-    flat = np.zeros(len(codes), int)
+        histogram = mask.histogram()
+        values = [value for value in range(256) if histogram[value]]
+        flat = [0] * 256
+        if len(values) > 2:
+            flat = mask.histogram(Image.fromarray(_flat(np.asarray(mask)).view(np.uint8)))
+        return [(value,) * 3 for value in values], [histogram[v] for v in values], [flat[v] for v in values]
+    pixels = _packed(mask)
+    codes, counts = np.unique(pixels, return_counts=True)
+    found = np.zeros(len(codes), int)
     if len(codes) > 2:
-        flat += np.bincount(np.searchsorted(codes, pixels[_flat(pixels)]), minlength=len(codes))
-    colours = [(code,) * 3 if mask.mode == "L" else _colour(code) for code in codes.tolist()]
-    return colours, counts.tolist(), flat.tolist()
+        found += np.bincount(np.searchsorted(codes, pixels[_flat(pixels)]), minlength=len(codes))
+    return [_colour(code) for code in codes.tolist()], counts.tolist(), found.tolist()
 
 
 def _flat(pixels: NDArray) -> NDArray[np.bool_]:
