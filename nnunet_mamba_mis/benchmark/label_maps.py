@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_mamba_mis.utils.text import is_utf8
+from nnunet_mamba_mis.utils.text import is_utf8, shortened
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -49,6 +49,13 @@ class Labels:
         reader = determine_reader_writer_from_dataset_json(dict(description), verbose=False)
         return cls(foreground, ignored, description["file_ending"], reader)
 
+    @property
+    def known(self) -> list[int]:
+        """All values that a label map may hold."""
+        of_classes = [label if isinstance(label, tuple) else (label,) for label in self.of_class.values()]
+        ignored = () if self.ignored is None else (self.ignored,)
+        return sorted({0}.union(*of_classes, ignored))
+
     def masks(self, label_map: NDArray[Any]) -> dict[str, Mask]:
         """Return the mask of each class, where a label map has its label or one of its region's."""
         return {name: np.isin(label_map, label) for name, label in self.of_class.items()}
@@ -66,7 +73,7 @@ def read_label_map(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[floa
         (H, W), or (D, H, W) if there are several slices, and the spacing of the axes.
 
     Raises:
-        ValueError: The file cannot be read.
+        ValueError: The file cannot be read, or holds a value that is no label and would count as background.
     """
     if not path.is_file():
         raise ValueError(f"there is no {path}")
@@ -80,4 +87,10 @@ def read_label_map(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[floa
         spacing = tuple(float(size) for size in properties["spacing"])
     except Exception as error:  # every library that nnU-Net reads with has exceptions of its own
         raise ValueError(f"{path} cannot be read: {type(error).__name__} {error}") from None
+    is_known = np.isin(volume, labels.known)
+    if not is_known.all():
+        unknown = shortened([f"{value:g}" for value in np.unique(volume[~is_known])])
+        raise ValueError(
+            f"{path} holds {unknown}, but dataset.json has the labels {shortened(list(map(str, labels.known)))}"
+        )
     return (volume[0], spacing[1:]) if len(volume) == 1 else (volume, spacing)

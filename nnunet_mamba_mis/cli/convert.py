@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
-from nnunet_mamba_mis.dataset_conversion.datasets.folder import with_stems
+from nnunet_mamba_mis.dataset_conversion.datasets.folder import with_labels, with_stems
 from nnunet_mamba_mis.dataset_conversion.options import Options
 from nnunet_mamba_mis.utils.text import for_terminal, one_line, shortened_lines
 
@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help=overwrite)
     stems = "folder only: how images and masks are named, with {} for what they share (default: {}:{})"
     parser.add_argument("--stems", metavar="IMAGE:MASK", help=stems)
+    labels = (
+        "folder only: what masks hold, as polyp=1 instrument=2 ignore=255 (values in the mask files; indices of "
+        "palette images) or polyp=#ff0000 (colours)"
+    )
+    parser.add_argument("--labels", metavar="NAME=VALUE", nargs="+", action="extend", help=labels)
     processes = "number of processes (default: one for each core, at most 8)"
     parser.add_argument("-np", dest="processes", metavar="NP", type=int, help=processes)
     parser.add_argument("--list", action=_ListDatasets, nargs=0, help="list the datasets and exit")
@@ -54,6 +59,8 @@ def run(args: argparse.Namespace) -> None:
     dataset = DATASETS[args.name]
     if args.stems is not None:
         dataset = with_stems(dataset, args.stems)
+    if args.labels is not None:
+        dataset = with_labels(dataset, args.labels)
     options = Options(
         resize=args.resize,
         keep_aspect=args.keep_aspect,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.dataset import BinaryMask, Case, ColourMask
+from nnunet_mamba_mis.dataset_conversion.dataset import BinaryMask, Case, Colour, LabelMask, MaskRule
 from nnunet_mamba_mis.dataset_conversion.fingerprints import fingerprint
 from nnunet_mamba_mis.dataset_conversion.images import BadFileError, SourceImage, upright, write_png
-from nnunet_mamba_mis.dataset_conversion.masks import MaskFacts, label_map, measure
-from nnunet_mamba_mis.dataset_conversion.problems import DUPLICATE, SIZE_MISMATCH, UNREADABLE, Problem
+from nnunet_mamba_mis.dataset_conversion.masks import MaskFacts, conflict, label_map, measure, merged
+from nnunet_mamba_mis.dataset_conversion.problems import CONFLICT, DUPLICATE, SIZE_MISMATCH, UNREADABLE, Problem
 from nnunet_mamba_mis.dataset_conversion.resize import resized
 
 
@@ -22,19 +23,19 @@ class CaseFacts:
     Args:
         case: The case.
         image_sha256: Of the image's file.
-        mask_sha256: Of the mask's file.
+        masks_sha256: Of the masks' files.
         size: Width and height as distributed.
-        orientation: Of EXIF, the same for both.
-        mask: What is in the mask.
+        orientation: Of EXIF, the same for image and masks.
+        masks: What is in each mask.
         fingerprint: 256 bits, the same or nearly so for copies at another size or quality; empty for a flat image.
     """
 
     case: Case
     image_sha256: str
-    mask_sha256: str
+    masks_sha256: tuple[str, ...]
     size: tuple[int, int]
     orientation: int
-    mask: MaskFacts
+    masks: tuple[MaskFacts, ...]
     fingerprint: bytes
 
 
@@ -44,8 +45,8 @@ class ConvertJob:
 
     Args:
         facts: Of the case.
-        rule: How to read its mask.
-        brightest: The brightest value of all masks.
+        rule: How to read its masks.
+        level: The `common_level` of all masks.
         image_file: PNG of the image, to be written.
         label_file: PNG of the label map, to be written.
         side: To resize to, in pixels; None keeps the size.
@@ -53,31 +54,46 @@ class ConvertJob:
     """
 
     facts: CaseFacts
-    rule: BinaryMask | ColourMask
-    brightest: int
+    rule: MaskRule
+    level: Colour
     image_file: Path
     label_file: Path
     side: int | None
     keep_aspect: bool
 
 
-def check_case(rule: BinaryMask | ColourMask, case: Case) -> CaseFacts | list[Problem]:
+def check_case(rule: MaskRule, case: Case) -> CaseFacts | list[Problem]:
     """Decode a case's files and return what they hold, or what is wrong with them."""
     problems: list[Problem] = []
-    image = mask = None
+    image = None
+    masks: list[tuple[SourceImage, MaskFacts]] = []
     with _reported(case, case.image, problems):
         image = SourceImage(case.image)
         image.check()
         bits = fingerprint(upright(image.rgb(), image.orientation))
-    with _reported(case, case.mask, problems):
-        mask = SourceImage(case.mask)
-        mask.check()
-        facts = measure(rule, mask.mask())
-    if image and mask:
-        problems += _disagreement(case, image, mask)
-    if problems or not image or not mask:
+    for path in case.masks:
+        with _reported(case, path, problems):
+            mask = SourceImage(path)
+            mask.check()
+            masks.append((mask, measure(rule, mask.mask(_by_value(rule)), _is_lossy(path))))
+            if image:
+                problems += _disagreement(case, image, path, mask)
+    if not problems and len(masks) > 1 and not isinstance(rule, BinaryMask):
+        problems += _conflicts(case, rule, [mask for mask, _ in masks])
+    if problems or not image:
         return problems
-    return CaseFacts(case, image.sha256, mask.sha256, image.size, image.orientation, facts, bits)
+    sources, facts = zip(*masks, strict=True)
+    sha256 = tuple(source.sha256 for source in sources)
+    return CaseFacts(case, image.sha256, sha256, image.size, image.orientation, facts, bits)
+
+
+def _by_value(rule: MaskRule) -> bool:
+    return isinstance(rule, LabelMask) and rule.by_value
+
+
+def _is_lossy(path: Path) -> bool:
+    # a SourceImage has the suffix of its format
+    return path.suffix.lower() in (".jpg", ".jpeg")
 
 
 @contextmanager
@@ -88,20 +104,33 @@ def _reported(case: Case, path: Path, problems: list[Problem]) -> Iterator[None]
         problems.append(Problem(UNREADABLE, f"{path} {error}", case.identifier))
 
 
-def _disagreement(case: Case, image: SourceImage, mask: SourceImage) -> list[Problem]:
+def _disagreement(case: Case, image: SourceImage, path: Path, mask: SourceImage) -> list[Problem]:
     if image.size != mask.size:
         image_size, mask_size = (" × ".join(map(str, source.size)) for source in (image, mask))
-        text = f"{case.mask} is {mask_size} pixels, but its image {case.image} is {image_size}"
+        text = f"{path} is {mask_size} pixels, but its image {case.image} is {image_size}"
         return [Problem(SIZE_MISMATCH, text, case.identifier)]
     if image.orientation != mask.orientation:
         text = (
-            f"{case.mask} has EXIF orientation {mask.orientation}, but its image {case.image} has {image.orientation}: "
+            f"{path} has EXIF orientation {mask.orientation}, but its image {case.image} has {image.orientation}: "
             "which of them is upright is unknown"
         )
         return [Problem(SIZE_MISMATCH, text, case.identifier)]
     if image.sha256 == mask.sha256:
-        return [Problem(DUPLICATE, f"{case.mask} is the same file as its image {case.image}", case.identifier)]
+        return [Problem(DUPLICATE, f"{path} is the same file as its image {case.image}", case.identifier)]
     return []
+
+
+def _conflicts(case: Case, rule: MaskRule, masks: Sequence[SourceImage]) -> list[Problem]:
+    """Return a problem for each two masks that give a pixel different labels."""
+    labels = {
+        path: label_map(rule, mask.mask(_by_value(rule)), _is_lossy(path))
+        for path, mask in zip(case.masks, masks, strict=True)
+    }
+    return [
+        Problem(CONFLICT, f"{one} and {other} give {pixels} pixels different labels", case.identifier)
+        for one, other in combinations(labels, 2)
+        if (pixels := conflict(labels[one], labels[other]))
+    ]
 
 
 def convert_case(job: ConvertJob) -> list[str] | Problem:
@@ -118,8 +147,11 @@ def convert_case(job: ConvertJob) -> list[str] | Problem:
     try:
         source = _unchanged(path, job.facts.image_sha256)
         image, done = source.rgb(), _what_is_done(job, source)
-        path = case.mask
-        label = label_map(job.rule, _unchanged(path, job.facts.mask_sha256).mask(), job.brightest)
+        labels = []
+        for path, sha256 in zip(case.masks, job.facts.masks_sha256, strict=True):
+            mask = _unchanged(path, sha256).mask(_by_value(job.rule))
+            labels.append(label_map(job.rule, mask, _is_lossy(path), job.level))
+        label = merged(labels)
     except BadFileError as error:
         return Problem(UNREADABLE, f"{path} {error}", case.identifier)
     image, label = (upright(pixels, job.facts.orientation) for pixels in (image, label))

@@ -9,10 +9,10 @@ from itertools import chain
 from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.cases import CaseFacts, check_case
-from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
+from nnunet_mamba_mis.dataset_conversion.dataset import Colour, Dataset, LabelMask
 from nnunet_mamba_mis.dataset_conversion.fingerprints import near_pairs
 from nnunet_mamba_mis.dataset_conversion.groups import Forest
-from nnunet_mamba_mis.dataset_conversion.masks import full_range, mask_problem
+from nnunet_mamba_mis.dataset_conversion.masks import common_level, mask_problem
 from nnunet_mamba_mis.dataset_conversion.problems import DUPLICATE, EMPTY_MASK, Problem
 from nnunet_mamba_mis.dataset_conversion.workers import Workers
 from nnunet_mamba_mis.utils.text import shortened
@@ -26,14 +26,14 @@ class Checked:
         facts: Of the cases without a problem, sorted by identifier.
         problems: All that is wrong.
         notes: What is as the dataset was published, but worth knowing.
-        brightest: The brightest value of all masks.
+        level: The `common_level` of all masks.
         duplicates: Pairs of identifiers that join all with the same image, or nearly so.
     """
 
     facts: list[CaseFacts]
     problems: list[Problem]
     notes: list[str]
-    brightest: int
+    level: Colour
     duplicates: list[tuple[str, str]]
 
 
@@ -52,8 +52,8 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
         else:
             problems += outcome
     notes: list[str] = []
-    brightest = full_range(dataset.mask, [facts.mask for facts in readable])
-    _judge_masks(dataset, readable, brightest, problems, notes)
+    level = common_level(mask for facts in readable for mask in facts.masks)
+    _judge_masks(dataset, readable, level, problems, notes)
     bad = {problem.case for problem in problems}
     usable = [facts for facts in readable if facts.case.identifier not in bad]
     if not dataset.duplicates:
@@ -63,22 +63,28 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
             problems.append(Problem(DUPLICATE, text, copy.case.identifier))
         bad = {copy.case.identifier for _, copy in copies}
         usable = [facts for facts in usable if facts.case.identifier not in bad]
-    return Checked(usable, problems, notes, brightest, _duplicates(usable))
+    return Checked(usable, problems, notes, level, _duplicates(usable))
 
 
 def _judge_masks(
-    dataset: Dataset, readable: Sequence[CaseFacts], brightest: int, problems: list[Problem], notes: list[str]
+    dataset: Dataset, readable: Sequence[CaseFacts], level: Colour, problems: list[Problem], notes: list[str]
 ) -> None:
     empty = []
     for facts in readable:
-        if judgement := mask_problem(dataset.mask, facts.mask, brightest):
-            kind, reason = judgement
-            if kind == EMPTY_MASK and dataset.empty_masks:
-                empty.append(facts.case.identifier)
-            else:
-                problems.append(Problem(kind, f"{facts.case.mask} {reason}", facts.case.identifier))
-    if empty:
+        is_empty = not any(mask.drawn for mask in facts.masks)
+        for path, mask in zip(facts.case.masks, facts.masks, strict=True):
+            kind, reason = mask_problem(dataset.mask, mask, level) or ("", "")
+            if kind and (kind != EMPTY_MASK or (is_empty and not dataset.empty_masks)):
+                problems.append(Problem(kind, f"{path} {reason}", facts.case.identifier))
+        if is_empty:
+            empty.append(facts.case.identifier)
+    if empty and dataset.empty_masks:
         notes.append(f"{len(empty)} masks are empty: {shortened(empty)}")
+    if isinstance(dataset.mask, LabelMask):
+        there = frozenset().union(*(mask.labels for facts in readable for mask in facts.masks))
+        absent = [dataset.mask.names[label] for label in sorted(set(dataset.mask.names) - there - {0})]
+        if absent:
+            notes.append(f"no mask holds {', '.join(absent)}: check --labels")
 
 
 def _exact_duplicates(facts: Sequence[CaseFacts]) -> list[tuple[CaseFacts, CaseFacts]]:

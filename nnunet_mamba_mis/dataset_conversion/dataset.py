@@ -11,38 +11,83 @@ from nnunet_mamba_mis.dataset_conversion.problems import Problem
 TRAINING = "Tr"
 
 
-@dataclass(frozen=True)
-class BinaryMask:
-    """How a set draws its one class: bright on dark.
+# red, green, blue; a grey value is a colour of three equal channels
+Colour = tuple[int, int, int]
+
+BLACK = (0, 0, 0)
+
+
+def colour_texts(colours: Sequence[Colour], as_values: bool | None = None) -> list[str]:
+    """Return colours as --labels takes them: grey values as numbers, colours as #rrggbb.
 
     Args:
-        dark: Values up to it, of 255, are known to be background, as compression noise and painted borders are.
-        bright: Values from it on, of 255, are known to be foreground.
+        colours: All that are named together.
+        as_values: Whether as numbers; by default if all are grey.
+    """
+    if as_values is None:
+        as_values = all(red == green == blue for red, green, blue in colours)
+    return [str(colour[0]) if as_values else "#" + bytes(colour).hex() for colour in colours]
+
+
+@dataclass(frozen=True)
+class BinaryMask:
+    """How a set draws its one class: in one bright level, the same in all masks, on black.
+
+    Args:
+        painted: Values up to it, of 255, are background painted where an annotation ran over the border.
     """
 
-    dark: int = 31
-    bright: int = 224
+    painted: int = 0
 
     @property
     def rule(self) -> str:
         """The rule in words, for the report."""
-        return f"foreground above half of the brightest value in all masks; up to {self.dark} is dark"
+        painted = f"; up to {self.painted} is background" if self.painted else ""
+        return f"two levels, black and one that all masks share; foreground above half of it{painted}"
 
 
 @dataclass(frozen=True)
 class ColourMask:
-    """How a set draws several classes: each in a colour, on black.
+    """How a set draws several classes: each in a colour, on black, with noise.
 
     Args:
-        colours: (red, green, blue) of each label; a pixel belongs to the nearest colour, black included.
+        colours: The label of each colour; a pixel belongs to the nearest colour, black included.
     """
 
-    colours: Mapping[tuple[int, int, int], int]
+    colours: Mapping[Colour, int]
 
     @property
     def rule(self) -> str:
         """The rule in words, for the report."""
         return "nearest of the colours black, " + ", ".join(map(str, self.colours))
+
+
+@dataclass(frozen=True)
+class LabelMask:
+    """What each value or colour in a user's masks means; there are no others, but for the noise of a JPEG.
+
+    Args:
+        meaning: The label of each colour or grey value, background included.
+        names: Of the labels.
+        by_value: Whether a palette image's indices are read, not its colours.
+        ignored: The label of pixels that do not count, if there is one.
+    """
+
+    meaning: Mapping[Colour, int]
+    names: Mapping[int, str]
+    by_value: bool
+    ignored: int | None = None
+
+    @property
+    def rule(self) -> str:
+        """The rule in words, for the report."""
+        texts = colour_texts(list(self.meaning), self.by_value)
+        return ", ".join(
+            f"{text} is {self.names[label]}" for text, label in zip(texts, self.meaning.values(), strict=True)
+        )
+
+
+MaskRule = BinaryMask | ColourMask | LabelMask
 
 
 @dataclass(frozen=True)
@@ -54,12 +99,19 @@ class Case:
         image: The image as distributed.
         mask: The mask as distributed.
         subset: "Tr", or the name of a test set.
+        further_masks: Of other objects in the same image.
     """
 
     identifier: str
     image: Path
     mask: Path
     subset: str = TRAINING
+    further_masks: tuple[Path, ...] = ()
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All masks of the image."""
+        return (self.mask, *self.further_masks)
 
 
 class FoundCases(list[Case]):
@@ -122,7 +174,7 @@ class Dataset:
     url: str
     licence: str
     find_cases: Callable[[Sequence[Path]], FoundCases]
-    mask: BinaryMask | ColourMask = BinaryMask()
+    mask: MaskRule = BinaryMask()
     grouping: Grouping | None = None
     official_validation: str = ""
     empty_masks: bool = False

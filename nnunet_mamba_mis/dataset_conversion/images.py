@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -89,9 +90,18 @@ class SourceImage:
         """Decode as three channels, as stored: orientation is not applied."""
         return _without_alpha(self._load()).convert("RGB")
 
-    def mask(self) -> Image.Image:
-        """Decode as grey if all is grey, else as three channels, as stored."""
-        image = _without_alpha(self._load())
+    def mask(self, by_value: bool = False) -> Image.Image:
+        """Decode as grey if all is grey, else as three channels, as stored.
+
+        Args:
+            by_value: Give the values that the file holds: a palette image's indices, 0 and 1 of one bit.
+        """
+        image = self._load()
+        if by_value and image.mode in ("1", "P"):
+            return Image.fromarray(np.asarray(image).astype(np.uint8))
+        if image.mode == "P":
+            _check_palette(image)
+        image = _without_alpha(image)
         return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
     def check(self) -> None:
@@ -176,6 +186,15 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise BadFileError("has transparent pixels: save it as RGB or grey, without alpha")
     return image.convert("L" if image.mode == "LA" else "RGB")
+
+
+def _check_palette(image: Image.Image) -> None:
+    """Refuse different indices of one colour: as colours, what they mean would be lost."""
+    indices = [index for index, pixels in enumerate(image.histogram()) if pixels]
+    palette = image.getpalette() or []
+    if len({tuple(palette[3 * index : 3 * index + 3]) for index in indices}) < len(indices):
+        listed = ", ".join(map(str, indices))
+        raise BadFileError(f"holds the palette indices {listed}, some in the same colour: --labels tells them apart")
 
 
 def _checked_jpeg(path: Path) -> Image.Image:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +19,9 @@ from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.text import shortened
 
 _DOCUMENTS = frozenset({".txt", ".csv", ".md", ".pdf", ".json", ".xml", ".html"})
+
+# what may follow a mask's stem: the number of a further mask
+_NUMBER = r"(?:_(\d+))?"
 
 _ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz"})
 
@@ -31,7 +35,7 @@ class ImageSet:
         masks: The same of the masks.
         subset: "Tr" (must be there) or the name of a test set (may be absent).
         image_stem: Regular expression of an image's stem; its group is what image and mask share.
-        mask_stem: The same of a mask's stem.
+        mask_stem: The same of a mask's stem; a second group numbers the further masks of an image.
         others: Regular expression of stems that lie among them but are neither.
         identifier: nnU-Net's case identifier, with {} for what image and mask share.
         several: Whether images or masks may be spread over several folders.
@@ -96,11 +100,14 @@ def _has_training_set(tree: Tree, layout: Sequence[ImageSet]) -> bool:
     )
 
 
-def find_in_two_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundCases:
-    """Return the cases of a folder of images, the first source, and a folder of masks, the second.
+def find_in_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundCases:
+    """Return the cases of a folder of images and a folder of masks, or of folders that hold both.
+
+    Where a mask's stem has text after what is shared, further masks of an image may follow it by number: beside
+    1_mask, 1_mask_1 and 1_mask_2.
 
     Args:
-        sources: Two, each with a single folder of images at any depth.
+        sources: Images and masks, each a single folder of images at any depth; or one source, at any depth.
         stems: The stem of an image and that of its mask, with {} for what both share, such as "img_{}:img_{}_mask".
 
     Raises:
@@ -111,21 +118,54 @@ def find_in_two_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundC
         raise UserError(
             f"--stems {stems!r}: expected IMAGE:MASK, each with a {{}} for what they share, as {{}}:{{}}_mask"
         )
-    if len(sources) != 2:
-        raise UserError(f"-i got {len(sources)} SOURCE: give the images and then the masks, `-i IMAGES MASKS`")
     image_stem, mask_stem = (re.escape(pattern).replace(r"\{\}", "(.+)") for pattern in patterns)
+    if not patterns[1].endswith("{}"):
+        mask_stem += _NUMBER
     image_set = ImageSet("*", "*", image_stem=image_stem, mask_stem=mask_stem)
+    if len({source.resolve() for source in sources}) == 1:
+        return _find_in_one_source(sources[0], image_set, stems)
+    if len(sources) != 2:
+        raise UserError(
+            f"-i got {len(sources)} SOURCE: give the images and then the masks, `-i IMAGES MASKS`, or a "
+            "folder that holds both"
+        )
     found, tree = FoundCases(), Tree([])
     places: list[list[Path]] = []
     for source in sources:
         below = Tree([source], allowed=sources)
         tree.update(below)
         found.problems += below.problems
-        places.append(_only(below.matching("*", "(.+)")))
-        if not places[-1]:
-            raise UserError(f"found no folder with images in it below {source}")
+        places.append(_only(_folders_of_images(below, source)))
     _pair(tree, image_set, places[0], places[1], found)
     return _settle(found)
+
+
+def _find_in_one_source(source: Path, image_set: ImageSet, stems: str) -> FoundCases:
+    """Return the cases of folders that hold images and masks, which their names tell apart."""
+    if stems.endswith(":{}"):
+        raise UserError(
+            f"-i got 1 SOURCE, and --stems {stems!r} does not tell masks from images: give the images and then the "
+            "masks, `-i IMAGES MASKS`, or the names of masks, as in --stems {}:{}_mask"
+        )
+    tree = Tree([source])
+    found = FoundCases(tree.problems)
+    folders = _folders_of_images(tree, source)
+    used = Counter(stem for folder in folders for stem in {path.stem.casefold() for path in tree.images(folder)})
+    if max(used.values()) == 1:
+        _pair(tree, image_set, folders, folders, found)
+    else:
+        for folder in folders:
+            place = os.path.relpath(folder, os.path.abspath(source))
+            identifier = "{}" if place == os.curdir else f"{place}_{{}}"
+            _pair(tree, replace(image_set, identifier=identifier), [folder], [folder], found)
+    return _settle(found)
+
+
+def _folders_of_images(tree: Tree, source: Path) -> list[Path]:
+    folders = tree.matching("*", "(.+)")
+    if not folders:
+        raise UserError(f"found no folder with images in it below {source}")
+    return folders
 
 
 def _only(folders: list[Path]) -> list[Path]:
@@ -148,42 +188,64 @@ def _settle(found: FoundCases) -> FoundCases:
 
 def _pair(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path], found: FoundCases) -> None:
     """Pair by stem, never by position, and add cases, files without a partner and foreign files to what is found."""
-    image_of = _by_key(tree, images, image_set, image_set.image_stem, found)
-    mask_of = _by_key(tree, masks, image_set, image_set.mask_stem, found)
+    masks_of = _by_key(tree, masks, image_set, image_set.mask_stem, found)
+    not_stem = image_set.mask_stem if set(images) & set(masks) else ""
+    images_of = _by_key(tree, images, image_set, image_set.image_stem, found, not_stem)
     _check_foreign(tree, image_set, images, masks, found)
-    _match_case(image_of, mask_of)
-    for key in sorted(image_of.keys() | mask_of.keys()):
+    _match_case(images_of, masks_of)
+    for key in sorted(images_of.keys() | masks_of.keys()):
         identifier = _identifier(image_set, key)
-        if key not in mask_of:
-            text = f"{image_of[key]} has no mask {_example(image_set.mask_stem, key)}.* in {_common(masks)}"
+        if key not in masks_of:
+            text = f"{images_of[key][0]} has no mask {_example(image_set.mask_stem, key)}.* in {_common(masks)}"
             found.problems.append(Problem(MISSING, text, identifier))
-        elif key not in image_of:
-            text = f"{mask_of[key]} has no image {_example(image_set.image_stem, key)}.* in {_common(images)}"
+        elif key not in images_of:
+            text = f"{masks_of[key][0]} has no image {_example(image_set.image_stem, key)}.* in {_common(images)}"
             found.problems.append(Problem(MISSING, text, identifier))
         else:
-            found.append(Case(identifier, image_of[key], mask_of[key], image_set.subset))
+            mask, *further = masks_of[key]
+            found.append(Case(identifier, images_of[key][0], mask, image_set.subset, tuple(further)))
 
 
-def _by_key(tree: Tree, folders: list[Path], image_set: ImageSet, stem: str, found: FoundCases) -> dict[str, Path]:
-    files: dict[str, Path] = {}
+def _by_key(
+    tree: Tree,
+    folders: list[Path],
+    image_set: ImageSet,
+    stem: str,
+    found: FoundCases,
+    not_stem: str = "",
+) -> dict[str, list[Path]]:
+    """Return the files of each key, in the order of their numbers, and report two that have the same one.
+
+    Args:
+        tree: Of the sources.
+        folders: Whose images to return.
+        image_set: The rule of names.
+        stem: Regular expression of their stems.
+        found: Gets the problems.
+        not_stem: The same of files that are something else.
+    """
+    files: dict[str, dict[int, Path]] = {}
     for folder in folders:
         for path in tree.images(folder):
-            if match := re.fullmatch(stem, path.stem, re.IGNORECASE):
+            match = re.fullmatch(stem, path.stem, re.IGNORECASE)
+            if match and not re.fullmatch(not_stem, path.stem, re.IGNORECASE):
                 # macOS decomposes letters with accents
                 key = unicodedata.normalize("NFC", match[1])
-                if key in files:
-                    text = f"{path} has the same case identifier as {files[key]}"
+                number = -1 if match.lastindex == 1 else int(match[2])
+                same = files.setdefault(key, {})
+                if number in same:
+                    text = f"{path} has the same case identifier as {same[number]}"
                     found.problems.append(Problem(SAME_NAME, text, _identifier(image_set, key)))
-                files[key] = path
-    return files
+                same[number] = path
+    return {key: [path for _, path in sorted(same.items())] for key, same in files.items()}
 
 
-def _match_case(image_of: dict[str, Path], mask_of: dict[str, Path]) -> None:
-    """Give a mask without an image the key of the image without a mask that differs in upper and lower case alone."""
-    free = {key.casefold(): key for key in sorted(image_of.keys() - mask_of.keys())}
-    for key in sorted(mask_of.keys() - image_of.keys()):
+def _match_case(images_of: dict[str, list[Path]], masks_of: dict[str, list[Path]]) -> None:
+    """Give masks without an image the key of the image without a mask that differs in upper and lower case alone."""
+    free = {key.casefold(): key for key in sorted(images_of.keys() - masks_of.keys())}
+    for key in sorted(masks_of.keys() - images_of.keys()):
         if key.casefold() in free:
-            mask_of[free.pop(key.casefold())] = mask_of.pop(key)
+            masks_of[free.pop(key.casefold())] = masks_of.pop(key)
 
 
 def _check_foreign(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path], found: FoundCases) -> None:
@@ -201,7 +263,8 @@ def _check_foreign(tree: Tree, image_set: ImageSet, images: list[Path], masks: l
 
 
 def _example(stem: str, key: str) -> str:
-    return re.sub(r"\(.+?\)", lambda _: key, stem, count=1)
+    before, after = re.split(r"\(.+?\)", stem.removesuffix(_NUMBER), maxsplit=1)
+    return re.sub(r"\\(.)", r"\1", before) + key + re.sub(r"\\(.)", r"\1", after)
 
 
 def _common(folders: list[Path]) -> Path:
@@ -210,4 +273,4 @@ def _common(folders: list[Path]) -> Path:
 
 def _identifier(image_set: ImageSet, key: str) -> str:
     # what serves as part of a file name everywhere
-    return re.sub(r"[^\w.-]", "_", image_set.identifier.format(key))
+    return re.sub(r"[^\w.-]", "_", image_set.identifier.replace("{}", key))

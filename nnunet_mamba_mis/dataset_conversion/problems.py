@@ -13,12 +13,25 @@ MISSING = "missing"
 SIZE_MISMATCH = "size mismatch"
 UNREADABLE = "unreadable"
 NOT_BINARY = "not clearly binary"
+UNKNOWN_VALUE = "value without a label"
+CONFLICT = "masks in conflict"
 EMPTY_MASK = "empty mask"
 DUPLICATE = "duplicate content"
 SAME_NAME = "same case identifier"
 FOREIGN = "foreign file"
 # as they are listed
-KINDS = (MISSING, SIZE_MISMATCH, UNREADABLE, NOT_BINARY, EMPTY_MASK, DUPLICATE, SAME_NAME, FOREIGN)
+KINDS = (
+    MISSING,
+    SIZE_MISMATCH,
+    UNREADABLE,
+    NOT_BINARY,
+    UNKNOWN_VALUE,
+    CONFLICT,
+    EMPTY_MASK,
+    DUPLICATE,
+    SAME_NAME,
+    FOREIGN,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,8 @@ class Problem:
 def problems_error(problems: Sequence[Problem]) -> UserError:
     """Return the one error that reports all problems of a source, with how many there are of each kind."""
     way_out = "Correct the source, or leave out what is named here with --skip-bad. Nothing was converted"
+    if any(problem.kind == NOT_BINARY for problem in problems):
+        way_out = f"Masks of several classes: `mamba_mis convert folder --labels` says what values mean. {way_out}"
     if len(problems) == 1:
         return UserError(f"{problems[0].text} ({problems[0].kind}). {way_out}")
     counts = Counter(problem.kind for problem in problems)

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nnunet_mamba_mis import __version__
+from nnunet_mamba_mis.dataset_conversion.cases import CaseFacts
 from nnunet_mamba_mis.dataset_conversion.check import Checked
-from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
+from nnunet_mamba_mis.dataset_conversion.dataset import BinaryMask, Dataset
 from nnunet_mamba_mis.dataset_conversion.options import Options
 from nnunet_mamba_mis.dataset_conversion.plan import Plan
 
@@ -94,7 +95,8 @@ def conversion_report(
             "converted_by": _TOOL,
             # those that change the result
             "options": {name: value for name, value in asdict(options).items() if name not in ("dry_run", "overwrite")},
-            "masks": {"rule": dataset.mask.rule, "brightest": checked.brightest},
+            "masks": {"rule": dataset.mask.rule}
+            | ({"brightest": max(checked.level)} if isinstance(dataset.mask, BinaryMask) else {}),
             "splits": {
                 "rule": plan.split_rule,
                 "validation_cases": [len(split["val"]) for split in plan.splits],
@@ -116,7 +118,7 @@ def conversion_report(
                         "sha256": facts.image_sha256,
                         "fingerprint": facts.fingerprint.hex(),
                     },
-                    "mask": {"file": names.relative(facts.case.mask), "sha256": facts.mask_sha256},
+                    **_masks(facts, names),
                     "original_size": list(facts.size),
                     "done": what,
                 }
@@ -124,6 +126,14 @@ def conversion_report(
             ],
         }
     )
+
+
+def _masks(facts: CaseFacts, names: Names) -> dict[str, object]:
+    first, *further = (
+        {"file": names.relative(path), "sha256": sha256}
+        for path, sha256 in zip(facts.case.masks, facts.masks_sha256, strict=True)
+    )
+    return {"mask": first, "further_masks": further} if further else {"mask": first}
 
 
 def _json(content: Mapping[str, object]) -> str:

@@ -53,9 +53,7 @@ def write_dataset(
         suffix = plan.suffixes[plan.subset_of[identifier]]
         image = folder / f"images{suffix}" / f"{identifier}_0000.png"
         label = folder / f"labels{suffix}" / f"{identifier}.png"
-        jobs.append(
-            ConvertJob(facts, dataset.mask, checked.brightest, image, label, options.resize, options.keep_aspect)
-        )
+        jobs.append(ConvertJob(facts, dataset.mask, checked.level, image, label, options.resize, options.keep_aspect))
     done = _convert(jobs, pool)
     texts = {
         DATASET_FILE: dataset_json(dataset, name, list(plan.subset_of.values()).count(TRAINING)),

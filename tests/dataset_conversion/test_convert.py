@@ -146,36 +146,6 @@ def test_grey_images_get_three_channels(kvasir: Path, raw: Path) -> None:
     np.testing.assert_array_equal(read(folder / "imagesTr" / "cju0_0000.png"), rgb(read(path)))
 
 
-@pytest.mark.parametrize("value", [1, 7, 127, 128, 248, 254])
-def test_mask_values_above_127_are_foreground(value: int, kvasir: Path, raw: Path) -> None:
-    mask = centred_disc((64, 64))
-    mask[0, :3] = value
-    only(kvasir, "masks/cju0.jpg").unlink()
-    write(only(kvasir, "masks") / "cju0.png", mask)
-    write(only(kvasir, "images/cju0.jpg"), photograph((64, 64)))
-
-    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder
-
-    np.testing.assert_array_equal(read(folder / "labelsTr" / "cju0.png"), mask > 127)
-
-
-@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 200, 0), (255, 255, 255)])
-def test_a_mask_may_be_painted_in_a_colour(colour: tuple[int, int, int], kvasir: Path, raw: Path, run) -> None:
-    mask = centred_disc((64, 64), 1)[..., None] * np.array(colour, np.uint8)
-    only(kvasir, "masks/cju0.jpg").unlink()
-    write(only(kvasir, "masks") / "cju0.bmp", mask)
-    write(only(kvasir, "images/cju0.jpg"), photograph((64, 64)))
-
-    result = run("kvasir-seg", "-i", kvasir, "-d", 1, "-np", 1)
-
-    if colour == (0, 200, 0):
-        assert "192-223" in result.stderr, "a histogram"
-    else:
-        np.testing.assert_array_equal(
-            read(raw / "Dataset001_KvasirSEG" / "labelsTr" / "cju0.png"), centred_disc((64, 64), 1)
-        )
-
-
 def test_masks_of_a_whole_source_may_be_label_maps(kvasir: Path, raw: Path) -> None:
     for path in list(only(kvasir, "masks").iterdir()):
         write(path.with_suffix(".png"), (read(path)[..., 0] > 127).astype(np.uint8))

@@ -172,7 +172,7 @@ def _twice(image: Path, mask: Path) -> Path:
         (_no_mask, "has no mask cju1.*"),
         (_no_image, "has no image cju1.*"),
         (_twice, "same case identifier as"),
-        (_soft, "is not clearly a mask"),
+        (_soft, "(not clearly binary)"),
         (_nothing, "is empty: nothing is drawn in it (empty mask)"),
         (_image_as_mask, "is the same file as its image"),
         (_foreign, "is neither an image nor a document"),

@@ -27,8 +27,7 @@ def _is_frame(case: Case) -> bool:
 
 SEQUENCES = Grouping("sequence of CVC-ClinicDB, by frame number", sequences)
 
-# above this, up to 112, lies what was painted where an annotation ran over the frame's border
-MASK = BinaryMask(dark=112)
+MASK = BinaryMask(painted=112)
 
 DATASETS = (
     Dataset(

@@ -1,25 +1,31 @@
 """Any folder of images and folder of masks."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
-from nnunet_mamba_mis.dataset_conversion.layouts import find_in_two_folders
+from nnunet_mamba_mis.dataset_conversion.labels import parse_labels
+from nnunet_mamba_mis.dataset_conversion.layouts import find_in_folders
 from nnunet_mamba_mis.utils.errors import UserError
 
 DATASETS = (
     Dataset(
         name="folder",
         folder_name="Folder",
-        title="your own: a folder of images, then a folder of masks",
+        title="your own: a folder of images, then a folder of masks, or one with both",
         num_images="any",
         size="any",
-        layout="-i IMAGES MASKS [--stems IMAGE:MASK]\nwhere {} is what names share, as in {}:{}_mask",
+        layout=(
+            "-i IMAGES MASKS [--stems IMAGE:MASK]\nor, if both lie together, -i FOLDER --stems IMAGE:MASK\n"
+            "where {} is what names share, as in {}:{}_mask\n"
+            "[--labels NAME=VALUE ...] for masks of several classes"
+        ),
         labels={"background": 0, "foreground": 1},
         reference="",
         url="",
         licence="yours",
-        find_cases=find_in_two_folders,
+        find_cases=find_in_folders,
         empty_masks=True,
         duplicates=False,
     ),
@@ -31,11 +37,30 @@ def with_stems(dataset: Dataset, stems: str) -> Dataset:
 
     Args:
         dataset: That of this module.
-        stems: As `find_in_two_folders` takes them.
+        stems: As `find_in_folders` takes them.
 
     Raises:
         UserError: It is another dataset, which has its own names.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"--stems is for folder only: {dataset.name} has its own names")
-    return replace(dataset, find_cases=partial(find_in_two_folders, stems=stems))
+    _check_is_folder(dataset, "--stems", "its own names")
+    return replace(dataset, find_cases=partial(find_in_folders, stems=stems))
+
+
+def with_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
+    """Return the dataset with masks of several classes.
+
+    Args:
+        dataset: That of this module.
+        labels: As `parse_labels` takes them.
+
+    Raises:
+        UserError: They are malformed, or it is another dataset, which has its own classes.
+    """
+    _check_is_folder(dataset, "--labels", "its own classes")
+    mask = parse_labels(labels)
+    return replace(dataset, mask=mask, labels={name: label for label, name in mask.names.items()})
+
+
+def _check_is_folder(dataset: Dataset, option: str, has: str) -> None:
+    if dataset.name != DATASETS[0].name:
+        raise UserError(f"{option} is for folder only: {dataset.name} has {has}")
