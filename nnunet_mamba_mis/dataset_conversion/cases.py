@@ -13,6 +13,7 @@ from nnunet_mamba_mis.dataset_conversion.images import BadFileError, SourceImage
 from nnunet_mamba_mis.dataset_conversion.masks import MaskFacts, label_map, measure
 from nnunet_mamba_mis.dataset_conversion.problems import DUPLICATE, SIZE_MISMATCH, UNREADABLE, Problem
 from nnunet_mamba_mis.dataset_conversion.resize import resized
+from nnunet_mamba_mis.dataset_conversion.workers import KILLED
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class CaseFacts:
         orientation: Of EXIF, the same for both.
         mask: What is in the mask.
         fingerprint: 256 bits, the same or nearly so for copies at another size or quality; empty for a flat image.
+        bits: How many the samples of a 16-bit image need; 0 for an image with 8 bits a channel.
     """
 
     case: Case
@@ -36,6 +38,7 @@ class CaseFacts:
     orientation: int
     mask: MaskFacts
     fingerprint: bytes
+    bits: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class ConvertJob:
         label_file: PNG of the label map, to be written.
         side: To resize to, in pixels; None keeps the size.
         keep_aspect: Pad rather than stretch.
+        bits: What 16-bit images are scaled from.
     """
 
     facts: CaseFacts
@@ -59,6 +63,7 @@ class ConvertJob:
     label_file: Path
     side: int | None
     keep_aspect: bool
+    bits: int
 
 
 def check_case(rule: BinaryMask | ColourMask, case: Case) -> CaseFacts | list[Problem]:
@@ -68,7 +73,8 @@ def check_case(rule: BinaryMask | ColourMask, case: Case) -> CaseFacts | list[Pr
     with _reported(case, case.image, problems):
         image = SourceImage(case.image)
         image.check()
-        bits = fingerprint(upright(image.rgb(), image.orientation))
+        # of a 16-bit image with its own range: that of the source is not known yet, and changes next to nothing here
+        of_image = fingerprint(upright(image.rgb(image.bits), image.orientation))
     with _reported(case, case.mask, problems):
         mask = SourceImage(case.mask)
         mask.check()
@@ -77,7 +83,7 @@ def check_case(rule: BinaryMask | ColourMask, case: Case) -> CaseFacts | list[Pr
         problems += _disagreement(case, image, mask)
     if problems or not image or not mask:
         return problems
-    return CaseFacts(case, image.sha256, mask.sha256, image.size, image.orientation, facts, bits)
+    return CaseFacts(case, image.sha256, mask.sha256, image.size, image.orientation, facts, of_image, image.bits)
 
 
 @contextmanager
@@ -116,33 +122,32 @@ def convert_case(job: ConvertJob) -> list[str] | Problem:
     case = job.facts.case
     path = case.image
     try:
-        source = _unchanged(path, job.facts.image_sha256)
-        image, done = source.rgb(), _what_is_done(job, source)
+        source = SourceImage(path, job.facts.image_sha256)
+        image, done = source.rgb(job.bits), source.done(job.bits)
         path = case.mask
-        label = label_map(job.rule, _unchanged(path, job.facts.mask_sha256).mask(), job.brightest)
+        label = label_map(job.rule, SourceImage(path, job.facts.mask_sha256).mask(), job.brightest)
     except BadFileError as error:
         return Problem(UNREADABLE, f"{path} {error}", case.identifier)
     image, label = (upright(pixels, job.facts.orientation) for pixels in (image, label))
     if job.side:
         image = resized(image, job.side, job.keep_aspect, is_label=False)
         label = resized(label, job.side, job.keep_aspect, is_label=True)
+        done.append(f"resized to {job.side} × {job.side}, {'padded' if job.keep_aspect else 'stretched'}")
     write_png(image, job.image_file)
     write_png(label, job.label_file)
     return done
 
 
-def _unchanged(path: Path, sha256: str) -> SourceImage:
-    source = SourceImage(path)
-    if source.sha256 != sha256:
-        raise BadFileError("changed while it was converted")
-    return source
+def killed_check(case: Case) -> list[Problem]:
+    """Return what is wrong with a case that ended the process that checked it."""
+    return [_killed(case)]
 
 
-def _what_is_done(job: ConvertJob, source: SourceImage) -> list[str]:
-    done = [] if source.mode == "RGB" else [f"{source.mode} to RGB"]
-    if job.facts.orientation != 1:
-        done.append(f"EXIF orientation {job.facts.orientation} applied")
-    if job.side:
-        how = "padded" if job.keep_aspect else "stretched"
-        done.append(f"resized to {job.side} × {job.side}, {how}")
-    return done
+def killed_conversion(job: ConvertJob) -> Problem:
+    """Return what is wrong with a case that ended the process that converted it."""
+    return _killed(job.facts.case)
+
+
+def _killed(case: Case) -> Problem:
+    text = f"{case.image} or its mask {case.mask} {KILLED}"
+    return Problem(UNREADABLE, text, case.identifier)

@@ -14,6 +14,7 @@ from nnunet_mamba_mis.dataset_conversion.check import Checked
 from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
 from nnunet_mamba_mis.dataset_conversion.options import Options
 from nnunet_mamba_mis.dataset_conversion.plan import Plan
+from nnunet_mamba_mis.dataset_conversion.sixteen_bits import report_entry
 
 _TOOL = f"nnunet-mamba-mis {__version__}"
 
@@ -94,6 +95,7 @@ def conversion_report(
             "converted_by": _TOOL,
             # those that change the result
             "options": {name: value for name, value in asdict(options).items() if name not in ("dry_run", "overwrite")},
+            "images": report_entry([facts.bits for facts in checked.facts]),
             "masks": {"rule": dataset.mask.rule, "brightest": checked.brightest},
             "splits": {
                 "rule": plan.split_rule,
