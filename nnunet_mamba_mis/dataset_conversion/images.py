@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -71,7 +71,8 @@ class SourceImage:
                 # of which Pillow opens only some, and whose orientation has been seen to
                 self.mode, self.size, self.orientation = self._deep.mode, header.size, 1
                 return
-            self._image = _open(data, header.format)
+            with self._quiet():
+                self._image = _open(data, header.format)
             if self._image.mode not in _MODES and not self._deep:
                 raise BadFileError(
                     f"has pixels of Pillow's mode {self._image.mode}: save it as RGB or grey, 8 or 16 bits a channel"
@@ -95,23 +96,23 @@ class SourceImage:
         Args:
             bits: What 16-bit images are scaled from.
         """
-        return (self._deep.image(bits) if self._deep else _without_alpha(self._load())).convert("RGB")
+        return _as_mode("RGB", self._deep.image(bits) if self._deep else _without_alpha(self._load()))
 
     @decoding()
     def mask(self) -> Image.Image:
         """Decode as grey if all is grey, else as three channels, as stored and with 8 bits a channel."""
         image = self._deep.mask() if self._deep else _without_alpha(self._load())
-        return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        return _as_mode("L" if image.mode in ("1", "L") else "RGB", image)
 
     @decoding()
     def check(self) -> None:
-        """Decode and report damage, which Pillow ignores in a JPEG; decoding again is free.
+        """Report damage that Pillow, which decodes it all the same, ignores in a JPEG.
 
         Raises:
             BadFileError: It is truncated, or pixels got lost.
         """
         if self._format == "JPEG":
-            self._image = _checked_jpeg(self._path)
+            _check_jpeg(self._path)
 
     def done(self, bits: int) -> list[str]:
         """Return what making it an upright RGB image does, in a few words each.
@@ -127,8 +128,13 @@ class SourceImage:
         return done
 
     def _load(self) -> Image.Image:
-        self._image.load()
+        with self._quiet():
+            self._image.load()
         return self._image
+
+    def _quiet(self) -> AbstractContextManager[object]:
+        # libtiff, in Pillow, prints
+        return captured_output() if self._format == "TIFF" else nullcontext()
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -192,6 +198,11 @@ def _orientation(image: Image.Image) -> int:
     return orientation if is_turned(orientation) else 1
 
 
+def _as_mode(mode: str, image: Image.Image) -> Image.Image:
+    # where there is nothing to convert, Pillow copies
+    return image if image.mode == mode else image.convert(mode)
+
+
 def _without_alpha(image: Image.Image) -> Image.Image:
     """Return the image without an alpha channel that hides nothing."""
     if not image.has_transparency_data:
@@ -201,11 +212,11 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "LA" else "RGB")
 
 
-def _checked_jpeg(path: Path) -> Image.Image:
+def _check_jpeg(path: Path) -> None:
     # libjpeg reports damage on the console alone, and ITK lets it
     with captured_output() as messages, _name_for_itk(path) as name:
         try:
-            image = sitk.ReadImage(name, imageIO="JPEGImageIO")
+            sitk.ReadImage(name, imageIO="JPEGImageIO")
         except RuntimeError:
             raise BadFileError("is truncated or damaged") from None
     for message in messages:
@@ -213,7 +224,6 @@ def _checked_jpeg(path: Path) -> Image.Image:
             stray = re.search(r"(\d+) extraneous bytes", message)
             if stray is None or int(stray[1]) > _HARMLESS_STRAY_BYTES:
                 raise BadFileError(f"is truncated or damaged ({message})")
-    return Image.fromarray(sitk.GetArrayFromImage(image))
 
 
 @contextmanager

@@ -107,8 +107,8 @@ def _scale(bits: int) -> str:
 
 
 def _decoded(data: bytes, header: Header) -> NDArray[np.uint16]:
-    # Not Pillow, which keeps 8 of 16 bits a channel in RGB, and not ITK, which reads paths alone: that would be a second
-    # reading of the file. nnU-Net brings imagecodecs.
+    # Not Pillow, which keeps 8 of 16 bits a channel in RGB, and not ITK, which reads paths alone: that would be a
+    # second reading of the file. nnU-Net brings imagecodecs.
     decode = imagecodecs.png_decode if header.format == "PNG" else imagecodecs.tiff_decode
     # libpng prints its warnings
     with captured_output():
