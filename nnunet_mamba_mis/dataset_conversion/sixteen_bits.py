@@ -81,15 +81,17 @@ class SixteenBits:
         return _image(self._samples.astype(np.uint8))
 
 
-def report_entry(bits: Sequence[int]) -> dict[str, object]:
+def report_entry(bits: Sequence[int], given: int | None = None) -> dict[str, object]:
     """Return what a report says of the bit depth of images.
 
     Args:
         bits: What the samples of each image need; 0 for those with 8 bits a channel.
+        given: What they were scaled from, if not what the brightest of them needs.
     """
-    white = max(bits, default=0)
+    number = sum(map(bool, bits))
+    white = (given or max(bits)) if number else None
     rule = f"16-bit samples become {_scale(white)}" if white else "8 bits a channel, unchanged"
-    return {"rule": rule, "bits": white or None, "number_with_16_bits": sum(map(bool, bits))}
+    return {"rule": rule, "bits": white, "number_with_16_bits": number}
 
 
 def sixteen_bits_note(bits: Sequence[int]) -> str:
