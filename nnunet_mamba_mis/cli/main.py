@@ -15,6 +15,7 @@ from nnunet_mamba_mis.utils.text import for_terminal
 # subcommand → module with add_arguments(parser) and run(args), or with COMMANDS; modules must be cheap to import
 COMMANDS = {
     "convert": ("nnunet_mamba_mis.cli.convert", "turn a public dataset into nnU-Net's raw format"),
+    "convert images": ("nnunet_mamba_mis.cli.convert_images", "turn a folder of new images into one to predict"),
     "demo": ("nnunet_mamba_mis.cli.demo", "see it all work in minutes, on synthetic polyps or on Kvasir-SEG"),
     "plan": ("nnunet_mamba_mis.cli.plan", "choose patch and batch size for a GPU's memory"),
     "benchmark": ("nnunet_mamba_mis.cli.benchmark", "compare trainers by cross-validation"),
@@ -47,7 +48,10 @@ def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="mamba_mis", description="Mamba-MIS for nnU-Net v2.")
     parser.add_argument("--version", action="version", version=__version__)
     _add_commands(parser, COMMANDS)
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if (two := " ".join(words[:2])) in COMMANDS:
+        words = [two, *words[2:]]
+    args = parser.parse_args(words)
     return args.run(args) or 0
 
 

@@ -14,6 +14,7 @@ from nnunet_mamba_mis.dataset_conversion.images import BadFileError, SourceImage
 from nnunet_mamba_mis.dataset_conversion.masks import MaskFacts, conflict, label_map, measure, merged
 from nnunet_mamba_mis.dataset_conversion.problems import CONFLICT, DUPLICATE, SIZE_MISMATCH, UNREADABLE, Problem
 from nnunet_mamba_mis.dataset_conversion.resize import resized
+from nnunet_mamba_mis.dataset_conversion.workers import KILLED
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class CaseFacts:
         orientation: Of EXIF, the same for image and masks.
         masks: What is in each mask.
         fingerprint: 256 bits, the same or nearly so for copies at another size or quality; empty for a flat image.
+        bits: How many the samples of a 16-bit image need; 0 for an image with 8 bits a channel.
     """
 
     case: Case
@@ -37,6 +39,7 @@ class CaseFacts:
     orientation: int
     masks: tuple[MaskFacts, ...]
     fingerprint: bytes
+    bits: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class ConvertJob:
         label_file: PNG of the label map, to be written.
         side: To resize to, in pixels; None keeps the size.
         keep_aspect: Pad rather than stretch.
+        bits: What 16-bit images are scaled from.
     """
 
     facts: CaseFacts
@@ -60,6 +64,7 @@ class ConvertJob:
     label_file: Path
     side: int | None
     keep_aspect: bool
+    bits: int
 
 
 def check_case(rule: MaskRule, case: Case) -> CaseFacts | list[Problem]:
@@ -70,7 +75,8 @@ def check_case(rule: MaskRule, case: Case) -> CaseFacts | list[Problem]:
     with _reported(case, case.image, problems):
         image = SourceImage(case.image)
         image.check()
-        bits = fingerprint(upright(image.rgb(), image.orientation))
+        # of a 16-bit image with its own range: that of the source is not known yet, and changes next to nothing here
+        of_image = fingerprint(upright(image.rgb(image.bits), image.orientation))
     for path in case.masks:
         with _reported(case, path, problems):
             mask = SourceImage(path)
@@ -84,7 +90,7 @@ def check_case(rule: MaskRule, case: Case) -> CaseFacts | list[Problem]:
         return problems
     sources, facts = zip(*masks, strict=True)
     sha256 = tuple(source.sha256 for source in sources)
-    return CaseFacts(case, image.sha256, sha256, image.size, image.orientation, facts, bits)
+    return CaseFacts(case, image.sha256, sha256, image.size, image.orientation, facts, of_image, image.bits)
 
 
 def _by_value(rule: MaskRule) -> bool:
@@ -145,11 +151,11 @@ def convert_case(job: ConvertJob) -> list[str] | Problem:
     case = job.facts.case
     path = case.image
     try:
-        source = _unchanged(path, job.facts.image_sha256)
-        image, done = source.rgb(), _what_is_done(job, source)
+        source = SourceImage(path, job.facts.image_sha256)
+        image, done = source.rgb(job.bits), source.done(job.bits)
         labels = []
         for path, sha256 in zip(case.masks, job.facts.masks_sha256, strict=True):
-            mask = _unchanged(path, sha256).mask(_by_value(job.rule))
+            mask = SourceImage(path, sha256).mask(_by_value(job.rule))
             labels.append(label_map(job.rule, mask, _is_lossy(path), job.level))
         label = merged(labels)
     except BadFileError as error:
@@ -158,23 +164,22 @@ def convert_case(job: ConvertJob) -> list[str] | Problem:
     if job.side:
         image = resized(image, job.side, job.keep_aspect, is_label=False)
         label = resized(label, job.side, job.keep_aspect, is_label=True)
+        done.append(f"resized to {job.side} × {job.side}, {'padded' if job.keep_aspect else 'stretched'}")
     write_png(image, job.image_file)
     write_png(label, job.label_file)
     return done
 
 
-def _unchanged(path: Path, sha256: str) -> SourceImage:
-    source = SourceImage(path)
-    if source.sha256 != sha256:
-        raise BadFileError("changed while it was converted")
-    return source
+def killed_check(case: Case) -> list[Problem]:
+    """Return what is wrong with a case that ended the process that checked it."""
+    return [_killed(case)]
 
 
-def _what_is_done(job: ConvertJob, source: SourceImage) -> list[str]:
-    done = [] if source.mode == "RGB" else [f"{source.mode} to RGB"]
-    if job.facts.orientation != 1:
-        done.append(f"EXIF orientation {job.facts.orientation} applied")
-    if job.side:
-        how = "padded" if job.keep_aspect else "stretched"
-        done.append(f"resized to {job.side} × {job.side}, {how}")
-    return done
+def killed_conversion(job: ConvertJob) -> Problem:
+    """Return what is wrong with a case that ended the process that converted it."""
+    return _killed(job.facts.case)
+
+
+def _killed(case: Case) -> Problem:
+    text = f"{case.image} or its mask {' or '.join(map(str, case.masks))} {KILLED}"
+    return Problem(UNREADABLE, text, case.identifier)

@@ -8,12 +8,13 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.cases import CaseFacts, check_case
+from nnunet_mamba_mis.dataset_conversion.cases import CaseFacts, check_case, killed_check
 from nnunet_mamba_mis.dataset_conversion.dataset import Colour, Dataset, LabelMask
 from nnunet_mamba_mis.dataset_conversion.fingerprints import near_pairs
 from nnunet_mamba_mis.dataset_conversion.groups import Forest
 from nnunet_mamba_mis.dataset_conversion.masks import common_level, mask_problem
 from nnunet_mamba_mis.dataset_conversion.problems import DUPLICATE, EMPTY_MASK, Problem
+from nnunet_mamba_mis.dataset_conversion.sixteen_bits import sixteen_bits_note
 from nnunet_mamba_mis.dataset_conversion.workers import Workers
 from nnunet_mamba_mis.utils.text import shortened
 
@@ -28,6 +29,7 @@ class Checked:
         notes: What is as the dataset was published, but worth knowing.
         level: The `common_level` of all masks.
         duplicates: Pairs of identifiers that join all with the same image, or nearly so.
+        bits: What 16-bit images are scaled from; 0 if there are none.
     """
 
     facts: list[CaseFacts]
@@ -35,6 +37,7 @@ class Checked:
     notes: list[str]
     level: Colour
     duplicates: list[tuple[str, str]]
+    bits: int
 
 
 def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) -> Checked:
@@ -46,7 +49,7 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
     found = dataset.find_cases(folders)
     problems = list(found.problems)
     readable: list[CaseFacts] = []
-    for outcome in workers.map(partial(check_case, dataset.mask), found, "Checking"):
+    for outcome in workers.map(partial(check_case, dataset.mask), found, "Checking", killed_check):
         if isinstance(outcome, CaseFacts):
             readable.append(outcome)
         else:
@@ -63,7 +66,10 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
             problems.append(Problem(DUPLICATE, text, copy.case.identifier))
         bad = {copy.case.identifier for _, copy in copies}
         usable = [facts for facts in usable if facts.case.identifier not in bad]
-    return Checked(usable, problems, notes, level, _duplicates(usable))
+    bits = [facts.bits for facts in usable]
+    if any(bits):
+        notes.append(sixteen_bits_note(bits))
+    return Checked(usable, problems, notes, level, _duplicates(usable), max(bits, default=0))
 
 
 def _judge_masks(

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import io
-import os
 import re
-import tempfile
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
+
+from nnunet_mamba_mis.dataset_conversion import png
+from nnunet_mamba_mis.dataset_conversion.decoding import (
+    MAX_PIXELS,
+    BadFileError,
+    captured_output,
+    decoding,
+    too_large,
+)
+from nnunet_mamba_mis.dataset_conversion.headers import is_turned, read_header
+from nnunet_mamba_mis.dataset_conversion.sixteen_bits import SixteenBits
 
 # Pillow's zlib level: 1 writes photographs four times as fast as the default (6) and takes 13 % more room
 COMPRESSION_LEVEL = 1
 
-# the largest images of the datasets have 30 million
-_MAX_PIXELS = 80_000_000
-
 # stray bytes before a marker are skipped by every decoder and cost no pixel; many of them are pixels that got lost
 _HARMLESS_STRAY_BYTES = 16
-
-_FORMATS = {
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-}
-
-# a JPEG followed by more pictures, as some cameras write
-_SEVERAL_JPEGS = "MPO"
 
 # of Pillow's modes: those with 8 bits a channel at most
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa"}
@@ -51,77 +45,106 @@ _UPRIGHT = {
 }
 
 
-class BadFileError(Exception):
-    """A file that cannot be used; its text is the reason, to be read after the file's path."""
-
-
 class SourceImage:
     """A file's bytes and what its header says; pixels are decoded on demand.
 
     Args:
         path: Of the file.
+        sha256: What its bytes must be, if it was read before.
 
     Raises:
-        BadFileError: It is no image, has too many pixels or another number of bits than 8.
+        BadFileError: It is no image, has too many pixels, other samples than of 8 or 16 bits, or has changed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sha256: str | None = None) -> None:
         self._path = path
-        data = _bytes(path)
-        self.sha256 = hashlib.sha256(data).hexdigest()
-        self._image = _open(data)
-        if self._image.format == _SEVERAL_JPEGS or getattr(self._image, "n_frames", 1) > 1:
-            raise BadFileError("holds several pictures, expected one")
-        suffixes = _FORMATS[str(self._image.format)]
-        if path.suffix.lower() not in suffixes:
-            raise BadFileError(f"is in truth a {suffixes[0]} file: rename it")
-        if self._image.mode not in _MODES:
-            raise BadFileError(
-                f"has pixels of Pillow's mode {self._image.mode}: save it as RGB or grey, 8 bits a channel"
-            )
-        self.mode: str = self._image.mode
-        self.size: tuple[int, int] = self._image.size
-        self.orientation = _orientation(self._image)
-        if self._image.format == "TIFF" and self.orientation != 1:
-            # Pillow applies it only in part
-            raise BadFileError(f"is a TIFF with orientation {self.orientation}: save it upright")
+        with decoding():
+            data = _bytes(path)
+            self.sha256 = hashlib.sha256(data).hexdigest()
+            if sha256 not in (None, self.sha256):
+                raise BadFileError("changed while it was converted")
+            header = read_header(data)
+            if path.suffix.lower() not in header.suffixes:
+                raise BadFileError(f"is in truth a {header.suffixes[0]} file: rename it")
+            self._format = header.format
+            self._deep = SixteenBits(data, header) if header.bits == 16 else None
+            if self._deep and header.format == "TIFF":
+                # of which Pillow opens only some, and whose orientation has been seen to
+                self.mode, self.size, self.orientation = self._deep.mode, header.size, 1
+                return
+            with self._quiet():
+                self._image = _open(data, header.format)
+            if self._image.mode not in _MODES and not self._deep:
+                raise BadFileError(
+                    f"has pixels of Pillow's mode {self._image.mode}: save it as RGB or grey, 8 or 16 bits a channel"
+                )
+            self.mode: str = self._deep.mode if self._deep else self._image.mode
+            self.size: tuple[int, int] = self._image.size
+            self.orientation = _orientation(self._image)
+            if header.format == "TIFF" and self.orientation != 1:
+                # in XMP
+                raise BadFileError(f"is a TIFF with orientation {self.orientation}: save it upright")
 
-    def rgb(self) -> Image.Image:
-        """Decode as three channels, as stored: orientation is not applied."""
-        return _without_alpha(self._load()).convert("RGB")
+    @property
+    def bits(self) -> int:
+        """How many bits the samples of a 16-bit image need; 0 for an image with 8 bits a channel."""
+        return self._deep.bits if self._deep else 0
 
+    @decoding()
+    def rgb(self, bits: int) -> Image.Image:
+        """Decode as three channels, as stored: orientation is not applied.
+
+        Args:
+            bits: What 16-bit images are scaled from.
+        """
+        return _as_mode("RGB", self._deep.image(bits) if self._deep else _without_alpha(self._load()))
+
+    @decoding()
     def mask(self, by_value: bool = False) -> Image.Image:
-        """Decode as grey if all is grey, else as three channels, as stored.
+        """Decode as grey if all is grey, else as three channels, as stored and with 8 bits a channel.
 
         Args:
             by_value: Give the values that the file holds: a palette image's indices, 0 and 1 of one bit.
         """
-        image = self._load()
+        image = self._deep.mask() if self._deep else self._load()
         if by_value and image.mode in ("1", "P"):
             return Image.fromarray(np.asarray(image).astype(np.uint8))
         if image.mode == "P":
             _check_palette(image)
         image = _without_alpha(image)
-        return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        return _as_mode("L" if image.mode in ("1", "L") else "RGB", image)
 
+    @decoding()
     def check(self) -> None:
-        """Decode and report damage, which Pillow ignores in a JPEG; decoding again is free.
+        """Report damage that Pillow, which decodes it all the same, ignores in a JPEG.
 
         Raises:
             BadFileError: It is truncated, or pixels got lost.
         """
-        if self._image.format == "JPEG":
-            self._image = _checked_jpeg(self._path)
+        if self._format == "JPEG":
+            _check_jpeg(self._path)
+
+    def done(self, bits: int) -> list[str]:
+        """Return what making it an upright RGB image does, in a few words each.
+
+        Args:
+            bits: What 16-bit images are scaled from.
+        """
+        done = [] if self.mode == "RGB" else [f"{self.mode} to RGB"]
+        if self._deep:
+            done.append(f"{bits} bits scaled to 8")
+        if self.orientation != 1:
+            done.append(f"EXIF orientation {self.orientation} applied")
+        return done
 
     def _load(self) -> Image.Image:
-        try:
+        with self._quiet():
             self._image.load()
-        except Image.DecompressionBombError:
-            raise BadFileError(_too_large()) from None
-        # Pillow's decoders raise these and others on damaged files
-        except (OSError, SyntaxError, ValueError, IndexError, EOFError, RuntimeError) as error:
-            raise BadFileError(f"is truncated or damaged ({error})") from None
         return self._image
+
+    def _quiet(self) -> AbstractContextManager[object]:
+        # libtiff, in Pillow, prints
+        return captured_output() if self._format == "TIFF" else nullcontext()
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -151,32 +174,43 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _open(data: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(io.BytesIO(data), formats=list(_FORMATS))
-        except UnidentifiedImageError:
-            raise BadFileError("is not an image: its content is neither JPEG, PNG, BMP nor TIFF") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise BadFileError(_too_large()) from None
-        except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
-            raise BadFileError(f"is truncated or damaged ({error})") from None
-    if image.width * image.height > _MAX_PIXELS:
-        raise BadFileError(_too_large())
+def _open(data: bytes, file_format: str) -> Image.Image:
+    if file_format != "PNG":
+        return _opened(data, file_format)
+    try:
+        image = _opened(data, file_format)
+        # Pillow reads text that follows the pixels when it loads them
+        image.load()
+    except MemoryError:
+        raise
+    except Exception:
+        # Pillow gives up on metadata that it finds damaged or too large
+        image = _opened(png.without_metadata(data), file_format)
     return image
 
 
-def _too_large() -> str:
-    return f"claims more than {_MAX_PIXELS // 10**6} million pixels: not decoded"
+def _opened(data: bytes, file_format: str) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=[file_format])
+    # a JPEG that more pictures follow, as some cameras write them, is MPO to Pillow
+    if image.format != file_format or getattr(image, "n_frames", 1) > 1:
+        raise BadFileError("holds several pictures, expected one")
+    if image.width * image.height > MAX_PIXELS:
+        raise too_large()
+    return image
 
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError):
-        # a viewer that cannot read it does not turn the image either
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    # Damaged EXIF, whatever Pillow makes of it: a viewer that cannot read it does not turn the image either
+    except Exception:
         return 1
+    return orientation if is_turned(orientation) else 1
+
+
+def _as_mode(mode: str, image: Image.Image) -> Image.Image:
+    # where there is nothing to convert, Pillow copies
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
@@ -197,11 +231,11 @@ def _check_palette(image: Image.Image) -> None:
         raise BadFileError(f"holds the palette indices {listed}, some in the same colour: --labels tells them apart")
 
 
-def _checked_jpeg(path: Path) -> Image.Image:
+def _check_jpeg(path: Path) -> None:
     # libjpeg reports damage on the console alone, and ITK lets it
-    with _captured_output() as messages:
+    with captured_output() as messages, _name_for_itk(path) as name:
         try:
-            image = sitk.ReadImage(str(path), imageIO="JPEGImageIO")
+            sitk.ReadImage(name, imageIO="JPEGImageIO")
         except RuntimeError:
             raise BadFileError("is truncated or damaged") from None
     for message in messages:
@@ -209,25 +243,15 @@ def _checked_jpeg(path: Path) -> Image.Image:
             stray = re.search(r"(\d+) extraneous bytes", message)
             if stray is None or int(stray[1]) > _HARMLESS_STRAY_BYTES:
                 raise BadFileError(f"is truncated or damaged ({message})")
-    return Image.fromarray(sitk.GetArrayFromImage(image))
 
 
 @contextmanager
-def _captured_output() -> Iterator[list[str]]:
-    """Keep what C libraries print off the console, and fill the list with its lines at the end."""
-    messages: list[str] = []
-    with tempfile.TemporaryFile() as file:
-        saved = [os.dup(1), os.dup(2)]
-        try:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-            yield messages
-        finally:
-            with suppress(OSError, AttributeError, TypeError):  # no C library by this name, as on Windows
-                ctypes.CDLL(None).fflush(None)  # or it would print later what it keeps in its buffer
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            for descriptor in saved:
-                os.close(descriptor)
-        file.seek(0)
-        messages += file.read().decode(errors="replace").splitlines()
+def _name_for_itk(path: Path) -> Iterator[str]:
+    """Give a name for a file that is UTF-8: any other aborts the process in ITK."""
+    try:
+        path.as_posix().encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield str(path)

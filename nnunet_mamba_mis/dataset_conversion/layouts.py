@@ -18,7 +18,7 @@ from nnunet_mamba_mis.dataset_conversion.tree import IMAGE_SUFFIXES, Tree
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.text import shortened
 
-_DOCUMENTS = frozenset({".txt", ".csv", ".md", ".pdf", ".json", ".xml", ".html"})
+DOCUMENTS = frozenset({".txt", ".csv", ".md", ".pdf", ".json", ".xml", ".html"})
 
 # what may follow a mask's stem: the number of a further mask
 _NUMBER = r"(?:_(\d+))?"
@@ -256,7 +256,7 @@ def _check_foreign(tree: Tree, image_set: ImageSet, images: list[Path], masks: l
     for folder, stems in known.items():
         for path in tree[folder]:
             if path.suffix.lower() not in IMAGE_SUFFIXES:
-                if path.suffix.lower() not in _DOCUMENTS:
+                if path.suffix.lower() not in DOCUMENTS:
                     found.problems.append(Problem(FOREIGN, f"{path} is neither an image nor a document"))
             elif not any(re.fullmatch(stem, path.stem, re.IGNORECASE) for stem in stems):
                 found.problems.append(Problem(FOREIGN, f"{path} is not named like an image or mask of this set"))

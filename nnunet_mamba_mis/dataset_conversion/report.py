@@ -15,6 +15,7 @@ from nnunet_mamba_mis.dataset_conversion.check import Checked
 from nnunet_mamba_mis.dataset_conversion.dataset import BinaryMask, Dataset
 from nnunet_mamba_mis.dataset_conversion.options import Options
 from nnunet_mamba_mis.dataset_conversion.plan import Plan
+from nnunet_mamba_mis.dataset_conversion.sixteen_bits import report_entry
 
 _TOOL = f"nnunet-mamba-mis {__version__}"
 
@@ -95,6 +96,7 @@ def conversion_report(
             "converted_by": _TOOL,
             # those that change the result
             "options": {name: value for name, value in asdict(options).items() if name not in ("dry_run", "overwrite")},
+            "images": report_entry([facts.bits for facts in checked.facts]),
             "masks": {"rule": dataset.mask.rule}
             | ({"brightest": max(checked.level)} if isinstance(dataset.mask, BinaryMask) else {}),
             "splits": {

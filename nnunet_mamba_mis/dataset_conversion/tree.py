@@ -12,7 +12,7 @@ from pathlib import Path
 from nnunet_mamba_mis.dataset_conversion.problems import FOREIGN, Problem
 from nnunet_mamba_mis.utils.errors import UserError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif"})
 
 # what systems and publishers put beside images; hidden files are skipped too
 _JUNK = frozenset({"thumbs.db", "desktop.ini", "license", "readme", "icon\r"})

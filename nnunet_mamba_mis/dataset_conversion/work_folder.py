@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
-from nnunet_mamba_mis.dataset_conversion.target import Target
 from nnunet_mamba_mis.utils.errors import UserError
 
 try:
@@ -23,8 +23,18 @@ _WORK_PREFIX = ".converting_"
 _REPLACED_PREFIX = ".replaced_"
 
 
+class Place(Protocol):
+    """Where a folder is to appear: `folder`, in the folder `raw`."""
+
+    raw: Path
+    folder: Path
+
+    def check_is_free(self) -> None:
+        """Raise UserError if something is there that must not be replaced."""
+
+
 @contextmanager
-def work_folder(target: Target) -> Iterator[WorkFolder]:
+def work_folder(target: Place) -> Iterator[WorkFolder]:
     """Give a folder beside the target, which is made when first used and is gone at the end.
 
     Raises:
@@ -46,7 +56,7 @@ class WorkFolder:
         target: Of the dataset.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Place) -> None:
         self._target = target
         # the name is new each time, so what a killed run left is never in the way
         self._folder = target.raw / f"{_WORK_PREFIX}{target.folder.name}_{uuid.uuid4().hex[:8]}"
@@ -97,7 +107,7 @@ class WorkFolder:
 
 def _restore_and_clean(raw: Path) -> None:
     """Bring back a dataset that a killed run had moved aside, and remove what killed runs left."""
-    for old in raw.glob(f"{_REPLACED_PREFIX}*"):
+    for old in raw.glob(f"{_REPLACED_PREFIX}Dataset*"):
         target = old.with_name(old.name.removeprefix(_REPLACED_PREFIX))
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)

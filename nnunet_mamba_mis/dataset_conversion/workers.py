@@ -23,47 +23,102 @@ _Result = TypeVar("_Result")
 _CHUNK = 4
 
 
+# what is said of files that end the process that decodes them
+KILLED = "ends the process that decodes it: its decoder crashes, or it needs more memory than there is"
+
+
 class Workers:
     """Processes that share the work; with one, it is done here.
 
     Args:
-        pool: The processes, or None for this one.
+        processes: How many.
     """
 
-    def __init__(self, pool: ProcessPoolExecutor | None) -> None:
-        self._pool = pool
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        # its processes start with the first job
+        self._pool = _new_pool(processes)
 
-    def map(self, function: Callable[[_Job], _Result], jobs: Sequence[_Job], what: str) -> Iterator[_Result]:
+    def map(
+        self,
+        function: Callable[[_Job], _Result],
+        jobs: Sequence[_Job],
+        what: str,
+        killed: Callable[[_Job], _Result],
+    ) -> Iterator[_Result]:
         """Yield the result of each job in order, as it comes, and show progress.
 
         Args:
-            function: A function of a module.
+            function: A function of a module; called twice with some jobs if a process is killed.
             jobs: What to call it with.
             what: Name of the work, for the progress bar.
+            killed: Returns the result of a job whose process is killed by it.
+
+        Raises:
+            UserError: Processes cannot be started.
         """
-        results: Iterator[_Result]
-        if self._pool is None:
-            results = map(function, jobs)
-        else:
-            with _interrupts_blocked():
-                results = self._pool.map(function, jobs, chunksize=_CHUNK)
+        results = self._spread(function, jobs, killed) if self._processes > 1 else map(function, jobs)
         yield from tqdm(results, total=len(jobs), desc=what, unit="case", disable=None, leave=False)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _spread(
+        self, function: Callable[[_Job], _Result], jobs: Sequence[_Job], killed: Callable[[_Job], _Result]
+    ) -> Iterator[_Result]:
+        done = 0
+        while done < len(jobs):
+            try:
+                with _interrupts_blocked():
+                    results = self._pool.map(function, jobs[done:], chunksize=_CHUNK)
+                for result in results:
+                    yield result
+                    done += 1
+            except BrokenProcessPool:
+                # one of the next jobs ended a process; which one shows where each has the process for itself
+                suspects = jobs[done : done + 2 * self._processes * _CHUNK]
+                yield from self._one_by_one(function, suspects, killed)
+                done += len(suspects)
+                self._replace_pool(self._processes)
+
+    def _one_by_one(
+        self, function: Callable[[_Job], _Result], jobs: Sequence[_Job], killed: Callable[[_Job], _Result]
+    ) -> Iterator[_Result]:
+        self._replace_pool(1)
+        for job in jobs:
+            try:
+                yield self._pool.submit(function, job).result()
+            except BrokenProcessPool:
+                yield killed(job)
+                self._replace_pool(1)
+
+    def _replace_pool(self, processes: int) -> None:
+        self.close()
+        self._pool = _new_pool(processes)
+        try:
+            with _interrupts_blocked():
+                started = self._pool.submit(os.getpid)
+            started.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "worker processes are killed as soon as they start, perhaps out of memory: try -np 1"
+            ) from None
+
+
+def _new_pool(processes: int) -> ProcessPoolExecutor:
+    # spawn: a forked child can inherit a lock that a thread of its parent holds
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _initialize_worker)
 
 
 @contextmanager
 def workers(processes: int) -> Iterator[Workers]:
     """Give so many processes, which end with the block and with this process."""
-    if processes == 1:
-        yield Workers(None)
-        return
-    # spawn: a forked child can inherit a lock that a thread of its parent holds
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _initialize_worker)
+    pool = Workers(processes)
     try:
-        yield Workers(pool)
-    except BrokenProcessPool:
-        raise UserError("a worker process was killed, perhaps out of memory: try a smaller -np") from None
+        yield pool
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.close()
 
 
 @contextmanager

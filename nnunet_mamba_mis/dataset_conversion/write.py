@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_mamba_mis.dataset_conversion.cases import ConvertJob, convert_case
+from nnunet_mamba_mis.dataset_conversion.cases import ConvertJob, convert_case, killed_conversion
 from nnunet_mamba_mis.dataset_conversion.check import Checked
 from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Dataset
 from nnunet_mamba_mis.dataset_conversion.options import Options
@@ -53,7 +53,18 @@ def write_dataset(
         suffix = plan.suffixes[plan.subset_of[identifier]]
         image = folder / f"images{suffix}" / f"{identifier}_0000.png"
         label = folder / f"labels{suffix}" / f"{identifier}.png"
-        jobs.append(ConvertJob(facts, dataset.mask, checked.level, image, label, options.resize, options.keep_aspect))
+        jobs.append(
+            ConvertJob(
+                facts,
+                dataset.mask,
+                checked.level,
+                image,
+                label,
+                options.resize,
+                options.keep_aspect,
+                checked.bits,
+            )
+        )
     done = _convert(jobs, pool)
     texts = {
         DATASET_FILE: dataset_json(dataset, name, list(plan.subset_of.values()).count(TRAINING)),
@@ -67,7 +78,7 @@ def write_dataset(
 
 def _convert(jobs: Sequence[ConvertJob], pool: Workers) -> list[list[str]]:
     """Return what was done to each case."""
-    outcomes = list(pool.map(convert_case, jobs, "Converting"))
+    outcomes = list(pool.map(convert_case, jobs, "Converting", killed_conversion))
     if problems := [outcome for outcome in outcomes if isinstance(outcome, Problem)]:
         raise problems_error(problems)
     return [outcome for outcome in outcomes if not isinstance(outcome, Problem)]

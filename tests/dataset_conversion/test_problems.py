@@ -82,8 +82,15 @@ def _alpha(image: Path, mask: Path) -> Path:
     return _save_as(".png", image, np.concatenate([pixels, pixels[..., :1]], axis=-1))
 
 
-def _16_bit(image: Path, mask: Path) -> Path:
-    return _save_as(".png", image, read(image)[..., 0].astype(np.uint16) * 257)
+def _floating_point(image: Path, mask: Path) -> Path:
+    return _save_as(".tif", image, read(image)[..., 0].astype(np.float32))
+
+
+def _transparent_gif(image: Path, mask: Path) -> Path:
+    path = _save_as(".gif", mask, read(mask)[..., 0])
+    with Image.open(path) as gif:
+        gif.save(path, transparency=0)
+    return path
 
 
 def _labels(image: Path, mask: Path) -> Path:
@@ -166,7 +173,8 @@ def _twice(image: Path, mask: Path) -> Path:
         (_truncated_bmp, "is truncated or damaged"),
         (_wrong_suffix, "is in truth a .jpg file"),
         (_alpha, "has transparent pixels"),
-        (_16_bit, "8 bits a channel"),
+        (_floating_point, "has floating-point samples"),
+        (_transparent_gif, "has transparent pixels"),
         (_labels, "no value above 1, expected 0 and 255"),
         (_other_size, "is 25 × 39 pixels, but its image"),
         (_no_mask, "has no mask cju1.*"),
@@ -176,7 +184,7 @@ def _twice(image: Path, mask: Path) -> Path:
         (_nothing, "is empty: nothing is drawn in it (empty mask)"),
         (_image_as_mask, "is the same file as its image"),
         (_foreign, "is neither an image nor a document"),
-        (_cmyk, "8 bits a channel"),
+        (_cmyk, "Pillow's mode CMYK"),
         (_turned_tiff, "is a TIFF with orientation 6"),
         (_huge, "claims more than 80 million pixels"),
     ],

@@ -22,7 +22,10 @@ VARIANTS = ["nnUNetTrainerMambaMIS_S", "nnUNetTrainerMambaMIS_L", *trainers.ABLA
 NETWORKS: dict[str, dict[str, Any]] = {"B": {}} | {
     name.rpartition("_")[2]: getattr(trainers, name).architecture for name in VARIANTS
 }
-COMMANDS = ["convert", "demo", "plan", "doctor", "export", "benchmark run", "benchmark status", "benchmark report"]
+COMMANDS = [
+    *("convert", "convert images", "demo", "plan", "doctor", "export"),
+    *("benchmark run", "benchmark status", "benchmark report"),
+]
 LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500)
 
 

@@ -1,0 +1,55 @@
+"""Turn a folder of new images into one that nnUNetv2_predict reads: RGB PNGs, upright, with 8 bits a channel.
+
+JPEG, PNG, BMP, TIFF and GIF are read, grey, with a palette or an opaque alpha channel, too; images are read exactly as
+`mamba_mis convert` reads those of a dataset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from nnunet_mamba_mis.utils.text import shortened_lines
+
+# those of `sixteen_bits.DEPTHS`, which is not cheap to import
+_DEPTHS = (8, 10, 12, 14, 16)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `mamba_mis convert images`."""
+    parser.add_argument("-i", dest="source", metavar="FOLDER", type=Path, required=True, help="folder of the images")
+    output = "folder to write; must not exist, or be empty"
+    parser.add_argument("-o", dest="output", metavar="FOLDER", type=Path, required=True, help=output)
+    bits = (
+        'what 16-bit images are scaled from, as those of training were: "bits" in the conversion_report.json of the '
+        "model's dataset (default: what the brightest of these images needs)"
+    )
+    parser.add_argument("--bits", metavar="N", type=int, choices=_DEPTHS, help=bits)
+    parser.add_argument("--skip-bad", action="store_true", help="leave out what has a problem; the report lists it")
+    processes = "number of processes (default: one for each core, at most 8)"
+    parser.add_argument("-np", dest="processes", metavar="NP", type=int, help=processes)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert the images and say how they were scaled and what to run next."""
+    from nnunet_mamba_mis.dataset_conversion.new_images import convert_images
+
+    images = convert_images(args.source, args.output, args.bits, args.skip_bad, args.processes)
+    print(f"{images.folder} is complete: {images.number} images")
+    if images.left_out:
+        print(f"Left out, with {len(images.left_out)} problems:")
+        print("\n".join(shortened_lines([f"  {text}" for text in images.left_out])))
+    if images.bits:
+        print(f"{images.with_16_bits} images with 16 bits a channel were scaled from {images.bits} bits to 8.")
+        if args.bits is None:
+            print(
+                "  That is what the brightest of them needs. If the model's images were scaled from another number of\n"
+                '  bits ("bits" in the conversion_report.json of its dataset), convert again with --bits.'
+            )
+    predictions = images.folder.with_name(f"{images.folder.name}_predictions")
+    print(
+        "Next, with the dataset ID and the trainer of the model:\n"
+        f"  nnUNetv2_predict -i {shlex.quote(str(images.folder))} -o {shlex.quote(str(predictions))} -d ID -c 2d "
+        "-tr nnUNetTrainerMambaMIS"
+    )
