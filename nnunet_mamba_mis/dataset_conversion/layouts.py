@@ -7,8 +7,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from filecmp import cmp
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Case, FoundCases
@@ -85,7 +85,9 @@ def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSe
 
 def _hint(tree: Tree) -> str:
     archives = [str(path) for paths in tree.values() for path in paths if path.suffix.lower() in _ARCHIVES]
-    return f". Archives lie there, which can be given with -i: {' '.join(archives)}" if archives else ""
+    if not archives:
+        return ""
+    return f". Archives lie there. Give them with -i, unpacked first if they lie in others: {shortened(archives)}"
 
 
 def _has_training_set(tree: Tree, layout: Sequence[ImageSet]) -> bool:
@@ -136,13 +138,16 @@ def _only(folders: list[Path]) -> list[Path]:
 
 
 def _settle(found: FoundCases) -> FoundCases:
-    """Sort the cases and report identifiers that several have."""
-    found.sort(key=lambda case: (case.identifier, case.subset))
-    for identifier, same in groupby(found, key=lambda case: case.identifier):
-        first, *others = same
-        for case in others:
+    """Sort the cases and report identifiers that several have, or that not every disk tells apart."""
+    known: dict[str, Case] = {}
+    for case in sorted(found, key=lambda case: (case.identifier, case.subset)):
+        first = known.setdefault(unicodedata.normalize("NFC", case.identifier.casefold()), case)
+        if first is not case:
             text = f"{case.image} has the same case identifier as {first.image}"
-            found.problems.append(Problem(SAME_NAME, text, identifier))
+            if first.identifier != case.identifier:
+                text += f", {case.identifier} and {first.identifier}, on Windows and macOS"
+            found.problems.append(Problem(SAME_NAME, text, case.identifier))
+    found.sort(key=lambda case: (case.identifier, case.subset))
     return found
 
 
@@ -171,10 +176,11 @@ def _by_key(tree: Tree, folders: list[Path], image_set: ImageSet, stem: str, fou
             if match := re.fullmatch(stem, path.stem, re.IGNORECASE):
                 # macOS decomposes letters with accents
                 key = unicodedata.normalize("NFC", match[1])
-                if key in files:
+                if key in files and not cmp(path, files[key], shallow=False):
                     text = f"{path} has the same case identifier as {files[key]}"
                     found.problems.append(Problem(SAME_NAME, text, _identifier(image_set, key)))
-                files[key] = path
+                # Kaggle has HAM10000's folders twice, in capitals and small letters
+                files.setdefault(key, path)
     return files
 
 

@@ -8,7 +8,8 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba_mis.nnunet.paths import folder_if_set, not_set
+from nnunet_mamba_mis.nnunet.paths import folder
+from nnunet_mamba_mis.utils.errors import UserError
 
 
 class ConfiguredTrainer(nnUNetTrainer):
@@ -64,8 +65,10 @@ def _stop_if_unusable(plans: dict, configuration: str, device: torch.device, pla
         raise SystemExit(
             f"{planar_network} is a 2D network and cannot train configuration {configuration!r}: {choices}."
         )
-    if folder_if_set("nnUNet_results") is None:
-        raise SystemExit(not_set("nnUNet_results"))
+    try:
+        folder("nnUNet_results")
+    except UserError as error:
+        raise SystemExit(str(error)) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(
             "There is no usable CUDA device (`mamba_mis doctor` says why): add -device cpu to the command."
