@@ -28,7 +28,7 @@ _MAX_DIRECTORY = 2**27
 _LONGEST_NAME = 4096
 _SHOWN = 200
 
-_COMPRESSIONS: dict[bytes, Callable[[Path], IO[bytes]]] = {
+_COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
@@ -71,7 +71,8 @@ class Member:
 
 
 class _Reader(Protocol):
-    position: int
+    @property
+    def position(self) -> int: ...
 
     def members(self) -> Iterator[Member]: ...
 
@@ -219,7 +220,7 @@ def _begins_as_archive(start: bytes) -> bool:
     return True
 
 
-def _decompressor(start: bytes) -> Callable[[Path], IO[bytes]]:
+def _decompressor(start: bytes) -> Callable[[Path], Any]:
     for magic, decompress in _COMPRESSIONS.items():
         if start.startswith(magic):
             return decompress
@@ -326,8 +327,8 @@ class _Tar:
         with self._stream.within(_MAX_HEADERS):
             info = self._file.next()
         # would grow with every member, without use here
-        self._file.members.clear()
-        self._file.pax_headers.clear()
+        self._file.members = []  # type: ignore[attr-defined]
+        self._file.pax_headers = {}
         return info
 
     def open(self, member: Member) -> IO[bytes]:
