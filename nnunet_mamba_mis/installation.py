@@ -17,7 +17,8 @@ from packaging.requirements import Requirement
 
 import nnunet_mamba_mis
 from nnunet_mamba_mis import __version__
-from nnunet_mamba_mis.nnunet.paths import FOLDERS, not_set
+from nnunet_mamba_mis.nnunet import paths
+from nnunet_mamba_mis.utils.errors import UserError
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"
 DISTRIBUTION = "nnunet-mamba-mis"
@@ -169,12 +170,14 @@ def _trainers() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    for variable in FOLDERS:
-        value = os.environ.get(variable)
-        if not value:
-            problem, remedy = not_set(variable).split(": ", 1)
+    for variable in paths.FOLDERS:
+        try:
+            value = paths.folder(variable)
+        except UserError as error:
+            problem, remedy = str(error).split(": ", 1)
             yield Finding(WRONG, problem, remedy)
-        elif not Path(value).is_dir():
+            continue
+        if not value.is_dir():
             yield Finding(WRONG, f"{variable}={value} is not a folder", f"mkdir -p '{value}'")
         elif not os.access(value, os.W_OK):
             yield Finding(WRONG, f"{variable}={value} is not writable", "choose a folder you may write to")

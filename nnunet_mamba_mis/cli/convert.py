@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         print(
             "Next:\n"
             f"  nnUNetv2_plan_and_preprocess -d {args.dataset_id} --verify_dataset_integrity -c 2d\n"
-            f"  nnUNetv2_train {args.dataset_id} 2d 0 -tr nnUNetTrainerMambaMIS"
+            f"  nnUNetv2_train {args.dataset_id} 2d {conversion.first_fold} -tr nnUNetTrainerMambaMIS"
         )
 
 

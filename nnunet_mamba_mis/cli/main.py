@@ -7,9 +7,11 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from nnunet_mamba_mis import __version__
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.output import dependable_output
 from nnunet_mamba_mis.utils.text import for_terminal
 
 # subcommand → module with add_arguments(parser) and run(args), or with COMMANDS; modules must be cheap to import
@@ -27,15 +29,26 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand and return its exit status: 0, 1 for a problem the user can solve, 130 for Ctrl-C.
 
-    141 is for output that nobody reads any more, as by `| head`.
+    If all went well but for the output, it is 141 where nobody reads it any more, as by `| head`, and 1 elsewhere.
     """
+    with dependable_output() as output:
+        status = _status(argv)
+        output.flush()
+        if status or not output.failure:
+            return status
+        if isinstance(output.failure, BrokenPipeError):
+            return 141
+        print(f"mamba_mis: error: done, but the output was lost: {output.failure.strerror}", file=sys.stderr)
+        return 1
+
+
+def _status(argv: list[str] | None) -> int:
     try:
-        status = _run(argv)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
-        return 141
+        return _run(argv)
+    except SystemExit as leave:
+        if isinstance(leave.code, str):
+            raise
+        return leave.code or 0  # argparse's, for --help and for bad arguments
     except UserError as error:
         print(for_terminal(f"mamba_mis: error: {error}"), file=sys.stderr)
         return 1
@@ -52,7 +65,16 @@ def _run(argv: list[str] | None) -> int:
     if (two := " ".join(words[:2])) in COMMANDS:
         words = [two, *words[2:]]
     args = parser.parse_args(words)
+    for name, value in vars(args).items():
+        setattr(args, name, _expanded(value))
     return args.run(args) or 0
+
+
+def _expanded(value: object) -> object:
+    """Return a path, or a list of paths, with the home folder for a ~ that the shell left, as in --output=~/x."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
 
 def _add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, tuple[str, str]]) -> None:

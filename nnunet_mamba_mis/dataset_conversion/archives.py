@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
-import stat
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from collections.abc import Sequence
+from pathlib import Path
 
+from nnunet_mamba_mis.dataset_conversion.archive_formats import (
+    MAX_FILES,
+    Archive,
+    Member,
+    is_archive,
+    opened,
+    parts_of,
+    readable_size,
+    too_large,
+)
+from nnunet_mamba_mis.dataset_conversion.tree import Tree
 from nnunet_mamba_mis.utils.errors import UserError
 
-_MAX_FILES = 500_000
 _MAX_BYTES = 200 * 2**30
 # Images hardly compress further, masks do, so small archives may; deflate reaches 1032 at most.
 _MAX_RATIO = 100
@@ -24,35 +27,11 @@ _RATIO_COUNTS_FROM = 2**30
 # left free for all else that writes to the disk
 _RESERVE = 256 * 2**20
 
-_BLOCK = 2**20
-
 # files that some sets are to be downloaded with
 _TABLES = frozenset({"", ".csv", ".tab"})
 
-# what zipfile and tarfile raise on damaged archives
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, ValueError)
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A file in an archive.
-
-    Args:
-        name: Its path there.
-        size: How many bytes it claims to hold.
-        refused: Why it must not be unpacked, if it must not.
-        is_folder: It is a folder.
-        source: What the archive's library knows it as.
-    """
-
-    name: str
-    size: int
-    refused: str
-    is_folder: bool
-    source: Any
-
-
-_OpenMember = Callable[[_Member], IO[bytes]]
+# of archives in an archive, as Dataverse makes of all files of a set
+_ENDINGS = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
 def archives_among(sources: Sequence[Path]) -> list[Path]:
@@ -73,7 +52,7 @@ def archives_among(sources: Sequence[Path]) -> list[Path]:
             raise UserError(f"{source} is neither a folder nor an archive")
         if source.suffix.lower() in (".rar", ".7z"):
             raise UserError(f"{source}: {source.suffix} archives cannot be read here. Unpack it and give the folder")
-        if source.suffix.lower() not in _TABLES or zipfile.is_zipfile(source) or tarfile.is_tarfile(source):
+        if source.suffix.lower() not in _TABLES or is_archive(source):
             archives.append(source)
     return archives
 
@@ -81,7 +60,7 @@ def archives_among(sources: Sequence[Path]) -> list[Path]:
 def unpack(archives: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """Unpack archives, each into a folder of its own named like it, and return these folders.
 
-    All are checked before the first is unpacked.
+    All are checked before the first is unpacked. Archives in an archive are unpacked in their turn, but none in those.
 
     Args:
         archives: Zip or tar files, compressed or not.
@@ -91,127 +70,106 @@ def unpack(archives: Sequence[Path], folder: Path) -> dict[Path, Path]:
         UserError: An archive is damaged, a member is a link, a device or leads elsewhere, or there is no room.
         OSError: A file cannot be written.
     """
+    limits = {archive: _Limits(archive) for archive in archives}
     total = 0
     for archive in archives:
-        total += _checked_size(archive)
-        free = shutil.disk_usage(folder).free - _RESERVE
-        if total > free:
-            raise UserError(
-                f"{archive} needs {_readable(total)} unpacked, but {folder.parent} has {_readable(free)} free"
-            )
+        total += limits[archive].take(archive)
+        _check_room(archive, total, folder)
     unpacked = {}
     for i, archive in enumerate(archives):
         # the number keeps apart two archives of one name; the name may be that of a dataset's folder
-        unpacked[archive] = folder / str(i) / archive.name.split(".")[0]
+        unpacked[archive] = folder / str(i) / _folder_name(archive)
         unpacked[archive].mkdir(parents=True)
-        _unpack_one(archive, unpacked[archive])
+        _unpack_one(archive, unpacked[archive], limits[archive])
+        try:
+            _unpack_inner(unpacked[archive], limits[archive])
+        except UserError as error:
+            raise UserError(str(error).replace(str(unpacked[archive]), str(archive))) from None
     return unpacked
 
 
-def _checked_size(archive: Path) -> int:
-    """Return how many bytes an archive claims to hold, if it may be unpacked."""
-    total = 0
-    with _opened(archive) as (members, _):
-        for number, member in enumerate(members, start=1):
-            if member.refused:
-                raise UserError(f"{archive}: its member {member.name!r} {member.refused}. Nothing was unpacked")
-            total += member.size
-            limit = max(_RATIO_COUNTS_FROM, _MAX_RATIO * archive.stat().st_size)
-            if total > min(limit, _MAX_BYTES):
-                raise UserError(
-                    f"{archive} ({_readable(archive.stat().st_size)}) claims to hold {_readable(total)} or more, which "
-                    "no dataset does. If you trust it, unpack it yourself and give the folder"
-                )
-            if number > _MAX_FILES:
-                raise UserError(f"{archive} holds more than {_MAX_FILES} files, which no dataset does")
-    return total
+class _Limits:
+    """How much an archive may hold, and those in it together with it.
+
+    Args:
+        archive: The archive.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        self.most = min(max(_RATIO_COUNTS_FROM, _MAX_RATIO * archive.stat().st_size), _MAX_BYTES)
+        self._bytes = self._files = 0
+
+    def take(self, archive: Path) -> int:
+        """Read what an archive claims to hold, and return how many bytes that is.
+
+        Raises:
+            UserError: It is damaged, holds too much, or something that must not be unpacked.
+        """
+        before = self._bytes
+        with opened(archive, self.most - before) as file:
+            for member in file.members():
+                if member.refused:
+                    raise UserError(f"{archive}: its member {member.shown} {member.refused}. Nothing was converted")
+                self._bytes += member.size
+                self._files += 1
+                if self._bytes > self.most:
+                    raise too_large(archive, self._bytes)
+                if self._files > MAX_FILES:
+                    raise UserError(f"{archive} holds more than {MAX_FILES} files, which no dataset does")
+            # headers and what fills the end, too
+            self._bytes = max(self._bytes, before + file.position)
+        return self._bytes - before
 
 
-def _unpack_one(archive: Path, folder: Path) -> None:
-    with _opened(archive) as (members, open_member):
-        for member in members:
-            path = folder.joinpath(*_parts(member.name))
+def _check_room(archive: Path, needed: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free - _RESERVE
+    if needed > free:
+        raise UserError(
+            f"{archive} needs {readable_size(needed)} unpacked, but {folder.parent} has {readable_size(free)} free"
+        )
+
+
+def _folder_name(archive: Path) -> str:
+    return archive.name.split(".")[0]
+
+
+def _unpack_inner(folder: Path, limits: _Limits) -> None:
+    # beside images it would be a foreign file; beside its own folder it was unpacked before
+    tree = Tree([folder])
+    inner = [
+        path
+        for at, paths in tree.items()
+        if not tree.images(at)
+        for path in paths
+        if path.name.lower().endswith(_ENDINGS) and not path.with_name(_folder_name(path)).exists()
+    ]
+    for archive in inner:
+        _check_room(archive, limits.take(archive), folder)
+        target = archive.with_name(_folder_name(archive))
+        target.mkdir(exist_ok=True)
+        _unpack_one(archive, target, limits)
+        archive.unlink()
+
+
+def _unpack_one(archive: Path, folder: Path, limits: _Limits) -> None:
+    with opened(archive, limits.most) as file:
+        for member in file.members():
+            path = folder.joinpath(*parts_of(member.name))
             try:
-                if member.is_folder:
-                    path.mkdir(parents=True, exist_ok=True)
-                    continue
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with open_member(member) as file, path.open("xb") as copy:
-                    _copy(file, copy, member, archive)
-            except FileExistsError:
-                raise UserError(f"{archive} holds {member.name!r} twice: download it again") from None
+                _write(file, member, path)
+            except (FileExistsError, NotADirectoryError):
+                raise UserError(f"{archive} holds {member.shown} twice: download it again") from None
+            except (OSError, UnicodeEncodeError) as error:
+                if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                    raise
+                raise UserError(f"{archive}: the disk does not take the name of its member {member.shown}") from None
 
 
-def _copy(file: IO[bytes], copy: IO[bytes], member: _Member, archive: Path) -> None:
-    left = member.size
-    while block := file.read(_BLOCK):
-        left -= len(block)
-        # the archive may lie about sizes
-        if left < 0:
-            raise UserError(
-                f"{archive}: its member {member.name!r} is larger than it claims. Do not trust this archive"
-            )
-        copy.write(block)
-
-
-@contextmanager
-def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], _OpenMember]]:
-    """Give the members of an archive and what opens one."""
-    with ExitStack() as stack:
-        try:
-            if zipfile.is_zipfile(archive):
-                zip_file = stack.enter_context(zipfile.ZipFile(archive))
-                yield map(_zip_member, zip_file.infolist()), lambda member: zip_file.open(member.source)
-            else:
-                tar_file = stack.enter_context(tarfile.open(archive))
-                yield map(_tar_member, tar_file), partial(_tar_open, tar_file)
-        except _DAMAGED as error:
-            if isinstance(error, tarfile.ReadError) and "could not be opened" in str(error):
-                raise UserError(f"{archive} is neither a folder nor a zip or tar archive, or it is truncated") from None
-            raise UserError(f"{archive} is truncated or damaged ({error}): download it again") from None
-
-
-def _zip_member(info: zipfile.ZipInfo) -> _Member:
-    mode = info.external_attr >> 16
-    refused = _refusal(info.filename)
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        refused = "is a link" if stat.S_ISLNK(mode) else "is a device"
-    elif info.flag_bits & 0x1:
-        refused = "is encrypted"
-    return _Member(info.filename, info.file_size, refused, info.is_dir(), info)
-
-
-def _tar_member(info: tarfile.TarInfo) -> _Member:
-    refused = _refusal(info.name)
-    if info.issym() or info.islnk():
-        refused = "is a link"
-    elif not (info.isfile() or info.isdir()):
-        refused = "is a device"
-    return _Member(info.name, info.size, refused, info.isdir(), info)
-
-
-def _tar_open(tar_file: tarfile.TarFile, member: _Member) -> IO[bytes]:
-    file = tar_file.extractfile(member.source)
-    assert file is not None, "members that are no files are refused before"
-    return file
-
-
-def _refusal(name: str) -> str:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if name.startswith(("/", "\\")) or name[1:2] == ":":
-        return "has an absolute path"
-    if ".." in parts:
-        return "leads out of the archive with .."
-    return "" if "\0" not in name else "has no valid name"
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    return PurePosixPath(name.replace("\\", "/")).parts
-
-
-def _readable(number: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if abs(number) < 1024:
-            return f"{number:.0f} {unit}"
-        number /= 1024
-    return f"{number:.1f} GB"
+def _write(archive: Archive, member: Member, path: Path) -> None:
+    if member.is_folder:
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as copy:
+        for block in archive.blocks(member):
+            copy.write(block)

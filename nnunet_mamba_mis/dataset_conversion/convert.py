@@ -33,6 +33,7 @@ class Conversion:
         left_out: What --skip-bad left out, as text.
         warnings: Worth knowing before the dataset is used.
         splits: What became of them.
+        first_fold: The one to train first.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Conversion:
     left_out: list[str]
     warnings: list[str]
     splits: str
+    first_fold: str
 
 
 def convert_dataset(
@@ -106,4 +108,5 @@ def _conversion(target: Target, names: Names, checked: Checked, plan: Plan, spli
         [names.in_text(problem.text) for problem in checked.problems],
         [*plan.warnings, *overlaps(target.folder, subset_of)],
         f"{plan.split_rule}; {splits}",
+        plan.first_fold,
     )

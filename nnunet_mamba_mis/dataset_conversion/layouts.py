@@ -8,8 +8,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from filecmp import cmp
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Case, FoundCases
@@ -89,7 +89,9 @@ def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSe
 
 def _hint(tree: Tree) -> str:
     archives = [str(path) for paths in tree.values() for path in paths if path.suffix.lower() in _ARCHIVES]
-    return f". Archives lie there, which can be given with -i: {' '.join(archives)}" if archives else ""
+    if not archives:
+        return ""
+    return f". Archives lie there. Give them with -i, unpacked first if they lie in others: {shortened(archives)}"
 
 
 def _has_training_set(tree: Tree, layout: Sequence[ImageSet]) -> bool:
@@ -176,13 +178,16 @@ def _only(folders: list[Path]) -> list[Path]:
 
 
 def _settle(found: FoundCases) -> FoundCases:
-    """Sort the cases and report identifiers that several have."""
-    found.sort(key=lambda case: (case.identifier, case.subset))
-    for identifier, same in groupby(found, key=lambda case: case.identifier):
-        first, *others = same
-        for case in others:
+    """Sort the cases and report identifiers that several have, or that not every disk tells apart."""
+    known: dict[str, Case] = {}
+    for case in sorted(found, key=lambda case: (case.identifier, case.subset)):
+        first = known.setdefault(unicodedata.normalize("NFC", case.identifier.casefold()), case)
+        if first is not case:
             text = f"{case.image} has the same case identifier as {first.image}"
-            found.problems.append(Problem(SAME_NAME, text, identifier))
+            if first.identifier != case.identifier:
+                text += f", {case.identifier} and {first.identifier}, on Windows and macOS"
+            found.problems.append(Problem(SAME_NAME, text, case.identifier))
+    found.sort(key=lambda case: (case.identifier, case.subset))
     return found
 
 
@@ -233,10 +238,11 @@ def _by_key(
                 key = unicodedata.normalize("NFC", match[1])
                 number = -1 if match.lastindex == 1 else int(match[2])
                 same = files.setdefault(key, {})
-                if number in same:
-                    text = f"{path} has the same case identifier as {same[number]}"
+                # Kaggle has HAM10000's folders twice, in capitals and small letters
+                first = same.setdefault(number, path)
+                if first is not path and not cmp(path, first, shallow=False):
+                    text = f"{path} has the same case identifier as {first}"
                     found.problems.append(Problem(SAME_NAME, text, _identifier(image_set, key)))
-                same[number] = path
     return {key: [path for _, path in sorted(same.items())] for key, same in files.items()}
 
 

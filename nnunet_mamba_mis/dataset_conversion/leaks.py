@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING
+from nnunet_mamba_mis.dataset_conversion.groups import groups_of
 from nnunet_mamba_mis.utils.text import shortened
 
 
 def shared_images(duplicates: Sequence[tuple[str, str]], subset_of: Mapping[str, str]) -> list[str]:
-    """Return warnings of images that are there twice, in one set or, worse, in two."""
-    pairs_of: dict[tuple[str, str], list[str]] = {}
-    for one, other in duplicates:
-        first, *_, second = sorted([subset_of[one], subset_of[other]], key=lambda subset: (subset != TRAINING, subset))
-        pairs_of.setdefault((first, second), []).append(f"{one} = {other}")
-    warnings = []
-    for (first, second), pairs in sorted(pairs_of.items()):
-        if first == second:
-            warnings.append(
-                f"{len(pairs)} pairs of images in {_called(first)} are the same or nearly: {shortened(pairs)}"
-            )
-        else:
-            sets = f"{_called(first)} and {_called(second)}"
-            warnings.append(f"{sets} share {len(pairs)} images, the same or nearly, which leaks: {shortened(pairs)}")
-    return warnings
+    """Return warnings of images that exist twice, in one set or, worse, in two.
+
+    Args:
+        duplicates: Pairs that join all images that are the same, or nearly; two may be joined by way of a third.
+        subset_of: Where each case goes.
+    """
+    within: dict[str, list[str]] = {}
+    between: dict[tuple[str, str], list[str]] = {}
+    for group in groups_of(list(subset_of), duplicates):
+        members: dict[str, list[str]] = {}
+        for identifier in group:
+            members.setdefault(subset_of[identifier], []).append(identifier)
+        subsets = sorted(members, key=lambda subset: (subset != TRAINING, subset))
+        for subset in subsets:
+            if len(members[subset]) > 1:
+                within.setdefault(subset, []).append(" = ".join(members[subset]))
+        for first, second in combinations(subsets, 2):
+            alike = " = ".join([*members[first], *members[second]])
+            between.setdefault((first, second), []).append(alike)
+    return [
+        f"{len(groups)} images in {_called(subset)} are there more than once, the same or nearly: {shortened(groups)}"
+        for subset, groups in sorted(within.items())
+    ] + [
+        f"{_called(first)} and {_called(second)} share {len(groups)} images, the same or nearly, which leaks: "
+        f"{shortened(groups)}"
+        for (first, second), groups in sorted(between.items())
+    ]
 
 
 def _called(subset: str) -> str:

@@ -11,7 +11,7 @@ from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Dataset
 from nnunet_mamba_mis.dataset_conversion.groups import chain, groups_of
 from nnunet_mamba_mis.dataset_conversion.leaks import divided_groups, shared_images
 from nnunet_mamba_mis.dataset_conversion.options import Options
-from nnunet_mamba_mis.dataset_conversion.splits import Split, grouped_folds, groups_to_keep, official_split
+from nnunet_mamba_mis.dataset_conversion.splits import Split, first_fold, grouped_folds, groups_to_keep, official_split
 from nnunet_mamba_mis.utils.errors import UserError
 
 # the test set of --hold-out
@@ -27,6 +27,7 @@ class Plan:
         suffixes: What follows "images" and "labels" in the folders of each subset.
         split_rule: Of the folds, in words.
         splits: The folds; none if all training cases belong together.
+        first_fold: The one to train first, as nnU-Net names it.
         groups: Training cases that the folds keep together, two and more.
         warnings: Worth knowing before the dataset is used.
     """
@@ -35,6 +36,7 @@ class Plan:
     suffixes: dict[str, str]
     split_rule: str
     splits: list[Split]
+    first_fold: str
     groups: list[list[str]]
     warnings: list[str]
 
@@ -69,10 +71,14 @@ def make_plan(dataset: Dataset, options: Options, folders: Sequence[Path], check
         kept = ", ".join(filter(None, (shared, "duplicates and near duplicates")))
         rule = f"{len(splits)} folds that keep together: {kept}"
         groups = [group for group in groups if len(group) > 1]
-    warnings = [*checked.notes, *dataset.warnings(published), *leaks]
+    warnings = [*checked.notes, *dataset.warnings(subset_of), *leaks]
+    training = _training(subset_of)
+    fold = first_fold(len(training), splits)
     if not splits:
-        warnings.append("all training images belong together, so there are no splits: nnU-Net will make its own")
-    return Plan(subset_of, _suffixes(subset_of), rule, splits, groups, warnings)
+        what = "all training images belong together" if len(training) > 1 else "there is one training image"
+        consequence = "nnU-Net will make its own" if fold == "0" else "train with fold all"
+        warnings.append(f"{what}, so there are no splits: {consequence}")
+    return Plan(subset_of, _suffixes(subset_of), rule, splits, fold, groups, warnings)
 
 
 def _training(subset_of: Mapping[str, str]) -> list[str]:

@@ -48,6 +48,11 @@ def grouped_folds(identifiers: Sequence[str], groups: Sequence[list[str]]) -> li
     return [_split(identifiers, set(fold)) for fold in folds]
 
 
+def first_fold(number_of_cases: int, splits: Sequence[Split]) -> str:
+    """Return the fold to train first: 0, or all where nnU-Net, without splits, has too few cases for its own five."""
+    return "0" if splits or number_of_cases >= _FOLDS else "all"
+
+
 def official_split(identifiers: Sequence[str], validation: set[str]) -> list[Split]:
     """Return the one fold that validates on the cases given."""
     return [_split(identifiers, validation)]

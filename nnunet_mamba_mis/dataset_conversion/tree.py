@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from itertools import groupby
 from pathlib import Path
 
@@ -14,11 +14,27 @@ from nnunet_mamba_mis.utils.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif"})
 
-# what systems and publishers put beside images; hidden files are skipped too
-_JUNK = frozenset({"thumbs.db", "desktop.ini", "license", "readme", "icon\r"})
 
-# not to be walked into: what macOS's archiver adds to a zip
-_NOT_DATA = "__MACOSX"
+def _any_of(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, patterns)))
+
+
+# files that systems and publishers put beside images, in lower case; hidden ones are skipped too
+_JUNK = _any_of(
+    *("thumbs.db", "thumbs.db:encryptable", "ehthumbs*.db", "desktop.ini", "picasa.ini", "icon\r", "icon\uf00d"),
+    # notes on a file: NTFS's of where it comes from, Synology's, Dropbox's
+    *("*zone.identifier", "*@synoeastream", "*@synoresource", "*:com.dropbox.attr*"),
+    # of editors, and of copies that were broken off
+    *("~$*", "*~", "*.tmp", "*.temp"),
+    *("license", "readme"),
+)
+
+# folders not to be walked into: of macOS's archiver and servers, thumbnails and bins of Synology, QNAP and Windows
+_NO_DATA = _any_of(
+    *("__macosx", "network trash folder", "temporary items"),
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+    *("$recycle.bin", "recycler", "system volume information", "lost+found"),
+)
 
 
 class Tree(dict[Path, list[Path]]):
@@ -51,12 +67,12 @@ class Tree(dict[Path, list[Path]]):
                     subfolders.clear()
                     continue
                 visited.add(os.path.realpath(root))
-                subfolders[:] = [path.name for path in self._kept(folder, subfolders) if path.name != _NOT_DATA]
-                self[folder] = [path for path in self._kept(folder, names) if path.is_file()]
+                subfolders[:] = [path.name for path in self._kept(folder, subfolders, _NO_DATA)]
+                self[folder] = [path for path in self._kept(folder, names, _JUNK) if path.is_file()]
 
-    def _kept(self, folder: Path, names: list[str]) -> list[Path]:
+    def _kept(self, folder: Path, names: list[str], left_behind: re.Pattern[str]) -> list[Path]:
         # a leading dot: macOS puts ._ISIC_0000000.jpg, which is no image, beside ISIC_0000000.jpg
-        names = sorted(name for name in names if not name.startswith(".") and name.lower() not in _JUNK)
+        names = sorted(name for name in names if not name.startswith(".") and not left_behind.match(name.lower()))
         return [path for path in map(folder.joinpath, names) if not path.is_symlink() or self._stays_below(path)]
 
     def _stays_below(self, link: Path) -> bool:

@@ -28,7 +28,7 @@ def folder(variable: str) -> Path:
     """Return one of nnU-Net's folders, which need not exist.
 
     Raises:
-        UserError: The variable is not set.
+        UserError: The variable is not set, or begins with ~.
     """
     found = folder_if_set(variable)
     if found is None:
@@ -37,8 +37,17 @@ def folder(variable: str) -> Path:
 
 
 def folder_if_set(variable: str) -> Path | None:
-    """Return one of nnU-Net's folders, or None if its variable is not set."""
+    """Return one of nnU-Net's folders, or None if its variable is not set.
+
+    Raises:
+        UserError: It begins with ~, which nnU-Net would take for the name of a folder.
+    """
     value = os.environ.get(variable)
+    if value and value.startswith("~"):
+        home = os.path.expanduser(value)
+        raise UserError(
+            f"{variable}={value} has a ~ that only an unquoted shell word expands: export {variable}={home}"
+        )
     return Path(value) if value else None
 
 

@@ -10,11 +10,12 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba_mis.nnunet.paths import folder_if_set, not_set
+from nnunet_mamba_mis.nnunet.paths import folder
 from nnunet_mamba_mis.nnunet.results import fold_folder
 from nnunet_mamba_mis.trainers.fold_lock import lock_fold
 from nnunet_mamba_mis.trainers.labels import stop_at_unknown_labels
 from nnunet_mamba_mis.trainers.pretrained_weights import replace_loader
+from nnunet_mamba_mis.utils.errors import UserError
 
 
 class ConfiguredTrainer(nnUNetTrainer):
@@ -93,9 +94,10 @@ def _stop_if_unusable(
         raise SystemExit(
             f"{planar_network} is a 2D network and cannot train configuration {configuration!r}: {choices}."
         )
-    results = folder_if_set("nnUNet_results")
-    if results is None:
-        raise SystemExit(not_set("nnUNet_results"))
+    try:
+        results = folder("nnUNet_results")
+    except UserError as error:
+        raise SystemExit(str(error)) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(
             "There is no usable CUDA device (`mamba_mis doctor` says why): add -device cpu to the command."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from support.convert_trees import (
     isic2018,
     kvasir_seg,
     names,
+    only,
     ph2,
+    photograph,
     polypgen,
     pranet,
     pranet_images,
@@ -218,3 +221,81 @@ def test_real_samples(name: str, dataset: str, shared: Path, raw: Path) -> None:
         np.testing.assert_array_equal(label, read(source.parent / case["mask"]["file"]) > 127)
         image = read(folder / "imagesTr" / f"{case['identifier']}_0000.png")
         np.testing.assert_array_equal(image, read(source.parent / case["image"]["file"]))
+
+
+def test_what_systems_leave_behind_is_skipped(kvasir: Path, raw: Path) -> None:
+    images = only(kvasir, "images")
+    for name in (
+        *("cju0.jpg:Zone.Identifier", "Thumbs.db:encryptable", "desktop.ini", "~$notes.docx", "cju0.jpg~", "x.tmp"),
+        *(".AppleDouble/cju0.jpg", ".cju0.jpg.A1b2C3", "@eaDir/cju0.jpg/SYNOPHOTO_THUMB_M.jpg"),
+        *("$RECYCLE.BIN/S-1-5/$R1.jpg", "System Volume Information/x.dat", "__MacOSX/cju9.jpg"),
+    ):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes((images / "cju0.jpg").read_bytes())
+    # beside the folder of images, too
+    shutil.copytree(images / "@eaDir", images.parent / "@eaDir" / "images")
+
+    folder = convert_dataset(DATASETS["kvasir-seg"], [kvasir], 1, processes=1).folder
+
+    assert names(folder / "labelsTr") == [f"cju{i}.png" for i in range(6)]
+    assert report(folder)["left_out"] == []
+
+
+def test_a_download_that_was_broken_off_is_not_skipped(kvasir: Path, raw: Path, error_of) -> None:
+    (only(kvasir, "images") / "cju9.jpg.part").write_bytes(b"")
+    assert "cju9.jpg.part" in error_of("kvasir-seg", "-i", kvasir, "-d", 1)
+
+
+def test_copies_of_ham10000_in_small_letters_count_once(tmp_path: Path, raw: Path, error_of) -> None:
+    ham10000(tmp_path)
+    for part in (1, 2):
+        shutil.copytree(tmp_path / f"HAM10000_images_part_{part}", tmp_path / f"ham10000_images_part_{part}")
+    folder = convert_dataset(DATASETS["ham10000"], [tmp_path], 1, processes=1).folder
+    assert len(names(folder / "labelsTr")) == 8
+
+    # the same name with other content is for people to decide
+    write(tmp_path / "ham10000_images_part_1" / "ISIC_0000002.jpg", photograph((24, 32), 99))
+    message = error_of("ham10000", "-i", tmp_path, "-d", 2)
+    assert "ham10000_images_part_1/ISIC_0000002.jpg" in message and "same case identifier" in message
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("c1", "C1"), ("Straße", "STRASSE"), ("caf\u00e9", "CAFE\u0301")],
+    ids=["letters", "ß", "accents"],
+)
+def test_names_that_only_some_disks_tell_apart(one: str, other: str, tmp_path: Path, raw: Path, run, error_of) -> None:
+    for seed, name in enumerate((one, other, "b")):
+        write_pair(tmp_path / "images" / f"{name}.png", tmp_path / "masks" / f"{name}.png", seed)
+    source = ["-i", tmp_path / "images", tmp_path / "masks", "-d", 1]
+
+    message = error_of("folder", *source)
+
+    assert f"images/{one}.png" in message and f"images/{other}.png" in message
+    # one of them can stay
+    assert run("folder", *source, "--skip-bad").status == 0
+    assert len(names(raw / "Dataset001_Folder" / "labelsTr")) == 2
+
+
+@pytest.mark.parametrize(("frames", "shared"), [((3, 611), 2), ((26, 611), 1), ((26, 50), 0)])
+def test_pranet_warns_of_frames_whose_sequence_is_trained_on(
+    frames: tuple[int, ...], shared: int, tmp_path: Path, raw: Path
+) -> None:
+    # trains on frames of the first and the last sequence
+    pranet(tmp_path)
+    test = tmp_path / "TestDataset" / "CVC-ClinicDB"
+    shutil.rmtree(test)
+    for frame in frames:
+        write_pair(test / "images" / f"{frame}.png", test / "masks" / f"{frame}.png", frame)
+
+    warnings = convert_dataset(DATASETS["pranet"], [tmp_path], 1, processes=1).warnings
+
+    assert [warning.partition(" of ")[0] for warning in warnings if "sequences" in warning] == [str(shared)] * (
+        shared > 0
+    )
+    assert all(f"CVC-ClinicDB_{frame}" in str(warnings) for frame in frames[2 - shared :])
+
+
+def test_no_frame_of_the_shared_polyps_is_of_a_sequence_trained_on(shared: Path) -> None:
+    found = DATASETS["pranet"].find_cases([shared / "data" / "Polyps-256"])
+    assert DATASETS["pranet"].warnings({case.identifier: case.subset for case in found}) == []

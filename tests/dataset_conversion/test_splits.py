@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from PIL import Image
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS
@@ -285,3 +286,46 @@ def test_the_official_split_is_not_divided(tmp_path: Path, raw: Path, error_of) 
     isic2017(tmp_path / "isic")
     message = error_of("isic2017", "-i", tmp_path / "isic", "-d", 1, "--official-split", "--hold-out", 1)
     assert "--official-split" in message and "--hold-out" in message
+
+
+@pytest.mark.parametrize(
+    ("frames", "fold"), [((1,), "all"), ((1, 2, 3, 4), "all"), ((1, 2, 3, 4, 5), "0"), ((1, 26), "0")]
+)
+def test_the_fold_to_train_is_one_that_nnunet_can_make(
+    frames: tuple[int, ...], fold: str, tmp_path: Path, raw: Path, run
+) -> None:
+    # up to 25 all are of one sequence, which no split may divide
+    for i in frames:
+        write_pair(tmp_path / "s" / "Original" / f"{i}.png", tmp_path / "s" / "Ground Truth" / f"{i}.png", i)
+
+    result = run("cvc-clinicdb", "-i", tmp_path / "s", "-d", 1)
+
+    assert f"nnUNetv2_train 1 2d {fold} -tr" in result.stdout
+    if fold == "all":
+        with pytest.raises(ValueError, match="n_splits"):
+            generate_crossval_split([str(i) for i in frames])
+    elif (raw / "Dataset001_CVCClinicDB" / "splits_final.json").exists():
+        assert all(split["train"] and split["val"] for split in splits_of(raw / "Dataset001_CVCClinicDB"))
+    else:
+        assert len(generate_crossval_split([str(i) for i in frames])) == 5
+
+
+def test_an_image_in_all_three_sets_is_warned_of_for_each_two(tmp_path: Path, raw: Path) -> None:
+    isic2017(tmp_path)
+    image = (tmp_path / "ISIC-2017_Validation_Data" / "ISIC_0000013.jpg").read_bytes()
+    (tmp_path / "ISIC-2017_Training_Data" / "ISIC_0000012.jpg").write_bytes(image)
+    (tmp_path / "ISIC-2017_Test_v2_Data" / "ISIC_0000015.jpg").write_bytes(image)
+    leaks = [w for w in convert_dataset(DATASETS["isic2017"], [tmp_path], 1, processes=1).warnings if "share" in w]
+    assert len(leaks) == 3
+    assert any("ISIC_0000012 = ISIC_0000015" in leak for leak in leaks)
+
+
+def test_a_frame_held_out_of_training_leaks_nothing_to_a_test_set(tmp_path: Path, raw: Path) -> None:
+    for name, part, frames in (("image", "TrainDataset", (1, 26, 51)), ("images", "TestDataset/CVC-ClinicDB", (27,))):
+        for i in frames:
+            mask = "mask" if name == "image" else "masks"
+            write_pair(tmp_path / part / name / f"{i}.png", tmp_path / part / mask / f"{i}.png", i)
+    # the middle one is held out, the only one of its sequence
+    conversion = convert_dataset(DATASETS["pranet"], [tmp_path], 1, processes=1, options=Options(hold_out=1))
+    assert conversion.number_of_cases["imagesTs_holdout"] == 1
+    assert [warning for warning in conversion.warnings if "sequence" in warning] == []

@@ -14,15 +14,17 @@ _SEQUENCE_ENDS = (
 )
 
 
+def sequence(name: str) -> str | None:
+    """Return the sequence of a frame, whose name is its number; None if it is no frame's."""
+    if not name.isdecimal() or not 1 <= int(name) <= _SEQUENCE_ENDS[-1]:
+        return None
+    return f"sequence {bisect_left(_SEQUENCE_ENDS, int(name)) + 1}"
+
+
 def sequences(sources: Sequence[Path], cases: Sequence[Case]) -> Mapping[str, str]:
     """Return the sequence of each training case that has the number of a frame for a name."""
-    frames = {case.identifier: int(case.identifier) for case in cases if _is_frame(case)}
-    return {identifier: f"sequence {bisect_left(_SEQUENCE_ENDS, frame) + 1}" for identifier, frame in frames.items()}
-
-
-def _is_frame(case: Case) -> bool:
-    name = case.identifier
-    return case.subset == TRAINING and name.isdecimal() and 1 <= int(name) <= _SEQUENCE_ENDS[-1]
+    found = {case.identifier: sequence(case.identifier) for case in cases if case.subset == TRAINING}
+    return {identifier: name for identifier, name in found.items() if name}
 
 
 SEQUENCES = Grouping("sequence of CVC-ClinicDB, by frame number", sequences)

@@ -1,10 +1,14 @@
 """The bundle of PraNet: what most papers on polyps train and test on."""
 
-from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
-from nnunet_mamba_mis.dataset_conversion.datasets.cvc_clinicdb import MASK, SEQUENCES
-from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
+from collections.abc import Mapping
 
-_TEST_SETS = ("Kvasir", "CVC-ClinicDB", "CVC-ColonDB", "CVC-300", "ETIS-LaribPolypDB")
+from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Dataset
+from nnunet_mamba_mis.dataset_conversion.datasets.cvc_clinicdb import MASK, SEQUENCES, sequence
+from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
+from nnunet_mamba_mis.utils.text import shortened
+
+_CLINICDB = "CVC-ClinicDB"
+_TEST_SETS = ("Kvasir", _CLINICDB, "CVC-ColonDB", "CVC-300", "ETIS-LaribPolypDB")
 
 
 def _test_set(name: str) -> ImageSet:
@@ -15,6 +19,20 @@ def _test_set(name: str) -> ImageSet:
 
 def _layout(images: str, masks: str) -> list[ImageSet]:
     return [ImageSet(f"TrainDataset/{images}", f"TrainDataset/{masks}"), *map(_test_set, _TEST_SETS)]
+
+
+def _shared_sequences(subset_of: Mapping[str, str]) -> list[str]:
+    """Return a warning if frames of a sequence of CVC-ClinicDB are trained on and others tested on."""
+    # the official split of PraNet divides sequences; other splits in its layout may not
+    trained = {sequence(identifier) for identifier, subset in subset_of.items() if subset == TRAINING} - {None}
+    tested = [identifier for identifier, subset in subset_of.items() if subset == _CLINICDB]
+    shared = [identifier for identifier in tested if sequence(identifier.removeprefix(f"{_CLINICDB}_")) in trained]
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} of {len(tested)} frames in the test set {_CLINICDB} are of sequences of the training set, so "
+        f"good scores on it prove little: {shortened(shared)}"
+    ]
 
 
 DATASETS = (
@@ -36,10 +54,6 @@ DATASETS = (
         find_cases=layouts(_layout("image", "mask"), _layout("image", "masks"), _layout("images", "masks")),
         mask=MASK,
         grouping=SEQUENCES,
-        warnings=lambda subset_of: (
-            ["the test set CVC-ClinicDB holds frames of sequences of the training set: good scores on it prove little"]
-            if "CVC-ClinicDB" in subset_of.values()
-            else []
-        ),
+        warnings=_shared_sequences,
     ),
 )

@@ -1,0 +1,405 @@
+"""Read zip and tar files to their end marks and checksums, within limits, whatever is in them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol, TypeVar
+
+from nnunet_mamba_mis.utils.errors import UserError
+
+MAX_FILES = 500_000
+_BLOCK = 2**20
+
+# bytes of all headers of one member of a tar file: long names, extended attributes, maps of sparse files
+_MAX_HEADERS = 2**20
+# bytes of a zip's directory: several times what its most files need
+_MAX_DIRECTORY = 2**27
+_LONGEST_NAME = 4096
+_SHOWN = 200
+
+_COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+_ZIP = (b"PK\3\4", b"PK\5\6")
+_ZIP_ENTRY = b"PK\1\2"
+# a zip ends with the number of its entries, the size of its directory, and a comment
+_ZIP_END_MARK = b"PK\5\6"
+_ZIP_END = struct.Struct("<10xHL4xH")
+_LONGEST_COMMENT = 2**16 - 1
+# before that, the same for large ones: a record and what locates it
+_ZIP64_END_MARKS = (b"PK\6\6", b"PK\6\7")
+_ZIP64_END = struct.Struct("<4s28xQQ8x4s16x")
+
+_Step = TypeVar("_Step")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive.
+
+    Args:
+        name: Its path there.
+        size: How many bytes it claims to hold.
+        refused: Why it must not be unpacked, if it must not.
+        is_folder: It is a folder.
+        source: What the archive's library knows it as.
+    """
+
+    name: str
+    size: int
+    refused: str
+    is_folder: bool
+    source: Any
+
+    @property
+    def shown(self) -> str:
+        """The name as it appears in messages."""
+        return repr(self.name if len(self.name) <= _SHOWN else f"{self.name[:_SHOWN]}…")
+
+
+class _Reader(Protocol):
+    @property
+    def position(self) -> int: ...
+
+    def members(self) -> Iterator[Member]: ...
+
+    def open(self, member: Member) -> IO[bytes]: ...
+
+
+class Archive:
+    """An open archive.
+
+    Args:
+        path: Its file.
+        reader: Of its format.
+    """
+
+    def __init__(self, path: Path, reader: _Reader) -> None:
+        self._path = path
+        self._reader = reader
+
+    @property
+    def position(self) -> int:
+        """How many bytes were decompressed to find the members."""
+        return self._reader.position
+
+    def members(self) -> Iterator[Member]:
+        """Yield all members; the end of the iteration is the archive's own.
+
+        Raises:
+            UserError: The archive is damaged.
+        """
+        return _blaming(self._path, self._reader.members())
+
+    def blocks(self, member: Member) -> Iterator[bytes]:
+        """Yield what is in a file, piece by piece.
+
+        Raises:
+            UserError: It is damaged, or its size is not what it claims.
+        """
+        return _blaming(self._path, self._blocks(member))
+
+    def _blocks(self, member: Member) -> Iterator[bytes]:
+        left = member.size
+        with self._reader.open(member) as file:
+            while block := file.read(_BLOCK):
+                left -= len(block)
+                if left < 0:
+                    break
+                yield block
+        if left:
+            more = "smaller" if left > 0 else "larger"
+            raise UserError(f"{self._path}: its member {member.shown} is {more} than it claims: download it again")
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as the archives do that can be read here.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    with _blamed(path):
+        return _begins_as_archive(_start(path))
+
+
+def too_large(archive: Path, size: int) -> UserError:
+    """Return the error for an archive that holds so many bytes, or more."""
+    return UserError(
+        f"{archive} ({readable_size(archive.stat().st_size)}) claims to hold {readable_size(size)} or more, which no "
+        "dataset does. If you trust it, unpack it yourself and give the folder"
+    )
+
+
+def readable_size(number: float) -> str:
+    """Return a number of bytes with a unit."""
+    for unit in ("B", "KB", "MB"):
+        if abs(number) < 1024:
+            return f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GB"
+
+
+@contextmanager
+def opened(path: Path, most: int) -> Iterator[Archive]:
+    """Open a zip or tar file, compressed or not.
+
+    Args:
+        path: The file.
+        most: How many bytes a compressed tar file may hold.
+
+    Raises:
+        UserError: It is no archive, or it is damaged.
+    """
+    with ExitStack() as stack:
+        with _blamed(path):
+            start = _start(path)
+            if not _begins_as_archive(start) or (start.startswith(_ZIP) and not zipfile.is_zipfile(path)):
+                raise UserError(f"{path} is neither a folder nor a zip or tar archive, or it is truncated")
+            reader: _Reader
+            if start.startswith(_ZIP):
+                reader = _Zip(path, stack)
+            else:
+                file = stack.enter_context(_decompressor(start)(path))
+                reader = _Tar(_Stream(file, most, path))
+        yield Archive(path, reader)
+
+
+@contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises while it reads an archive into one line about that archive."""
+    try:
+        yield
+    except UserError:
+        raise
+    except NotImplementedError as error:
+        raise UserError(f"{path} cannot be read here ({error}). Unpack it and give the folder") from None
+    # bad data makes these libraries raise nearly everything: struct.error, RecursionError, OSError without a number …
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        why = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+        raise UserError(f"{path} is truncated or damaged ({why}): download it again") from None
+
+
+def _blaming(path: Path, steps: Iterator[_Step]) -> Iterator[_Step]:
+    """Yield what reading an archive yields; what goes wrong outside of reading is no fault of the archive."""
+    while True:
+        with _blamed(path):
+            try:
+                step = next(steps)
+            except StopIteration:
+                return
+        yield step
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(tarfile.BLOCKSIZE)
+
+
+def _begins_as_archive(start: bytes) -> bool:
+    if start.startswith((*_ZIP, *_COMPRESSIONS)):
+        return True
+    try:
+        tarfile.TarInfo.frombuf(start, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _decompressor(start: bytes) -> Callable[[Path], Any]:
+    for magic, decompress in _COMPRESSIONS.items():
+        if start.startswith(magic):
+            return decompress
+    return lambda path: path.open("rb")
+
+
+class _Zip:
+    """A zip file, all of whose entries its directory lists.
+
+    Args:
+        path: The file.
+        stack: Closes it.
+    """
+
+    position = 0
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        with path.open("rb") as file:
+            entries, modulus = _count_entries(file)
+        self._file = stack.enter_context(zipfile.ZipFile(path))
+        found = self._file.infolist()
+        # a damaged length can hide entries as the comment of the one before
+        if len(found) % modulus != entries:
+            raise zipfile.BadZipFile(f"its directory lists {len(found)} of {entries} members")
+        if found and min(info.header_offset for info in found) != 0:
+            raise zipfile.BadZipFile("its first bytes are not those of a member")
+
+    def members(self) -> Iterator[Member]:
+        return map(_zip_member, self._file.infolist())
+
+    def open(self, member: Member) -> IO[bytes]:
+        # compares the checksum when the end is read
+        return self._file.open(member.source)
+
+
+def _count_entries(file: IO[bytes]) -> tuple[int, int]:
+    """Return how many entries the end of a zip claims, and the number that this is a remainder of."""
+    size = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, size - _LONGEST_COMMENT - _ZIP_END.size - _ZIP64_END.size))
+    tail = file.read()
+    at = tail.rindex(_ZIP_END_MARK)
+    entries, length, _ = _ZIP_END.unpack_from(tail, at)
+    modulus = 2**16
+    if at >= _ZIP64_END.size:
+        record, large_entries, large_length, locator = _ZIP64_END.unpack_from(tail, at - _ZIP64_END.size)
+        if (record, locator) == _ZIP64_END_MARKS:
+            at -= _ZIP64_END.size
+            entries, length, modulus = large_entries, large_length, 2**64
+    file.seek(max(0, start + at - length))
+    # zipfile makes an object of each
+    if length > _MAX_DIRECTORY or file.read(length).count(_ZIP_ENTRY) > MAX_FILES:
+        raise zipfile.BadZipFile("its directory is larger than that of any dataset")
+    return entries, modulus
+
+
+def _zip_member(info: zipfile.ZipInfo) -> Member:
+    mode = info.external_attr >> 16
+    refused = _refusal(info.filename)
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        refused = "is a link" if stat.S_ISLNK(mode) else "is a device"
+    elif info.flag_bits & 0x1:
+        refused = "is encrypted"
+    elif info.is_dir() and info.file_size:
+        refused = "is a folder with content"
+    return Member(info.filename, info.file_size, refused, info.is_dir(), info)
+
+
+class _Tar:
+    """A tar file that is whole only if nothing but zeros follows its members.
+
+    Args:
+        stream: The file, decompressed.
+    """
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+        # reads the first header
+        with stream.within(_MAX_HEADERS):
+            self._file = tarfile.TarFile(fileobj=stream)  # type: ignore[arg-type]
+
+    @property
+    def position(self) -> int:
+        return self._stream.tell()
+
+    def members(self) -> Iterator[Member]:
+        end = 0
+        while info := self._next():
+            # else a negative size leads back, for ever
+            if info.size < 0 or self._file.offset <= end:
+                raise tarfile.ReadError("a header leads backwards")
+            end = self._file.offset
+            yield _tar_member(info)
+        # tarfile takes a damaged header for the end, too
+        if self._stream.last != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"bad header at byte {end}")
+        if self._stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("its end mark is missing")
+        # the checksum of compressed ones is compared when their end is read
+        while block := self._stream.read(_BLOCK):
+            if block.count(0) != len(block):
+                raise tarfile.ReadError("something follows its end mark")
+
+    def _next(self) -> tarfile.TarInfo | None:
+        with self._stream.within(_MAX_HEADERS):
+            info = self._file.next()
+        # would grow with every member, without use here
+        self._file.members = []  # type: ignore[attr-defined]
+        self._file.pax_headers = {}
+        return info
+
+    def open(self, member: Member) -> IO[bytes]:
+        file = self._file.extractfile(member.source)
+        assert file is not None, "members that are no files are refused before"
+        return file
+
+
+class _Stream:
+    """A decompressed file that gives no more bytes than it may.
+
+    Args:
+        file: The file.
+        most: How far it may be read.
+        path: Of the archive, for messages.
+    """
+
+    def __init__(self, file: IO[bytes], most: int, path: Path) -> None:
+        self._file = file
+        self._most = most
+        self._path = path
+        self._left: int | None = None
+        self.last = b""
+
+    @contextmanager
+    def within(self, number: int) -> Iterator[None]:
+        """Let no more than so many bytes be read in the block."""
+        self._left = number
+        yield
+        self._left = None
+
+    def read(self, size: int = -1) -> bytes:
+        if self._left is not None:
+            self._left -= size
+            if size < 0 or self._left < 0:
+                raise tarfile.ReadError("the headers of a member are larger than those of any dataset")
+        self.last = self._file.read(size)
+        self._check(self._file.tell())
+        return self.last
+
+    def seek(self, position: int) -> int:
+        self._check(position)
+        return self._file.seek(position)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def _check(self, position: int) -> None:
+        if position > self._most:
+            raise too_large(self._path, position)
+
+
+def _tar_member(info: tarfile.TarInfo) -> Member:
+    refused = _refusal(info.name)
+    if info.issym() or info.islnk():
+        refused = "is a link"
+    elif not (info.isfile() or info.isdir()):
+        refused = "is a device"
+    return Member(info.name, info.size, refused, info.isdir(), info)
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """Return the parts of a member's path."""
+    return PurePosixPath(name.replace("\\", "/")).parts
+
+
+def _refusal(name: str) -> str:
+    if name.startswith(("/", "\\")) or name[1:2] == ":":
+        return "has an absolute path"
+    if ".." in parts_of(name):
+        return "leads out of the archive with .."
+    if len(name) > _LONGEST_NAME:
+        return f"has a name of {len(name)} letters"
+    return "" if "\0" not in name else "has no valid name"

@@ -1,0 +1,74 @@
+"""Output that never ends a command, though a terminal may lack letters, a disk be full, a pipe or stream be closed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+
+class Output:
+    """A standard stream that keeps its first failure instead of raising it, and drops what comes after.
+
+    Args:
+        stream: The stream; letters that its encoding lacks are written as escapes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text, or drop it."""
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._drop(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what was held back, or drop it."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        self.failure = self.failure or error
+        # what is held back would fail once more when Python exits, and so would child processes
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
+        with suppress(OSError):
+            self._stream.flush()
+
+
+@contextmanager
+def dependable_output() -> Iterator[Output]:
+    """Replace the standard streams by such `Output`s, and give the one of stdout."""
+    _open_closed_descriptors()
+    before = sys.stdout, sys.stderr
+    # None where the shell closed them
+    stdout = Output(before[0] or os.fdopen(1, "w", closefd=False))
+    stderr = Output(before[1] or os.fdopen(2, "w", closefd=False))
+    sys.stdout, sys.stderr = stdout, stderr  # type: ignore[assignment]
+    try:
+        yield stdout
+    finally:
+        stdout.flush()
+        stderr.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _open_closed_descriptors() -> None:
+    """Fill closed standard streams, or the next file to be opened would be taken for one of them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
