@@ -37,10 +37,8 @@ def are_ordinary_tensors(*tensors: Tensor | None) -> bool:
     return all(t is None or type(t) in _TENSORS for t in tensors)
 
 
-def has_linear_weights(layer: nn.Module, bias: bool) -> bool:
-    """Whether a layer is an ordinary `nn.Linear`, with or without bias, so that its weights say all about it."""
+def has_ordinary_weights(layer: nn.Module, kind: type[nn.Module], bias: bool = True) -> bool:
+    """Whether a layer's weight, with or without a bias, says all about it: it is ordinary, and so are they."""
     return (
-        is_ordinary(layer, nn.Linear)
-        and (layer.bias is not None) == bias
-        and are_ordinary_tensors(layer.weight, layer.bias)  # type: ignore[arg-type]
+        is_ordinary(layer, kind) and (layer.bias is not None) == bias and are_ordinary_tensors(layer.weight, layer.bias)  # type: ignore[arg-type]
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._library.autograd import make_autograd_impl
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
 
 _LIBRARY = torch.library.Library("nnunet_mamba_mis", "IMPL")
 _ORDINARY_KEYS = ("AutogradCPU", "AutogradCUDA", "AutogradMeta")
@@ -80,4 +81,4 @@ def _route(operator: Any, in_torch: Callable[..., Any], applies: Callable[[tuple
 
 
 def _is_differentiated(arguments: tuple) -> bool:
-    return torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in tree_leaves(arguments))
