@@ -65,6 +65,7 @@ def native_pixelwise_backward(
 
 @native_pixelwise_backward.register_fake
 def _(grad_y, tensors, parameters, kinds, eps):
+    _widths(tensors, parameters, kinds, eps)
     return _empty_gradients(tensors, parameters)
 
 

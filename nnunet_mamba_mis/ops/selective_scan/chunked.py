@@ -105,6 +105,7 @@ def chunked_scan(
 
 @chunked_scan.register_fake
 def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
+    _check(u, delta, A, B, C)
     last = u.new_empty(u.shape[0], u.shape[1], A.shape[1])
     return u.new_empty(u.shape), last, u.new_empty(_state_shape(u, A, B))
 
@@ -165,6 +166,7 @@ def chunked_scan_backward(
 
 @chunked_scan_backward.register_fake
 def _(grad_y, grad_last, u, delta, A, B, C, starts, exact):
+    _check(u, delta, A, B, C)
     return tuple(t.new_empty(t.shape) for t in (u, delta, A, B, C))
 
 

@@ -130,11 +130,13 @@ def native_s6(
     """
     inputs = _by_name(u, weight, A, D, delta_bias)
     _check_s6(inputs)
+    NativeBackend().check_type(u)
     return NativeBackend().forward(inputs, True, exact, keep_starts)
 
 
 @native_s6.register_fake
 def _(u, weight, A, D, delta_bias, exact, keep_starts):
+    _check_s6(_by_name(u, weight, A, D, delta_bias))
     return empty_outputs(u, A, NativeBackend().block() if keep_starts else None)
 
 
@@ -153,13 +155,16 @@ def native_s6_backward(
     """Gradients of `native_s6` with respect to its five tensors."""
     inputs = _by_name(u, weight, A, D, delta_bias)
     _check_s6(inputs)
+    NativeBackend().check_type(u)
     NativeBackend().check_gradients(inputs, starts, grad_y, grad_last_state)
     return NativeBackend().backward(inputs, starts, grad_y, grad_last_state, True, exact)
 
 
 @native_s6_backward.register_fake
 def _(grad_y, grad_last_state, u, weight, A, D, delta_bias, starts, exact):
-    return empty_gradients((u, weight, A, D, delta_bias), grad_y)
+    inputs = _by_name(u, weight, A, D, delta_bias)
+    _check_s6(inputs)
+    return empty_gradients(inputs.values(), grad_y)
 
 
 def _s6_in_torch(
@@ -180,7 +185,6 @@ def _check_s6(tensors: Tensors) -> None:
     u, A = tensors["u"], tensors["A"]
     if u.dim() != 4 or A.dim() != 2 or u.numel() == 0 or A.numel() == 0:
         raise ValueError(f"u must be (batch, D, H, W) and A (D, N), not empty: {tuple(u.shape)}, {tuple(A.shape)}")
-    NativeBackend().check_type(u)
     channels, states = u.shape[1], A.shape[1]
     shapes = {
         "u": tuple(u.shape),

@@ -35,13 +35,12 @@ class OperatorBackend(Backend):
         return list(tensors)
 
     def check(self, tensors: Tensors) -> None:
-        """Raise a ValueError unless the kernels take tensors of a scan of this device, layout, shapes and types."""
+        """Raise a ValueError that names a tensor whose shape, layout, device or type does not fit the others."""
         u, B = tensors["u"], tensors["B"]
         if u.dim() != 4 or B.dim() != 5:
             raise ValueError(
                 f"u must be (batch, D, H, W) and B (batch, G, N, H, W), not {tuple(u.shape)} and {tuple(B.shape)}"
             )
-        self.check_type(u)
         dtype = u.dtype if self.one_dtype else None
         ScanInputs(**tensors, delta_softplus=False, discretization="zoh").check_tensors(dtype)
 
@@ -124,12 +123,15 @@ def scan(
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     backend = _engine(engine)
     backend.check(inputs)
+    backend.check_type(u)
     return backend.forward(inputs, softplus, exact, keep_starts)
 
 
 @scan.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, softplus, exact, engine, keep_starts):
-    return empty_outputs(u, A, _engine(engine).block() if keep_starts else None)
+    backend = _engine(engine)
+    backend.check({"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias})
+    return empty_outputs(u, A, backend.block() if keep_starts else None)
 
 
 @torch.library.custom_op("nnunet_mamba_mis::selective_scan_backward", mutates_args=())
@@ -153,13 +155,16 @@ def scan_backward(
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     backend = _engine(engine)
     backend.check(inputs)
+    backend.check_type(u)
     backend.check_gradients(inputs, starts, grad_y, grad_last_state)
     return backend.backward(inputs, starts, grad_y, grad_last_state, softplus, exact)
 
 
 @scan_backward.register_fake
 def _(grad_y, grad_last_state, u, delta, A, B, C, D, z, delta_bias, starts, softplus, exact, engine):
-    return empty_gradients((u, delta, A, B, C, D, z, delta_bias), grad_y)
+    inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    _engine(engine).check(inputs)
+    return empty_gradients(inputs.values(), grad_y)
 
 
 def register_gradient(operator: Any, backward: Any, in_torch: Callable[..., tuple[Tensor, Tensor]]) -> None:
