@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
-from nnunet_mamba_mis.architectures.scan_blocks import BFSS
+from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SS2D, Scan
 
 
 class SCABFSS(nn.Module):
@@ -22,7 +23,7 @@ class SCABFSS(nn.Module):
         scan: BFSS, or what stands in for it.
     """
 
-    def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh", scan: type[BFSS] = BFSS) -> None:
+    def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh", scan: type[Scan] = BFSS) -> None:
         super().__init__()
         squeezed = max(1, channels // 16)
         self.spatial_conv = nn.Conv2d(2, 1, kernel_size=7, padding=3, bias=False)
@@ -30,6 +31,7 @@ class SCABFSS(nn.Module):
         self.channel_in = nn.Linear(channels, squeezed, bias=False)
         self.channel_scan = scan(squeezed, d_state, discretization)
         self.channel_out = nn.Linear(squeezed, channels, bias=False)
+        self.register_load_state_dict_pre_hook(_refuse_bfss_for_ss2d)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
@@ -68,7 +70,7 @@ class AMFFB(nn.Module):
         attention: bool = True,
         fusion: bool = True,
         width: int = 32,
-        scan: type[BFSS] = BFSS,
+        scan: type[Scan] = BFSS,
     ) -> None:
         super().__init__()
         self.attentions = nn.ModuleList(SCABFSS(c, d_state, discretization, scan) for c in channels if attention)
@@ -98,6 +100,15 @@ class AMFFB(nn.Module):
         # four factors multiplied overflow half precision, and so does their product as the convolution's input
         with no_autocast(levels[target]):
             return self.expand[target](functools.reduce(torch.mul, map(at_least_float32, smoothed)))
+
+
+def _refuse_bfss_for_ss2d(attention: SCABFSS, state_dict: dict, prefix: str, *_: Any) -> None:
+    """Name the one cause in place of a list of all keys: networks with SS2D once had BFSS in the bridge."""
+    if isinstance(attention.spatial_scan, SS2D) and f"{prefix}spatial_scan.fusion.0.weight" in state_dict:
+        raise RuntimeError(
+            "these weights have BFSS in the bridge and this network has SS2D there, as in its blocks. They are of "
+            "another network, or of an _ss2d network of a version before its bridge had SS2D: train it again"
+        )
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:

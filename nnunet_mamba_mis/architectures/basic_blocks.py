@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
-from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SCANS, SS2D, NoSSM
+from nnunet_mamba_mis.architectures.scan_blocks import SCANS, NoSSM, Scan, expression_of
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 from nnunet_mamba_mis.ops import Evaluator, concat, lazy
 
@@ -37,7 +37,7 @@ class BSSS(nn.Module):
         spectral_gate: Whether there is a spectral part; without it, its third of the channels is not used (ablation).
     """
 
-    scans: ClassVar[Mapping[str, type[BFSS] | type[SS2D]]] = SCANS
+    scans: ClassVar[Mapping[str, type[Scan]]] = SCANS
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class BSSS(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in used)
         self.projs = nn.ModuleList(nn.Linear(width, channels) for width in used)
         self.depthwise = DepthwiseConv3x3(channels)
-        self.scan: BFSS | SS2D = self.scans[scan](channels, d_state, discretization)
+        self.scan: Scan = self.scans[scan](channels, d_state, discretization)
         if spectral_gate:
             self.spectral_gate: SpectralGate | None = SpectralGate(size, channels)
             self.spectral_norm = nn.LayerNorm(channels)
@@ -70,7 +70,7 @@ class BSSS(nn.Module):
         gating, scanned, filtered = (lazy(part) for part in x.split(self.widths, dim=-1))
         gate = gating.then(self.norms[0], self.projs[0], F.silu)
         spatial = self.evaluate(scanned.then(self.norms[1], self.projs[1]))
-        features = self.scan.expression(F.silu(self.depthwise(spatial)))
+        features = expression_of(self.scan, F.silu(self.depthwise(spatial)))
         if self.spectral_gate is not None:
             spectral = self.spectral_gate(self.evaluate(filtered.then(self.norms[2], self.projs[2])))
             features = concat(features, lazy(spectral).then(self.spectral_norm, F.silu))
@@ -80,7 +80,7 @@ class BSSS(nn.Module):
 class NoSSMBlock(BSSS):
     """BSSS with depthwise convolutions instead of scans (control). Arguments as `BSSS`; scan is "bfss"."""
 
-    scans: ClassVar[Mapping[str, type[BFSS] | type[SS2D]]] = {"bfss": NoSSM}
+    scans: ClassVar[Mapping[str, type[Scan]]] = {"bfss": NoSSM}
 
 
 class CNNBlock(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba_mis.ops import selective_scan
 from nnunet_mamba_mis.ops.causal_conv import causal_conv_silu
+from nnunet_mamba_mis.ops.modules import has_ordinary_weights
 
 # Mamba draws its first step sizes from this range, uniformly in their logarithm
 STEP_SIZES = (1e-3, 1e-1)
@@ -53,18 +54,25 @@ class Mamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, d_model) → (B, L, d_model), scanned along L from a zero state."""
         u, gate = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)
-        u = causal_conv_silu(u, self.conv1d.weight, self.conv1d.bias)  # type: ignore[arg-type]
+        if has_ordinary_weights(self.conv1d, nn.Conv1d):
+            u = causal_conv_silu(u, self.conv1d.weight, self.conv1d.bias)  # type: ignore[arg-type]
+        else:
+            u = F.silu(self.conv1d(F.pad(u, (self.conv1d.kernel_size[0] - 1, 0))))
         delta, B, C = self.x_proj(u.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        if has_ordinary_weights(self.dt_proj, nn.Linear):
+            # the scan adds the bias, in float32, before its softplus
+            delta, delta_bias = F.linear(delta, self.dt_proj.weight), self.dt_proj.bias
+        else:
+            delta, delta_bias = self.dt_proj(delta), None
         y = selective_scan(
             u,
-            # the scan adds the bias, in float32, before its softplus
-            F.linear(delta, self.dt_proj.weight).transpose(1, 2),
+            delta.transpose(1, 2),
             -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
             B.transpose(1, 2),
             C.transpose(1, 2),
             self.D,
             gate,
-            self.dt_proj.bias,
+            delta_bias,
             delta_softplus=True,
             discretization="mamba",
         )

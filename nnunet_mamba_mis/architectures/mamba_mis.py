@@ -14,7 +14,7 @@ from nnunet_mamba_mis.architectures.amffb import AMFFB
 from nnunet_mamba_mis.architectures.basic_blocks import BLOCKS
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge, Stem
-from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SCANS, NoSSM
+from nnunet_mamba_mis.architectures.scan_blocks import SCANS, NoSSM
 from nnunet_mamba_mis.ops.selective_scan.inputs import DISCRETIZATIONS
 
 BASE_WIDTH = 16
@@ -160,7 +160,7 @@ class MambaMIS(nn.Module):
         discretization: "zoh" (the paper's) or "mamba".
         block: "bsss" (the paper's), "cnn", "vit", or "nossm": depthwise convolutions instead of all scans,
             those of the bridge too.
-        scan: "bfss" (the paper's) or "ss2d".
+        scan: "bfss" (the paper's) or "ss2d", in blocks and bridge alike.
         spectral_gate: Whether blocks have the spectral part.
         attention_bridge: Whether the bridge has the attention part.
         fusion_bridge: Whether the bridge has the multi-scale part.
@@ -231,7 +231,7 @@ class MambaMIS(nn.Module):
             self.encoder.output_channels,
             attention=attention_bridge,
             fusion=fusion_bridge,
-            scan=NoSSM if block == "nossm" else BFSS,
+            scan=NoSSM if block == "nossm" else SCANS[scan],
             **scans,
         )
         self.decoder = Decoder(

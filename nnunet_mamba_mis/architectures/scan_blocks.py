@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba_mis.ops import Evaluator, Pixelwise, concat, lazy, s6
+from nnunet_mamba_mis.ops import Evaluator, Pixelwise, concat, lazy, s6, selective_scan
+from nnunet_mamba_mis.ops.modules import has_ordinary_weights, runs_forward_alone
 
 
 class S6(nn.Module):
@@ -32,8 +33,14 @@ class S6(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C), scanned in float32 even under autocast."""
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        weights = (self.delta.weight, self.delta.bias, self.bc.weight, A, self.D)
-        return s6(x, *weights, discretization=self.discretization)
+        if has_ordinary_weights(self.delta, nn.Linear) and has_ordinary_weights(self.bc, nn.Linear, bias=False):
+            weights = (self.delta.weight, self.delta.bias, self.bc.weight, A, self.D)
+            return s6(x, *weights, discretization=self.discretization)
+        # hooked, pruned, replaced: the layers are run as what they are
+        u, delta, bc = (t.movedim(-1, 1) for t in (x, self.delta(x), self.bc(x)))
+        B, C = bc.chunk(2, dim=1)
+        y = selective_scan(u, delta, A, B, C, self.D, delta_softplus=True, discretization=self.discretization)
+        return y.movedim(1, -1)  # type: ignore[union-attr]
 
 
 class DepthwiseMixer(nn.Module):
@@ -94,7 +101,7 @@ class BFSS(nn.Module):
         """As `forward`, but its fusion is left to be computed with the layers that take it."""
         rows = self.scans[0](x)
         columns = self.scans[1](x.transpose(1, 2)).transpose(1, 2)
-        return concat(lazy(rows), lazy(columns)).then(*self.fusion)
+        return concat(lazy(rows), lazy(columns)).then(self.fusion)
 
 
 class NoSSM(BFSS):
@@ -123,9 +130,16 @@ class SS2D(nn.Module):
         by_columns = self.scans[1](columns) + self.scans[3](columns.flip(1, 2)).flip(1, 2)
         return by_rows + by_columns.transpose(1, 2)
 
-    def expression(self, x: Tensor) -> Pixelwise:
-        """As `forward`: nothing is left to be computed."""
-        return lazy(self.forward(x))
+
+def expression_of(scan: nn.Module, x: Tensor) -> Pixelwise:
+    """Result of a scan of x, of which what follows a BFSS's scans is left to be computed with the layers that take it.
+
+    A scan that is hooked or replaced is called.
+    """
+    if type(scan) in (BFSS, NoSSM) and runs_forward_alone(scan):
+        return scan.expression(x)
+    return lazy(scan(x))
 
 
-SCANS: dict[str, type[BFSS] | type[SS2D]] = {"bfss": BFSS, "ss2d": SS2D}
+Scan = BFSS | SS2D
+SCANS: dict[str, type[Scan]] = {"bfss": BFSS, "ss2d": SS2D}

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_mamba_mis.ops.selective_scan.inputs import check_tensor
+from nnunet_mamba_mis.ops.transforms import transformed
+
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """SiLU of a depthwise convolution in which a position sees itself and those before it, with zeros before the first.
@@ -23,9 +26,20 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Returns:
         (batch, channels, L).
+
+    Raises:
+        ValueError: A shape, type or device is wrong.
     """
-    width = weight.shape[-1]
-    if x.is_cuda and 2 <= width <= 4 and _has_kernel():
+    if x.dim() != 3 or weight.dim() != 3 or x.numel() == 0 or weight.numel() == 0:
+        raise ValueError(
+            f"x must be (batch, channels, L) and weight (channels, 1, width), not empty: "
+            f"{tuple(x.shape)}, {tuple(weight.shape)}"
+        )
+    channels, width = x.shape[1], weight.shape[-1]
+    check_tensor("x", x, x.shape, x.device)
+    check_tensor("weight", weight, (channels, 1, width), x.device)
+    check_tensor("bias", bias, (channels,), x.device)
+    if x.is_cuda and 2 <= width <= 4 and not transformed() and _has_kernel():
         from causal_conv1d import causal_conv1d_fn
 
         return causal_conv1d_fn(x.contiguous(), weight.squeeze(1), bias, activation="silu")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from nnunet_mamba_mis.ops.native_structs import STRUCTS, Threads
+from nnunet_mamba_mis.ops.transforms import transformed
 
 _REBUILD = (
     "Install a compiler (Debian, Ubuntu: apt install g++), then, in the folder of the source: "
@@ -55,13 +56,15 @@ def available() -> bool:
 
 
 def needs_operator(*tensors: Tensor) -> bool:
-    """Whether torch has to see an operation: to differentiate, trace or compile it, or for what tensors stand for."""
+    """Whether torch has to see an operation: to differentiate, transform or trace it, or for what tensors stand for."""
     return (
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
+        or transformed()
         or _get_current_dispatch_mode() is not None
-        or any(type(t) not in (Tensor, nn.Parameter) or t.is_neg() for t in tensors)
+        or torch._C._len_torch_function_stack() > 0
+        or any(type(t) not in (Tensor, nn.Parameter) or t.is_neg() or t._is_zerotensor() for t in tensors)
     )
 
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.native_structs import PixelLayer, PixelProblem, PixelTensor
+from nnunet_mamba_mis.ops.selective_scan.inputs import check_tensor
+from nnunet_mamba_mis.ops.transforms import decompose_gradient, decompose_under_transforms, gradients_in_torch
 
 LOAD, CONCAT, NORM, LINEAR, SILU, TIMES, PLUS = range(7)  # PixelLayerKind of csrc/pixelwise.h
+
+# steps that take two results
+JOINS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
+    CONCAT: lambda a, b: torch.cat([a, b], dim=-1),
+    TIMES: torch.mul,
+    PLUS: torch.add,
+}
 
 
 @torch.library.custom_op("nnunet_mamba_mis::native_pixelwise", mutates_args=(), device_types="cpu")
@@ -26,6 +36,9 @@ def native_pixelwise(
         parameters: Weight and bias of each norm and linear layer.
         kinds: Steps on a stack, as PixelLayerKind of csrc/pixelwise.h numbers them.
         eps: For each step, what a norm adds to the variance.
+
+    Raises:
+        ValueError: Tensors, parameters and steps do not fit each other.
     """
     parameters = [p.contiguous() for p in parameters]
     return run_forward(tensors, native_layers(tensors, parameters, kinds, eps))
@@ -33,7 +46,7 @@ def native_pixelwise(
 
 @native_pixelwise.register_fake
 def _(tensors, parameters, kinds, eps):
-    return _empty_result(tensors, _widths(tensors, parameters, kinds)[-1])
+    return _empty_result(tensors, _widths(tensors, parameters, kinds, eps)[-1])
 
 
 @torch.library.custom_op("nnunet_mamba_mis::native_pixelwise_backward", mutates_args=(), device_types="cpu")
@@ -44,12 +57,15 @@ def native_pixelwise_backward(
     parameters = [p.contiguous() for p in parameters]
     grads = _empty_gradients(tensors, parameters)
     layers = native_layers(tensors, parameters, kinds, eps, grads[len(tensors) :])
+    first = tensors[0]
+    check_tensor("grad_y", grad_y, (*first.shape[:3], layers[-1].channels), first.device, first.dtype)
     _run("backward", tensors, layers, grad_y, grads[: len(tensors)])
     return grads
 
 
 @native_pixelwise_backward.register_fake
 def _(grad_y, tensors, parameters, kinds, eps):
+    _widths(tensors, parameters, kinds, eps)
     return _empty_gradients(tensors, parameters)
 
 
@@ -68,6 +84,44 @@ def _autograd(ctx, grad_y):
 native_pixelwise.register_autograd(_autograd, setup_context=_setup_context)
 
 
+def _in_torch(
+    tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
+) -> Tensor:
+    """`native_pixelwise`, one step after the other."""
+    loaded, given = iter(tensors), iter(parameters)
+    stack: list[Tensor] = []
+    for kind, step_eps in zip(kinds, eps, strict=True):
+        if kind == LOAD:
+            stack.append(next(loaded))
+        elif kind in JOINS:
+            top = stack.pop()
+            stack[-1] = JOINS[kind](stack[-1], top)
+        elif kind == SILU:
+            stack[-1] = F.silu(stack[-1])
+        else:
+            weight, bias = next(given), next(given)
+            x = stack[-1]
+            stack[-1] = (
+                F.linear(x, weight, bias) if kind == LINEAR else F.layer_norm(x, weight.shape, weight, bias, step_eps)
+            )
+    return stack.pop()
+
+
+def _gradients_in_torch(
+    grad_y: Tensor, tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
+) -> list[Tensor | None]:
+    count = len(tensors)
+
+    def of_tensors(*given: Tensor) -> Tensor:
+        return _in_torch(given[:count], given[count:], kinds, eps)
+
+    return gradients_in_torch(of_tensors, (*tensors, *parameters), grad_y)
+
+
+decompose_under_transforms(native_pixelwise, _in_torch)
+decompose_gradient(native_pixelwise_backward, _gradients_in_torch)
+
+
 def _empty_result(tensors: Sequence[Tensor], channels: int) -> Tensor:
     return tensors[0].new_empty(*tensors[0].shape[:3], channels)
 
@@ -76,21 +130,64 @@ def _empty_gradients(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) ->
     return [t.new_empty(t.shape) for t in (*tensors, *parameters)]
 
 
-def _widths(tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int]) -> list[int]:
-    """Channels of each step's result."""
-    loaded, weights = iter(tensors), iter(parameters[::2])
+def _widths(
+    tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
+) -> list[int]:
+    """Channels of each step's result.
+
+    Raises:
+        ValueError: Tensors, parameters and steps do not fit each other. The native code has no bounds checks.
+    """
+    _check_tensors(tensors)
+    if len(eps) != len(kinds):
+        raise ValueError(f"eps must have a value for each of {len(kinds)} steps, not {len(eps)}")
+    steps = f"steps {list(kinds)} on {len(tensors)} tensors and {len(parameters)} parameters"
+    loaded, layers = (
+        iter(tensors),
+        iter(zip(range(0, len(parameters), 2), parameters[::2], parameters[1::2], strict=False)),
+    )
     stack: list[int] = []
     result = []
-    for kind in kinds:
-        if kind == LOAD:
-            stack.append(next(loaded).shape[-1])
-        elif kind in (NORM, LINEAR):
-            stack[-1] = next(weights).shape[0]
-        elif kind in (CONCAT, TIMES, PLUS):
-            top = stack.pop()
-            stack[-1] += top if kind == CONCAT else 0
-        result.append(stack[-1])
+    try:
+        for kind in kinds:
+            if kind == LOAD:
+                stack.append(next(loaded).shape[-1])
+            elif kind in JOINS:
+                top = stack.pop()
+                if kind != CONCAT and top != stack[-1]:
+                    raise ValueError(f"{steps} join {stack[-1]} channels with {top}")
+                stack[-1] += top if kind == CONCAT else 0
+            elif kind in (NORM, LINEAR):
+                stack[-1] = _check_layer(kind, stack[-1], tensors[0], *next(layers))
+            elif kind != SILU:
+                raise ValueError(f"{steps}: {kind} is none")
+            result.append(stack[-1])
+    except (IndexError, StopIteration):
+        raise ValueError(f"{steps} take more than there is") from None
+    if len(stack) != 1 or next(loaded, None) is not None or len(parameters) % 2 or next(layers, None) is not None:
+        raise ValueError(f"{steps} leave some over")
     return result
+
+
+def _check_tensors(tensors: Sequence[Tensor]) -> None:
+    if not tensors or tensors[0].dim() != 4 or tensors[0].dtype not in (torch.float32, torch.float64):
+        given = [f"{tuple(t.shape)} {t.dtype}" for t in tensors[:1]]
+        raise ValueError(f"tensors must be (batch, H, W, channels) in torch.float32 or torch.float64, not {given}")
+    first = tensors[0]
+    for i, tensor in enumerate(tensors):
+        check_tensor(f"tensors[{i}]", tensor, (*first.shape[:3], *tensor.shape[3:4]), first.device, first.dtype)
+        if tensor.numel() == 0:
+            raise ValueError(f"tensors[{i}] must not be empty: {tuple(tensor.shape)}")
+
+
+def _check_layer(kind: int, channels: int, like: Tensor, index: int, weight: Tensor, bias: Tensor) -> int:
+    """Channels of a norm or linear layer's result, whose parameters begin at an index."""
+    shape = (channels,) if kind == NORM else (*weight.shape[:1], channels)
+    check_tensor(f"parameters[{index}]", weight, shape, like.device, like.dtype)
+    check_tensor(f"parameters[{index + 1}]", bias, shape[:1], like.device, like.dtype)
+    if shape[0] == 0:
+        raise ValueError(f"parameters[{index}] must not be empty: {shape}")
+    return shape[0]
 
 
 def run_forward(tensors: Sequence[Tensor], layers: ctypes.Array[PixelLayer]) -> Tensor:
@@ -108,8 +205,8 @@ def native_layers(
     grads: Sequence[Tensor] = (),
 ) -> ctypes.Array[PixelLayer]:
     """Steps as the native code takes them, which point to contiguous parameters and to their gradients."""
+    widths = _widths(tensors, parameters, kinds, eps)
     pointers, grad_pointers = (iter([t.data_ptr() for t in owners]) for owners in (parameters, grads))
-    widths = _widths(tensors, parameters, kinds)
     layers = (PixelLayer * len(kinds))()
     for layer, kind, width, layer_eps in zip(layers, kinds, widths, eps, strict=True):
         layer.kind, layer.channels, layer.eps = kind, width, layer_eps

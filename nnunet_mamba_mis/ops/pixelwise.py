@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.modules import are_ordinary_tensors, is_ordinary
 from nnunet_mamba_mis.ops.native_pixelwise import (
     CONCAT,
+    JOINS,
     LINEAR,
     LOAD,
     NORM,
@@ -46,8 +48,15 @@ class Pixelwise:
         self.steps = steps
 
     def then(self, *layers: Layer) -> Pixelwise:
-        """Apply layers in turn: `nn.LayerNorm` over the channels, `nn.Linear`, SiLU, and others, which torch runs."""
-        return Pixelwise(self.tensors, (*self.steps, *layers))
+        """Apply layers in turn: `nn.LayerNorm` over the channels, `nn.Linear`, SiLU, and others, which torch runs.
+
+        An `nn.Sequential` is its layers, unless it has hooks or the like.
+        """
+        steps: list[Layer] = []
+        for layer in layers:
+            is_chain = isinstance(layer, nn.Module) and is_ordinary(layer, nn.Sequential)
+            steps += layer if is_chain else [layer]  # type: ignore[misc, list-item]
+        return Pixelwise(self.tensors, (*self.steps, *steps))
 
     def __mul__(self, factor: Pixelwise) -> Pixelwise:
         return self._joined(factor, TIMES)
@@ -67,17 +76,10 @@ class Pixelwise:
                 stack.append(next(tensors))
             elif isinstance(step, int):
                 top = stack.pop()
-                stack[-1] = _JOINS[step](stack[-1], top)
+                stack[-1] = JOINS[step](stack[-1], top)
             else:
                 stack[-1] = step(stack[-1])
         return stack.pop()
-
-
-_JOINS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
-    CONCAT: lambda a, b: torch.cat([a, b], dim=-1),
-    TIMES: torch.mul,
-    PLUS: torch.add,
-}
 
 
 def lazy(x: Tensor) -> Pixelwise:
@@ -124,17 +126,20 @@ class _WithParameters(NamedTuple):
     """A norm or linear layer as it was when its plan was made."""
 
     layer: nn.LayerNorm | nn.Linear
+    kind: type[nn.LayerNorm] | type[nn.Linear]
     weight: tuple[int, ...]  # shape
     eps: float | None = None  # of a norm
 
     def parameters(self) -> tuple[Tensor, Tensor] | None:
         """Weight and bias, or None if the layer has become another."""
-        layer, weight, bias = self.layer, self.layer.weight, self.layer.bias
-        same_eps = self.eps is None or layer.eps == self.eps
-        if type(layer) not in (nn.LayerNorm, nn.Linear) or not same_eps or _is_hooked(layer):
+        layer = self.layer
+        if not is_ordinary(layer, self.kind):
             return None
+        weight, bias = layer.weight, layer.bias
         fits = bias is not None and weight.shape == self.weight and bias.shape == self.weight[:1]
-        return (weight, bias) if fits else None
+        if self.kind is nn.LayerNorm:
+            fits = fits and layer.eps == self.eps and layer.normalized_shape == self.weight
+        return (weight, bias) if fits and are_ordinary_tensors(weight, bias) else None
 
 
 class _Plan:
@@ -155,7 +160,7 @@ class _Plan:
     def parameters(self, tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
         """Weight and bias of each norm and linear layer; None unless the plan holds for these tensors and layers."""
         dtype, device = tensors[0].dtype, tensors[0].device
-        if [t.shape[-1] for t in tensors] != self.inputs or any(map(_is_hooked, self.without_parameters)):
+        if [t.shape[-1] for t in tensors] != self.inputs or not all(map(_is_silu, self.without_parameters)):
             return None
         parameters: list[Tensor] = []
         for layer in self.with_parameters:
@@ -199,24 +204,27 @@ def _make_plan(x: Pixelwise) -> _Plan | None:
 
 def _add_layer(plan: _Plan, layer: Layer, stack: list[int]) -> bool:
     channels = stack[-1]
-    if layer is F.silu or type(layer) is nn.SiLU:
-        if isinstance(layer, nn.Module):
-            plan.without_parameters.append(layer)
+    if layer is F.silu:
         plan.add(SILU)
-    elif type(layer) is nn.LayerNorm and layer.normalized_shape == (channels,):
-        plan.with_parameters.append(_WithParameters(layer, (channels,), layer.eps))
+    elif not isinstance(layer, nn.Module):
+        return False
+    elif _is_silu(layer):
+        plan.without_parameters.append(layer)
+        plan.add(SILU)
+    elif is_ordinary(layer, nn.LayerNorm):
+        plan.with_parameters.append(_WithParameters(layer, nn.LayerNorm, (channels,), layer.eps))
         plan.add(NORM, layer.eps)
-    elif type(layer) is nn.Linear and layer.in_features == channels:
-        plan.with_parameters.append(_WithParameters(layer, (layer.out_features, channels)))
-        stack[-1] = layer.out_features
+    elif is_ordinary(layer, nn.Linear):
+        stack[-1] = layer.weight.shape[0]
+        plan.with_parameters.append(_WithParameters(layer, nn.Linear, (stack[-1], channels)))
         plan.add(LINEAR)
     else:
         return False
     return True
 
 
-def _is_hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+def _is_silu(layer: nn.Module) -> bool:
+    return is_ordinary(layer, nn.SiLU) and not layer.inplace
 
 
 def _suits(tensors: tuple[Tensor, ...]) -> bool:
@@ -224,11 +232,15 @@ def _suits(tensors: tuple[Tensor, ...]) -> bool:
     return (
         first.device.type == "cpu"
         and first.dtype in (torch.float32, torch.float64)
-        and first.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and native.available()
         and all(
-            t.dim() == 4 and t.shape[:3] == first.shape[:3] and t.dtype == first.dtype and t.device == first.device
+            t.dim() == 4
+            and t.numel() > 0
+            and t.shape[:3] == first.shape[:3]
+            and t.dtype == first.dtype
+            and t.device == first.device
+            and t.layout is torch.strided
             for t in tensors
         )
     )

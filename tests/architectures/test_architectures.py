@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.prune
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,7 +16,7 @@ from nnunet_mamba_mis.architectures import VARIANTS, MambaMIS, deep_supervision_
 from nnunet_mamba_mis.architectures.basic_blocks import BSSS
 from nnunet_mamba_mis.architectures.mamba_mis import Depths
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge
-from nnunet_mamba_mis.architectures.scan_blocks import BFSS, S6, SS2D, DepthwiseMixer
+from nnunet_mamba_mis.architectures.scan_blocks import BFSS, S6, SS2D, DepthwiseMixer, NoSSM
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 
 ABLATIONS = [
@@ -257,6 +258,120 @@ def test_ss2d_sees_the_whole_image_from_everywhere():
     x = torch.randn(1, 4, 5, 1, requires_grad=True)
     (gradient,) = torch.autograd.grad(SS2D(1, d_state=4)(x)[0, 2, 3, 0], x)
     assert (gradient != 0).all()
+
+
+@pytest.mark.feature("Ablations", "`_ss2d` has SS2D in the bridge too")
+def test_ss2d_stands_in_for_every_bfss():
+    net, ablation = network(), network(scan="ss2d")
+    scans = {name for name, module in net.named_modules() if isinstance(module, BFSS)}
+    assert {name for name, module in ablation.named_modules() if isinstance(module, SS2D)} == scans
+    assert not any(isinstance(module, BFSS) for module in ablation.modules())
+    attention = ablation.bridge.attentions[0].spatial_scan
+    assert len(attention.scans) == 4 and not hasattr(attention, "fusion")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "scan"),
+    [
+        *(({"block": block}, BFSS) for block in ("bsss", "cnn", "vit")),
+        ({"block": "nossm"}, NoSSM),
+        ({"scan": "ss2d"}, SS2D),
+        ({"fusion_bridge": False}, BFSS),
+        ({"spectral_gate": False}, BFSS),
+        ({"attention_bridge": False}, None),
+    ],
+    ids=str,
+)
+def test_bridge_has_the_scans_of_the_ablation(arguments, scan):
+    attentions = network(**arguments, discretization="mamba", d_state=4).bridge.attentions
+    scans = [s for attention in attentions for s in (attention.spatial_scan, attention.channel_scan)]
+    assert [type(s) for s in scans] == [scan] * (8 if scan else 0)
+    inner = [s6 for s in scans for s6 in s.scans if isinstance(s6, S6)]
+    assert all(s6.discretization == "mamba" and s6.A_log.shape[1] == 4 for s6 in inner)
+
+
+def test_weights_of_ss2d_with_bfss_in_the_bridge_are_refused_in_a_line():
+    """As version 0.1.0 had them before its release."""
+    old = network(scan="ss2d")
+    old.bridge = network().bridge
+    with pytest.raises(RuntimeError, match="bridge") as raised:
+        network(scan="ss2d").load_state_dict(old.state_dict())
+    assert "Missing key" not in str(raised.value)
+
+
+@pytest.mark.parametrize("scan", ["bfss", "ss2d"])
+def test_reference_weights_load_by_the_authors_names(scan):
+    source, target = network(scan=scan), network(scan=scan)
+    names = {
+        r".stages.": ".",
+        "A_log": "a_log",
+        ".depthwise.": ".dw.",
+        ".spectral_gate.": ".sg.",
+        "spectral_norm": "sg_norm",
+    }
+    whole = {"encoder.stem.conv": "embed", "encoder.stem.norm": "embed_norm", "decoder.seg_layers.0": "head"}
+    whole |= {"encoder.merges": "merges", "decoder.expands": "expands"}
+    weights = {}
+    for name, tensor in source.state_dict().items():
+        for ours, theirs in (whole | names).items():
+            name = name.replace(ours, theirs)
+        weights[name.removesuffix(".D") + ".d" if name.endswith(".D") else name] = tensor
+    load_reference_weights(target, weights)
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def hooked_modules(register):
+    """Names of a block's modules, and of those whose hook ran."""
+    block = BSSS(8, (4, 4), d_state=3)
+    called, names = set(), {}
+    for name, module in block.named_modules():
+        if name and not isinstance(module, torch.nn.ModuleList):
+            names[name] = getattr(module, register)(lambda *_, name=name: called.add(name))
+    block(torch.randn(1, 4, 4, 8, requires_grad=True)).sum().backward()
+    return set(names), called
+
+
+@pytest.mark.parametrize(
+    "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
+)
+def test_hooks_of_all_modules_of_a_block_run(register):
+    """Also of those that lend their weights to one operation: projections of a scan, its fusion, the scan itself."""
+    registered, called = hooked_modules(register)
+    assert called == registered and "scan.scans.0.delta" in registered and "scan.fusion" in registered
+
+
+def test_hooks_for_all_modules_run():
+    block, called = BSSS(8, (4, 4), d_state=3), set()
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: called.add(module))
+    try:
+        block(torch.randn(1, 4, 4, 8))
+    finally:
+        handle.remove()
+    assert called == {module for module in block.modules() if not isinstance(module, torch.nn.ModuleList)}
+
+
+def test_projections_of_a_scan_can_be_replaced():
+    """As adapters and quantisation replace linear layers; a bias that was not there before counts."""
+    scan, x = S6(4, d_state=3), torch.randn(1, 3, 5, 4)
+    wrapped = torch.nn.Linear(4, 6)
+    with torch.no_grad():
+        wrapped.weight.copy_(scan.bc.weight)
+        before = scan(x)
+        scan.bc = wrapped
+        assert not torch.allclose(scan(x), before)
+        wrapped.bias.zero_()
+        torch.testing.assert_close(scan(x), before)
+
+
+def test_pruned_projections_follow_their_mask():
+    """`prune` computes the weight where the layer is called."""
+    scan, x = S6(4, d_state=3), torch.randn(1, 3, 5, 4)
+    torch.nn.utils.prune.identity(scan.delta, "weight")
+    plain = S6(4, d_state=3)
+    with torch.no_grad():
+        scan.delta.weight_orig.mul_(2)
+        plain.load_state_dict({k.removesuffix("_orig"): v for k, v in scan.state_dict().items() if "mask" not in k})
+    torch.testing.assert_close(scan(x), plain(x))
 
 
 def test_s6_starts_as_the_paper_says():

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune as prune_utils
 
 from nnunet_mamba_mis.ops import Evaluator, concat, lazy
 from nnunet_mamba_mis.ops import pixelwise as pixelwise_module
-from nnunet_mamba_mis.ops.native_pixelwise import native_pixelwise
+from nnunet_mamba_mis.ops.native_pixelwise import native_pixelwise, native_pixelwise_backward
 from support.scans import (
     INSTRUCTION_SETS,
     TOLERANCE,
@@ -179,10 +180,26 @@ def test_operands_are_broadcast_and_promoted_as_in_torch(shape, dtype):
     assert torch.equal(Evaluator()(lazy(x) + lazy(other)), x + other)
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(4, 2), nn.LayerNorm(2)], ids=["linear", "norm"])
-def test_layers_of_another_width_fail_as_in_torch(layer):
-    with pytest.raises(RuntimeError):
+def with_weight(layer, *shape):
+    """A layer whose description of itself its weight belies."""
+    layer.weight = nn.Parameter(torch.randn(shape))
+    return layer
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Linear(4, 2), nn.LayerNorm(2), with_weight(nn.Linear(3, 3), 3, 2), with_weight(nn.LayerNorm(3), 2)],
+    ids=["linear", "norm", "linear with another weight", "norm with another weight"],
+)
+def test_layers_of_another_width_fail_as_in_torch(layer, context):
+    with pytest.raises(RuntimeError), context():
         Evaluator()(lazy(torch.randn(1, 2, 2, 3)).then(layer))
+
+
+def test_weight_counts_and_not_what_the_layer_says():
+    layer, x = with_weight(nn.Linear(5, 3), 3, 4), torch.randn(1, 2, 2, 4)
+    torch.testing.assert_close(Evaluator()(lazy(x).then(layer)), layer(x))
 
 
 def change_weight(layer):
@@ -214,7 +231,48 @@ def remove_bias(layer):
     layer.bias = None
 
 
-CHANGES = [change_weight, change_data, change_in_place, change_layout, change_width, parametrize, remove_bias, hooked]
+def replace_forward(layer):
+    layer.forward = lambda x: 3 * x
+
+
+def prune(layer):
+    prune_utils.identity(layer, "weight")
+    with torch.no_grad():
+        layer.weight_orig.mul_(2)  # the weight itself follows when the layer is called
+
+
+def make_weight_a_buffer(layer):
+    weight = 2 * layer.weight.detach()
+    del layer.weight
+    layer.register_buffer("weight", weight.requires_grad_())
+
+
+def make_weight_a_subclass(layer):
+    class Halved(torch.Tensor):
+        """Stands for half of what its memory holds, as a quantised weight might."""
+
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is F.linear:
+                x, weight, bias = args
+                return F.linear(x, weight.as_subclass(torch.Tensor) / 2, bias)
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Halved))
+
+
+OTHERS = [replace_forward, prune, make_weight_a_buffer, make_weight_a_subclass]
+CHANGES = [
+    *OTHERS,
+    change_weight,
+    change_data,
+    change_in_place,
+    change_layout,
+    change_width,
+    parametrize,
+    remove_bias,
+    hooked,
+]
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad])
@@ -225,6 +283,56 @@ def test_plan_follows_changes_of_a_layer(change, context):
         evaluate(lazy(x).then(layer))
         change(layer)
         torch.testing.assert_close(evaluate(lazy(x).then(layer)), layer(x))
+
+
+def count_calls(module, register):
+    """Have a hook count the calls of a module, or of all, where register is one of torch.nn.modules.module's."""
+    calls = []
+    handle = getattr(module, register, None) or getattr(nn.modules.module, register)
+    return calls, handle(lambda *_, **__: calls.append(1) or None)
+
+
+HOOKS = [
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+    "register_module_forward_hook",
+    "register_module_forward_pre_hook",
+    "register_module_full_backward_hook",
+    "register_module_full_backward_pre_hook",
+]
+
+
+@pytest.mark.parametrize("planned", [True, False], ids=["planned before", "new"])
+@pytest.mark.parametrize("register", HOOKS)
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(3, 3), nn.SiLU(), nn.Sequential(nn.Linear(3, 3))], ids=["linear", "silu", "chain"]
+)
+def test_hooks_run(layer, register, planned):
+    x, evaluate = torch.randn(1, 2, 2, 3, requires_grad=True), Evaluator()
+    if planned:
+        evaluate(lazy(x).then(layer))
+    calls, handle = count_calls(layer, register)
+    try:
+        evaluate(lazy(x).then(layer)).sum().backward()
+    finally:
+        handle.remove()
+    assert calls
+
+
+def test_layer_that_works_in_place_does():
+    x = torch.randn(1, 2, 2, 3)
+    before = x.clone()
+    with torch.no_grad():
+        Evaluator()(lazy(x).then(nn.SiLU(inplace=True)))
+    torch.testing.assert_close(x, F.silu(before))
+
+
+def test_replaced_class_methods_run(monkeypatch):
+    layer, x = nn.Linear(3, 3), torch.randn(1, 2, 2, 3)
+    monkeypatch.setattr(nn.Linear, "forward", lambda _self, x: 2 * x)
+    assert torch.equal(Evaluator()(lazy(x).then(layer)), 2 * x)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad])
@@ -295,3 +403,70 @@ def test_operator_passes_opcheck():
     kinds = [0, 0, 1, 2, 3, 4, 3, 0, 5, 0, 6]  # load, load, concat, norm, linear, silu, linear, load, times, load, plus
     arguments = (chain.tensors, list(chain.parameters()), kinds, [1e-5] * len(kinds))
     torch.library.opcheck(native_pixelwise, arguments)
+
+
+STEPS = [0, 2, 3, 4, 0, 5]  # load, norm, linear, silu, load, times
+
+
+def native_arguments():
+    tensors = [torch.randn(1, 2, 2, 3), torch.randn(1, 2, 2, 4)]
+    return {
+        "tensors": tensors,
+        "parameters": [torch.randn(3), torch.randn(3), torch.randn(4, 3), torch.randn(4)],
+        "kinds": STEPS,
+        "eps": [1e-5] * len(STEPS),
+    }
+
+
+def replaced(values, index, value):
+    return [*values[:index], value, *values[index + 1 :]]
+
+
+WRONG = {
+    "channels of a tensor": lambda k: {"tensors": replaced(k["tensors"], 0, torch.randn(1, 2, 2, 5))},
+    "pixels of a tensor": lambda k: {"tensors": replaced(k["tensors"], 1, torch.randn(1, 2, 3, 4))},
+    "axes of a tensor": lambda k: {"tensors": replaced(k["tensors"], 0, torch.randn(2, 2, 3))},
+    "no pixels": lambda k: {"tensors": [t[:0] for t in k["tensors"]]},
+    "no tensors": lambda k: {"tensors": []},
+    "a tensor over": lambda k: {"tensors": [*k["tensors"], torch.randn(1, 2, 2, 3)]},
+    "type of a tensor": lambda k: {"tensors": replaced(k["tensors"], 1, torch.randn(1, 2, 2, 4).double())},
+    "half precision": lambda k: {name: [t.half() for t in k[name]] for name in ("tensors", "parameters")},
+    "type of a parameter": lambda k: {"parameters": replaced(k["parameters"], 2, torch.randn(4, 3).double())},
+    "integers": lambda k: {"parameters": replaced(k["parameters"], 3, torch.ones(4, dtype=torch.int32))},
+    "columns of a weight": lambda k: {"parameters": replaced(k["parameters"], 2, torch.randn(4, 2))},
+    "axes of a weight": lambda k: {"parameters": replaced(k["parameters"], 2, torch.randn(12))},
+    "length of a bias": lambda k: {"parameters": replaced(k["parameters"], 3, torch.randn(3))},
+    "device of a weight": lambda k: {"parameters": replaced(k["parameters"], 2, torch.randn(4, 3, device="meta"))},
+    "layout of a weight": lambda k: {"parameters": replaced(k["parameters"], 2, torch.randn(4, 3).to_sparse())},
+    "parameters missing": lambda k: {"parameters": k["parameters"][:3]},
+    "parameters over": lambda k: {"parameters": [*k["parameters"], torch.randn(3)]},
+    "no steps": lambda _: {"kinds": [], "eps": []},
+    "unknown step": lambda k: {"kinds": replaced(STEPS, 3, 7)},
+    "negative step": lambda k: {"kinds": replaced(STEPS, 3, -1)},
+    "join of one": lambda _: {"kinds": [5, *STEPS[1:]]},
+    "layer on nothing": lambda _: {"kinds": [4, *STEPS[1:]]},
+    "two results": lambda k: {"kinds": [*STEPS[:-1], 4]},
+    "eps missing": lambda _: {"eps": [1e-5]},
+}
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_operator_refuses_what_does_not_fit(wrong, backward):
+    """In the operator itself, which anybody can call; the native code has no bounds checks."""
+    arguments = native_arguments()
+    arguments |= WRONG[wrong](arguments)
+    operator = native_pixelwise_backward if backward else native_pixelwise
+    given = [torch.randn(1, 2, 2, 4)] if backward else []
+    with pytest.raises((ValueError, RuntimeError, NotImplementedError)):
+        operator(*given, *arguments.values())
+
+
+@pytest.mark.parametrize(
+    "grad_y",
+    [torch.randn(1, 2, 2, 3), torch.randn(1, 2, 2), torch.randn(1, 2, 2, 4).double()],
+    ids=["channels", "axes", "type"],
+)
+def test_backward_operator_refuses_other_gradients(grad_y):
+    with pytest.raises(ValueError, match="grad_y"):
+        native_pixelwise_backward(grad_y, *native_arguments().values())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS
 from nnunet_mamba_mis.ops import s6, selective_scan_reference
-from nnunet_mamba_mis.ops.selective_scan.native import native_s6
+from nnunet_mamba_mis.ops.selective_scan.native import native_s6, native_s6_backward
 from support.scans import (
     INSTRUCTION_SETS,
     TOLERANCE,
@@ -127,6 +127,58 @@ def test_s6_operator_passes_opcheck():
     weight = torch.cat([k["delta_weight"], k["bc_weight"]]).detach().requires_grad_()
     arguments = (k["x"].permute(0, 3, 1, 2).detach().requires_grad_(), weight, k["A"], k["D"], k["delta_bias"])
     torch.library.opcheck(native_s6, (*arguments, True, True))
+
+
+def operator_arguments(dtype=torch.float32):
+    """Tensors of `native_s6`: 3 channels, 4 states."""
+    shapes = {"u": (1, 3, 2, 5), "weight": (11, 3), "A": (3, 4), "D": (3,), "delta_bias": (3,)}
+    return {name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()}
+
+
+WRONG = {
+    "u": [(1, 4, 2, 5), (3, 2, 5), (0, 3, 2, 5)],
+    "weight": [(10, 3), (11, 4), (33,)],
+    "A": [(4, 3), (3,), (3, 0)],
+    "D": [(4,), (3, 1)],
+    "delta_bias": [(2,), ()],
+}
+
+
+def wrong_tensors():
+    """Each of another shape, type, device and layout than it must have."""
+    for name, right in operator_arguments().items():
+        for wrong in (
+            *map(torch.randn, WRONG[name]),
+            right.double(),
+            right.half(),
+            right.to("meta"),
+            right.to_sparse(),
+        ):
+            yield pytest.param(
+                name, wrong, id=f"{name} {tuple(wrong.shape)} {wrong.dtype} {wrong.device} {wrong.layout}"
+            )
+
+
+@pytest.mark.parametrize(("name", "wrong"), list(wrong_tensors()))
+def test_operators_refuse_what_does_not_fit(name, wrong):
+    """In the operators themselves, which anybody can call; the native code has no bounds checks."""
+    arguments = operator_arguments() | {name: wrong}
+    errors = (ValueError, RuntimeError, NotImplementedError)
+    with pytest.raises(errors):
+        native_s6(*arguments.values(), True, True)
+    grads = torch.randn(1, 3, 2, 5), torch.randn(1, 3, 4), torch.randn(12)
+    with pytest.raises(errors):
+        native_s6_backward(*grads[:2], *arguments.values(), grads[2], True)
+
+
+@pytest.mark.parametrize("name", ["grad_y", "grad_last_state", "starts"])
+def test_backward_operator_refuses_other_gradients(name):
+    given = {"grad_y": torch.randn(1, 3, 2, 5), "grad_last_state": torch.randn(1, 3, 4), "starts": torch.randn(12)}
+    given |= {name: given[name][..., 1:]}
+    with pytest.raises(ValueError, match=name):
+        native_s6_backward(
+            given["grad_y"], given["grad_last_state"], *operator_arguments().values(), given["starts"], True
+        )
 
 
 @pytest.mark.filterwarnings("ignore")  # that tracing is deprecated, and what it cannot follow

@@ -272,6 +272,58 @@ def test_wrong_argument_is_a_value_error(change, message):
         selective_scan(**arguments)
 
 
+def operator_arguments():
+    """Tensors of the operator of `cpp` and `triton`, then its options."""
+    arguments = make_arguments(2, 4, 21, 3, 2, torch.float32)
+    return {k: t.unsqueeze(-2) if t.dim() > 2 else t for k, t in arguments.items()}
+
+
+def shortened(t):
+    return t[..., 1:].contiguous()
+
+
+def sparse(t):
+    return t.to_sparse()
+
+
+@needs_native
+@pytest.mark.parametrize("change", [shortened, torch.Tensor.double, torch.Tensor.int, sparse], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", operator_arguments())
+def test_operators_refuse_what_does_not_fit(name, change):
+    """In the operators themselves, which anybody can call; native code has no bounds checks."""
+    arguments = operator_arguments()
+    arguments |= {name: change(arguments[name])}
+    with pytest.raises(ValueError):
+        operator.scan(*arguments.values(), True, True, "cpp", True)
+    with pytest.raises(ValueError):
+        grads = torch.randn(2, 4, 1, 21), torch.randn(2, 4, 3)
+        operator.scan_backward(*grads, *arguments.values(), torch.randn(24), True, True, "cpp")
+    if name in ("u", "delta", "A", "B", "C"):
+        arguments = make_arguments(2, 4, 21, 3, 2, torch.float32)
+        arguments |= {name: change(arguments[name])}
+        with pytest.raises(ValueError):
+            chunked_scan(*list(arguments.values())[:5], True)
+
+
+@needs_native
+@pytest.mark.parametrize("engine", ["torch", "none", "triton"])
+def test_operator_refuses_other_engines(engine):
+    arguments = operator_arguments()
+    with pytest.raises(ValueError, match=engine):
+        operator.scan(*arguments.values(), True, True, engine, True)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("name", "shape"), [("grad_y", (2, 4, 1, 20)), ("grad_last_state", (2, 4, 2)), ("starts", (23,))], ids=str
+)
+def test_backward_operator_refuses_other_gradients(name, shape):
+    given = {"grad_y": (2, 4, 1, 21), "grad_last_state": (2, 4, 3), "starts": (24,)} | {name: shape}
+    grad_y, grad_last_state, starts = map(torch.randn, given.values())
+    with pytest.raises(ValueError, match=name):
+        operator.scan_backward(grad_y, grad_last_state, *operator_arguments().values(), starts, True, True, "cpp")
+
+
 def test_named_backend_never_falls_back():
     arguments = make_arguments(1, 2, 5, 3, dtype=torch.float32)
     with pytest.raises(RuntimeError, match="mamba_ssm"):

@@ -16,7 +16,9 @@ a state is (N, G, P, R) for N states, G groups of B and C, and P channels in a g
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba_mis.ops.selective_scan.backend import Backend
-from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
+from nnunet_mamba_mis.ops.selective_scan.differentiable import differentiable_scan
+from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs, check_tensor
+from nnunet_mamba_mis.ops.transforms import decompose_gradient, decompose_under_transforms, gradients_in_torch
 
 # Values in one step's state: on a CPU a block of steps should stay in the cache; a GPU needs enough to fill it.
 STEP_VALUES = {"cpu": 2**15, "other": 2**20}
@@ -37,20 +41,35 @@ class TorchBackend(Backend):
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         """As `Backend.scan`."""
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, discretization = inputs.over_one_axis()
-        # float32 or better inside, whatever comes in and whatever autocast says
-        dtype = torch.promote_types(u.dtype, torch.float32)
-        x, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
-        if delta_bias is not None:
-            delta = delta + delta_bias.to(dtype)[:, None]
-        if delta_softplus:
-            delta = F.softplus(delta)
-        y, last_state, _ = chunked_scan(x, delta, A, B, C, discretization == "zoh")
-        if D is not None:
-            y = y + D.to(dtype)[:, None] * x
-        if z is not None:
-            y = y * F.silu(z.to(dtype))
-        return y, last_state
+        return _scan_with(chunked_scan, inputs)
+
+
+class DifferentiableBackend(Backend):
+    """Backend "torch" for all transforms and derivatives of any order; not one to be chosen."""
+
+    name = "differentiable"
+
+    def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+        """As `Backend.scan`."""
+        return _scan_with(differentiable_scan, inputs)
+
+
+def _scan_with(scan: Callable[..., tuple[Tensor, ...]], inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+    """Outputs and last state, of a scan without bias, softplus, skip weight and gate."""
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, discretization = inputs.over_one_axis()
+    # float32 or better inside, whatever comes in and whatever autocast says
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    x, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    y, last_state, *_ = scan(x, delta, A, B, C, discretization == "zoh")
+    if D is not None:
+        y = y + D.to(dtype)[:, None] * x
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y, last_state
 
 
 def nonzero(A: Tensor) -> Tensor:
@@ -72,6 +91,7 @@ def chunked_scan(
         C: (batch, G, N, L).
         exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
     """
+    _check(u, delta, A, B, C)
     batch, channels, length = u.shape
     chunks = _cut_arguments(u, delta, A, B, C, exact)
     zero = u.new_zeros(_state_shape(u, A, B))
@@ -85,6 +105,7 @@ def chunked_scan(
 
 @chunked_scan.register_fake
 def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
+    _check(u, delta, A, B, C)
     last = u.new_empty(u.shape[0], u.shape[1], A.shape[1])
     return u.new_empty(u.shape), last, u.new_empty(_state_shape(u, A, B))
 
@@ -105,6 +126,10 @@ def chunked_scan_backward(
 
     With g_t the gradient of h_t, the scan run backwards is g_t = C_t ∂y_t + decay_{t+1} g_{t+1}.
     """
+    _check(u, delta, A, B, C)
+    check_tensor("grad_y", grad_y, u.shape, u.device, u.dtype)
+    check_tensor("grad_last", grad_last, (*u.shape[:2], A.shape[1]), u.device, u.dtype)
+    check_tensor("starts", starts, _state_shape(u, A, B), u.device, u.dtype)
     batch, _, length = u.shape
     chunks = _cut_arguments(u, delta, A, B, C, exact)
     count = starts.shape[-1] // batch
@@ -141,6 +166,7 @@ def chunked_scan_backward(
 
 @chunked_scan_backward.register_fake
 def _(grad_y, grad_last, u, delta, A, B, C, starts, exact):
+    _check(u, delta, A, B, C)
     return tuple(t.new_empty(t.shape) for t in (u, delta, A, B, C))
 
 
@@ -156,6 +182,29 @@ def _autograd(ctx, grad_y, grad_last, _grad_starts):
 
 
 chunked_scan.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def _scan_in_torch(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`chunked_scan`; the states that backward would start from are left empty."""
+    return *differentiable_scan(u, delta, A, B, C, exact), u.new_zeros(0)
+
+
+def _gradients_in_torch(grad_y: Tensor, grad_last: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
+    *tensors, _starts, exact = arguments
+    scan = functools.partial(differentiable_scan, exact=exact)
+    return tuple(gradients_in_torch(scan, tensors, (grad_y, grad_last)))
+
+
+decompose_under_transforms(chunked_scan, _scan_in_torch)
+decompose_gradient(chunked_scan_backward, _gradients_in_torch)
+
+
+def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
+    if u.dim() != 3 or B.dim() != 4:
+        raise ValueError(f"u must be (batch, D, L) and B (batch, G, N, L), not {tuple(u.shape)} and {tuple(B.shape)}")
+    ScanInputs(u, delta, A, B, C, None, None, None, False, "mamba").check_tensors(u.dtype)
 
 
 class _Chunks(NamedTuple):

@@ -37,7 +37,7 @@ class ScanInputs(NamedTuple):
             ValueError: A shape, type, device or the discretization is wrong.
         """
         check_discretization(self.discretization)
-        self._check_tensors()
+        self.check_tensors()
         B, C = (t.unsqueeze(1) if t.dim() == self.u.dim() else t for t in (self.B, self.C))
         grouped = self._replace(B=B, C=C)
         return grouped if self.u.dim() == 4 else grouped._with_positions(lambda t: t.unsqueeze(-2))
@@ -51,7 +51,12 @@ class ScanInputs(NamedTuple):
         u, delta, B, C = (change(t) for t in (self.u, self.delta, self.B, self.C))
         return self._replace(u=u, delta=delta, B=B, C=C, z=None if self.z is None else change(self.z))
 
-    def _check_tensors(self) -> None:
+    def check_tensors(self, dtype: torch.dtype | None = None) -> None:
+        """Raise a ValueError that names a tensor whose shape, layout, device or type does not fit the others.
+
+        Args:
+            dtype: Type that all must have; None for any real one.
+        """
         u, delta, A, B, C, D, z, delta_bias, *_ = self
         if u.dim() not in (3, 4) or A.dim() != 2 or 0 in u.shape or 0 in A.shape:
             raise ValueError(
@@ -81,7 +86,7 @@ class ScanInputs(NamedTuple):
             ("delta_bias", delta_bias, (channels,)),
         ):
             if tensor is not None:
-                check_tensor(name, tensor, tuple(shape), u.device)
+                check_tensor(name, tensor, tuple(shape), u.device, dtype)
 
 
 def check_discretization(name: str) -> None:
@@ -90,11 +95,25 @@ def check_discretization(name: str) -> None:
         raise ValueError(f"discretization {name!r} is not one of {', '.join(map(repr, DISCRETIZATIONS))}")
 
 
-def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
-    """Raise a ValueError unless a tensor is real and has this shape and device."""
+def check_tensor(
+    name: str, tensor: Tensor, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype | None = None
+) -> None:
+    """Raise a ValueError unless a tensor is real and strided and has this shape, device and type.
+
+    Args:
+        name: What the message calls it.
+        tensor: The tensor.
+        shape: Its shape.
+        device: Its device.
+        dtype: Its type; None for any real one.
+    """
     if tensor.shape != shape:
-        raise ValueError(f"{name} must be {shape}, not {tuple(tensor.shape)}")
+        raise ValueError(f"{name} must be {tuple(shape)}, not {tuple(tensor.shape)}")
     if not tensor.is_floating_point():
         raise ValueError(f"{name} must be real floating point, not {tensor.dtype}")
+    if dtype is not None and tensor.dtype != dtype:
+        raise ValueError(f"{name} must be {dtype}, not {tensor.dtype}")
     if tensor.device != device:
         raise ValueError(f"{name} must be on {device}, not on {tensor.device}")
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"{name} must be {torch.strided}, not {tensor.layout}")

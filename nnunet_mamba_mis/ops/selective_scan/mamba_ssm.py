@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba_mis.ops.selective_scan.backend import Backend
+from nnunet_mamba_mis.ops.selective_scan.chunked import DifferentiableBackend
 from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
+from nnunet_mamba_mis.ops.transforms import transformed
 
 
 class MambaSSMBackend(Backend):
@@ -19,6 +21,8 @@ class MambaSSMBackend(Backend):
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         """As `Backend.scan`."""
+        if transformed():  # its kernel has the first derivative alone
+            return DifferentiableBackend().scan(inputs)
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, _ = inputs.over_one_axis()

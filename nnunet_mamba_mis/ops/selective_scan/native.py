@@ -5,18 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.native_structs import ScanProblem
 from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
-from nnunet_mamba_mis.ops.selective_scan.operator import OperatorBackend, Tensors, register_gradient
+from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs, check_tensor
+from nnunet_mamba_mis.ops.selective_scan.operator import (
+    OperatorBackend,
+    Tensors,
+    register_gradient,
+    scan_inputs_in_torch,
+)
 
 
 class NativeBackend(OperatorBackend):
     """Backend "cpp"."""
 
     name = "cpp"
+    dtypes = (torch.float32, torch.float64)
+    one_dtype = True
 
     def device(self) -> str:
         """As `Backend.device`."""
@@ -119,11 +128,15 @@ def native_s6(
         exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
         keep_starts: Whether to keep the block-start states for backward.
     """
-    return NativeBackend().forward(_by_name(u, weight, A, D, delta_bias), True, exact, keep_starts)
+    inputs = _by_name(u, weight, A, D, delta_bias)
+    _check_s6(inputs)
+    NativeBackend().check_type(u)
+    return NativeBackend().forward(inputs, True, exact, keep_starts)
 
 
 @native_s6.register_fake
 def _(u, weight, A, D, delta_bias, exact, keep_starts):
+    _check_s6(_by_name(u, weight, A, D, delta_bias))
     return empty_outputs(u, A, NativeBackend().block() if keep_starts else None)
 
 
@@ -141,15 +154,47 @@ def native_s6_backward(
 ) -> list[Tensor]:
     """Gradients of `native_s6` with respect to its five tensors."""
     inputs = _by_name(u, weight, A, D, delta_bias)
+    _check_s6(inputs)
+    NativeBackend().check_type(u)
+    NativeBackend().check_gradients(inputs, starts, grad_y, grad_last_state)
     return NativeBackend().backward(inputs, starts, grad_y, grad_last_state, True, exact)
 
 
 @native_s6_backward.register_fake
 def _(grad_y, grad_last_state, u, weight, A, D, delta_bias, starts, exact):
-    return empty_gradients((u, weight, A, D, delta_bias), grad_y)
+    inputs = _by_name(u, weight, A, D, delta_bias)
+    _check_s6(inputs)
+    return empty_gradients(inputs.values(), grad_y)
 
 
-register_gradient(native_s6, native_s6_backward)
+def _s6_in_torch(
+    u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, exact: bool
+) -> tuple[Tensor, Tensor]:
+    channels, states = A.shape
+    projected = F.linear(u.movedim(1, -1), weight).movedim(-1, 1)
+    delta, B, C = projected.split([channels, states, states], dim=1)
+    discretization = "zoh" if exact else "mamba"
+    inputs = ScanInputs(u, delta, A, B.unsqueeze(1), C.unsqueeze(1), D, None, delta_bias, True, discretization)
+    return scan_inputs_in_torch(inputs)
+
+
+register_gradient(native_s6, native_s6_backward, _s6_in_torch)
+
+
+def _check_s6(tensors: Tensors) -> None:
+    u, A = tensors["u"], tensors["A"]
+    if u.dim() != 4 or A.dim() != 2 or u.numel() == 0 or A.numel() == 0:
+        raise ValueError(f"u must be (batch, D, H, W) and A (D, N), not empty: {tuple(u.shape)}, {tuple(A.shape)}")
+    channels, states = u.shape[1], A.shape[1]
+    shapes = {
+        "u": tuple(u.shape),
+        "weight": (channels + 2 * states, channels),
+        "A": (channels, states),
+        "D": (channels,),
+        "delta_bias": (channels,),
+    }
+    for name, shape in shapes.items():
+        check_tensor(name, tensors[name], shape, u.device, u.dtype)
 
 
 def _by_name(*tensors: Tensor) -> Tensors:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
 from nnunet_mamba_mis.ops.selective_scan.backend import Backend
-from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
+from nnunet_mamba_mis.ops.selective_scan.chunked import DifferentiableBackend
+from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs, check_tensor
+from nnunet_mamba_mis.ops.transforms import decompose_gradient, decompose_under_transforms, gradients_in_torch
 
 Tensors = Mapping[str, Any]  # by their names in `scan`; None for an optional one that is left out
 
 
 class OperatorBackend(Backend):
     """A backend with kernels for forward and backward, between which `scan` keeps some states."""
+
+    dtypes: ClassVar[tuple[torch.dtype, ...]]  # of u that its kernels take
+    one_dtype: ClassVar[bool]  # whether all tensors of a scan must have that of u
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         """As `Backend.scan`."""
@@ -28,6 +33,34 @@ class OperatorBackend(Backend):
     def prepare(self, *tensors: Any) -> list[Any]:
         """Tensors of a scan, u first, as the kernels take them."""
         return list(tensors)
+
+    def check(self, tensors: Tensors) -> None:
+        """Raise a ValueError that names a tensor whose shape, layout, device or type does not fit the others."""
+        u, B = tensors["u"], tensors["B"]
+        if u.dim() != 4 or B.dim() != 5:
+            raise ValueError(
+                f"u must be (batch, D, H, W) and B (batch, G, N, H, W), not {tuple(u.shape)} and {tuple(B.shape)}"
+            )
+        dtype = u.dtype if self.one_dtype else None
+        ScanInputs(**tensors, delta_softplus=False, discretization="zoh").check_tensors(dtype)
+
+    def check_type(self, u: Tensor) -> None:
+        """Raise a ValueError unless the kernels take this device and type."""
+        if u.dtype not in self.dtypes:
+            raise ValueError(f"u must be {' or '.join(map(str, self.dtypes))}, not {u.dtype}")
+        if u.device.type != self.device():
+            raise ValueError(f"u must be on {self.device()} for {self.name!r}, not on {u.device}")
+
+    def check_gradients(self, tensors: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor) -> None:
+        """Raise a ValueError unless forward of these tensors has left such states, and gradients fit its results."""
+        u, A = tensors["u"], tensors["A"]
+        batch, channels, height, width = u.shape
+        states = A.shape[1]
+        dtype = torch.promote_types(u.dtype, torch.float32)
+        kept = batch * -(-height * width // self.block()) * channels * states
+        check_tensor("starts", starts, (kept,), u.device, dtype)
+        check_tensor("grad_y", grad_y, tuple(u.shape), u.device, u.dtype)
+        check_tensor("grad_last_state", grad_last_state, (batch, channels, states), u.device, dtype)
 
     def block(self) -> int:
         """Positions between two states that forward keeps for backward."""
@@ -47,8 +80,10 @@ class OperatorBackend(Backend):
 def _engine(name: str) -> OperatorBackend:
     from nnunet_mamba_mis.ops.selective_scan.registry import BACKENDS  # which imports the subclasses of the above
 
-    backend = BACKENDS[name]
-    assert isinstance(backend, OperatorBackend)
+    backend = BACKENDS.get(name)
+    if not isinstance(backend, OperatorBackend):
+        names = [name for name, backend in BACKENDS.items() if isinstance(backend, OperatorBackend)]
+        raise ValueError(f"engine {name!r} is not one of {', '.join(map(repr, names))}")
     return backend
 
 
@@ -86,12 +121,17 @@ def scan(
         keep_starts: Whether to keep the block-start states for backward.
     """
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    return _engine(engine).forward(inputs, softplus, exact, keep_starts)
+    backend = _engine(engine)
+    backend.check(inputs)
+    backend.check_type(u)
+    return backend.forward(inputs, softplus, exact, keep_starts)
 
 
 @scan.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, softplus, exact, engine, keep_starts):
-    return empty_outputs(u, A, _engine(engine).block() if keep_starts else None)
+    backend = _engine(engine)
+    backend.check({"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias})
+    return empty_outputs(u, A, backend.block() if keep_starts else None)
 
 
 @torch.library.custom_op("nnunet_mamba_mis::selective_scan_backward", mutates_args=())
@@ -113,21 +153,29 @@ def scan_backward(
 ) -> list[Tensor]:
     """Gradients of `scan` with respect to its eight tensors, empty for one that is None."""
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    return _engine(engine).backward(inputs, starts, grad_y, grad_last_state, softplus, exact)
+    backend = _engine(engine)
+    backend.check(inputs)
+    backend.check_type(u)
+    backend.check_gradients(inputs, starts, grad_y, grad_last_state)
+    return backend.backward(inputs, starts, grad_y, grad_last_state, softplus, exact)
 
 
 @scan_backward.register_fake
 def _(grad_y, grad_last_state, u, delta, A, B, C, D, z, delta_bias, starts, softplus, exact, engine):
-    return empty_gradients((u, delta, A, B, C, D, z, delta_bias), grad_y)
+    inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    _engine(engine).check(inputs)
+    return empty_gradients(inputs.values(), grad_y)
 
 
-def register_gradient(operator: Any, backward: Any) -> None:
+def register_gradient(operator: Any, backward: Any, in_torch: Callable[..., tuple[Tensor, Tensor]]) -> None:
     """Let autograd differentiate an operator that returns outputs, last state and starts.
 
     Args:
         operator: Takes tensors, u first and A third, and options, of which the last is `keep_starts`.
         backward: Takes gradients of outputs and last state, the tensors, starts and the other options. Returns a
             gradient for each tensor, empty for one that is None.
+        in_torch: Takes tensors and options of the operator but `keep_starts`, and returns outputs and last state by
+            PyTorch operations, for transforms and further derivatives.
     """
 
     def set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -152,5 +200,32 @@ def register_gradient(operator: Any, backward: Any) -> None:
 
     operator.register_autograd(differentiate, setup_context=set_up)
 
+    def scan_in_torch(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return *in_torch(*arguments[:-1]), arguments[0].new_zeros(0)
 
-register_gradient(scan, scan_backward)
+    def gradients(grad_y: Tensor, grad_last_state: Tensor, *arguments: Any) -> list[Tensor]:
+        count = sum(value is None or isinstance(value, Tensor) for value in arguments) - 1
+        tensors, options = arguments[:count], arguments[count + 1 :]
+
+        def of_tensors(*given: Tensor | None) -> tuple[Tensor, Tensor]:
+            return in_torch(*given, *options)
+
+        found = gradients_in_torch(of_tensors, tensors, (grad_y, grad_last_state))
+        return [grad_y.new_zeros(0) if gradient is None else gradient for gradient in found]
+
+    decompose_under_transforms(operator, scan_in_torch)
+    decompose_gradient(backward, gradients)
+
+
+def _scan_in_torch(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *tensors, softplus, exact, _engine_name = arguments
+    return scan_inputs_in_torch(ScanInputs(*tensors, softplus, "zoh" if exact else "mamba"))
+
+
+def scan_inputs_in_torch(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+    """Outputs and last state as `scan` returns them, by PyTorch operations that all transforms know."""
+    y, last_state = DifferentiableBackend().scan(inputs)
+    return y.view(inputs.u.shape).to(inputs.u.dtype), last_state
+
+
+register_gradient(scan, scan_backward, _scan_in_torch)

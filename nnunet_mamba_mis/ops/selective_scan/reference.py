@@ -11,9 +11,11 @@ from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
 
 
 def zero_order_hold(x: Tensor) -> Tensor:
-    """(eˣ − 1)/x, with its limit 1 at 0; exact to rounding, and so is its derivative."""
-    small = x.abs() < 1e-2
-    series = 1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7)))))
+    """(eˣ − 1)/x, with its limit 1 at 0; exact to rounding, and so are its derivatives."""
+    small = x.abs() < 0.1
+    series = 1 + x / 11
+    for k in range(10, 1, -1):
+        series = 1 + x / k * series
     safe = torch.where(small, 1.0, x)  # keeps 0/0 out of the gradient
     return torch.where(small, series, torch.expm1(safe) / safe)
 

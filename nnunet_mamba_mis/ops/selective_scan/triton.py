@@ -30,6 +30,8 @@ class TritonBackend(OperatorBackend):
     """Backend "triton"."""
 
     name = "triton"
+    dtypes = (torch.float16, torch.bfloat16, torch.float32)
+    one_dtype = False
 
     def device(self) -> str:
         """As `Backend.device`."""

@@ -1,0 +1,44 @@
+"""Whether calling a layer is nothing but its class's computation, so that native code may stand in for it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.nn.modules.module import _has_any_global_hook
+
+# as they were when this was imported, as people replace methods of torch's classes
+_FORWARDS = {kind: kind.forward for kind in (nn.Conv1d, nn.LayerNorm, nn.Linear, nn.Sequential, nn.SiLU)}
+_TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)  # with the meaning of ordinary ones
+
+
+def is_ordinary(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a layer is of this class of torch.nn itself, with its forward and no hooks."""
+    return type(layer) is kind and kind.forward is _FORWARDS[kind] and runs_forward_alone(layer)
+
+
+def runs_forward_alone(module: nn.Module) -> bool:
+    """Whether a call of a module runs its class's forward and nothing else: no hooks, no forward of its own.
+
+    Hooks for all modules count too.
+    """
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or _has_any_global_hook()
+    )
+
+
+def are_ordinary_tensors(*tensors: Tensor | None) -> bool:
+    """Whether no tensor is of a subclass that gives torch's functions a meaning of its own, such as a quantised one."""
+    return all(t is None or type(t) in _TENSORS for t in tensors)
+
+
+def has_ordinary_weights(layer: nn.Module, kind: type[nn.Module], bias: bool = True) -> bool:
+    """Whether a layer's weight, with or without a bias, says all about it: it is ordinary, and so are they."""
+    return (
+        is_ordinary(layer, kind) and (layer.bias is not None) == bias and are_ordinary_tensors(layer.weight, layer.bias)  # type: ignore[arg-type]
+    )

@@ -1,0 +1,84 @@
+"""The package's operators under transforms of torch.func, forward-mode differentiation and second derivatives.
+
+An operator has the one derivative that it registers. A transform that asks for another would get zeros, or an error.
+Where one is active, an operator's arguments go to PyTorch operations of the same values, which every transform knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._library.autograd import make_autograd_impl
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
+
+_LIBRARY = torch.library.Library("nnunet_mamba_mis", "IMPL")
+_ORDINARY_KEYS = ("AutogradCPU", "AutogradCUDA", "AutogradMeta")
+
+
+def transformed() -> bool:
+    """Whether forward-mode differentiation or a transform of torch.func is active."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def decompose_under_transforms(operator: Any, in_torch: Callable[..., Any]) -> None:
+    """Let an operator run as PyTorch operations where a transform is active.
+
+    Args:
+        operator: Of `torch.library.custom_op`.
+        in_torch: Takes its arguments, and returns its results by operations that all transforms know.
+    """
+    _route(operator, in_torch, lambda _arguments: transformed())
+
+
+def decompose_gradient(backward: Any, in_torch: Callable[..., Any]) -> None:
+    """As `decompose_under_transforms`, for an operator that computes gradients: also where these are differentiated."""
+    _route(backward, in_torch, lambda arguments: transformed() or _is_differentiated(arguments))
+
+
+def gradients_in_torch(
+    function: Callable[..., Any], tensors: Sequence[Tensor | None], grad_outputs: Any
+) -> list[Tensor | None]:
+    """Gradients by PyTorch operations, which can be differentiated again.
+
+    Args:
+        function: Takes the tensors, and returns results by PyTorch operations.
+        tensors: What to differentiate by; None where an optional one is left out.
+        grad_outputs: Gradients of the results, in their structure.
+
+    Returns:
+        A gradient for each tensor, None for one that is None.
+    """
+    present = [t for t in tensors if t is not None]
+
+    def of_present(*given: Tensor) -> Any:
+        values = iter(given)
+        return function(*(t if t is None else next(values) for t in tensors))
+
+    with torch.enable_grad():
+        gradients = iter(torch.func.vjp(of_present, *present)[1](grad_outputs))
+    return [t if t is None else next(gradients) for t in tensors]
+
+
+def _route(operator: Any, in_torch: Callable[..., Any], applies: Callable[[tuple], bool]) -> None:
+    ordinary = make_autograd_impl(operator._opoverload, operator)
+
+    def differentiate(keyset: Any, *arguments: Any) -> Any:
+        return in_torch(*arguments) if applies(arguments) else ordinary(keyset, *arguments)
+
+    def batch(_keyset: Any, *arguments: Any) -> Any:
+        return in_torch(*arguments)
+
+    name = operator._name
+    # these are asked before "Autograd", where torch.library has registered the ordinary derivative
+    for key in _ORDINARY_KEYS:
+        _LIBRARY.impl(name, differentiate, key, with_keyset=True)
+    for key in ("FuncTorchBatched", "Batched"):
+        _LIBRARY.impl(name, batch, key, with_keyset=True)
+
+
+def _is_differentiated(arguments: tuple) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in tree_leaves(arguments))
