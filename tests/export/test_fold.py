@@ -31,7 +31,8 @@ def model(tmp_path) -> Path:
     """A model's folder as nnU-Net writes it, but for what a checkpoint holds."""
     folder = tmp_path / "nnUNetTrainerMambaMIS__nnUNetPlans__2d"
     (folder / "fold_0").mkdir(parents=True)
-    (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": "R"}, "labels": {"background": 0, "a": 1}}))
+    dataset = {"channel_names": {"0": "R"}, "labels": {"background": 0, "a": 1}, "file_ending": ".png"}
+    (folder / "dataset.json").write_text(json.dumps(dataset))
     configuration = {
         "patch_size": [32, 32], "batch_size": 2, "batch_dice": True, "spacing": [1.0, 1.0], "architecture": {},
         "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [False], "data_identifier": "none",

@@ -44,7 +44,7 @@ def panels(
     chosen: Sequence[tuple[str, str]], truth: Truth, folds: Sequence[Fold], scores: Scores, models: Sequence[Model]
 ) -> list[Panel]:
     """Read image, ground truth and predictions of the cases; of several seeds the first."""
-    labels = Labels.of(truth.description)
+    labels = truth.classes
     rows = []
     for why, case in chosen:
         run = next(run for run in scores.runs if run.case == case)
