@@ -14,7 +14,7 @@ from nnunet_mamba_mis.export.checkpoint import read_checkpoint
 from nnunet_mamba_mis.nnunet.dataset import Dataset
 from nnunet_mamba_mis.nnunet.paths import DATASET_FILE
 from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, Configuration, Plans, planned_architecture
-from nnunet_mamba_mis.nnunet.records import read_record
+from nnunet_mamba_mis.nnunet.records import check_record, read_record
 from nnunet_mamba_mis.nnunet.results import PLANS_FILE
 from nnunet_mamba_mis.trainers.network_record import recorded_network
 from nnunet_mamba_mis.utils.errors import UserError
@@ -62,10 +62,20 @@ def load_fold(
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise UserError(f"the weights in {path} do not fit the network {source}: {first:.200} ...") from None
-    about = {"trainer": trained.trainer_name, "configuration": name, "fold": fold, "checkpoint": checkpoint}
+    about: dict[str, Any] = {"trainer": trained.trainer_name, "configuration": name}
+    about |= {"fold": fold, "checkpoint": checkpoint}
     about |= {"network": network.arguments, "network_source": source}
     about["mirror_axes"] = list(trained.inference_allowed_mirroring_axes or [])
     return TrainedFold(network.eval(), about | _describe(trained_with, network))
+
+
+class _Planned(Configuration):
+    """A configuration with all that an export describes; Mamba-MIS is 2D."""
+
+    patch_size: tuple[int, int]
+    spacing: tuple[float, float]
+    normalization_schemes: tuple[str, ...]
+    use_mask_for_norm: tuple[bool, ...]
 
 
 class _Trained(NamedTuple):
@@ -73,7 +83,7 @@ class _Trained(NamedTuple):
 
     dataset: Dataset
     plans: Plans
-    planned: Configuration
+    planned: _Planned
     configuration: str
 
     @property
@@ -91,17 +101,10 @@ def _read(path: Path, kind: type[T]) -> T:
     return read_record(path, kind)
 
 
-def _planned(path: Path, plans: Plans, name: str) -> Configuration:
-    """The configuration, with all that an export describes."""
+def _planned(path: Path, plans: Plans, name: str) -> _Planned:
     if name not in plans.configurations:
         raise UserError(f"{path} has no configuration {name!r}, which the checkpoint names")
-    configuration = plans.configuration(name)
-    for key in ("patch_size", "spacing", "normalization_schemes", "use_mask_for_norm"):
-        if getattr(configuration, key) is None:
-            raise UserError(f"{path}: configurations.{name}.{key}: Field required")
-    if len(configuration.patch_size or ()) != 2:
-        raise UserError(f"{path}: configurations.{name}.patch_size: height and width are expected: Mamba-MIS is 2D")
-    return configuration
+    return check_record(dict(plans.configuration(name)), _Planned, f"{path}: configurations.{name}")
 
 
 def _build(name: str, trained_with: _Trained) -> MambaMIS:
@@ -134,7 +137,7 @@ def _build_recorded(record: Any, path: Path, trained_with: _Trained) -> MambaMIS
     if kind != NETWORK_CLASS:
         raise UserError(f"the network in {path} is {kind}, which is not of this package, and its code is not run")
     inputs, outputs = trained_with.channels
-    patch_size = list(trained_with.planned.patch_size or ())
+    patch_size = list(trained_with.planned.patch_size)
     beside = {"input_channels": inputs, "num_classes": outputs, "patch_size": patch_size}
     if other := _differences({name: arguments.get(name) for name in beside}, beside):
         raise UserError(
@@ -176,11 +179,10 @@ def _describe(trained_with: _Trained, network: MambaMIS) -> dict[str, Any]:
 def _normalization(trained_with: _Trained) -> list[dict[str, Any]]:
     """For each channel, nnU-Net's scheme; CTNormalization needs the intensities of the training set's foreground."""
     intensities = trained_with.plans.foreground_intensity_properties_per_channel or {}
-    schemes, inside = trained_with.planned.normalization_schemes or (), trained_with.planned.use_mask_for_norm or ()
+    schemes, inside = trained_with.planned.normalization_schemes, trained_with.planned.use_mask_for_norm
     channels = len(trained_with.dataset.channel_names)
-    if not len(schemes) == len(inside) == channels or not all(
-        str(channel) in intensities for channel in range(channels)
-    ):
+    numbers = {str(channel) for channel in range(channels)}
+    if not (len(schemes) == len(inside) == channels and numbers <= intensities.keys()):
         raise UserError(
             f"normalization_schemes, use_mask_for_norm and foreground_intensity_properties_per_channel in {PLANS_FILE} "
             f"are not of the {channels} channels in {DATASET_FILE}: put those of the training back"

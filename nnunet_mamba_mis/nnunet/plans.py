@@ -22,7 +22,7 @@ class Architecture(Record):
     """The network of a configuration."""
 
     network_class_name: str = ""
-    arch_kwargs: dict[str, Any] = {}
+    arch_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
 class Configuration(Record):

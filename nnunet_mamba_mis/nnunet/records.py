@@ -48,7 +48,7 @@ def read_record(path: Path, kind: type[T], way_out: str = "") -> T:
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
-        raise UserError(f"{path}{_in_words(error)}{after}") from None
+        raise UserError(f"{path} cannot be read: {_in_words(error)}{after}") from None
     except (OSError, ValueError) as error:  # a name with a NUL character is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read: {reason}{after}") from None
@@ -59,7 +59,7 @@ def check_record(content: object, kind: type[T], source: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
-        raise UserError(f"{source}{_in_words(error)}") from None
+        raise UserError(f"{source}: {_in_words(error)}") from None
 
 
 def read_record_if_usable(path: Path, kind: type[T], problems: list[str] | None = None) -> T | None:
@@ -79,14 +79,14 @@ def read_record_if_usable(path: Path, kind: type[T], problems: list[str] | None 
 
 
 def _in_words(error: ValidationError) -> str:
-    """The first of the problems, on one line, to follow the name of the file."""
+    """The first of the problems, on one line."""
     first = error.errors(include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":
-        return f" cannot be read: {first['msg']}"
+        return first["msg"]
     key = repr(".".join(map(str, first["loc"])))[1:-1]  # keys are strangers' text
     found = ""
     if first["type"] not in ("missing", "value_error"):
         value = repr(first["input"])
         found = f", found {value if len(value) <= _LONGEST_VALUE else value[:_LONGEST_VALUE] + '…'}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{': ' if key else ''}{key}: {first['msg'].removeprefix('Value error, ')}{found}{more}"
+    return f"{key}{': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{found}{more}"

@@ -93,7 +93,7 @@ def predicted_files(summary: Path) -> list[str]:
     """
     cases = read_record(summary, Summary).metric_per_case
     if cases is None:
-        raise UserError(f"{summary}: metric_per_case: Field required")
+        raise UserError(f"{summary} cannot be read: metric_per_case: Field required")
     return [case.prediction_file for case in cases]
 
 

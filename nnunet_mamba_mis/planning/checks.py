@@ -87,8 +87,9 @@ def _check_splits(raw: Path, preprocessed: Path) -> None:
         for ours, theirs in zip(given, copied, strict=False)
     ]
     if len(copied) < len(given) or not all(same):
+        name = raw.parent.name
         raise UserError(
-            f"{SPLITS_FILE} of {raw.parent.name} differs between nnUNet_raw and nnUNet_preprocessed: remove the wrong one"
+            f"{SPLITS_FILE} of {name} differs between nnUNet_raw and nnUNet_preprocessed: remove the wrong one"
         )
 
 

@@ -340,10 +340,7 @@ def _order(job: Job) -> tuple[Any, ...]:
 def _is_newer(summary: Path, checkpoints: Sequence[Path]) -> bool:
     """Whether a summary can be read and is not older than any of the checkpoints."""
     try:
-        return (
-            summary.stat().st_mtime >= _newest(checkpoints)
-            and read_record(summary, Summary).foreground_mean is not None
-        )
+        return summary.stat().st_mtime >= _newest(checkpoints) and bool(read_record(summary, Summary).model_fields_set)
     except (OSError, UserError):
         return False
 

@@ -53,8 +53,8 @@ def read_progress(job: Job, running: bool, queued: bool) -> Progress:
     num_epochs = read_settings(job.folder, problems).num_epochs
     planned = None if num_epochs is None else int(num_epochs)
     if job.is_done():
-        summary = read_record_if_usable(job.summary, Summary, problems)
-        return Progress("done", reader.epochs_done, planned, summary and summary.mean_dice, 0.0, problems)
+        dice = (read_record_if_usable(job.summary, Summary, problems) or Summary()).mean_dice
+        return Progress("done", reader.epochs_done, planned, dice, 0.0, problems)
     left = None
     if planned is not None and epochs:
         pace = statistics.median(epoch.seconds for epoch in epochs[-_EPOCHS_OF_PACE:])
