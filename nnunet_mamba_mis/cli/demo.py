@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_mamba_mis.nnunet.environment import check_variables
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis demo`."""
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the demo."""
+    check_variables()
     from nnunet_mamba_mis.demo.workflow import run_demo
 
     run_demo(args.folder, args.source, args.device)

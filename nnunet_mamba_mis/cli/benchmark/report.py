@@ -10,6 +10,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from nnunet_mamba_mis.nnunet.environment import check_variables
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis benchmark report`."""
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, score, compare, write."""
+    check_variables()
     from nnunet_mamba_mis.benchmark.cost.measurement import dataset_costs
     from nnunet_mamba_mis.benchmark.reporting.report import make_report
 
