@@ -265,8 +265,9 @@ def test_files_beside_a_fold_are_taken_or_named(train, model, name):
 @pytest.mark.parametrize(
     "contents",
     [
-        {"network_weights": []}, {"network_weights": {"a": 1}}, {"init_args": None}, {"init_args": {"configuration": 1}},
-        {"trainer_name": 3}, {"inference_allowed_mirroring_axes": "all"}, {"optimizer_state": {"network": 1}},
+        {"network_weights": []}, {"network_weights": {"a": 1}}, {"init_args": None}, {"trainer_name": 3},
+        {"init_args": {"configuration": 1}}, {"inference_allowed_mirroring_axes": "all"},
+        {"optimizer_state": {"network": 1}},
         {"optimizer_state": {"network": {"class": "nnunet_mamba_mis.architectures.MambaMIS", "arguments": [1]}}},
     ],
     ids=str,

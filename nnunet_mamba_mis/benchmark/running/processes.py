@@ -27,7 +27,7 @@ _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 # Windows has not all of them
 _STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-_HOLDER = re.compile(r"(\S{1,255}) ([1-9][0-9]{0,9})\n")
+_HOLDER = re.compile(r"([\w.-]{1,255}) ([1-9][0-9]{0,9})\n")
 
 
 def try_lock(job: Job) -> int | None:
