@@ -92,10 +92,14 @@ PLANNING: dict[str, Callable[[Place], Path]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("which", PLANNING)
 def test_planning_takes_files_or_names_them(place, capsys, which):
+    description = json.loads((place.raw / "dataset.json").read_text())
+    # listed, so that nnU-Net does not start twelve processes to find them
+    listed = {case: {"images": [f"imagesTr/{case}_0000.png"], "label": f"labelsTr/{case}.png"} for case in place.cases}
+    (place.raw / "dataset.json").write_text(json.dumps(description | {"dataset": listed}))
     arguments = ["plan", "-d", "7"]
     assert main(arguments) == 0
     path = PLANNING[which](place)
-    statuses = [assert_no_trace(capsys, arguments, path, state) for state in states(path, 20)]
+    statuses = [assert_no_trace(capsys, arguments, path, state) for state in states(path, 12)]
     assert 1 in statuses
     assert main(arguments) == 0
 
@@ -114,7 +118,7 @@ REPORT: dict[str, Callable[[Place], Path]] = {
 @pytest.mark.parametrize("which", REPORT)
 def test_report_takes_files_or_names_them(tested, capsys, which):
     path = REPORT[which](tested)
-    for state in states(path, 25):  # without the pictures, which take most of the time
+    for state in states(path, 10):  # without the pictures, which take most of the time
         try:
             evaluate_datasets(["7"], [tested.results], None, 2.0, 1, None)
         except UserError as error:
@@ -138,6 +142,7 @@ RUN = {name: PLANNING[name] for name in ("copied splits",)} | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", RUN)
 def test_grid_takes_files_or_names_them(tested, capsys, which):
     data = tested.preprocessed / "nnUNetPlans_2d"
@@ -151,7 +156,7 @@ def test_grid_takes_files_or_names_them(tested, capsys, which):
     arguments += ["-device", "cpu", "-c", "big"]
     assert main(arguments) == 0
     path = RUN[which](tested)
-    statuses = [assert_no_trace(capsys, arguments, path, state, lines=9) for state in states(path, 40)]
+    statuses = [assert_no_trace(capsys, arguments, path, state, lines=9) for state in states(path, 10)]
     assert 1 in statuses
 
 
@@ -166,7 +171,7 @@ STATUS = {
 @pytest.mark.parametrize("which", STATUS)
 def test_status_takes_files_or_names_them(tested, capsys, which):
     path = STATUS[which](tested)
-    statuses = [assert_no_trace(capsys, ["benchmark", "status"], path, state) for state in states(path, 60)]
+    statuses = [assert_no_trace(capsys, ["benchmark", "status"], path, state) for state in states(path, 30)]
     assert set(statuses) == {0}
 
 
@@ -187,3 +192,18 @@ def test_status_takes_text_in_any_state(tested, capsys, name):
     path.unlink()
     path.mkdir()
     assert assert_no_trace(capsys, ["benchmark", "status"], path, "folder") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "numbers",
+    ["999999999 1e308 -1e308 1e308 1e8", "1 nan inf 1e999 1", "2 1e-320 -inf nan 0"],
+    ids=["huge", "nan", "tiny"],
+)
+def test_report_draws_logs_with_any_numbers(tested, capsys, numbers):
+    epoch, train, validation, dice, seconds = numbers.split()
+    path = model_folder(tested) / "fold_0" / "training_log_2026_1_1_00_00_00.txt"
+    lines = [f"Epoch {epoch}", f"train_loss {train}", f"val_loss {validation}", f"Pseudo dice [{dice}]"]
+    path.write_text("\n".join([*lines, f"Epoch time: {seconds} s", ""]))
+    for arguments in (["report", "-d", "7", "-o", str(tested.root / "report"), "--no-overlays"], ["status"]):
+        assert assert_no_trace(capsys, ["benchmark", *arguments], path, numbers) == 0
