@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 import nnunet_mamba_mis
 from nnunet_mamba_mis import __version__
 from nnunet_mamba_mis.nnunet import paths
+from nnunet_mamba_mis.nnunet.environment import check_variables
 from nnunet_mamba_mis.utils.errors import UserError
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"
@@ -149,6 +150,12 @@ def _trainers() -> Iterator[Finding]:
         )
         return
     yield Finding(OK, f"nnUNet_extTrainer holds {folder}")
+    try:
+        check_variables()
+    except UserError as error:
+        problem, remedy = str(error).rsplit(": ", 1)
+        yield Finding(WRONG, problem, remedy)
+        return
 
     # nnU-Net imports all its own trainers first, which takes seconds, and tells of each step
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name

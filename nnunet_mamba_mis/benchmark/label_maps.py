@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_mamba_mis.nnunet.dataset import Dataset, Label
+from nnunet_mamba_mis.nnunet.records import read_record
+from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.text import is_utf8, shortened
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 Mask = NDArray[np.bool_]
-Label = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,26 @@ class Labels:
     reader: type[BaseReaderWriter]
 
     @classmethod
-    def of(cls, description: Mapping[str, Any]) -> Labels:
-        """Read dataset.json, where regions are lists of labels."""
+    def read(cls, file: Path) -> Labels:
+        """Read dataset.json.
+
+        Raises:
+            UserError: The file cannot be used; the text names it and what is wrong.
+        """
+        from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-        labels = {
-            name: value if isinstance(value, int) else tuple(value) for name, value in description["labels"].items()
-        }
-        ignored = labels.pop("ignore", None)
-        foreground = {name: value for name, value in labels.items() if value not in (0, (0,))}
-        assert ignored is None or isinstance(ignored, int)
-        reader = determine_reader_writer_from_dataset_json(dict(description), verbose=False)
-        return cls(foreground, ignored, description["file_ending"], reader)
+        dataset = read_record(file, Dataset)
+        try:
+            reader = determine_reader_writer_from_dataset_json(dataset.as_json(), verbose=False)
+        except RuntimeError:
+            raise UserError(
+                f"{file}: file_ending: nnU-Net reads no files that end with {dataset.file_ending}"
+            ) from None
+        if not (isinstance(reader, type) and issubclass(reader, BaseReaderWriter)):
+            name = dataset.overwrite_image_reader_writer
+            raise UserError(f"{file}: overwrite_image_reader_writer: {name!r} is no reader of nnU-Net's")
+        return cls(dataset.foreground, dataset.ignored, dataset.file_ending, reader)
 
     @property
     def known(self) -> list[int]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_mamba_mis.benchmark.label_maps import labelled_cases
+from nnunet_mamba_mis.nnunet.dataset import Dataset
 from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, folder, is_dataset_name
-from nnunet_mamba_mis.nnunet.results import read_json
+from nnunet_mamba_mis.nnunet.records import read_record
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.text import shortened
 
 TRAINING_PART = "imagesTr"
 # folder of predictions with the folds 0 and 1: test_folds_0_1
-_ENSEMBLE = re.compile(r"test_folds_(\d+(?:_\d+)*)")
+_ENSEMBLE = re.compile(r"test_folds_([0-9]{1,9}(?:_[0-9]{1,9})*)")
 _PART = re.compile(r"images(Tr|Ts(?:_.+)?)")
 
 
@@ -68,7 +68,7 @@ def parse_predictions_folder(predictions: Path) -> tuple[tuple[int, ...], TestSe
 
 
 def find_test_sets(
-    raw: Path, description: Mapping[str, Any], dataset: str, own: bool, others: Sequence[str], problems: list[str]
+    raw: Path, description: Dataset, dataset: str, own: bool, others: Sequence[str], problems: list[str]
 ) -> list[TestSet]:
     """Find labelled images to test a model on.
 
@@ -96,7 +96,7 @@ def find_test_sets(
         problems += [f"--test-on: {difference}" for difference in _differences(raw, description, dataset, other)]
         test_sets += [TestSet(other, part) for part in parts]
     for test_set in test_sets:
-        problems += _unpaired(raw / test_set.dataset, test_set, description["file_ending"])
+        problems += _unpaired(raw / test_set.dataset, test_set, description.file_ending)
     return test_sets
 
 
@@ -120,15 +120,14 @@ def _unpaired(dataset: Path, test_set: TestSet, ending: str) -> Iterator[str]:
         yield f"{test_set}: there are no images of {shortened(missing)}"
 
 
-def _differences(raw: Path, ours: Mapping[str, Any], dataset: str, other: str) -> Iterator[str]:
+def _differences(raw: Path, ours: Dataset, dataset: str, other: str) -> Iterator[str]:
     """Why a model of a dataset does not fit another: nnU-Net would predict what nobody asked for, or fail late."""
-    file = raw / other / DATASET_FILE
     try:
-        theirs = read_json(file)
-        for key in ("labels", "file_ending", "channel_names"):
-            if ours[key] != theirs[key]:
-                yield f"{key} in {DATASET_FILE} is {ours[key]} in {dataset} and {theirs[key]} in {other}"
+        theirs = read_record(raw / other / DATASET_FILE, Dataset)
     except UserError as error:
         yield str(error)
-    except (KeyError, TypeError) as error:
-        yield f"{file} cannot be used: {error!r}"
+        return
+    for key in ("labels", "file_ending", "channel_names"):
+        here, there = getattr(ours, key), getattr(theirs, key)
+        if here != there:
+            yield f"{key} in {DATASET_FILE} is {here} in {dataset} and {there} in {other}"

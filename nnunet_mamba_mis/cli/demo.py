@@ -11,6 +11,8 @@ import argparse
 import os
 from pathlib import Path
 
+from nnunet_mamba_mis.nnunet.environment import check_variables
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis demo`."""
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the demo."""
+    check_variables()
     # figures are files: what the environment has may not even be there, with which matplotlib cannot be imported
     os.environ["MPLBACKEND"] = "agg"
     from nnunet_mamba_mis.demo.workflow import run_demo

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_mamba_mis.nnunet.environment import check_variables
+
 _FORMATS = ("pt2", "onnx", "aoti")
 
 
@@ -36,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     """Check what can be checked, then load, write and compare."""
     from nnunet_mamba_mis.export import requirements
 
+    check_variables()
     formats = list(dict.fromkeys(args.formats))
     requirements.check(formats, args.output)
 

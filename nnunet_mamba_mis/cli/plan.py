@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
+from nnunet_mamba_mis.nnunet.environment import check_variables
 from nnunet_mamba_mis.planning import PLANS_NAME
-from nnunet_mamba_mis.planning.checks import check_options, find_fingerprinted
 from nnunet_mamba_mis.utils.text import one_line
 
 
@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the plans and say what to run next."""
+    from nnunet_mamba_mis.planning.checks import check_options, find_fingerprinted
+
+    check_variables()
     check_options(args.gpu_memory, args.plans_name)
     folder = find_fingerprinted(args.dataset)
 

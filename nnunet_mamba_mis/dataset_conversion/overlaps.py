@@ -88,5 +88,5 @@ def _cases(file: Path) -> list[Mapping]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))["cases"]
         return [case for case in found if all(isinstance(value, str) for value in (case["subset"], *_keys(case)))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba_mis import __version__, trainers
 from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.export.checkpoint import read_checkpoint
-from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, planned_architecture
+from nnunet_mamba_mis.nnunet.dataset import Dataset
+from nnunet_mamba_mis.nnunet.paths import DATASET_FILE
+from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, Configuration, Plans, planned_architecture
+from nnunet_mamba_mis.nnunet.records import check_record, read_record
+from nnunet_mamba_mis.nnunet.results import PLANS_FILE
 from nnunet_mamba_mis.trainers.network_record import recorded_network
 from nnunet_mamba_mis.utils.errors import UserError
+
+T = TypeVar("T")
 
 
 class TrainedFold(NamedTuple):
@@ -39,53 +44,79 @@ def load_fold(
     Raises:
         UserError: A file is missing or broken, the network is not ours, or weights, plans or trainer contradict it.
     """
-    plans, dataset = (_read_json(model / name, model) for name in ("plans.json", "dataset.json"))
+    plans, dataset = _read(model / PLANS_FILE, Plans), _read(model / DATASET_FILE, Dataset)
     path = model / f"fold_{fold}" / checkpoint
     trained = read_checkpoint(path)
-    manager = PlansManager(plans)
-    configuration = trained["init_args"]["configuration"]
-    if configuration not in manager.available_configurations:
-        raise UserError(f"{model}/plans.json has no configuration {configuration!r}, which the checkpoint names")
-    planned = manager.get_configuration(configuration)
-    record = recorded_network(trained)
+    name = trained.init_args.configuration
+    trained_with = _Trained(dataset, plans, _planned(model / PLANS_FILE, plans, name), name)
+    record = recorded_network({"optimizer_state": trained.optimizer_state})
     if record is None:
-        name = trainer or trained["trainer_name"]
-        network, source = _build(name, manager, planned, dataset), f"as {name} has it; the checkpoint does not say"
+        theirs = trainer or trained.trainer_name
+        network, source = _build(theirs, trained_with), f"as {theirs} has it; the checkpoint does not say"
     else:
-        network, source = _build_recorded(record, path, manager, planned, dataset), "as the checkpoint says"
+        network, source = _build_recorded(record, path, trained_with), "as the checkpoint says"
         if trainer:
-            _compare(network, _build(trainer, manager, planned, dataset), path, trainer)
+            _compare(network, _build(trainer, trained_with), path, trainer)
     try:
-        network.load_state_dict(trained["network_weights"])
+        network.load_state_dict(trained.network_weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise UserError(f"the weights in {path} do not fit the network {source}: {first:.200} ...") from None
-    about = {"trainer": trained["trainer_name"], "configuration": configuration, "fold": fold, "checkpoint": checkpoint}
+    about: dict[str, Any] = {"trainer": trained.trainer_name, "configuration": name}
+    about |= {"fold": fold, "checkpoint": checkpoint}
     about |= {"network": network.arguments, "network_source": source}
-    about["mirror_axes"] = list(trained.get("inference_allowed_mirroring_axes") or [])
-    return TrainedFold(network.eval(), about | _describe(manager, planned, dataset, network))
+    about["mirror_axes"] = list(trained.inference_allowed_mirroring_axes or [])
+    return TrainedFold(network.eval(), about | _describe(trained_with, network))
 
 
-def _read_json(path: Path, model: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+class _Planned(Configuration):
+    """A configuration with all that an export describes; Mamba-MIS is 2D."""
+
+    patch_size: tuple[int, int]
+    spacing: tuple[float, float]
+    normalization_schemes: tuple[str, ...]
+    use_mask_for_norm: tuple[bool, ...]
+
+
+class _Trained(NamedTuple):
+    """What a fold was trained on."""
+
+    dataset: Dataset
+    plans: Plans
+    planned: _Planned
+    configuration: str
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of images and of logits."""
+        return len(self.dataset.channel_names), self.dataset.heads
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    if not os.path.exists(path):  # False for names that no file can have, too
         raise UserError(
             f"there is no {path}: -m takes the folder that nnUNetv2_train made, "
             "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
-        ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        )
+    return read_record(path, kind)
 
 
-def _build(name: str, manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any]) -> MambaMIS:
+def _planned(path: Path, plans: Plans, name: str) -> _Planned:
+    if name not in plans.configurations:
+        raise UserError(f"{path} has no configuration {name!r}, which the checkpoint names")
+    return check_record(dict(plans.configuration(name)), _Planned, f"{path}: configurations.{name}")
+
+
+def _build(name: str, trained_with: _Trained) -> MambaMIS:
     """The network as a trainer of ours has it, or the plans."""
-    inputs, outputs = _channels(manager, planned, dataset)
+    inputs, outputs = trained_with.channels
     trainer: Any = getattr(trainers, name, None)
     if _is_ours(trainer):
+        manager = PlansManager(trained_with.plans.as_json())
+        planned = manager.get_configuration(trained_with.configuration)
         return trainer.build_network_architecture(manager, planned, inputs, outputs, enable_deep_supervision=False)
-    if arguments := planned_architecture(planned.configuration):
-        return MambaMIS(inputs, outputs, tuple(planned.patch_size), **arguments)
+    if arguments := planned_architecture(trained_with.planned.as_json()):
+        return MambaMIS(inputs, outputs, trained_with.planned.patch_size, **arguments)
     raise UserError(
         f"the fold was trained with {name}, which is not a trainer of Mamba-MIS in this package, and its code is not "
         "run. If it is derived from one, name that with --architecture-of, for example nnUNetTrainerMambaMIS_S; "
@@ -97,9 +128,7 @@ def _is_ours(trainer: Any) -> bool:
     return isinstance(trainer, type) and issubclass(trainer, trainers.nnUNetTrainerMambaMIS)
 
 
-def _build_recorded(
-    record: Any, path: Path, manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any]
-) -> MambaMIS:
+def _build_recorded(record: Any, path: Path, trained_with: _Trained) -> MambaMIS:
     """The network as the checkpoint says, if that is ours and what the plans beside it are for."""
     try:
         kind, arguments = record["class"], dict(record["arguments"])
@@ -107,8 +136,9 @@ def _build_recorded(
         raise UserError(f"{path} says of its network what nnunet-mamba-mis {__version__} cannot read") from None
     if kind != NETWORK_CLASS:
         raise UserError(f"the network in {path} is {kind}, which is not of this package, and its code is not run")
-    inputs, outputs = _channels(manager, planned, dataset)
-    beside = {"input_channels": inputs, "num_classes": outputs, "patch_size": list(planned.patch_size)}
+    inputs, outputs = trained_with.channels
+    patch_size = list(trained_with.planned.patch_size)
+    beside = {"input_channels": inputs, "num_classes": outputs, "patch_size": patch_size}
     if other := _differences({name: arguments.get(name) for name in beside}, beside):
         raise UserError(
             f"the network in {path} has {other} in plans.json and dataset.json beside it: "
@@ -116,7 +146,7 @@ def _build_recorded(
         )
     try:
         return MambaMIS(**(arguments | {"deep_supervision": False}))
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever values of other types lead to
         raise UserError(f"nnunet-mamba-mis {__version__} cannot build the network in {path}: {error}") from None
 
 
@@ -129,37 +159,35 @@ def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     return ", ".join(f"{name} {ours[name]!r}, but {theirs[name]!r}" for name in ours if ours[name] != theirs[name])
 
 
-def _channels(manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any]) -> tuple[int, int]:
-    """Of images and of logits."""
-    inputs = determine_num_input_channels(manager, planned, dataset)
-    return inputs, manager.get_label_manager(dataset).num_segmentation_heads
-
-
-def _describe(
-    manager: PlansManager, planned: ConfigurationManager, dataset: dict[str, Any], network: MambaMIS
-) -> dict[str, Any]:
+def _describe(trained_with: _Trained, network: MambaMIS) -> dict[str, Any]:
     """Return the layout of images, the preprocessing and the meaning of the logits."""
-    labels = manager.get_label_manager(dataset)
+    dataset, plans, planned, _ = trained_with
     return {
         "version": __version__,
-        "dataset": manager.dataset_name,
+        "dataset": plans.dataset_name,
         "patch_size": list(network.patch_size),
-        "channel_names": dataset.get("channel_names", dataset.get("modality")),
-        "normalization": _normalization(manager, planned),
+        "channel_names": dataset.channel_names,
+        "normalization": _normalization(trained_with),
         "spacing": planned.spacing,
-        "transpose_forward": manager.transpose_forward,
-        "labels": dataset["labels"],
+        "transpose_forward": plans.transpose_forward,
+        "labels": dataset.labels,
         # of each region's channel, the label that it writes, in this order
-        "regions_class_order": labels.regions_class_order if labels.has_regions else None,
+        "regions_class_order": dataset.regions_class_order if dataset.has_regions else None,
     }
 
 
-def _normalization(manager: PlansManager, planned: ConfigurationManager) -> list[dict[str, Any]]:
+def _normalization(trained_with: _Trained) -> list[dict[str, Any]]:
     """For each channel, nnU-Net's scheme; CTNormalization needs the intensities of the training set's foreground."""
-    intensities = manager.foreground_intensity_properties_per_channel
-    return [
-        {"scheme": scheme, "only_inside_nonzero": inside, "intensities": intensities[str(channel)]}
-        for channel, (scheme, inside) in enumerate(
-            zip(planned.normalization_schemes, planned.use_mask_for_norm, strict=True)
+    intensities = trained_with.plans.foreground_intensity_properties_per_channel or {}
+    schemes, inside = trained_with.planned.normalization_schemes, trained_with.planned.use_mask_for_norm
+    channels = len(trained_with.dataset.channel_names)
+    numbers = {str(channel) for channel in range(channels)}
+    if not (len(schemes) == len(inside) == channels and numbers <= intensities.keys()):
+        raise UserError(
+            f"normalization_schemes, use_mask_for_norm and foreground_intensity_properties_per_channel in {PLANS_FILE} "
+            f"are not of the {channels} channels in {DATASET_FILE}: put those of the training back"
         )
+    return [
+        {"scheme": scheme, "only_inside_nonzero": inside[channel], "intensities": intensities[str(channel)]}
+        for channel, scheme in enumerate(schemes)
     ]

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf))"
-_BEGIN = re.compile(r"\bEpoch (\d+)\b")
+# longer numbers are no epoch's
+_BEGIN = re.compile(r"\bEpoch ([0-9]{1,9})\b")
 _TRAIN_LOSS = re.compile(rf"\btrain_loss {_NUMBER}")
 _VAL_LOSS = re.compile(rf"\bval_loss {_NUMBER}")
 _PSEUDO_DICE = re.compile(r"\bPseudo dice \[(.*)\]")
 _END = re.compile(rf"\bEpoch time: {_NUMBER} s")
+_LONGEST_EPOCH = 1e9  # seconds
 # NumPy 2 writes np.float32(0.5)
 _CLASS = re.compile(rf"(?:np\.float\d+\()?{_NUMBER}\)?")
 
@@ -65,7 +67,10 @@ class EpochReader:
         elif match := _PSEUDO_DICE.search(line):
             self._pseudo_dices = tuple(map(float, _CLASS.findall(match[1])))
         elif (match := _END.search(line)) and len(self._losses) == 2 and self._pseudo_dices:
-            epoch = Epoch(self.epochs_done, **self._losses, pseudo_dices=self._pseudo_dices, seconds=float(match[1]))
+            seconds = float(match[1])
+            if not 0 <= seconds < _LONGEST_EPOCH:
+                return None
+            epoch = Epoch(self.epochs_done, **self._losses, pseudo_dices=self._pseudo_dices, seconds=seconds)
             self.epochs_done += 1
             return epoch
         return None
@@ -80,13 +85,24 @@ def read_epochs(lines: Iterable[str]) -> Iterator[Epoch]:
     return EpochReader().read(lines)
 
 
-def read_training_logs(folder: Path) -> list[Epoch]:
-    """Return the epochs of all training logs of a fold, in order."""
-    return list(read_epochs(log_lines(folder)))
+def read_training_logs(folder: Path, problems: list[str] | None = None) -> list[Epoch]:
+    """Return the epochs of all training logs of a fold, in order; arguments as `log_lines`."""
+    return list(read_epochs(log_lines(folder, problems)))
 
 
-def log_lines(folder: Path) -> Iterator[str]:
-    """Yield the lines of all training_log_*.txt of a fold, in order."""
+def log_lines(folder: Path, problems: list[str] | None = None) -> Iterator[str]:
+    """Yield the lines of all training_log_*.txt of a fold, in order.
+
+    Args:
+        folder: Of the fold.
+        problems: Why a log cannot be read is added, in words.
+    """
     # the name has the time, but not zero-padded everywhere
-    for file in sorted(folder.glob("training_log_*.txt"), key=lambda file: file.stat().st_mtime):
-        yield from file.read_text(errors="replace").splitlines()
+    for file in sorted(folder.glob("training_log_*.txt"), key=lambda file: file.lstat().st_mtime):
+        try:
+            text = file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            if problems is not None:
+                problems.append(f"{file} cannot be read: {error.strerror}")
+            continue
+        yield from text.splitlines()

@@ -16,7 +16,8 @@ FOLDERS = {
 }
 DATASET_FILE = "dataset.json"
 SPLITS_FILE = "splits_final.json"
-_DATASET = re.compile(r"Dataset(\d{3})_(.+)")
+_DATASET = re.compile(r"Dataset([0-9]{3})_([^/\\\0]+)")
+_ID = re.compile(r"0*[0-9]{1,3}")
 
 
 def not_set(variable: str) -> str:
@@ -73,6 +74,16 @@ def dataset_id(name: str) -> int:
     return int(match[1])
 
 
+def check_dataset(dataset: str) -> None:
+    """Check what the user calls a dataset.
+
+    Raises:
+        UserError: It is neither an id nor a full name.
+    """
+    if not _ID.fullmatch(dataset) and not is_dataset_name(dataset):
+        raise UserError(f"{dataset}: neither an id nor a name that begins with Dataset")
+
+
 def find_dataset_name(dataset: str) -> str:
     """Return the full name of a dataset that lies in one of nnU-Net's folders.
 
@@ -84,9 +95,8 @@ def find_dataset_name(dataset: str) -> str:
     """
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
+    check_dataset(dataset)
     try:
         return str(maybe_convert_to_dataset_name(dataset))
-    except ValueError:
-        raise UserError(f"{dataset}: neither an id nor a name that begins with Dataset") from None
     except RuntimeError as error:
         raise UserError(f"{dataset}: {' '.join(str(error).split())}") from None

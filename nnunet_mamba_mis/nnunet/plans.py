@@ -5,32 +5,94 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from nnunet_mamba_mis.architectures.mamba_mis import PLANS_STRIDES
-from nnunet_mamba_mis.utils.errors import UserError
+from pydantic import Field, model_validator
+
+from nnunet_mamba_mis.nnunet.records import FileName, Record, read_record
 
 NETWORK_CLASS = "nnunet_mamba_mis.architectures.MambaMIS"
 # in plans for nnU-Net alone; trainers know it anyway
 _NOT_ARCHITECTURE = {"patch_size", "strides", "deep_supervision"}
 
+_Size = tuple[Annotated[int, Field(ge=1, le=10**6)], ...]
 
-def read_plans(path: Path) -> dict[str, Any]:
+
+class Architecture(Record):
+    """The network of a configuration."""
+
+    network_class_name: str = ""
+    arch_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class Configuration(Record):
+    """A configuration, or what it has besides the one that it inherits from."""
+
+    inherits_from: str | None = None
+    previous_stage: str | None = None
+    data_identifier: FileName | None = None
+    preprocessor_name: str | None = None
+    batch_size: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    patch_size: Annotated[_Size, Field(min_length=2, max_length=3)] | None = None
+    spacing: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    normalization_schemes: tuple[str, ...] | None = None
+    use_mask_for_norm: tuple[bool, ...] | None = None
+    architecture: Architecture | None = None
+
+    @property
+    def network_class(self) -> str:
+        """Dotted name of the network; empty in plans of old versions, which have none."""
+        return self.architecture.network_class_name if self.architecture else ""
+
+
+class Plans(Record):
+    """A plans file, as far as it is read here."""
+
+    plans_name: str | None = None
+    dataset_name: str | None = None
+    transpose_forward: tuple[int, ...] | None = None
+    label_manager: str | None = None
+    foreground_intensity_properties_per_channel: dict[str, dict[str, float]] | None = None
+    configurations: dict[str, Configuration]
+
+    @model_validator(mode="after")
+    def _check_inheritance(self) -> Plans:
+        for name in self.configurations:
+            self._ancestry(name)
+        return self
+
+    def configuration(self, name: str) -> Configuration:
+        """Return one of the configurations, with what it inherits."""
+        merged: dict[str, Any] = {}
+        for ancestor in reversed(self._ancestry(name)):
+            merged |= self.configurations[ancestor].as_json()
+        return Configuration.model_validate_json(json.dumps(merged))
+
+    def _ancestry(self, name: str) -> list[str]:
+        """The configuration, and those that it inherits from."""
+        names = [name]
+        while (parent := self.configurations[names[-1]].inherits_from) is not None:
+            if parent in names:
+                raise ValueError(f"configurations.{name}: it inherits from itself")
+            if parent not in self.configurations:
+                raise ValueError(f"configurations.{name}: it inherits from {parent!r}, which is not there")
+            names.append(parent)
+        return names
+
+
+def read_plans(path: Path) -> Plans:
     """Return the content of a plans file.
 
     Raises:
         UserError: The file is missing, incomplete or not of plans; the text names it and the way out.
     """
-    try:
-        plans = json.loads(path.read_text(encoding="utf-8"))
-        plans["configurations"].keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a readable plans file ({error}): remove it, and plan again") from None
-    return plans
+    return read_record(path, Plans, "remove it, and plan again")
 
 
 def architecture_entry(patch_size: tuple[int, int], variant: str) -> dict[str, Any]:
     """Return the entry `architecture` of a configuration: with it nnU-Net's own trainers train Mamba-MIS."""
+    from nnunet_mamba_mis.architectures.mamba_mis import PLANS_STRIDES  # torch takes seconds to import
+
     strides = [list(stride) for stride in PLANS_STRIDES]
     kwargs = {"patch_size": list(patch_size), "variant": variant, "strides": strides}
     return {"network_class_name": NETWORK_CLASS, "arch_kwargs": kwargs, "_kw_requires_import": []}

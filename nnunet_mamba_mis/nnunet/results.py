@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable
-from contextlib import suppress
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from pydantic import BeforeValidator, Field
+
+from nnunet_mamba_mis.nnunet.plans import Configuration, Plans
+from nnunet_mamba_mis.nnunet.records import FileName, Record, read_record, read_record_if_usable
 from nnunet_mamba_mis.utils.errors import UserError
 
 # in the order in which `--c` looks for them; the first is written when training ends
@@ -19,6 +22,53 @@ SUMMARY_FILE = "summary.json"
 _SETTINGS_FILE = "debug.json"
 
 
+def _name(path: object) -> object:
+    """Only the name: results may have been moved since."""
+    return Path(path).name if isinstance(path, str) else path
+
+
+class _Case(Record):
+    prediction_file: Annotated[FileName, BeforeValidator(_name)]
+
+
+class _Mean(Record):
+    Dice: float
+
+
+class Summary(Record):
+    """summary.json: the evaluation of predictions."""
+
+    foreground_mean: _Mean | None = None
+    metric_per_case: tuple[_Case, ...] | None = None
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean of the classes; None where no case has any of them."""
+        dice = self.foreground_mean.Dice if self.foreground_mean else float("nan")
+        return dice if dice == dice else None
+
+
+def _printed_configuration(text: object) -> Configuration:
+    try:
+        return Configuration.model_validate_json(json.dumps(ast.literal_eval(text)))  # type: ignore[arg-type]
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise ValueError("a printed configuration is expected") from None
+
+
+class Settings(Record):
+    """debug.json: attributes of the trainer, printed."""
+
+    num_epochs: Annotated[str, Field(pattern=r"^\d{1,9}$")] | None = None
+    num_iterations_per_epoch: str | None = None
+    batch_size: str | None = None
+    optimizer: str | None = None
+    initial_lr: str | None = None
+    device: str | None = None
+    gpu_name: str | None = None
+    hostname: str | None = None
+    configuration_manager: Annotated[Configuration, BeforeValidator(_printed_configuration)] | None = None
+
+
 def fold_folder(model: Path, fold: int | str) -> Path:
     """Return the folder of a model's fold."""
     return model / f"fold_{fold}"
@@ -26,8 +76,8 @@ def fold_folder(model: Path, fold: int | str) -> Path:
 
 def fold_number(folder: Path) -> int | None:
     """Return the number of a fold's folder, or None if it is none, as fold_all."""
-    number = folder.name.removeprefix("fold_")
-    return int(number) if folder.name != number and number.isdecimal() else None
+    match = re.fullmatch(r"fold_([0-9]{1,9})", folder.name)
+    return int(match[1]) if match else None
 
 
 def validation_summary(fold: Path) -> Path:
@@ -41,79 +91,36 @@ def predicted_files(summary: Path) -> list[str]:
     Raises:
         UserError: The file cannot be read or is no summary.
     """
-    try:
-        return [Path(case["prediction_file"]).name for case in read_json(summary)["metric_per_case"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{summary} cannot be read: {error!r}") from None
+    cases = read_record(summary, Summary).metric_per_case
+    if cases is None:
+        raise UserError(f"{summary} cannot be read: metric_per_case: Field required")
+    return [case.prediction_file for case in cases]
 
 
-def mean_dice(summary: Path) -> float | None:
-    """Return the mean Dice of a summary's classes; None where it has none."""
-    with suppress(KeyError, TypeError, ValueError):
-        dice = float(read_json_if_usable(summary)["foreground_mean"]["Dice"])
-        return dice if dice == dice else None
-    return None
+def read_settings(fold: Path, problems: list[str]) -> Settings:
+    """Return what the trainer wrote about itself; nothing before training has begun.
 
-
-def planned_epochs(fold: Path) -> int | None:
-    """Return the number of epochs of a whole training; None before it has begun."""
-    with suppress(KeyError, ValueError):
-        return int(read_json_if_usable(fold / _SETTINGS_FILE)["num_epochs"])
-    return None
-
-
-def training_settings(fold: Path, configuration: str) -> dict[str, Any]:
-    """Return all that is known of how a fold was trained: plans.json, overridden by debug.json."""
-    settings = read_json_if_usable(fold / _SETTINGS_FILE)
-    plans = read_json_if_usable(fold.parent / PLANS_FILE)
-    return _configuration(plans, configuration) | _literal(settings.get("configuration_manager", "")) | settings
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        UserError: It cannot be read; the text names the file.
+    Args:
+        fold: Folder of the fold.
+        problems: Why the file cannot be used is added, in words.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    return read_record_if_usable(fold / _SETTINGS_FILE, Settings, problems) or Settings()
 
 
-def read_first_json(paths: Iterable[Path]) -> Any:
-    """Return the content of the first file that exists; None if none does.
+def training_settings(fold: Path, configuration: str, problems: list[str]) -> dict[str, object]:
+    """Return all that is known of how a fold was trained: plans.json, overridden by debug.json.
 
-    Raises:
-        UserError: It cannot be read; the text names the file.
+    Args:
+        fold: Folder of the fold.
+        configuration: Name of the configuration of the plans.
+        problems: Why a file cannot be used is added, in words.
     """
-    return next((read_json(path) for path in paths if path.is_file()), None)
-
-
-def read_json_if_usable(path: Path) -> dict[str, Any]:
-    """Return the object in a file that only describes; an empty one if the file is missing or broken."""
-    with suppress(UserError):
-        content = read_json(path)
-        return content if isinstance(content, dict) else {}
-    return {}
-
-
-def _configuration(plans: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """Return a configuration of the plans, with what it inherits."""
-    remaining = dict(plans.get("configurations", {}))
-    configuration: dict[str, Any] = {}
-    while name in remaining:
-        # removed, so that a circle ends
-        inherited = remaining.pop(name)
-        configuration = inherited | configuration
-        name = inherited.get("inherits_from")
-    return configuration
-
-
-def _literal(text: str) -> dict[str, Any]:
-    """Return a dict that was printed into debug.json."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    used = read_settings(fold, problems)
+    plans = read_record_if_usable(fold.parent / PLANS_FILE, Plans, problems)
+    planned = plans.configuration(configuration) if plans and configuration in plans.configurations else None
+    known: dict[str, object] = {}
+    for record in (planned, used.configuration_manager, used):
+        if record is not None:
+            values = {name: getattr(record, name) for name in type(record).model_fields}
+            known |= {name: value for name, value in values.items() if value is not None}
+    return known

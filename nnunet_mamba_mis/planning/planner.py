@@ -15,9 +15,10 @@ import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
-from nnunet_mamba_mis.nnunet.paths import SPLITS_FILE, folder, folder_if_set
-from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, architecture_entry, read_plans
+from nnunet_mamba_mis.nnunet.paths import folder, folder_if_set
+from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, Configuration, architecture_entry, read_plans
 from nnunet_mamba_mis.planning import STOCK_PLANS_NAME
+from nnunet_mamba_mis.planning.checks import read_dataset
 from nnunet_mamba_mis.planning.memory import process_bytes, training_bytes
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
@@ -39,15 +40,13 @@ def plan(dataset: str, gpu_memory: float, variant: str, plans_name: str) -> Mamb
     Raises:
         UserError: Plans for this memory, or of this name, cannot be made.
     """
-    # nnU-Net prints the U-Net that it begins with
-    with contextlib.redirect_stdout(io.StringIO()):
+    # nnU-Net prints the U-Net that it begins with, and tracebacks of readers that it tries
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             planner = MambaMISPlanner(dataset, gpu_memory, variant, plans_name)
-        except (AssertionError, IndexError) as error:  # nnU-Net's comparison has no message
-            raise UserError(
-                f"{SPLITS_FILE} of {dataset} differs between nnUNet_raw and nnUNet_preprocessed: remove the wrong one"
-            ) from error
-        planner.plan_experiment()
+            planner.plan_experiment()
+        except OSError as error:
+            raise UserError(f"{dataset} cannot be planned: {error}") from error
     return planner
 
 
@@ -55,17 +54,36 @@ class MambaMISPlanner(ExperimentPlanner):
     """Plans of one configuration, 2d; all that is not the network's is as nnU-Net plans it.
 
     Args:
-        dataset: Id or name.
+        dataset: Full name.
         gpu_memory: What training may take, in GB.
         variant: "S", "B" or "L".
         plans_name: Name of the plans, which is the file's.
     """
 
-    def __init__(self, dataset: int | str, gpu_memory: float, variant: str, plans_name: str) -> None:
+    def __init__(self, dataset: str, gpu_memory: float, variant: str, plans_name: str) -> None:
         # the planner below has a U-Net's memory in mind: let it have enough for the largest patch
+        self.description = read_dataset(folder("nnUNet_preprocessed") / dataset)
         super().__init__(dataset, gpu_memory_target_in_gb=1e6, plans_name=plans_name)
         self.budget = gpu_memory * GIGABYTE
         self.variant = variant
+
+    @staticmethod
+    def static_estimate_VRAM_usage(*_network: object) -> int:
+        """A U-Net's memory does not matter here, so that none is built."""
+        return 1
+
+    def determine_reader_writer(self) -> type:
+        """nnU-Net's class that reads the images.
+
+        Raises:
+            UserError: None can read the first of them.
+        """
+        try:
+            return super().determine_reader_writer()
+        except (RuntimeError, IndexError):
+            case, files = next(iter(self.dataset.items()))
+            image = next(iter(files["images"]), f"{case}_0000{self.description.file_ending}")
+            raise UserError(f"{image} cannot be read by nnU-Net: every image must be readable") from None
 
     def get_plans_for_configuration(
         self,
@@ -110,14 +128,13 @@ class MambaMISPlanner(ExperimentPlanner):
     def _batch_size(self, patch_size: tuple[int, int], pixels_in_dataset: float) -> int:
         """As many as fit, at most 5 % of the dataset, at least 2."""
         of_one_more = self.memory(patch_size, 2) - self.memory(patch_size, 1)
-        fitting = 1 + int((self.budget - self.memory(patch_size, 1)) / of_one_more)
+        fitting = 1 + (self.budget - self.memory(patch_size, 1)) / of_one_more
         of_dataset = round(self.max_dataset_covered * pixels_in_dataset / math.prod(patch_size))
-        return max(min(fitting, of_dataset), self.UNet_min_batch_size)
+        return max(int(min(fitting, of_dataset)), self.UNet_min_batch_size)
 
     def memory(self, patch_size: tuple[int, int], batch_size: int, device: str = "cuda") -> float:
         """Bytes that training takes, the process included."""
-        channels = len(self.dataset_json.get("channel_names", self.dataset_json.get("modality")))
-        classes = len(self.dataset_json["labels"])
+        channels, classes = len(self.description.channel_names), self.description.heads
         step = training_bytes(device, self.variant, patch_size, batch_size, channels, classes)
         return process_bytes(device) + step
 
@@ -134,7 +151,7 @@ class MambaMISPlanner(ExperimentPlanner):
             configuration["data_identifier"] = f"{STOCK_PLANS_NAME}_{CONFIGURATION}"
         path = self._plans_file(self.plans_identifier)
         # configurations that users have added stay, as nnU-Net has it
-        added = read_plans(path)["configurations"] if path.exists() else {}
+        added = read_plans(path).as_json()["configurations"] if path.exists() else {}
         plans["configurations"] = added | {CONFIGURATION: configuration}
         try:
             with atomic_write(path) as file:
@@ -146,8 +163,8 @@ class MambaMISPlanner(ExperimentPlanner):
         path = self._plans_file(self.plans_identifier)
         if not path.exists():
             return
-        earlier = read_plans(path)["configurations"].get(CONFIGURATION, {})
-        if earlier.get("architecture", {}).get("network_class_name") != NETWORK_CLASS:
+        earlier = read_plans(path).configurations.get(CONFIGURATION, Configuration())
+        if earlier.network_class != NETWORK_CLASS:
             raise UserError(f"{path} is for another network than Mamba-MIS: choose another --plans-name")
         if _equal(earlier, configuration, ("patch_size", "architecture", *_PREPROCESSING)):
             return
@@ -172,13 +189,16 @@ class MambaMISPlanner(ExperimentPlanner):
         if not path.exists():  # and may be planned with any spacing later
             return False
         stock = read_plans(path)
-        theirs, ours = (p["configurations"].get(CONFIGURATION, {}) for p in (stock, plans))
-        return stock["transpose_forward"] == plans["transpose_forward"] and _equal(theirs, ours, _PREPROCESSING)
+        theirs = stock.configurations.get(CONFIGURATION, Configuration())
+        if stock.transpose_forward != tuple(plans["transpose_forward"]):
+            return False
+        return _equal(theirs, plans["configurations"][CONFIGURATION], _PREPROCESSING)
 
     def _plans_file(self, name: str) -> Path:
         return folder("nnUNet_preprocessed") / self.dataset_name / f"{name}.json"
 
 
-def _equal(earlier: dict[str, Any], planned: dict[str, Any], names: Iterable[str]) -> bool:
+def _equal(earlier: Configuration, planned: dict[str, Any], names: Iterable[str]) -> bool:
     """Whether what is planned is in a file already, which has lists for tuples."""
-    return all(earlier.get(name) == json.loads(json.dumps(planned[name])) for name in names)
+    there = earlier.as_json()
+    return all(there.get(name) == json.loads(json.dumps(planned[name])) for name in names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_mamba_mis import cli
 from nnunet_mamba_mis.benchmark.running.jobs import Training
 from nnunet_mamba_mis.benchmark.running.local import run_jobs
-from nnunet_mamba_mis.benchmark.running.processes import RunningJob, is_running, try_lock
+from nnunet_mamba_mis.benchmark.running.processes import LOCK, RunningJob, holder, is_running, try_lock
 from support.benchmark_command import finish_training, make_job
 from support.paths import PROGRAMS
 from support.waiting import wait_until
@@ -37,6 +39,32 @@ def test_workers_of_a_killed_training_do_not_keep_the_job_from_resuming(tmp_path
     wait_until(lambda: not is_running(job.folder))
     assert group(training) == []
     os.close(try_lock(job))
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\xff 1\n", b"HOST x\n", b"HOST 0\n", b"HOST -1\n", b"HOST 99999999999\n", b"1 2 3\n"]
+)
+def test_lock_that_names_no_process_is_a_lock(tmp_path, text):
+    job = make_job(tmp_path)
+    lock = try_lock(job)
+    (job.folder / LOCK).write_bytes(text.replace(b"HOST", socket.gethostname().encode()))
+    assert try_lock(job) is None and is_running(job.folder)
+    assert holder(job) == "another process"
+    os.close(lock)
+    assert not is_running(job.folder)
+
+
+def test_status_works_where_the_system_has_no_flock(tmp_path):
+    job = make_job(tmp_path)
+    job.folder.mkdir(parents=True)
+    job.log.touch()
+    (job.folder / LOCK).touch()
+    command = [sys.executable, PROGRAMS / "without_packages.py", "fcntl", Path(cli.__file__).parent / "__main__.py"]
+    variables = {**os.environ, "nnUNet_results": str(tmp_path)}
+    for arguments, status in ((["benchmark", "status"], 0), (["benchmark", "run", "-d", "1", "--trainers", "T"], 1)):
+        run = subprocess.run([*command, *arguments], capture_output=True, text=True, env=variables)
+        assert run.returncode == status and "Traceback" not in run.stderr, run.stderr
+        assert status == 0 or run.stderr.count("\n") == 1
 
 
 def group(leader: int) -> list[int]:

@@ -405,7 +405,30 @@ def test_an_epoch_that_was_repeated_is_counted_in_time_but_drawn_once(compared):
     assert training.seconds == 3 * 12.5 + 20
 
 
+def relabel(place, labels: dict[str, object]) -> None:
+    for folder in (place.raw, place.preprocessed):
+        description = json.loads((folder / "dataset.json").read_text())
+        (folder / "dataset.json").write_text(json.dumps(description | {"labels": labels}))
+
+
+@pytest.mark.parametrize("polyp", ["1", 1.0, True, [1]], ids=repr)
+def test_labels_are_numbers_however_they_are_written(compared, polyp):
+    report(compared)
+    expected = rows_of_csv(compared)
+    relabel(compared, {"background": "0", "polyp": polyp})
+    report(compared)
+    assert rows_of_csv(compared) == expected and len(expected) == 2 * len(compared.cases)
+
+
 # ------------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize("labels", [{"0": "background", "1": "polyp"}, {"background": 0, "polyp": "one"}, {"polyp": 1}])
+def test_labels_that_are_none_are_refused(compared, capsys, labels):
+    relabel(compared, labels)
+    message = refused(capsys, "-o", compared.root / "report")
+    assert f"{compared.preprocessed / 'dataset.json'} cannot be read: labels: " in message and message.count("\n") == 1
+    assert not (compared.root / "report" / "report.html").exists()
 
 
 def test_a_trainer_without_results_is_refused(compared, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from nnunet_mamba_mis.export.fold import load_fold
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
 from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import parameter_groups
 from nnunet_mamba_mis.utils.errors import UserError
+from support.hostile_files import damage_content, damage_values
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,8 @@ def model(tmp_path) -> Path:
     """A model's folder as nnU-Net writes it, but for what a checkpoint holds."""
     folder = tmp_path / "nnUNetTrainerMambaMIS__nnUNetPlans__2d"
     (folder / "fold_0").mkdir(parents=True)
-    (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": "R"}, "labels": {"background": 0, "a": 1}}))
+    dataset = {"channel_names": {"0": "R"}, "labels": {"background": 0, "a": 1}, "file_ending": ".png"}
+    (folder / "dataset.json").write_text(json.dumps(dataset))
     configuration = {
         "patch_size": [32, 32], "batch_size": 2, "batch_dice": True, "spacing": [1.0, 1.0], "architecture": {},
         "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [False], "data_identifier": "none",
@@ -240,6 +243,45 @@ def test_what_cannot_be_exported_ends_with_one_message(prepare, message, model, 
     errors = capsys.readouterr().err
     assert message in errors and errors.count("mamba_mis: error") == 1
     assert sorted(model.parent.rglob("*")) == before and not Path("was_run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plans.json", "dataset.json"])
+def test_files_beside_a_fold_are_taken_or_named(train, model, name):
+    train(OwnTrainer)
+    path = model / name
+    failed = 0
+    for state in chain(damage_content(path), damage_values(path, 60, seed=0)):
+        try:
+            json.dumps(load_fold(model, "0").description)
+        except UserError as error:
+            failed += 1
+            assert str(path) in str(error) or name in str(error), state
+        except Exception as error:
+            raise AssertionError(state) from error
+    assert failed
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"network_weights": []}, {"network_weights": {"a": 1}}, {"init_args": None}, {"trainer_name": 3},
+        {"init_args": {"configuration": 1}}, {"inference_allowed_mirroring_axes": "all"},
+        {"optimizer_state": {"network": 1}},
+        {"optimizer_state": {"network": {"class": "nnunet_mamba_mis.architectures.MambaMIS", "arguments": [1]}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_checkpoint_with_values_of_other_types_is_one_message(model, capsys, contents):
+    write_checkpoint(model, **contents)
+    assert cli.main(["export", "-m", str(model), "-f", "0", "-o", str(model.parent / "exported")]) == 1
+    assert "checkpoint_final.pth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["-f", "0" * 300], ["-f", "0", "-chk", "c" * 300]], ids=["fold", "checkpoint"])
+def test_names_that_no_file_can_have_are_missing_files(model, capsys, arguments):
+    assert cli.main(["export", "-m", str(model), "-o", str(model.parent / "exported"), *arguments]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_checkpoints_may_hold_numbers_and_arrays_of_numpy(model):

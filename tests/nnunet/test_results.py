@@ -1,20 +1,22 @@
-"""What nnU-Net's folders of results say, whatever state they are in."""
+"""What nnU-Net's files say, whatever state they are in."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from nnunet_mamba_mis.nnunet.dataset import Dataset, Splits
+from nnunet_mamba_mis.nnunet.plans import read_plans
+from nnunet_mamba_mis.nnunet.records import read_record, read_record_if_usable
 from nnunet_mamba_mis.nnunet.results import (
+    Summary,
     fold_number,
-    mean_dice,
-    planned_epochs,
     predicted_files,
-    read_first_json,
-    read_json,
+    read_settings,
     training_settings,
 )
 from nnunet_mamba_mis.utils.errors import UserError
@@ -35,55 +37,151 @@ def test_fold_has_the_number_of_its_folder(tmp_path, name, number):
 
 def test_settings_come_from_inherited_plans_and_are_overridden_by_what_was_used(fold):
     configurations = {
-        "2d": {"patch_size": [8, 8], "batch_size": 2, "spacing": [1, 1], "inherits_from": "small"},
+        "2d": {"patch_size": [8, 8], "batch_size": 2, "spacing": [1, 1]},
         "small": {"batch_size": 4, "spacing": [2, 2], "inherits_from": "2d"},
     }
     (fold.parent / "plans.json").write_text(json.dumps({"configurations": configurations}))
     used = {"num_epochs": "50", "configuration_manager": str({"spacing": [3, 3]})}
     (fold / "debug.json").write_text(json.dumps(used))
-    settings = training_settings(fold, "small")
-    assert (settings["patch_size"], settings["batch_size"], settings["spacing"]) == ([8, 8], 4, [3, 3])
-    assert planned_epochs(fold) == 50
+    problems: list[str] = []
+    settings = training_settings(fold, "small", problems)
+    assert (settings["patch_size"], settings["batch_size"], settings["spacing"]) == ((8, 8), 4, (3, 3))
+    assert settings["num_epochs"] == "50" and problems == []
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]", "{}", '{"num_epochs": "many"}'])
-def test_what_only_describes_may_be_missing_or_broken(fold, content):
+@pytest.mark.parametrize("parent", ["small", "2d", "gone"])
+def test_plans_that_inherit_from_nowhere_or_in_a_circle_are_named(tmp_path, parent):
+    configurations = {"2d": {"inherits_from": "small"}, "small": {"inherits_from": parent}}
+    (tmp_path / "plans.json").write_text(json.dumps({"configurations": configurations}))
+    with pytest.raises(UserError, match=r"plans\.json cannot be read: configurations"):
+        read_plans(tmp_path / "plans.json")
+
+
+@pytest.mark.parametrize(
+    "content, problems",
+    [(None, 0), ("{}", 0), ("{", 1), ("[1]", 1), ('{"num_epochs": "many"}', 1), ('{"configuration_manager": "(("}', 1)],
+)
+def test_what_only_describes_may_be_missing_or_broken(fold, content, problems):
     if content is not None:
         (fold / "debug.json").write_text(content)
-    assert planned_epochs(fold) is None
-    assert "batch_size" not in training_settings(fold, "small")
+    found: list[str] = []
+    assert read_settings(fold, found).num_epochs is None
+    assert len(found) == problems and all(str(fold / "debug.json") in problem for problem in found)
+    assert "batch_size" not in training_settings(fold, "small", [])
 
 
 @pytest.mark.parametrize(
     "content, dice",
-    [
-        ('{"foreground_mean": {"Dice": 0.5}}', 0.5),
-        ('{"foreground_mean": {"Dice": NaN}}', None),
-        ("{}", None),
-        ("", None),
-    ],
+    [('{"foreground_mean": {"Dice": 0.5}}', 0.5), ('{"foreground_mean": {"Dice": NaN}}', None), ("{}", None)],
 )
 def test_dice_of_a_summary(fold, content, dice):
     (fold / "summary.json").write_text(content)
-    assert mean_dice(fold / "summary.json") == dice
+    assert read_record(fold / "summary.json", Summary).mean_dice == dice
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"metric_per_case": [1]}', "\xff"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"metric_per_case": [1]}', '{"metric_per_case": null}', "\xff"])
 def test_summary_that_lists_no_predictions_is_one_error(fold, content):
     (fold / "summary.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=str(fold / "summary.json")):
         predicted_files(fold / "summary.json")
 
 
-def test_first_file_that_exists_is_read(tmp_path):
-    (tmp_path / "b.json").write_text("[1]")
-    assert read_first_json(tmp_path / name for name in ("a.json", "b.json")) == [1]
-    assert read_first_json([tmp_path / "a.json"]) is None
-    with pytest.raises(UserError, match=r"a\.json"):
-        read_json(tmp_path / "a.json")
+def test_predictions_are_listed_by_name_wherever_they_were(fold):
+    (fold / "summary.json").write_text(json.dumps({"metric_per_case": [{"prediction_file": "/gone/a.png"}]}))
+    assert predicted_files(fold / "summary.json") == ["a.png"]
 
 
-@pytest.mark.parametrize("module", ["logs", "paths", "results", "environment"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"\xef\xbb\xbf[]", b"\xff\xfe[]", b"\x00\x01", b"[" * 100_000, b"{}", b"[1]",
+        b'[{"train": ["a"]}]', b'[{"train": ["a"], "val": "b"}]', b'[{"train": ["a"], "val": [1]}]',
+    ],
+    ids=lambda content: content[:30],
+)  # fmt: skip
+def test_what_cannot_be_used_is_one_line_that_names_the_file(tmp_path, content):
+    path = tmp_path / "splits_final.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{path}") as error:
+        read_record(path, Splits)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_or_folder_in_its_place_is_named(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(UserError, match=f"^{path} cannot be read"):
+            read_record(path, Splits)
+    assert read_record_if_usable(tmp_path / "none.json", Splits) is None
+
+
+def described(tmp_path: Path, labels: object, **further: object) -> Dataset:
+    content = {"labels": labels, "file_ending": ".png", "channel_names": {"0": "R"}, **further}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    return read_record(tmp_path / "dataset.json", Dataset)
+
+
+REGIONS = {"background": 0, "whole": [1, 2], "core": [2]}
+ACCEPTED = [
+    ({"background": 0, "polyp": 1}, None),
+    ({"background": "0", "polyp": "1"}, None),
+    ({"background": 0, "polyp": 1.0}, None),
+    ({"background": False, "polyp": True}, None),
+    ({"background": 0, "polyp": [1]}, None),
+    ({"background": 0, "polyp": ["1"]}, None),
+    ({"background": 0, "void": 0, "polyp": 1, "lesion": 1}, None),
+    ({"background": 0, "polyp": 1, "ignore": 2}, None),
+    ({"background": 0, "polyp": 1, "ignore": None}, None),
+    (REGIONS, [1, 2]),
+    (REGIONS | {"core": 2, "ignore": 3}, [1, 2]),
+    (REGIONS | {"whole": [1.0, 3]}, [1, 2]),
+]
+REFUSED = [
+    ({"0": "background", "1": "polyp"}, None),
+    ({"polyp": 1}, None),
+    ({"background": 1, "polyp": 0}, None),
+    ({"background": [0], "polyp": 1}, None),
+    ({"background": 0, "polyp": "1.0"}, None),
+    ({"background": 0, "polyp": None}, None),
+    ({"background": 0, "polyp": 2}, None),  # nnU-Net's loss fails
+    ({"background": 0, "polyp": 1, "ignore": "2"}, None),
+    ({"background": 0, "polyp": 1, "ignore": 3}, None),
+    (REGIONS, None),
+    (REGIONS, [1]),
+    (REGIONS, ["1", "2"]),
+    (REGIONS | {"whole": ["1", "2"]}, [1, 2]),  # nnU-Net's training fails
+    (REGIONS | {"core": "2"}, [1, 2]),
+    (REGIONS | {"core": 2.0}, [1, 2]),
+]
+
+
+@pytest.mark.parametrize(("labels", "order"), ACCEPTED, ids=lambda value: json.dumps(value))
+def test_labels_have_the_values_that_nnunet_gives_them(tmp_path, labels, order):
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    ours = described(tmp_path, labels, regions_class_order=order)
+    theirs = LabelManager(labels, order)
+    foreground = theirs.foreground_regions if theirs.has_regions else theirs.foreground_labels
+    as_sets = [{label} if isinstance(label, int) else set(label) for label in ours.foreground.values()]
+    expected = [set(np_label) if isinstance(np_label, tuple) else {int(np_label)} for np_label in foreground]
+    assert sorted(map(sorted, as_sets)) == sorted(map(sorted, expected * (len(as_sets) // len(expected))))
+    assert (ours.heads, ours.ignored, ours.has_regions) == (
+        theirs.num_segmentation_heads, theirs.ignore_label, theirs.has_regions,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("labels", "order"), REFUSED, ids=lambda value: json.dumps(value))
+def test_labels_that_nnunet_cannot_train_with_are_named(tmp_path, labels, order):
+    with pytest.raises(UserError, match=r"dataset\.json cannot be read: (labels|regions_class_order)") as error:
+        described(tmp_path, labels, regions_class_order=order)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("module", ["logs", "paths", "results", "dataset", "plans", "environment"])
 def test_knowledge_of_files_costs_no_import_of_torch_or_nnunet(module):
     code = f"import sys, nnunet_mamba_mis.nnunet.{module}; sys.exit(bool({{'torch', 'nnunetv2'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_commands_are_listed_without_the_library_that_checks_files():
+    code = "import sys; from nnunet_mamba_mis.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    assert subprocess.run([sys.executable, "-c", code + "sys.exit('pydantic' in sys.modules)"]).returncode == 0

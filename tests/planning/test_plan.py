@@ -262,6 +262,10 @@ MESSAGES = {
     "-d discs": "discs: neither an id nor a name that begins with Dataset",
     "-d 7 --gpu-memory 0": "--gpu-memory 0: it must be above 0 and finite",
     "-d 7 --gpu-memory inf": "--gpu-memory inf: it must be above 0 and finite",
+    "-d 7 --gpu-memory nan": "--gpu-memory nan: it must be above 0 and finite",
+    f"-d 7 --plans-name {'a' * 300}": f"--plans-name {'a' * 300}: use at most 100 characters",
+    "-d 7 --plans-name mine.": "--plans-name mine.: use letters, digits, '.', '-', and single '_' between them",
+    "-d 7 --plans-name ..": "--plans-name ..: use letters, digits, '.', '-', and single '_' between them",
     "-d 7 --plans-name ../mine": "--plans-name ../mine: use letters, digits, '.', '-', and single '_' between them",
     "-d 7 --plans-name my__plans": "--plans-name my__plans: use letters, digits, '.', '-', and single '_' between them",
     "-d 7 --plans-name nnUNetPlans": "--plans-name nnUNetPlans: nnU-Net's own plans have this name",
@@ -296,6 +300,44 @@ def test_unusable_argument_or_folder_is_named(preprocessed, monkeypatch, capsys,
     monkeypatch.delenv(unset, raising=False)
     assert main(["plan", *arguments.split()]) == 1
     assert_error_names(capsys, named)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "status"),
+    [
+        ("nnUNet_n_proc_DA", "0", 0),
+        ("nnUNet_n_proc_DA", "12", 0),
+        ("nnUNet_n_proc_DA", "", 1),
+        ("nnUNet_n_proc_DA", "abc", 1),
+        ("nnUNet_n_proc_DA", "-1", 1),
+        ("nnUNet_def_n_proc", "2", 0),
+        ("nnUNet_def_n_proc", "0", 1),
+        ("nnUNet_def_n_proc", "1.5", 1),
+    ],
+)
+def test_numbers_of_processes_are_taken_or_named(preprocessed, monkeypatch, capsys, variable, value, status):
+    write_fingerprint(preprocessed, 40, 40)
+    monkeypatch.setenv(variable, value)
+    assert main(["plan", "-d", "7"]) == status
+    if status:
+        assert_error_names(capsys, f"{variable}={value!r}")
+
+
+def test_more_memory_than_any_gpu_has_is_enough(preprocessed):
+    write_fingerprint(preprocessed, 64, 64)
+    assert planned(preprocessed, "--gpu-memory", "1e308")["batch_size"] == 2
+
+
+def test_image_that_no_reader_reads_is_named(preprocessed, raw, capsys):
+    write_fingerprint(preprocessed, 40, 40)
+    image = raw / DATASET / "imagesTr" / "case0_0000.png"
+    image.write_bytes(image.read_bytes()[:60])
+    assert main(["plan", "-d", "7"]) == 1
+    assert_error_names(capsys, image)
+    for other in image.parent.iterdir():
+        other.unlink()
+    assert main(["plan", "-d", "7"]) == 1
+    assert_error_names(capsys, "imagesTr")
 
 
 def test_splits_that_contradict_each_other_are_named(preprocessed, capsys):

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from nnunet_mamba_mis.benchmark.label_maps import Labels
 from nnunet_mamba_mis.benchmark.model import Model, seed_folders
 from nnunet_mamba_mis.dataset_conversion.overlaps import REPORT_FILE
-from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, SPLITS_FILE, not_set
-from nnunet_mamba_mis.nnunet.results import (
-    fold_number,
-    predicted_files,
-    read_first_json,
-    read_json,
-    validation_summary,
-)
+from nnunet_mamba_mis.nnunet.dataset import Splits
+from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, SPLITS_FILE, check_dataset, not_set
+from nnunet_mamba_mis.nnunet.records import Record, read_record
+from nnunet_mamba_mis.nnunet.results import fold_number, predicted_files, validation_summary
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.text import for_file_name, one_line, shortened
 
@@ -54,7 +50,7 @@ class Truth:
         name: DatasetXXX_Name that models were trained on.
         labels: Folder with the label maps.
         images: Folder imagesTr; may not be there.
-        description: dataset.json.
+        classes: What label maps hold, by dataset.json.
         validation: Cases of each fold in splits_final.json; empty if there is none.
         group_of: Patient, lesion, sequence, … of cases that share one, as `mamba_mis convert` recorded it.
         test_set: Folder of its images, and their dataset if it is another; empty for cross-validation.
@@ -63,8 +59,8 @@ class Truth:
     name: str
     labels: Path
     images: Path
-    description: dict[str, Any]
-    validation: list[list[str]]
+    classes: Labels
+    validation: Sequence[Sequence[str]]
     group_of: dict[str, str]
     test_set: str = ""
 
@@ -77,6 +73,16 @@ class Truth:
     def stem(self) -> str:
         """The same for names of files."""
         return for_file_name(self.title)
+
+
+class _RecordedSplits(Record):
+    groups: tuple[tuple[str, ...], ...] = ()
+
+
+class _Conversion(Record):
+    """What `mamba_mis convert` recorded, as far as it is read here."""
+
+    splits: _RecordedSplits = _RecordedSplits()
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,10 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
     Raises:
         UserError: It is in neither, or a file cannot be read.
     """
+    try:
+        check_dataset(dataset)
+    except UserError as error:
+        raise UserError(f"-d {error}") from None
     bases = [base for base in (preprocessed, raw) if base is not None]
     if not bases:
         raise UserError(not_set("nnUNet_raw"))
@@ -122,13 +132,13 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
     labels = next((folder for folder in candidates if folder.is_dir()), None)
     if labels is None:
         raise UserError(f"{name} has no ground truth: there is no {' and no '.join(map(str, candidates))}")
-    splits = read_first_json(folder / SPLITS_FILE for folder in folders) or []
+    splits = next((folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).exists()), None)
     return Truth(
         name=name,
         labels=labels,
         images=(raw or labels) / name / "imagesTr",
-        description=read_json(folders[0] / DATASET_FILE),
-        validation=[split["val"] for split in splits],
+        classes=Labels.read(folders[0] / DATASET_FILE),
+        validation=[split.val for split in read_record(splits, Splits)] if splits else [],
         group_of=groups_of(*(base / name for base in bases)),
     )
 
@@ -140,8 +150,8 @@ def _is_called(name: str, dataset: str) -> bool:
 
 def groups_of(*folders: Path) -> dict[str, str]:
     """Return groups of cases that `mamba_mis convert` recorded in one of the folders."""
-    converted = read_first_json(folder / REPORT_FILE for folder in folders) or {}
-    groups = converted.get("splits", {}).get("groups", [])
+    reports = [folder / REPORT_FILE for folder in folders if (folder / REPORT_FILE).exists()]
+    groups = read_record(reports[0], _Conversion).splits.groups if reports else ()
     return {case: group[0] for group in groups for case in group}
 
 
@@ -198,7 +208,7 @@ def _read_fold(truth: Truth, model: Model, seed: str, folder: Path, problems: li
     except UserError as error:
         problems.append(f"{name} is left out: {error}")
         return None
-    ending = truth.description["file_ending"]
+    ending = truth.classes.file_ending
     listed = {file.name.removesuffix(ending): file for file in files}
     if missing := [file.name for file in files if not file.is_file()]:
         problems.append(f"{name}: its summary.json lists predictions that are not there: {shortened(missing)}")

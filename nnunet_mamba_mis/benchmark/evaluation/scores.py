@@ -93,7 +93,7 @@ def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int)
         tolerance: Of the normalised surface Dice.
         processes: To score with.
     """
-    labels = Labels.of(truth.description)
+    labels = truth.classes
     score_files = partial(score_case, labels=labels, tolerance=tolerance)
     problems: list[str] = []
     by_model: dict[Model, dict[Run, dict[str, Score]]] = {model: {} for model in fold_set.models}

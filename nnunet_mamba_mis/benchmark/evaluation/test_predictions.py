@@ -92,7 +92,7 @@ def _truth_of_test(truth: Truth, test_set: TestSet, raw: Path) -> Truth:
 
 def _read(truth: Truth, ensembles: Sequence[Fold], models: Sequence[Model]) -> FoldSet:
     """Return ensembles with the files that they have predicted."""
-    ending = truth.description["file_ending"]
+    ending = truth.classes.file_ending
     folds, problems = [], []
     for fold in ensembles:
         files = {case: fold.folder / f"{case}{ending}" for case in labelled_cases(truth.labels, ending)}
@@ -108,7 +108,7 @@ def _read(truth: Truth, ensembles: Sequence[Fold], models: Sequence[Model]) -> F
 def _leaks(truth: Truth, truth_of_test: Truth) -> Iterator[str]:
     """Say which cases were trained on, as far as `mamba_mis convert` recorded what would tell."""
     tested = truth_of_test.labels.parent
-    cases = labelled_cases(truth_of_test.labels, truth.description["file_ending"])
+    cases = labelled_cases(truth_of_test.labels, truth.classes.file_ending)
     shared = trained_on(tested.with_name(truth.name), tested, cases)
     if shared is None:
         yield (

@@ -33,12 +33,14 @@ class TrainingRecord:
         epochs: As nnU-Net logged them; an epoch that was interrupted and repeated is there once.
         seconds: Of all epochs logged, repeated ones too.
         hardware: GPU or, without one, the device, and the host's name; empty if not known.
+        problems: Files that cannot be used, in words.
     """
 
     settings: Mapping[str, str]
     epochs: Sequence[Epoch]
     seconds: float
     hardware: str
+    problems: Sequence[str]
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -49,21 +51,22 @@ class TrainingRecord:
 
 def read_training(fold: Fold) -> TrainingRecord:
     """Read what nnU-Net wrote about a fold's training: debug.json, plans.json and the logs."""
-    known = training_settings(fold.folder, fold.model.configuration)
-    settings = {
-        words: known[name].split()[0] if name == "optimizer" else _shown(known[name])
-        for name, words in (_MUST_BE_EQUAL | _INFORMATIVE).items()
-        if name in known
-    }
-    logged = read_training_logs(fold.folder)
+    problems: list[str] = []
+    known = training_settings(fold.folder, fold.model.configuration, problems)
+    settings = {words: _shown(known[name]) for name, words in (_MUST_BE_EQUAL | _INFORMATIVE).items() if name in known}
+    if "optimizer" in known:  # its name, without the arguments in the lines below
+        settings[_INFORMATIVE["optimizer"]] = str(known["optimizer"]).partition(" ")[0]
+    logged = read_training_logs(fold.folder, problems)
     epochs = list({epoch.number: epoch for epoch in logged}.values())
-    hardware = ", ".join(filter(None, (known.get("gpu_name") or known.get("device"), known.get("hostname"))))
-    return TrainingRecord(settings, epochs, sum(epoch.seconds for epoch in logged), hardware)
+    machine = (known.get("gpu_name") or known.get("device"), known.get("hostname"))
+    hardware = ", ".join(str(part) for part in machine if part)
+    return TrainingRecord(settings, epochs, sum(epoch.seconds for epoch in logged), hardware, problems)
 
 
 def comparability_warnings(records: Mapping[Fold, TrainingRecord]) -> list[str]:
     """Return in words what differs between models, or within one, and is not the network; and what was not finished."""
-    return [*_unequal(records), *_unfinished(records)]
+    unusable = dict.fromkeys(problem for record in records.values() for problem in record.problems)
+    return [*_unequal(records), *_unfinished(records), *unusable]
 
 
 def settings_of(model: Model, records: Mapping[Fold, TrainingRecord]) -> dict[str, str]:
@@ -95,7 +98,7 @@ def _unfinished(records: Mapping[Fold, TrainingRecord]) -> Iterator[str]:
 
 def _shown(value: object) -> str:
     """Return a list of sizes as 256 × 256, of names once each."""
-    if not isinstance(value, list):
+    if not isinstance(value, tuple):
         return str(value)
     if all(isinstance(item, int | float) for item in value):
         return " × ".join(f"{item:g}" for item in value)

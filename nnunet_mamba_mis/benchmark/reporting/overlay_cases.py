@@ -50,7 +50,7 @@ def panels(
     Returns:
         The cases, grey where the image cannot be used; and what that and cases without a panel are due to, in words.
     """
-    labels = Labels.of(truth.description)
+    labels = truth.classes
     rows: list[Panel] = []
     problems: dict[str, str] = {}
     for why, case in chosen:

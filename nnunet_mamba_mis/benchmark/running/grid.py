@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,11 +14,11 @@ from pathlib import Path
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.running.jobs import Candidate, Training
 from nnunet_mamba_mis.benchmark.test_sets import TestSet, find_test_sets
+from nnunet_mamba_mis.nnunet.dataset import Dataset, Splits
 from nnunet_mamba_mis.nnunet.paths import (
     DATASET_FILE,
     FOLDERS,
@@ -26,7 +27,8 @@ from nnunet_mamba_mis.nnunet.paths import (
     find_dataset_name,
     folder,
 )
-from nnunet_mamba_mis.nnunet.results import read_json
+from nnunet_mamba_mis.nnunet.plans import read_plans
+from nnunet_mamba_mis.nnunet.records import read_record_if_usable
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
 
@@ -69,7 +71,8 @@ def make_grid(
     others = _full_names("--test-on", test_on, problems)
     test_sets: dict[str, list[TestSet]] = {name: [] for name in names}
     for name in names if own_test_sets or others else ():
-        if (description := _description(preprocessed / name / DATASET_FILE, problems)) is not None:
+        # a file that is missing or cannot be used is a problem that is named already
+        if (description := read_record_if_usable(preprocessed / name / DATASET_FILE, Dataset)) is not None:
             test_sets[name] = find_test_sets(raw, description, name, own_test_sets, others, problems)
     if any(test_sets.values()) and configuration == "3d_cascade_fullres":
         problems.append("-c 3d_cascade_fullres: test sets would need predictions of 3d_lowres; leave them out")
@@ -94,8 +97,7 @@ def write_missing_splits(trainings: Iterable[Training]) -> None:
         splits = dataset / SPLITS_FILE
         if splits.exists():
             continue
-        plans = PlansManager(str(dataset / f"{candidate.model.plans}.json"))
-        data = str(dataset / plans.get_configuration(candidate.model.configuration).data_identifier)
+        data = str(_preprocessed(dataset, candidate.model.plans, candidate.model.configuration))
         cases = sorted(infer_dataset_class(data).get_identifiers(data))
         if len(cases) < _FOLDS:
             raise UserError(f"{dataset.name} has {len(cases)} cases, too few for {_FOLDS} folds: write {splits}")
@@ -119,20 +121,6 @@ def _full_names(option: str, datasets: Sequence[str], problems: list[str]) -> li
     return _each_once(names)
 
 
-def _description(file: Path, problems: list[str]) -> dict | None:
-    if not file.exists():
-        return None  # a problem that is named already
-    try:
-        description = read_json(file)
-        description["file_ending"], description["labels"]
-        return description
-    except UserError as error:
-        problems.append(str(error))
-    except (KeyError, TypeError) as error:
-        problems.append(f"{file} is not a {DATASET_FILE} of nnU-Net: {error!r}")
-    return None
-
-
 def _problems_of_trainer(trainer: str) -> list[str]:
     # nnU-Net prints where it looks, and modules that it imports on the way warn
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -153,33 +141,45 @@ def _problems_of_dataset(dataset: Path, plans: Sequence[str], configuration: str
         command = f"nnUNetv2_plan_and_preprocess -d {dataset_id(dataset.name)}"
         return [f"{dataset.name} is not preprocessed: run {command}"]
     problems = [problem for name in plans for problem in _problems_of_plans(dataset, name, configuration)]
-    try:
-        splits = read_json(dataset / SPLITS_FILE) if (dataset / SPLITS_FILE).exists() else range(_FOLDS)
-    except UserError as error:
-        return [*problems, str(error)]
+    read_record_if_usable(dataset / DATASET_FILE, Dataset, problems)
+    number = _FOLDS
+    if (dataset / SPLITS_FILE).exists():
+        splits = read_record_if_usable(dataset / SPLITS_FILE, Splits, problems)
+        if splits is None:
+            return problems
+        number = len(splits)
     # nnU-Net would make a random split of its own for such a fold
-    missing = [str(fold) for fold in folds if not 0 <= fold < len(splits)]
+    missing = [str(fold) for fold in folds if not 0 <= fold < number]
     if missing:
-        problems.append(f"--folds {' '.join(missing)}: {dataset.name} has folds 0 to {len(splits) - 1} ({SPLITS_FILE})")
+        problems.append(f"--folds {' '.join(missing)}: {dataset.name} has folds 0 to {number - 1} ({SPLITS_FILE})")
     return problems
 
 
 def _problems_of_plans(dataset: Path, name: str, configuration: str) -> list[str]:
     path = dataset / f"{name}.json"
-    if not path.exists():
-        existing = ", ".join(sorted(file.stem for file in dataset.glob("*Plans*.json"))) or "none"
-        return [f"{dataset.name} has no plans {name} ({path}); there are: {existing}"]
+    existing = sorted(file.stem for file in dataset.glob("*Plans*.json"))
+    if path.name not in os.listdir(dataset):
+        return [f"{dataset.name} has no plans {name} ({path}); there are: {', '.join(existing) or 'none'}"]
     try:
-        plans = PlansManager(str(path))
+        plans = read_plans(path)
         if plans.plans_name != name:
             return [f"{path} has the plans_name {plans.plans_name}, by which nnU-Net names results: write {name} there"]
-        if configuration not in plans.available_configurations:
-            existing = ", ".join(plans.available_configurations)
-            return [f"{path} has no configuration {configuration}; there are: {existing}"]
-        data = dataset / plans.get_configuration(configuration).data_identifier
-    except (ValueError, KeyError) as error:
-        return [f"{path} is not a plans file of nnU-Net: {error!r}"]
+        if configuration not in plans.configurations:
+            there = ", ".join(plans.configurations)
+            return [f"{path} has no configuration {configuration}; there are: {there}"]
+        data = _preprocessed(dataset, name, configuration)
+    except UserError as error:
+        return [str(error)]
     if not data.is_dir() or not any(data.iterdir()):
         command = f"nnUNetv2_preprocess -d {dataset_id(dataset.name)} -plans_name {name} -c {configuration}"
         return [f"{dataset.name} is not preprocessed for {name} {configuration} ({data}): run {command}"]
     return []
+
+
+def _preprocessed(dataset: Path, plans: str, configuration: str) -> Path:
+    """Folder of the data that plans were preprocessed into."""
+    path = dataset / f"{plans}.json"
+    identifier = read_plans(path).configuration(configuration).data_identifier
+    if identifier is None:
+        raise UserError(f"{path}: configurations.{configuration}.data_identifier: Field required")
+    return dataset / identifier

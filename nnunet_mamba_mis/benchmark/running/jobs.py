@@ -14,16 +14,17 @@ from typing import Any
 from nnunet_mamba_mis.benchmark.label_maps import Labels, labelled_cases, read_label_map
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.test_sets import TestSet, parse_predictions_folder, predictions_folder
-from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, dataset_id, folder_if_set, is_dataset_name
+from nnunet_mamba_mis.nnunet.dataset import Dataset
+from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, check_dataset, dataset_id, folder_if_set, is_dataset_name
+from nnunet_mamba_mis.nnunet.records import read_record
 from nnunet_mamba_mis.nnunet.results import (
     CHECKPOINTS,
     PLANS_FILE,
     SUMMARY_FILE,
+    Summary,
     fold_folder,
     fold_number,
     predicted_files,
-    read_json,
-    read_json_if_usable,
     validation_summary,
 )
 from nnunet_mamba_mis.utils.errors import UserError
@@ -215,10 +216,9 @@ class Prediction:
     def prepare(self) -> None:
         """Remove what must not be taken for a result: an old summary, predictions that are old or cut off."""
         self.summary.unlink(missing_ok=True)
-        description = self._description
-        if "file_ending" not in description or "labels" not in description:
+        labels = self._labels
+        if labels is None:
             return  # nnU-Net says so in the log
-        labels = Labels.of(description)
         ending = labels.file_ending
         cases = set(labelled_cases(self.test_set.labels, ending))
         newest = _newest(self._checkpoints)
@@ -246,18 +246,19 @@ class Prediction:
         return [training.final_checkpoint for training in self.needs]
 
     @property
-    def _description(self) -> dict[str, Any]:
-        """The dataset.json that the model was trained with; empty if it is missing or broken."""
-        return read_json_if_usable(self.candidate.folder / DATASET_FILE)
+    def _labels(self) -> Labels | None:
+        """Of the dataset.json that the model was trained with; None if it is missing or broken."""
+        try:
+            return Labels.read(self.candidate.folder / DATASET_FILE)
+        except UserError:
+            return None
 
     def _is_complete(self) -> bool:
         """Whether all labelled images were evaluated; images may have been added, or nnUNet_raw be elsewhere."""
         if folder_if_set("nnUNet_raw") is None or not self.test_set.labels.is_dir():
             return True
-        ending = self._description.get("file_ending")
-        if ending is None:
-            return False
         try:
+            ending = read_record(self.candidate.folder / DATASET_FILE, Dataset).file_ending
             evaluated = {name.removesuffix(ending) for name in predicted_files(self.summary)}
         except UserError:
             return False
@@ -310,6 +311,9 @@ def find_jobs(results: Path, datasets: Sequence[str] | None = None) -> list[Job]
     Args:
         results: nnUNet_results.
         datasets: Ids or names of those to look at; all by default.
+
+    Raises:
+        UserError: One of them is neither an id nor a name.
     """
     jobs: list[Job] = []
     for start in ("", "seed_*/"):
@@ -318,6 +322,8 @@ def find_jobs(results: Path, datasets: Sequence[str] | None = None) -> list[Job]
         tests = results.glob(f"{start}Dataset*/*/test_folds_*/*/*/{LOG}")
         jobs += filter(None, (Prediction.parse(results, log.parent) for log in tests))
     if datasets:
+        for dataset in datasets:
+            check_dataset(dataset)
         wanted = {int(dataset) if dataset.isdecimal() else dataset for dataset in datasets}
         jobs = [job for job in jobs if wanted & {job.candidate.dataset, dataset_id(job.candidate.dataset)}]
     return sorted(jobs, key=_order)
@@ -334,7 +340,7 @@ def _order(job: Job) -> tuple[Any, ...]:
 def _is_newer(summary: Path, checkpoints: Sequence[Path]) -> bool:
     """Whether a summary can be read and is not older than any of the checkpoints."""
     try:
-        return summary.stat().st_mtime >= _newest(checkpoints) and bool(read_json(summary))
+        return summary.stat().st_mtime >= _newest(checkpoints) and bool(read_record(summary, Summary).model_fields_set)
     except (OSError, UserError):
         return False
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
+
+from filelock import lock_descriptor, unlock_descriptor
 
 from nnunet_mamba_mis.benchmark.running.jobs import Job, job_as_typed
 from nnunet_mamba_mis.utils.subprocesses import ending, find_executable
@@ -22,7 +25,9 @@ LOCK = "benchmark.lock"
 NOTE = "# mamba_mis benchmark:"
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Windows has not all of them
+_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+_HOLDER = re.compile(r"([\w.-]{1,255}) ([1-9][0-9]{0,9})\n")
 
 
 def try_lock(job: Job) -> int | None:
@@ -36,45 +41,53 @@ def try_lock(job: Job) -> int | None:
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(job.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _end_orphans(lock)
+    if not lock_descriptor(lock, blocking=False):
+        _end_orphans(job.folder)
         os.close(lock)
         return None
     return lock
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process works on the job of this folder."""
-    try:
-        lock = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        # shared, to be in nobody's way for longer than this moment
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
+    """Whether a process works on the job of this folder, as far as the lock can be tried."""
+    # it cannot where it is missing, a folder or somebody else's, nor where the system has no such locks
+    with suppress(OSError):
+        file = folder / LOCK
+        lock = os.open(file, os.O_RDWR if os.access(file, os.W_OK) else os.O_RDONLY)
+        try:
+            return not lock_descriptor(lock, blocking=False)  # released as it is closed
+        finally:
+            os.close(lock)
+    return False
+
+
+class _Holder(NamedTuple):
+    """Machine and process that work on a job."""
+
+    host: str
+    pid: int
+
+    @classmethod
+    def read(cls, folder: Path) -> _Holder | None:
+        """Return what the process has written into the lock; None before it has, or if that was another."""
+        with suppress(OSError):
+            if match := _HOLDER.fullmatch((folder / LOCK).read_text(errors="replace")):
+                return cls(match[1], int(match[2]))
+        return None
 
 
 def holder(job: Job) -> str:
     """Machine and process that work on a job, in words."""
-    with suppress(OSError, ValueError):
-        host, pid = (job.folder / LOCK).read_text().split()
-        return f"process {pid} on {host}"
-    return "another process"
+    found = _Holder.read(job.folder)
+    return f"process {found.pid} on {found.host}" if found else "another process"
 
 
-def _end_orphans(lock: int) -> None:
+def _end_orphans(folder: Path) -> None:
     """End workers whose training, on this machine, was ended by force: they would hold the lock forever."""
-    host, _, pid = os.pread(lock, 1000, 0).decode().strip().rpartition(" ")
+    found = _Holder.read(folder)
     # its number cannot have been given to another group, as long as one of its own is there, which holds the lock
-    if host == socket.gethostname() and not _is_alive(int(pid)):
-        _signal_group(int(pid), signal.SIGKILL)
+    if found and found.host == socket.gethostname() and not _is_alive(found.pid):
+        _signal_group(found.pid, signal.SIGKILL)
 
 
 def _is_alive(pid: int) -> bool:
@@ -83,7 +96,7 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
@@ -91,7 +104,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _signal_group(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
+    with suppress(ProcessLookupError, PermissionError, OverflowError):
         os.killpg(pid, number)
 
 
@@ -164,7 +177,7 @@ class RunningJob:
         _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left
         outcome = self._outcome(self.process.wait())
         note(self.job, outcome)
-        fcntl.flock(self.lock, fcntl.LOCK_UN)
+        unlock_descriptor(self.lock)
         os.close(self.lock)
         return outcome
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_mamba_mis.benchmark.running.jobs import Job
 from nnunet_mamba_mis.nnunet.logs import Epoch, EpochReader, log_lines
-from nnunet_mamba_mis.nnunet.results import CHECKPOINTS, mean_dice, planned_epochs
+from nnunet_mamba_mis.nnunet.records import read_record_if_usable
+from nnunet_mamba_mis.nnunet.results import CHECKPOINTS, Summary, read_settings
 
 # the first epochs of a run are slow, and a machine's pace changes
 _EPOCHS_OF_PACE = 20
@@ -27,6 +29,7 @@ class Progress:
         dice: Mean of the classes: of the validation or test set if it is done, else the last epoch's pseudo Dice; None
             before that.
         seconds_left: Of training, or None if that cannot be known yet.
+        problems: Files that cannot be used, in words.
     """
 
     state: str
@@ -34,6 +37,7 @@ class Progress:
     epochs: int | None
     dice: float | None
     seconds_left: float | None
+    problems: Sequence[str]
 
 
 def read_progress(job: Job, running: bool, queued: bool) -> Progress:
@@ -44,16 +48,18 @@ def read_progress(job: Job, running: bool, queued: bool) -> Progress:
         running: Whether a process works on it.
         queued: Whether it waits in a cluster's queue.
     """
-    reader = EpochReader()
-    epochs = list(reader.read(log_lines(job.folder)))
-    planned = planned_epochs(job.folder)
+    reader, problems = EpochReader(), list[str]()
+    epochs = list(reader.read(log_lines(job.folder, problems)))
+    num_epochs = read_settings(job.folder, problems).num_epochs
+    planned = None if num_epochs is None else int(num_epochs)
     if job.is_done():
-        return Progress("done", reader.epochs_done, planned, mean_dice(job.summary), 0.0)
+        dice = (read_record_if_usable(job.summary, Summary, problems) or Summary()).mean_dice
+        return Progress("done", reader.epochs_done, planned, dice, 0.0, problems)
     left = None
     if planned is not None and epochs:
         pace = statistics.median(epoch.seconds for epoch in epochs[-_EPOCHS_OF_PACE:])
         left = max(0, planned - reader.epochs_done) * pace
-    return Progress(_state(job, running, queued), reader.epochs_done, planned, _pseudo_dice(epochs), left)
+    return Progress(_state(job, running, queued), reader.epochs_done, planned, _pseudo_dice(epochs), left, problems)
 
 
 def _state(job: Job, running: bool, queued: bool) -> str:

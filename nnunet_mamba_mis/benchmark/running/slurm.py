@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,7 @@ def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) 
 
 def _dependency(job: Job) -> str:
     """Return what a job waits for, in sbatch's words: the end of others, good or bad, so that it can name failures."""
-    awaited = [_id(needed) for needed in job.needs if not needed.is_done()]
+    awaited = [number for needed in job.needs if not needed.is_done() and (number := _id(needed))]
     return "afterany:" + ":".join(awaited) if awaited else ""
 
 
@@ -135,12 +136,15 @@ def _wait_for(job: Job, submitted: set[Job]) -> None:
 
 
 def _id(job: Job) -> str:
-    return (job.folder / _ID).read_text()
+    """Number of the job in the queue; empty if it has none."""
+    with suppress(OSError, ValueError):
+        return (job.folder / _ID).read_text(encoding="utf-8").strip()
+    return ""
 
 
 def queued_jobs(jobs: Sequence[Job]) -> set[Job]:
     """Jobs that wait in Slurm's queue or run there; none where there is no Slurm."""
-    numbers = {job: _id(job) for job in jobs if (job.folder / _ID).exists()}
+    numbers = {job: number for job in jobs if (number := _id(job))}
     if not numbers or shutil.which("squeue") is None:
         return set()
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]

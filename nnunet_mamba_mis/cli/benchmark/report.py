@@ -11,6 +11,8 @@ import os
 from functools import partial
 from pathlib import Path
 
+from nnunet_mamba_mis.nnunet.environment import check_variables
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis benchmark report`."""
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, score, compare, write."""
+    check_variables()
     # figures are files: what the environment has may not even be there, with which matplotlib cannot be imported
     os.environ["MPLBACKEND"] = "agg"
     from nnunet_mamba_mis.benchmark.cost.measurement import dataset_costs

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnunet_mamba_mis.benchmark.running.presets import PRESETS, get_preset
+from nnunet_mamba_mis.nnunet.environment import check_variables
 from nnunet_mamba_mis.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def _add_slurm(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check all, then run or submit; return the exit status."""
     _check(args)
+    check_variables()
     from nnunet_mamba_mis.benchmark.running.devices import choose_device, make_slots
     from nnunet_mamba_mis.benchmark.running.grid import make_grid, write_missing_splits
     from nnunet_mamba_mis.benchmark.running.jobs import announce, predictions
@@ -119,7 +121,7 @@ def _slurm_parameters(args: argparse.Namespace, device: str) -> dict[str, Any]:
 
     if wrong := [option for option in args.sbatch if "=" not in option]:
         raise UserError(f"--sbatch {' '.join(wrong)}: NAME=VALUE is needed, as account=lab")
-    time = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", args.time)
+    time = re.fullmatch(r"(?:(\d{1,5})-)?(\d{1,6}):(\d\d):(\d\d)", args.time)
     if time is None:
         raise UserError(f"--time {args.time}: [DAYS-]HOURS:MINUTES:SECONDS is needed, as 24:00:00 or 2-12:00:00")
     days, hours, minutes, seconds = (int(part or 0) for part in time.groups())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> None:
     queued = queued_jobs(jobs)
     progress = {job: read_progress(job, is_running(job.folder), job in queued) for job in jobs}
     print("\n".join(map(one_line, table(progress))))
+    for problem in dict.fromkeys(problem for row in progress.values() for problem in row.problems):
+        print(f"mamba_mis: warning: {one_line(problem)}", file=sys.stderr)
     print("Dice: mean of the classes; of validation or test set if done, else the last epoch's pseudo Dice.")
     print("Left: of training.")
 
