@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import chain, permutations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFilter
 
 from nnunet_mamba_mis.dataset_conversion.dataset import (
     BLACK,
@@ -45,6 +45,9 @@ _LEVEL_FLATNESS = 0.25
 _FEW_VALUES = 8
 
 _BINS = 8
+
+# colours, how many pixels have each, and around how many of these 3 × 3 are the same
+_Census = tuple[list[Colour], list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -184,12 +187,13 @@ def _without_paint(rule: BinaryMask, mask: Image.Image) -> Image.Image:
 
 
 def _measure_binary(mask: Image.Image, lossy: bool) -> MaskFacts:
-    colours, counts, flat = _census(mask)
+    census = _census(mask)
+    colours, counts, _ = census
     histogram = np.bincount([max(colour) for colour in colours], counts, 256).astype(int)
     drawn = int(histogram[1:].sum())
     if lossy and len(colours) == 1 and max(colours[0]) <= _NOISE:
         return MaskFacts(0)  # a black JPEG may come out as 1 or 2
-    levels = _levels(colours, counts, flat, lossy)
+    levels = _levels(mask, census, lossy)
     exact = not lossy and len(colours) <= 2
     dark = min(levels, key=max)
     if len(levels) > 2 or (len(levels) == 2 and max(dark) > (0 if exact else _noise(max(map(max, levels))))):
@@ -208,8 +212,9 @@ def _off_colour(mask: Image.Image, level: Colour) -> int:
     return int(np.count_nonzero(np.abs(pixels - shades).max(axis=2) > _UNCLEAR_DISTANCE))
 
 
-def _levels(colours: Sequence[Colour], counts: Sequence[int], flat: Sequence[int], lossy: bool) -> list[Colour]:
+def _levels(mask: Image.Image, census: _Census, lossy: bool) -> list[Colour]:
     """Return the values that were drawn: all but noise and soft edges, sorted by brightness."""
+    colours, counts, flat = census
     brightest = max(map(max, colours))
     count_of = dict(zip(colours, counts, strict=True))
     few = not lossy and len(colours) <= _FEW_VALUES
@@ -219,12 +224,25 @@ def _levels(colours: Sequence[Colour], counts: Sequence[int], flat: Sequence[int
     )
     levels = {max(end, key=lambda colour: count_of[colour]) for end in ends if end}
     between = [colour for colour in colours if colour not in levels]
-    if few and len({2 * max(colour) > brightest for colour in between}) == 1:
-        levels.update(between)  # noise and soft edges lie on both sides of the middle
+    # noise lies on both sides of the middle, soft edges lie between the levels
+    if few and len({2 * max(colour) > brightest for colour in between}) == 1 and not _are_edges(mask, levels):
+        levels.update(between)
     for colour, n, n_flat in zip(colours, counts, flat, strict=True):
         if n_flat > (0 if few else _LEVEL_FLATNESS * n):
             levels.add(colour)
     return sorted(levels, key=lambda colour: (max(colour), colour))
+
+
+def _are_edges(mask: Image.Image, levels: Collection[Colour]) -> bool:
+    """Return whether both of two grey levels are next to each pixel of another value."""
+    if mask.mode != "L" or len(levels) != 2:
+        return False
+    dark, bright = sorted(max(level) for level in levels)
+    low, pixels, high = (
+        np.asarray(image)
+        for image in (mask.filter(ImageFilter.MinFilter(3)), mask, mask.filter(ImageFilter.MaxFilter(3)))
+    )
+    return bool(((low == dark) & (high == bright))[(pixels != dark) & (pixels != bright)].all())
 
 
 def _most_frequent(counts: Mapping[Colour, int]) -> Colour | None:
@@ -318,7 +336,7 @@ def _distinct_in_jpeg(colours: tuple[Colour, ...]) -> bool:
 # both
 
 
-def _census(mask: Image.Image) -> tuple[list[Colour], list[int], list[int]]:
+def _census(mask: Image.Image) -> _Census:
     """Return the colours of a mask, how many pixels have each, and around how many of these 3 × 3 are the same."""
     if mask.mode == "L":
         histogram = mask.histogram()

@@ -11,6 +11,9 @@ import surface_distance
 from sklearn import metrics as sklearn_metrics
 
 from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS, Counts, count, score, total
+from nnunet_mamba_mis.benchmark.evaluation.scores import score_case
+from nnunet_mamba_mis.benchmark.label_maps import Labels
+from support.convert_trees import write
 
 
 def rectangle(shape, rows, columns):
@@ -135,3 +138,25 @@ def agree(truth, prediction, spacing):
         assert scored.value("hd95") == pytest.approx(hd95, rel=1e-5)
         nsd = surface_distance.compute_surface_dice_at_tolerance(theirs, tolerance)
         assert scored.value("nsd") == pytest.approx(nsd, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("of_class", "ignored", "named"),
+    [({"polyp": 1}, None, "2, 3"), ({"polyp": 1, "tool": 2}, None, "3"), ({"both": (1, 2)}, 3, "")],
+    ids=["two unknown", "one unknown", "region and ignored"],
+)
+@pytest.mark.parametrize("spoilt", ["truth", "prediction"])
+def test_values_that_are_no_label_are_named(of_class, ignored, named, spoilt, tmp_path):
+    from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+
+    for name in ("truth", "prediction"):
+        top = 3 if name == spoilt else 1
+        write(tmp_path / name / "a.png", np.arange(64, dtype=np.uint8).reshape(8, 8) % (top + 1))
+    truth, prediction = tmp_path / "truth" / "a.png", tmp_path / "prediction" / "a.png"
+
+    result = score_case(truth, prediction, Labels(of_class, ignored, ".png", NaturalImage2DIO), tolerance=1)
+
+    if named:
+        assert f"{tmp_path / spoilt / 'a.png'} holds {named}" in result
+    else:
+        assert list(result) == list(of_class)

@@ -95,6 +95,7 @@ def labels_of(folder: Path, case: str = "im0") -> np.ndarray:
         ([drawn({200: OBJECT}, background=100)], ["100", "200"]),
         ([drawn({2: OBJECT}, background=1)], ["1", "2"]),
         ([drawn({50: OBJECT, 100: RING, 150: TOOL})], ["50", "100", "150"]),
+        ([drawn({128: RING, 255: OBJECT})], ["128", "255"]),
     ]
     + [([drawn({255: OBJECT}), spots(value)], [str(value), "255"]) for value in (1, 7, 128, 254)]
     + [
@@ -165,7 +166,7 @@ def test_two_levels_are_a_class(mask, convert) -> None:
 
 
 @pytest.mark.parametrize("resampling", [Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
-@pytest.mark.parametrize("size", [(100, 80), (160, 120), (400, 300)], ids=str)
+@pytest.mark.parametrize("size", [(100, 80), (160, 120), (256, 192), (400, 300)], ids=str)
 def test_soft_edges_of_resized_masks_are_no_levels(resampling, size: tuple[int, int], convert) -> None:
     mask = reduced(resampling, size)
     np.testing.assert_array_equal(labels_of(convert(mask)), mask > 127)
