@@ -178,6 +178,7 @@ def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninte
 
 
 @pytest.mark.feature("Resuming", "A second process on the same fold changes nothing")
+@pytest.mark.slow
 def test_fold_that_another_process_trains_is_refused_by_the_first_of_two(discs, nnunet, variables):
     folder = nnunet.results / discs.name / "TwoLocked__nnUNetPlans__2d" / "fold_0"
     folder.mkdir(parents=True)
