@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,11 +20,13 @@ import SimpleITK as sitk
 
 from nnunet_mamba_mis.benchmark.evaluation.evaluate import evaluate_datasets
 from nnunet_mamba_mis.benchmark.evaluation.folds import find_folds, find_truth
+from nnunet_mamba_mis.benchmark.evaluation.statistics import compare_all, estimate
 from nnunet_mamba_mis.benchmark.evaluation.training_records import read_training
-from nnunet_mamba_mis.benchmark.reporting import overlay_cases
+from nnunet_mamba_mis.benchmark.reporting import figures, overlay_cases
 from nnunet_mamba_mis.benchmark.reporting.document import Heading, Table, Text, Warnings, to_html, to_markdown
 from nnunet_mamba_mis.benchmark.reporting.report import make_report
 from nnunet_mamba_mis.cli.main import main
+from nnunet_mamba_mis.nnunet.logs import Epoch
 from support.benchmark_results import (
     CASES,
     OURS,
@@ -195,6 +200,19 @@ def test_label_maps_with_colours_are_not_scored_by_their_red(compared):
     file = compared.results / compared.name / f"{OURS}__nnUNetPlans__2d" / "fold_0" / "validation" / "case4.png"
     imageio.imwrite(file, np.stack([imageio.imread(file)] * 3, axis=-1))
     assert warning(report(compared), "case4.png", "cannot be read")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_figures_of_values_that_cannot_be_placed_are_drawn(tmp_path, value):
+    (pair,) = compare_all({"a": {"x": 0.5}, "b": {"x": 0.7}}, {})
+    epochs = {"_a": [[Epoch(0, value, value, (value,), value)]]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.draw_cost({"_a": estimate({"x": value}, {})}, {"seconds": {"_a": value}}, tmp_path / "cost.png")
+        figures.draw_training_curves(epochs, tmp_path / "training.png")
+        differences = {"b": (pair, {"x": value if math.isfinite(value) else math.nan})}
+        figures.draw_paired_differences(differences, "Dice", "a", tmp_path / "differences.png")
+    assert len(list(tmp_path.glob("*.png"))) == 3
 
 
 def test_figures_are_there_as_png_and_svg(compared):
@@ -465,3 +483,12 @@ def test_a_dataset_without_results_is_refused_with_the_reason(place, capsys):
     folder.rename(folder.with_name("fold_all"))
     message = refused(capsys)
     assert "Dataset007_Discs" in message and "fold_all" in message
+
+
+@pytest.mark.slow
+def test_no_display_and_no_home_are_needed(compared):
+    variables = {name: value for name, value in os.environ.items() if name not in ("HOME", "MPLCONFIGDIR")}
+    command = [sys.executable, "-m", "nnunet_mamba_mis.cli", "benchmark", "report", "-d", "7", "-o", "report"]
+    variables["MPLBACKEND"] = "nosuch"
+    subprocess.run([*command, "--no-overlays"], cwd=compared.root, env=variables, check=True, timeout=120)
+    assert (compared.root / "report" / "Dataset007_Discs_cost.png").is_file()
