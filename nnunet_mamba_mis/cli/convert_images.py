@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
             )
     predictions = images.folder.with_name(f"{images.folder.name}_predictions")
     print(
-        "Next, with the dataset ID and the trainer of the model:\n"
-        f"  nnUNetv2_predict -i {shlex.quote(str(images.folder))} -o {shlex.quote(str(predictions))} -d ID -c 2d "
+        "Next, with dataset ID, fold and trainer of the model:\n"
+        f"  nnUNetv2_predict -i {shlex.quote(str(images.folder))} -o {shlex.quote(str(predictions))} -d ID -c 2d -f 0 "
         "-tr nnUNetTrainerMambaMIS"
     )

@@ -6,7 +6,7 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from PIL import ExifTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -123,7 +123,7 @@ def _tiff_bits(directory: ImageFileDirectory_v2) -> int:
     return all_bits[0]
 
 
-def is_turned(orientation: object) -> bool:
+def is_turned(orientation: object) -> TypeGuard[int]:
     """Return whether an EXIF orientation is one of those that turn or mirror; 0 and what does not exist do not."""
     return isinstance(orientation, int) and 2 <= orientation <= 8
 

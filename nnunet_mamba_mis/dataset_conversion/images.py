@@ -56,6 +56,10 @@ class SourceImage:
         BadFileError: It is no image, has too many pixels, other samples than of 8 or 16 bits, or has changed.
     """
 
+    mode: str
+    size: tuple[int, int]
+    orientation: int
+
     def __init__(self, path: Path, sha256: str | None = None) -> None:
         self._path = path
         with decoding():
@@ -78,8 +82,8 @@ class SourceImage:
                 raise BadFileError(
                     f"has pixels of Pillow's mode {self._image.mode}: save it as RGB or grey, 8 or 16 bits a channel"
                 )
-            self.mode: str = self._deep.mode if self._deep else self._image.mode
-            self.size: tuple[int, int] = self._image.size
+            self.mode = self._deep.mode if self._deep else self._image.mode
+            self.size = self._image.size
             self.orientation = _orientation(self._image)
             if header.format == "TIFF" and self.orientation != 1:
                 # in XMP
@@ -90,31 +94,30 @@ class SourceImage:
         """How many bits the samples of a 16-bit image need; 0 for an image with 8 bits a channel."""
         return self._deep.bits if self._deep else 0
 
-    @decoding()
     def rgb(self, bits: int) -> Image.Image:
         """Decode as three channels, as stored: orientation is not applied.
 
         Args:
             bits: What 16-bit images are scaled from.
         """
-        return _as_mode("RGB", self._deep.image(bits) if self._deep else _without_alpha(self._load()))
+        with decoding():
+            return _as_mode("RGB", self._deep.image(bits) if self._deep else _without_alpha(self._load()))
 
-    @decoding()
     def mask(self, by_value: bool = False) -> Image.Image:
         """Decode as grey if all is grey, else as three channels, as stored and with 8 bits a channel.
 
         Args:
             by_value: Give the values that the file holds: a palette image's indices, 0 and 1 of one bit.
         """
-        image = self._deep.mask() if self._deep else self._load()
-        if by_value and image.mode in ("1", "P"):
-            return Image.fromarray(np.asarray(image).astype(np.uint8))
-        if image.mode == "P":
-            _check_palette(image)
-        image = _without_alpha(image)
-        return _as_mode("L" if image.mode in ("1", "L") else "RGB", image)
+        with decoding():
+            image = self._deep.mask() if self._deep else self._load()
+            if by_value and image.mode in ("1", "P"):
+                return Image.fromarray(np.asarray(image).astype(np.uint8))
+            if image.mode == "P":
+                _check_palette(image)
+            image = _without_alpha(image)
+            return _as_mode("L" if image.mode in ("1", "L") else "RGB", image)
 
-    @decoding()
     def check(self) -> None:
         """Report damage that Pillow, which decodes it all the same, ignores in a JPEG.
 
@@ -122,7 +125,8 @@ class SourceImage:
             BadFileError: It is truncated, or pixels got lost.
         """
         if self._format == "JPEG":
-            _check_jpeg(self._path)
+            with decoding():
+                _check_jpeg(self._path)
 
     def done(self, bits: int) -> list[str]:
         """Return what making it an upright RGB image does, in a few words each.

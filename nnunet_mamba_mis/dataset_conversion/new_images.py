@@ -15,6 +15,7 @@ from nnunet_mamba_mis.dataset_conversion.images import BadFileError, SourceImage
 from nnunet_mamba_mis.dataset_conversion.layouts import DOCUMENTS
 from nnunet_mamba_mis.dataset_conversion.overlaps import REPORT_FILE
 from nnunet_mamba_mis.dataset_conversion.problems import FOREIGN, SAME_NAME, UNREADABLE, Problem, problems_error
+from nnunet_mamba_mis.dataset_conversion.report import Names
 from nnunet_mamba_mis.dataset_conversion.sixteen_bits import report_entry
 from nnunet_mamba_mis.dataset_conversion.tree import IMAGE_SUFFIXES, Tree
 from nnunet_mamba_mis.dataset_conversion.work_folder import work_folder
@@ -140,7 +141,7 @@ def _find(source: Path) -> tuple[dict[str, Path], list[Problem]]:
             identifier = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", path.stem))
             first = taken.setdefault(identifier.casefold(), identifier)
             if first in paths:
-                text = f"{path} has the same case identifier as {paths[first]}, but for capitals: rename one of them"
+                text = f"{path} gets the same case identifier as {paths[first]}: rename one of them"
                 problems.append(Problem(SAME_NAME, text, first))
             else:
                 paths[identifier] = path
@@ -198,14 +199,15 @@ def _killed_conversion(job: _ImageJob) -> Problem:
 def _report(
     source: Path, images: dict[str, object], problems: list[Problem], usable: list[_ImageFacts], done: list[list[str]]
 ) -> str:
+    names = Names({source: source})
     content = {
         "converted_by": f"nnunet-mamba-mis {__version__}",
         "images": images,
-        "left_out": [{"identifier": p.case, "kind": p.kind, "why": p.text} for p in problems],
+        "left_out": [{"identifier": p.case, "kind": p.kind, "why": names.relative_in_text(p.text)} for p in problems],
         "cases": [
             {
                 "identifier": facts.identifier,
-                "image": {"file": facts.path.relative_to(source.absolute()).as_posix(), "sha256": facts.sha256},
+                "image": {"file": names.relative(facts.path), "sha256": facts.sha256},
                 "original_size": list(facts.size),
                 "done": what,
             }

@@ -59,7 +59,7 @@ def test_every_kind_of_image_becomes_an_rgb_png(source: Path, tmp_path: Path, ru
     report = json.loads((tmp_path / "out" / "conversion_report.json").read_text())
     assert report["images"]["bits"] == 12 and "12 bits" in result.stdout
     files = {case["identifier"]: case["image"]["file"] for case in report["cases"]}
-    assert files["with_space"] == "with space.png" and files["turned"] == "turned.JPG"
+    assert files["with_space"] == "new/with space.png" and files["turned"] == "new/turned.JPG"
     assert f"nnUNetv2_predict -i {tmp_path / 'out'} " in result.stdout
 
 
@@ -136,7 +136,7 @@ def test_a_problem_is_named_and_nothing_is_written(spoil, source: Path, tmp_path
     result = run("images", "-i", source, "-o", tmp_path / "out", "--skip-bad")
     assert result.status == 0 and str(path) in result.stdout
     left_out = json.loads((tmp_path / "out" / "conversion_report.json").read_text())["left_out"]
-    assert len(left_out) == 1 and str(path) in left_out[0]["why"]
+    assert len(left_out) == 1 and f"new/{path.name} " in left_out[0]["why"]
 
 
 def test_too_few_bits_are_named(source: Path, tmp_path: Path, error_of) -> None:
