@@ -136,7 +136,7 @@ def expression_of(scan: nn.Module, x: Tensor) -> Pixelwise:
 
     A scan that is hooked or replaced is called.
     """
-    if type(scan) in (BFSS, NoSSM) and runs_forward_alone(scan):
+    if isinstance(scan, BFSS) and type(scan) in (BFSS, NoSSM) and runs_forward_alone(scan):
         return scan.expression(x)
     return lazy(scan(x))
 

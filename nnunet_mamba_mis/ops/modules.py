@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard, TypeVar
+
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.modules.module import _has_any_global_hook
 
+Module = TypeVar("Module", bound=nn.Module)
+
 # as they were when this was imported, as people replace methods of torch's classes
-_FORWARDS = {kind: kind.forward for kind in (nn.Conv1d, nn.LayerNorm, nn.Linear, nn.Sequential, nn.SiLU)}
+_FORWARDS: dict[type[nn.Module], Any] = {
+    kind: kind.forward for kind in (nn.Conv1d, nn.LayerNorm, nn.Linear, nn.Sequential, nn.SiLU)
+}
 _TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)  # with the meaning of ordinary ones
 
 
-def is_ordinary(layer: nn.Module, kind: type[nn.Module]) -> bool:
+def is_ordinary(layer: object, kind: type[Module]) -> TypeGuard[Module]:
     """Whether a layer is of this class of torch.nn itself, with its forward and no hooks."""
-    return type(layer) is kind and kind.forward is _FORWARDS[kind] and runs_forward_alone(layer)
+    return (
+        isinstance(layer, kind)
+        and type(layer) is kind
+        and _FORWARDS[kind] is kind.forward
+        and runs_forward_alone(layer)
+    )
 
 
 def runs_forward_alone(module: nn.Module) -> bool:
@@ -37,8 +48,8 @@ def are_ordinary_tensors(*tensors: Tensor | None) -> bool:
     return all(t is None or type(t) in _TENSORS for t in tensors)
 
 
-def has_ordinary_weights(layer: nn.Module, kind: type[nn.Module], bias: bool = True) -> bool:
+def has_ordinary_weights(layer: nn.Module, kind: type[nn.Linear] | type[nn.Conv1d], bias: bool = True) -> bool:
     """Whether a layer's weight, with or without a bias, says all about it: it is ordinary, and so are they."""
     return (
-        is_ordinary(layer, kind) and (layer.bias is not None) == bias and are_ordinary_tensors(layer.weight, layer.bias)  # type: ignore[arg-type]
+        is_ordinary(layer, kind) and (layer.bias is not None) == bias and are_ordinary_tensors(layer.weight, layer.bias)
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -54,8 +54,7 @@ class Pixelwise:
         """
         steps: list[Layer] = []
         for layer in layers:
-            is_chain = isinstance(layer, nn.Module) and is_ordinary(layer, nn.Sequential)
-            steps += layer if is_chain else [layer]  # type: ignore[misc, list-item]
+            steps += list(layer) if is_ordinary(layer, nn.Sequential) else [layer]
         return Pixelwise(self.tensors, (*self.steps, *steps))
 
     def __mul__(self, factor: Pixelwise) -> Pixelwise:
@@ -206,8 +205,6 @@ def _add_layer(plan: _Plan, layer: Layer, stack: list[int]) -> bool:
     channels = stack[-1]
     if layer is F.silu:
         plan.add(SILU)
-    elif not isinstance(layer, nn.Module):
-        return False
     elif _is_silu(layer):
         plan.without_parameters.append(layer)
         plan.add(SILU)
@@ -223,7 +220,7 @@ def _add_layer(plan: _Plan, layer: Layer, stack: list[int]) -> bool:
     return True
 
 
-def _is_silu(layer: nn.Module) -> bool:
+def _is_silu(layer: object) -> TypeGuard[nn.SiLU]:
     return is_ordinary(layer, nn.SiLU) and not layer.inplace
 
 

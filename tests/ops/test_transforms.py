@@ -130,6 +130,7 @@ def test_transform_gives_what_it_gives_of_plain_operations(transform, operation,
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @needs_native
 @pytest.mark.parametrize("order", ["compiled derivative", "derivative of compiled"])
 @pytest.mark.filterwarnings("ignore")
@@ -146,15 +147,15 @@ def test_compiled_operator_has_its_forward_derivative(order):
 @pytest.mark.parametrize("discretization", ["zoh", "mamba"])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_scan_passes_gradgradcheck(backend, discretization, groups):
-    shapes = [(1, 4, 3), (1, 4, 3), (4, 2), (1, groups, 2, 3), (1, groups, 2, 3), (4,), (1, 4, 3), (4,)]
+    shapes = [(1, 2, 3), (1, 2, 3), (2, 2), (1, groups, 2, 3), (1, groups, 2, 3), (2,), (1, 2, 3), (2,)]
     tensors = tuple(make(*shape).requires_grad_() for shape in shapes)
 
     def run(*tensors):
         options = {"return_last_state": True, "discretization": discretization, "backend": backend}
         return selective_scan(*tensors, True, **options)
 
-    assert torch.autograd.gradgradcheck(run, tensors)
-    assert torch.autograd.gradcheck(run, tensors, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(run, tensors, fast_mode=True)
+    assert torch.autograd.gradcheck(run, tensors, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
 
 
 @needs_native
@@ -166,9 +167,10 @@ def test_parameters_have_second_derivatives():
     def run(x, *_parameters):
         return Evaluator()(lazy(x).then(norm, linear, F.silu, linear))
 
-    assert torch.autograd.gradgradcheck(run, leaves)
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
 
+@pytest.mark.slow
 @needs_native
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad], ids=["grad", "no_grad"])
 def test_network_has_its_forward_derivative(context):

@@ -86,6 +86,22 @@ def test_kernels_agree_with_reference(shape, discretization):
     check(make_arguments(*shape), delta_softplus=True, discretization=discretization)
 
 
+def test_transforms_and_further_derivatives_are_those_of_the_reference():
+    arguments = on_device(make_arguments(1, 2, 9, 3))
+    u = arguments.pop("u")
+
+    def derivatives(backend):
+        def run(u):
+            return selective_scan(u, **arguments, delta_softplus=True, discretization="zoh", backend=backend)
+
+        leaf = u.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(run(leaf).square().sum(), leaf, create_graph=True)
+        second = torch.autograd.grad(gradient.sum(), leaf)[0]
+        return {"jvp": torch.func.jvp(run, (u,), (u.cos(),))[1], "first": gradient.detach(), "second": second}
+
+    assert_same(derivatives("triton"), derivatives("reference"), 1e-4)
+
+
 def test_optional_arguments_can_be_left_out():
     arguments = make_arguments(1, 2, 20, 3) | {"D": None, "z": None, "delta_bias": None}
     arguments["delta"] = arguments["delta"].abs()

@@ -218,8 +218,11 @@ def register_gradient(operator: Any, backward: Any, in_torch: Callable[..., tupl
 
 
 def _scan_in_torch(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *tensors, softplus, exact, _engine_name = arguments
-    return scan_inputs_in_torch(ScanInputs(*tensors, softplus, "zoh" if exact else "mamba"))
+    softplus, exact, _engine_name = arguments[8:]
+    tensors = dict(zip(ScanInputs._fields, arguments[:8], strict=False))
+    return scan_inputs_in_torch(
+        ScanInputs(**tensors, delta_softplus=softplus, discretization="zoh" if exact else "mamba")
+    )
 
 
 def scan_inputs_in_torch(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
