@@ -111,12 +111,16 @@ def _build(name: str, trained_with: _Trained) -> MambaMIS:
     """The network as a trainer of ours has it, or the plans."""
     inputs, outputs = trained_with.channels
     trainer: Any = getattr(trainers, name, None)
-    if _is_ours(trainer):
-        manager = PlansManager(trained_with.plans.as_json())
-        planned = manager.get_configuration(trained_with.configuration)
-        return trainer.build_network_architecture(manager, planned, inputs, outputs, enable_deep_supervision=False)
-    if arguments := planned_architecture(trained_with.planned.as_json()):
-        return MambaMIS(inputs, outputs, trained_with.planned.patch_size, **arguments)
+    try:
+        if _is_ours(trainer):
+            manager = PlansManager(trained_with.plans.as_json())
+            planned = manager.get_configuration(trained_with.configuration)
+            return trainer.build_network_architecture(manager, planned, inputs, outputs, enable_deep_supervision=False)
+        if arguments := planned_architecture(trained_with.planned.as_json()):
+            return MambaMIS(inputs, outputs, trained_with.planned.patch_size, **arguments)
+    except Exception as error:  # whatever values of other types lead to
+        key = f"configurations.{trained_with.configuration}.architecture"
+        raise UserError(f"{PLANS_FILE} has no network that can be built: {key}: {error!r:.200}") from None
     raise UserError(
         f"the fold was trained with {name}, which is not a trainer of Mamba-MIS in this package, and its code is not "
         "run. If it is derived from one, name that with --architecture-of, for example nnUNetTrainerMambaMIS_S; "

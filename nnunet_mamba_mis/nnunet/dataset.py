@@ -40,8 +40,8 @@ def _check_labels(values: dict[str, Any]) -> dict[str, Label]:
             continue
         elements = [_integer(element, in_list if isinstance(value, list) else number) for element in _list(value)]
         wanted = [element for element in elements if element is not None]
-        if len(wanted) != len(elements) or not wanted or (name == _BACKGROUND and value != wanted[0] and regions):
-            kind = "an integer" if not regions else "an integer or a list of integers"
+        if len(wanted) != len(elements) or not wanted:
+            kind = "an integer or a list of integers" if regions else "an integer"
             raise ValueError(f"{name!r} should be {kind} from 0 to {_LARGEST_LABEL}, found {value!r:.60}")
         labels[name] = tuple(wanted) if len(wanted) > 1 else wanted[0]
     _check_values(labels, regions)

@@ -278,6 +278,17 @@ def test_checkpoint_with_values_of_other_types_is_one_message(model, capsys, con
     assert "checkpoint_final.pth" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kwargs", [{"variant": 3}, {"variant": "B", "widths": []}, {"discretization": None}], ids=str)
+def test_plans_of_a_network_that_cannot_be_built_are_named(model, kwargs):
+    plans = json.loads((model / "plans.json").read_text())
+    entry = {"network_class_name": "nnunet_mamba_mis.architectures.MambaMIS", "arch_kwargs": kwargs}
+    plans["configurations"]["2d"]["architecture"] = entry
+    (model / "plans.json").write_text(json.dumps(plans))
+    write_checkpoint(model, trainer_name="nnUNetTrainer")
+    with pytest.raises(UserError, match=r"plans\.json .*architecture"):
+        load_fold(model, "0")
+
+
 @pytest.mark.parametrize("arguments", [["-f", "0" * 300], ["-f", "0", "-chk", "c" * 300]], ids=["fold", "checkpoint"])
 def test_names_that_no_file_can_have_are_missing_files(model, capsys, arguments):
     assert cli.main(["export", "-m", str(model), "-o", str(model.parent / "exported"), *arguments]) == 1
