@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from onnx_ir.passes import common as passes
 from onnxscript import opset18 as op
 
 import nnunet_mamba_mis.ops  # noqa: F401 (registers the operators)
@@ -54,7 +55,7 @@ def native_pixelwise(
         if kind == LOAD:
             stack.append(next(loaded))
         elif kind == NORM:
-            stack[-1] = op.LayerNormalization(stack[-1], next(layers), next(layers), epsilon=step_eps)
+            stack[-1], *_ = op.LayerNormalization(stack[-1], next(layers), next(layers), epsilon=step_eps)
         elif kind == LINEAR:
             stack[-1] = op.Add(op.MatMul(stack[-1], op.Transpose(next(layers), perm=[1, 0])), next(layers))
         elif kind == SILU:
@@ -86,3 +87,13 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _OWN.native_pixelwise.default: native_pixelwise,
     torch.ops.aten.split_with_sizes.default: split_with_sizes,
 }
+
+# what torch's exporter leaves; its optimizer takes minutes
+SIMPLIFICATIONS = (
+    passes.IdentityEliminationPass,
+    passes.RemoveUnusedNodesPass,
+    passes.CommonSubexpressionEliminationPass,
+    passes.LiftConstantsToInitializersPass,
+    passes.DeduplicateHashedInitializersPass,
+    passes.ClearMetadataAndDocStringPass,
+)

@@ -82,7 +82,7 @@ def run_aoti(path: Path, x: Tensor) -> Tensor:
 
 def write_onnx(network: MambaMIS, path: Path) -> None:
     """Write an ONNX model with input `image` and output `logits`; batches of any size."""
-    from nnunet_mamba_mis.export.onnx_operators import TRANSLATIONS
+    from nnunet_mamba_mis.export.onnx_operators import SIMPLIFICATIONS, TRANSLATIONS
 
     with _inference():
         program = _program(with_matrix_gates(network), any_batch=True)
@@ -96,6 +96,8 @@ def write_onnx(network: MambaMIS, path: Path) -> None:
             output_names=[OUTPUT],
         )
         assert model is not None
+        for simplify in SIMPLIFICATIONS:
+            simplify()(model.model)
         model.save(path, external_data=False)
 
 
