@@ -82,7 +82,8 @@ def _row_transforms(width: int, half: int) -> tuple[Tensor, Tensor]:
 
 
 def _rotation(size: int) -> Tensor:
-    """Ortho Fourier transform on real parts above imaginary ones, (2 · size, 2 · size); its transpose is the inverse."""
+    """Ortho Fourier transform of real parts above imaginary ones, as (2 · size, 2 · size)."""
+    # orthogonal: the inverse is its transpose
     cosines, sines = _waves(size, size, size)
     rows = torch.cat([cosines, sines], 1), torch.cat([-sines, cosines], 1)
     return torch.cat(rows) / math.sqrt(size)

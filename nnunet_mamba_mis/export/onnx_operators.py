@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import opset18 as op
 
 import nnunet_mamba_mis.ops  # noqa: F401 (registers the operators)
-from nnunet_mamba_mis.export.onnx_scan import Value, cut, join, scan
+from nnunet_mamba_mis.export.onnx_scan import Value, cut, join, scan, softplus
 from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES
 
 
@@ -23,8 +24,8 @@ def native_s6(
     # cut before projecting: projections are many times as large
     x = cut(u, channels, height * width)
     ends = [0, channels, channels + states, channels + 2 * states]
-    delta, B, C = (op.MatMul(op.Slice(weight, [start], [end], [0]), x) for start, end in zip(ends, ends[1:]))
-    delta = op.Softplus(op.Add(delta, op.Unsqueeze(delta_bias, [1])))
+    delta, B, C = (op.MatMul(op.Slice(weight, [start], [end], [0]), x) for start, end in itertools.pairwise(ends))
+    delta = softplus(op.Add(delta, op.Unsqueeze(delta_bias, [1])))
     y = scan(x, delta, A, B, C, exact, channels, states, height * width)
     y = op.Add(y, op.Mul(x, op.Unsqueeze(D, [1])))
     return (join(y, channels, height, width), *_unused())
@@ -76,7 +77,7 @@ _JOINS: dict[int, Callable[[Value, Value], Value]] = {
 def split_with_sizes(x: Value, sizes: Sequence[int], dim: int = 0) -> list[Value]:
     """`aten.split_with_sizes` without ONNX's sequences, which few runtimes have."""
     ends = [sum(sizes[:count]) for count in range(len(sizes) + 1)]
-    return [op.Slice(x, [start], [end], [dim]) for start, end in zip(ends, ends[1:])]
+    return [op.Slice(x, [start], [end], [dim]) for start, end in itertools.pairwise(ends)]
 
 
 # the only place that knows the names of the operators

@@ -8,7 +8,7 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
 
 pytest.importorskip("onnxruntime")
-from nnunet_mamba_mis.export import predict_onnx  # noqa: E402
+from nnunet_mamba_mis.export import predict_onnx
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 12, 4)).astype(np.uint8)
 IMAGES = {
