@@ -1,9 +1,9 @@
 """Write a trained fold as files that run without nnU-Net and without this package.
 
-network.pt2 runs with PyTorch (torch.export.load), network.onnx with onnxruntime or any other runtime for ONNX,
+network.pt2 runs with PyTorch (torch.export.load), network.onnx with onnxruntime, OpenVINO or another runtime for ONNX,
 network_aoti.pt2 is compiled for this machine's kind of CPU (torch._inductor.aoti_load_package). network.json beside
 them says how images have to be prepared and what the logits mean. Each file is run, and compared with the network,
-before the folder appears. documentation/export.md has an example that needs numpy and onnxruntime alone.
+before the folder appears. predict_onnx.py in it segments an image file with numpy, Pillow and onnxruntime alone.
 """
 
 from __future__ import annotations

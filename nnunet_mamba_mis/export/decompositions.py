@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nnunet_mamba_mis.ops  # noqa: F401 (registers the operators)
-from nnunet_mamba_mis.export import fourier
 from nnunet_mamba_mis.export.scan import cut, join, scan_chunks, scan_steps
 from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES
 
@@ -79,9 +78,4 @@ OWN_OPERATORS: Table = {
     _OWN.native_s6.default: decompose_s6,
     _OWN.chunked_scan.default: decompose_chunked_scan,
     _OWN.native_pixelwise.default: decompose_pixelwise,
-}
-FOURIER_TRANSFORMS: Table = {
-    torch.ops.aten._fft_r2c.default: fourier.decompose_fft_r2c,
-    torch.ops.aten._fft_c2r.default: fourier.decompose_fft_c2r,
-    torch.ops.aten.addcmul.default: fourier.decompose_addcmul,
 }

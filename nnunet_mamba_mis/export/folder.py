@@ -17,7 +17,7 @@ from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.text import one_line
 
 DESCRIPTION = "network.json"
-# of the largest logit; float32 alone gives about 1e-5
+EXAMPLE = "predict_onnx.py"
 # relative to the largest logit: LayerNorms over two nearly equal channels amplify rounding at single pixels
 _TYPICAL_DIFFERENCE, _LARGEST_DIFFERENCE = 1e-4, 1e-3
 
@@ -43,6 +43,8 @@ def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:
         description = fold.description | {"input": INPUT, "output": OUTPUT, "files": {}}
         for name in formats:
             description["files"][FORMATS[name].file] = _write(fold.network, name, partial)
+        if "onnx" in formats:
+            shutil.copyfile(Path(__file__).with_name(EXAMPLE), partial / EXAMPLE)
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         partial.chmod(0o755)  # mkdtemp's is for its owner alone
         partial.replace(output)
@@ -50,7 +52,7 @@ def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:
         raise UserError(f"{output} cannot be written: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(one_line(f"{output}: {', '.join([*description['files'], DESCRIPTION])}"))
+    print(one_line(f"{output}: {', '.join(sorted(file.name for file in output.iterdir()))}"))
 
 
 def _write(network: MambaMIS, name: str, folder: Path) -> dict[str, Any]:

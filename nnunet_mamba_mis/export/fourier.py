@@ -1,78 +1,89 @@
-"""rfft2 and irfft2 as products with the grid's matrices of cosines and sines, for ONNX."""
+"""Spectral gates in real matrix products, for ONNX: runtimes have no Fourier transform, or a slow one."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-_ORTHO = 1  # of torch's enum of normalizations
+from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 
 
-def _matrix(rows: int, columns: int, period: int, like: Tensor) -> tuple[Tensor, Tensor]:
+class MatrixSpectralGate(nn.Module):
+    """A spectral gate whose rfft2 and irfft2 are products with the grid's matrices of cosines and sines.
+
+    Args:
+        gate: What it computes.
+    """
+
+    def __init__(self, gate: SpectralGate) -> None:
+        super().__init__()
+        height, width = gate.size
+        half = width // 2 + 1
+        to_columns, from_columns = _row_transforms(width, half)
+        rotation = _rotation(height)
+        # (2, C, H, W // 2 + 1)
+        for name, grid in (("weight", gate.weight), ("bias", gate.bias)):
+            self.register_buffer(name, grid.detach().permute(3, 2, 0, 1).contiguous())
+        dtype = gate.weight.dtype
+        self.register_buffer("to_columns", to_columns.to(dtype))
+        self.register_buffer("rotation", rotation.to(dtype))
+        self.register_buffer("back_rotation", rotation.mT.contiguous().to(dtype))
+        self.register_buffer("from_columns", from_columns.to(dtype))
+        self.half = half
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        height = x.shape[1]
+        y = x.permute(0, 3, 1, 2) @ self.to_columns  # real parts, then imaginary ones
+        y = self.rotation @ torch.cat([y[..., : self.half], y[..., self.half :]], 2)
+        real, imaginary = y[:, :, :height], y[:, :, height:]
+        weight, bias = self.weight, self.bias
+        y = torch.cat(
+            [
+                real * weight[0] - imaginary * weight[1] + bias[0],
+                real * weight[1] + imaginary * weight[0] + bias[1],
+            ],
+            2,
+        )
+        y = self.back_rotation @ y
+        y = torch.cat([y[:, :, :height], y[:, :, height:]], 3) @ self.from_columns
+        return y.permute(0, 2, 3, 1)
+
+
+def with_matrix_gates(network: nn.Module) -> nn.Module:
+    """A copy of the network, with its other weights, in which spectral gates are `MatrixSpectralGate`."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, SpectralGate):
+                setattr(module, name, MatrixSpectralGate(child))
+    return network
+
+
+def _waves(rows: int, columns: int, period: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines of 2π · row · column / period, (rows, columns) each."""
     # whole turns are taken off as integers: large angles would lose digits
-    turns = torch.outer(torch.arange(rows, device=like.device), torch.arange(columns, device=like.device)) % period
+    turns = torch.outer(torch.arange(rows), torch.arange(columns)) % period
     angle = turns.to(torch.float64) * (2 * math.pi / period)
-    return torch.cos(angle).to(like.dtype), torch.sin(angle).to(like.dtype)
+    return torch.cos(angle), torch.sin(angle)
 
 
-def _rotation(size: int, sign: int, like: Tensor) -> Tensor:
-    """The complex matrix e^{±2πi jk/size}/√size on (real, imaginary) stacked, (2·size, 2·size)."""
-    real, imaginary = _matrix(size, size, size, like)
-    imaginary = sign * imaginary
-    rows = torch.cat([real, -imaginary], 1), torch.cat([imaginary, real], 1)
-    return torch.cat(rows) / math.sqrt(size)
-
-
-def rfft2(x: Tensor) -> Tensor:
-    """Ortho rfft2 over the middle axes: (B, H, W, C) → complex (B, H, W//2+1, C)."""
-    _, height, width, channels = x.shape
-    half = width // 2 + 1
-    real, imaginary = _matrix(half, width, width, x)
-    by_width = torch.cat([real, -imaginary]) / math.sqrt(width)
-    y = by_width @ x.transpose(1, 2).flatten(2)  # (B, 2·half, H·C)
-    y = y.unflatten(1, (2, half)).unflatten(3, (height, channels)).transpose(2, 3)  # (B, 2, H, half, C)
-    y = _rotation(height, -1, x) @ y.flatten(3).flatten(1, 2)
-    y = y.unflatten(1, (2, height)).unflatten(3, (half, channels))
-    return torch.view_as_complex(y.movedim(1, -1).contiguous())
-
-
-def irfft2(x: Tensor, width: int) -> Tensor:
-    """Ortho irfft2 over the middle axes: complex (B, H, W//2+1, C) → (B, H, W, C)."""
-    _, height, half, channels = x.shape
-    y = torch.view_as_real(x).movedim(-1, 1)  # (B, 2, H, half, C)
-    y = _rotation(height, 1, y) @ y.flatten(3).flatten(1, 2)
-    y = y.unflatten(1, (2, height)).unflatten(3, (half, channels)).transpose(2, 3)  # (B, 2, half, H, C)
-    real, imaginary = _matrix(width, half, width, y)
+def _row_transforms(width: int, half: int) -> tuple[Tensor, Tensor]:
+    """Ortho rfft of rows as (W, 2 · half), real parts first, and its inverse as (2 · half, W)."""
+    cosines, sines = _waves(width, half, width)
+    forward = torch.cat([cosines, -sines], 1) / math.sqrt(width)
     # each frequency stands for its negative too, but 0 and half the sampling rate
-    twice = torch.arange(half, device=x.device)
-    twice = torch.where((twice == 0) | (2 * twice == width), 1.0, 2.0).to(y.dtype)
-    by_width = torch.cat([real * twice, -imaginary * twice], 1) / math.sqrt(width)
-    y = by_width @ y.flatten(3).flatten(1, 2)  # (B, W, H·C)
-    return y.unflatten(2, (height, channels)).transpose(1, 2)
+    frequency = torch.arange(half)
+    twice = torch.where((frequency == 0) | (2 * frequency == width), 1.0, 2.0)
+    return forward, (forward * twice.repeat(2)).mT.contiguous()
 
 
-def decompose_fft_r2c(x: Tensor, dim: list[int], normalization: int, onesided: bool) -> Tensor:
-    """`aten._fft_r2c` as a spectral gate calls it."""
-    if list(dim) != [1, 2] or normalization != _ORTHO or not onesided:
-        return NotImplemented
-    return rfft2(x)
-
-
-def decompose_fft_c2r(x: Tensor, dim: list[int], normalization: int, last_dim_size: int) -> Tensor:
-    """`aten._fft_c2r` as a spectral gate calls it."""
-    if list(dim) != [1, 2] or normalization != _ORTHO:
-        return NotImplemented
-    return irfft2(x, last_dim_size)
-
-
-def decompose_addcmul(bias: Tensor, x: Tensor, weight: Tensor, *, value: float = 1) -> Tensor:
-    """`aten.addcmul`, of complex tensors on their real and imaginary parts."""
-    if not x.is_complex():
-        return bias + value * x * weight
-    bias, x, weight = (torch.view_as_real(t) for t in (bias, x, weight))
-    real = x[..., 0] * weight[..., 0] - x[..., 1] * weight[..., 1]
-    imaginary = x[..., 0] * weight[..., 1] + x[..., 1] * weight[..., 0]
-    return torch.view_as_complex(bias + value * torch.stack([real, imaginary], -1))
+def _rotation(size: int) -> Tensor:
+    """Ortho Fourier transform of real parts above imaginary ones, as (2 · size, 2 · size)."""
+    # orthogonal: the inverse is its transpose
+    cosines, sines = _waves(size, size, size)
+    rows = torch.cat([cosines, sines], 1), torch.cat([-sines, cosines], 1)
+    return torch.cat(rows) / math.sqrt(size)

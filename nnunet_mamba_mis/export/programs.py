@@ -11,45 +11,44 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from nnunet_mamba_mis.architectures import MambaMIS
-from nnunet_mamba_mis.export.decompositions import FOURIER_TRANSFORMS, OWN_OPERATORS, Table
+from nnunet_mamba_mis.export.decompositions import OWN_OPERATORS
+from nnunet_mamba_mis.export.fourier import with_matrix_gates
 
 INPUT, OUTPUT = "image", "logits"
 
 
-def portable_program(network: MambaMIS, *, any_batch: bool = True, for_onnx: bool = False) -> ExportedProgram:
+def portable_program(network: MambaMIS, *, any_batch: bool = True) -> ExportedProgram:
     """The network in evaluation mode as a program that runs wherever PyTorch does, without this package.
 
     Args:
         network: On the CPU, without deep supervision.
         any_batch: Whether it takes batches of any size, or one image.
-        for_onnx: Whether Fourier transforms become matrix products.
 
     Returns:
         (batch, input_channels, *patch_size) → logits (batch, num_classes, *patch_size).
     """
-    # two images, as one would be taken for a constant
-    x = torch.zeros(2 if any_batch else 1, network.input_channels, *network.patch_size)
-    shapes = ({0: Dim("batch", min=1)},) if any_batch else None
-    table = OWN_OPERATORS | FOURIER_TRANSFORMS if for_onnx else OWN_OPERATORS
-    was_training = network.training
-    try:
-        with _inference():
-            program = torch.export.export(network.eval(), (x,), dynamic_shapes=shapes)
-            return _decompose(program, table)
-    finally:
-        network.train(was_training)
-
-
-def _decompose(program: ExportedProgram, table: Table) -> ExportedProgram:
-    program = program.run_decompositions(table)
+    with _inference():
+        program = _program(network, any_batch).run_decompositions(OWN_OPERATORS)
     left = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("nnunet_mamba_mis.")}
     if left:
         raise NotImplementedError(f"operators without a decomposition (export/decompositions.py): {', '.join(left)}")
     return program
+
+
+def _program(network: nn.Module, any_batch: bool) -> ExportedProgram:
+    """The network in evaluation mode, with the package's own operators."""
+    # two images, as one would be taken for a constant
+    x = torch.zeros(2 if any_batch else 1, network.input_channels, *network.patch_size)
+    shapes = ({0: Dim("batch", min=1)},) if any_batch else None
+    was_training = network.training
+    try:
+        return torch.export.export(network.eval(), (x,), dynamic_shapes=shapes)
+    finally:
+        network.train(was_training)
 
 
 def write_pt2(network: MambaMIS, path: Path) -> None:
@@ -83,13 +82,22 @@ def run_aoti(path: Path, x: Tensor) -> Tensor:
 
 def write_onnx(network: MambaMIS, path: Path) -> None:
     """Write an ONNX model with input `image` and output `logits`; batches of any size."""
-    program = portable_program(network, for_onnx=True)
+    from nnunet_mamba_mis.export.onnx_operators import SIMPLIFICATIONS, TRANSLATIONS
+
     with _inference():
-        # onnxscript's optimizer takes minutes and gains nothing: onnxruntime has its own
+        program = _program(with_matrix_gates(network), any_batch=True)
         model = torch.onnx.export(
-            program, dynamo=True, optimize=False, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
+            program,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            custom_translation_table=TRANSLATIONS,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
         )
         assert model is not None
+        for simplify in SIMPLIFICATIONS:
+            simplify()(model.model)
         model.save(path, external_data=False)
 
 

@@ -1,11 +1,13 @@
-"""Programs that run without this package: the same numbers as the network, in torch, onnxruntime and AOTInductor."""
+"""Programs that run without this package: the network's numbers in torch, AOTInductor, onnxruntime and OpenVINO."""
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,12 +17,16 @@ from nnunet_mamba_mis.architectures import VARIANTS, MambaMIS
 from nnunet_mamba_mis.architectures.amffb import AMFFB
 from nnunet_mamba_mis.architectures.basic_blocks import BSSS, CNNBlock, NoSSMBlock, ViTBlock
 from nnunet_mamba_mis.architectures.mamba_mis import Depths
-from nnunet_mamba_mis.export import fourier, programs
+from nnunet_mamba_mis.architectures.scan_blocks import S6
+from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
+from nnunet_mamba_mis.export import programs
 from nnunet_mamba_mis.export.decompositions import decompose_chunked_scan, decompose_pixelwise, decompose_s6
+from nnunet_mamba_mis.export.fourier import MatrixSpectralGate
 from nnunet_mamba_mis.export.scan import scan_steps
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops import selective_scan
 from nnunet_mamba_mis.ops.pixelwise import native_pixelwise
+from nnunet_mamba_mis.ops.selective_scan import registry
 from nnunet_mamba_mis.ops.selective_scan.chunked import chunked_scan
 from support.paths import PROGRAMS
 
@@ -97,13 +103,13 @@ def test_pixelwise_layers_in_core_operations_are_the_operator():
 
 
 @pytest.mark.parametrize("size", [(8, 8), (6, 7), (5, 4), (1, 1), (1, 2), (96, 40)], ids=str)
-def test_fourier_transforms_as_matrix_products(size):
+def test_spectral_gates_as_matrix_products(size):
+    gate = SpectralGate(size, 3)
+    # of no real image: frequencies 0 and half have imaginary parts
+    nn.init.normal_(gate.weight)
+    nn.init.normal_(gate.bias)
     x = torch.randn(2, *size, 3)
-    spectrum = torch.fft.rfft2(x, dim=(1, 2), norm="ortho")
-    torch.testing.assert_close(fourier.rfft2(x), spectrum, rtol=1e-4, atol=1e-5)
-    spectrum = spectrum * torch.randn_like(spectrum)  # of no real image: frequencies 0 and half have imaginary parts
-    expected = torch.fft.irfft2(spectrum, s=size, dim=(1, 2), norm="ortho")
-    torch.testing.assert_close(fourier.irfft2(spectrum, size[1]), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(MatrixSpectralGate(gate)(x), gate(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("length", "steps"), [(65536, 256), (4096, 64), (16, 16), (17, 1), (1, 1), (320, 16)])
@@ -160,26 +166,116 @@ PARTS = {
 }
 
 
-@pytest.mark.feature("Export", "a patch that is no multiple of 32")
-@pytest.mark.feature("Export", "every variant's blocks and bridge in onnxruntime")
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PARTS)
-def test_every_part_runs_in_onnxruntime(name, tmp_path):
-    part = PARTS[name]().eval()
-    programs.write_onnx(part, tmp_path / "part.onnx")
+def run_openvino(path: Path, x: torch.Tensor) -> torch.Tensor:
+    import openvino
+
+    # without it, processors that have bfloat16 use it
+    model = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return torch.from_numpy(model(x.numpy())[0].copy())
+
+
+RUNTIMES = {"onnxruntime": programs.run_onnx, "openvino": run_openvino}
+RUNTIMES = {name: run for name, run in RUNTIMES.items() if importlib.util.find_spec(name)}
+
+
+def assert_others_agree(file: Path, x: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    for run in RUNTIMES.values():
+        torch.testing.assert_close(run(file, x).to(expected), expected, rtol=0, atol=tolerance)
+
+
+def operators(path: Path) -> list[str]:
+    """Names of the operators of a file's nodes, after a check that they are ONNX's own and simple."""
+    graph = onnx.load(path).graph
+    assert {node.domain for node in graph.node} == {""}
+    kinds = [node.op_type for node in graph.node]
+    control = {"Scan", "Loop", "If", "DFT", "STFT", "SplitToSequence", "ConcatFromSequence", "Optional"}
+    assert not [kind for kind in kinds if kind in control or "Sequence" in kind]
+    assert not any(attribute.type == onnx.AttributeProto.GRAPH for node in graph.node for attribute in node.attribute)
+    return kinds
+
+
+class Scan(nn.Module):
+    """An S6 layer as programs want it."""
+
+    def __init__(self, channels: int, size: tuple[int, int], discretization: str, states: int = 5) -> None:
+        super().__init__()
+        self.scan, self.input_channels, self.patch_size = S6(channels, states, discretization), channels, size
+        for parameter in self.scan.parameters():
+            nn.init.normal_(parameter)
+
+    def forward(self, x):
+        return self.scan(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def assert_scan_is_exact(part: Scan, tmp_path: Path) -> None:
+    programs.write_onnx(part, tmp_path / "scan.onnx")
+    operators(tmp_path / "scan.onnx")
+    part.double()
     for batch in (1, 3):
         x = torch.randn(batch, part.input_channels, *part.patch_size)
-        torch.testing.assert_close(programs.run_onnx(tmp_path / "part.onnx", x), part(x), rtol=0, atol=1e-4)
+        expected = part(x.double())
+        assert_others_agree(tmp_path / "scan.onnx", x, expected, 2e-5 * expected.abs().max().item())
 
 
-@pytest.mark.feature("Export", "ONNX of a whole network is within 1e-4")
+@pytest.mark.feature("Export", "a scan in ONNX without loops and sequences, of any length and any Δ")
+@pytest.mark.parametrize("discretization", ["zoh", "mamba"])
+@pytest.mark.parametrize(
+    "size",
+    [(6, 8), *(pytest.param(size, marks=pytest.mark.slow) for size in [(1, 1), (1, 2), (1, 37), (5, 30), (64, 80)])],
+    ids=str,
+)
+def test_scan_in_onnx_is_the_reference(size, discretization, tmp_path):
+    torch.manual_seed(0)
+    assert_scan_is_exact(Scan(3, size, discretization), tmp_path)
+
+
 @pytest.mark.slow
-def test_a_network_in_onnxruntime_is_within_1e4(tmp_path):
-    net = tiny_network((64, 64)).eval()
+@pytest.mark.parametrize(("delta", "log_A"), [(-20, -100), (-20, 10), (-9, 0), (0, -14), (40, 10)], ids=str)
+def test_scan_in_onnx_holds_at_extreme_decays(delta, log_A, tmp_path):
+    torch.manual_seed(0)
+    part = Scan(2, (8, 32), "zoh")
+    nn.init.constant_(part.scan.A_log, log_A)
+    nn.init.constant_(part.scan.delta.bias, delta)
+    assert_scan_is_exact(part, tmp_path)
+
+
+def test_network_without_native_code_is_exported_too(monkeypatch, tmp_path):
+    part = PARTS["BSSS"]().eval()
+    x = torch.randn(2, 6, 4, 6)
+    expected = part(x)
+    monkeypatch.setattr(registry, "fastest_backend", lambda *_: registry.BACKENDS["torch"])
+    monkeypatch.setattr(native, "available", bool)
+    programs.write_onnx(part, tmp_path / "part.onnx")
+    operators(tmp_path / "part.onnx")
+    torch.testing.assert_close(programs.run_onnx(tmp_path / "part.onnx", x), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.feature("Export", "a patch that is no multiple of 32")
+@pytest.mark.feature("Export", "every variant's blocks and bridge in onnxruntime and OpenVINO")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_runs_in_other_runtimes(name, tmp_path):
+    torch.manual_seed(0)
+    part = PARTS[name]().eval()
+    programs.write_onnx(part, tmp_path / "part.onnx")
+    operators(tmp_path / "part.onnx")
+    for batch in (1, 3):
+        x = torch.randn(batch, part.input_channels, *part.patch_size)
+        assert_others_agree(tmp_path / "part.onnx", x, part(x), 1e-4)
+
+
+@pytest.mark.feature("Export", "ONNX of a whole network is within 1e-4 in onnxruntime and OpenVINO")
+@pytest.mark.slow
+def test_a_network_in_other_runtimes_is_within_1e4(tmp_path):
+    torch.manual_seed(0)
+    net = MambaMIS(3, 2, (64, 64), variant="S").eval()
     programs.write_onnx(net, tmp_path / "net.onnx")
+    assert len(operators(tmp_path / "net.onnx")) < 10_000
+    # the constants of transforms are shared
+    assert (tmp_path / "net.onnx").stat().st_size < 1.5 * 4 * sum(p.numel() for p in net.parameters())
     for batch in (1, 2):
-        x = torch.randn(batch, 4, 64, 64)
-        torch.testing.assert_close(programs.run_onnx(tmp_path / "net.onnx", x), net(x), rtol=0, atol=1e-4)
+        x = torch.randn(batch, 3, 64, 64)
+        assert_others_agree(tmp_path / "net.onnx", x, net(x), 1e-4)
 
 
 def difference_without_the_package(file: Path, kind: str, net: nn.Module, images: torch.Tensor) -> float:

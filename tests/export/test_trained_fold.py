@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +11,13 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nnunet_mamba_mis.export.fold import load_fold
 from nnunet_mamba_mis.export.programs import run_onnx, run_pt2
 from nnunet_mamba_mis.nnunet.plans import architecture_entry
 from nnunet_mamba_mis.utils.errors import UserError
-from support.paths import PROGRAMS, REPOSITORY
+from support.paths import PROGRAMS
 from support.small_dataset import NUMBER, discs
 
 pytestmark = pytest.mark.slow
@@ -67,20 +67,35 @@ def exported(nnunet, trained, half_foreground) -> Path:
     return output
 
 
-@pytest.mark.feature("Export", "numpy and onnxruntime alone segment as `nnUNetv2_predict` does")
-def test_documented_example_segments_as_nnunet(nnunet, exported, half_foreground, unseen, tmp_path):
-    chosen = ["-f", 0, "-chk", half_foreground, "--disable_tta"]
-    nnunet.predict(NUMBER, "Short", unseen, tmp_path, *chosen)
-    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "documentation" / "export.md").read_text(), re.DOTALL)
-    (tmp_path / "example.py").write_text(blocks[-1])
+def run_example(exported: Path, image: Path, output: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, PROGRAMS / "without_packages.py", "torch,nnunetv2,nnunet_mamba_mis,scipy"]
-    command += [tmp_path / "example.py", exported, unseen / "unseen_0000.png", tmp_path / "ours.png"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    ours, theirs = imageio.imread(tmp_path / "ours.png"), imageio.imread(tmp_path / "unseen.png")
-    assert ours.shape == theirs.shape and 0.1 < theirs.mean() < 0.9
-    # nnU-Net adds up windows in half precision
-    assert (ours == theirs).mean() > 0.99
+    return subprocess.run(
+        [*command, exported / "predict_onnx.py", image, output], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.feature("Export", "numpy and onnxruntime alone segment as `nnUNetv2_predict` does")
+def test_example_in_the_folder_segments_as_nnunet(nnunet, exported, half_foreground, unseen, tmp_path):
+    """Black borders, an image that is all black, one of a single level."""
+    imageio.imwrite(unseen / "black_0000.png", np.zeros((40, 70), np.uint8))
+    imageio.imwrite(unseen / "flat_0000.png", np.full((70, 40), 9, np.uint8))
+    nnunet.predict(NUMBER, "Short", unseen, tmp_path, "-f", 0, "-chk", half_foreground, "--disable_tta")
+    for case in ("unseen", "black", "flat"):
+        done = run_example(exported, unseen / f"{case}_0000.png", tmp_path / f"{case}_ours.png")
+        assert done.returncode == 0, done.stderr[-2000:]
+        ours, theirs = imageio.imread(tmp_path / f"{case}_ours.png"), imageio.imread(tmp_path / f"{case}.png")
+        assert ours.shape == theirs.shape
+        # nnU-Net adds up windows in half precision
+        assert (ours == theirs).mean() > 0.99, case
+        assert case != "unseen" or 0.1 < theirs.mean() < 0.9
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA"])
+def test_example_refuses_images_of_other_channels_in_one_line(mode, exported, tmp_path):
+    Image.fromarray(np.full((40, 40, 3), 9, np.uint8)).convert(mode).save(tmp_path / "image.png")
+    done = run_example(exported, tmp_path / "image.png", tmp_path / "ours.png")
+    assert done.returncode == 1 and not (tmp_path / "ours.png").exists()
+    assert "image.png has" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.feature("Export", "`mamba_mis export` of a trained fold: `.pt2` and ONNX")

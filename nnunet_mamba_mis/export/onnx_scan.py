@@ -1,0 +1,182 @@
+"""The selective scan in ONNX's matrix products and elementwise operations: no loops, no branches, no sequences.
+
+The L positions are K chunks of T, which advance together: T steps, written out, on (batch, D, N, K) states.
+
+1. Every chunk runs from a zero state: its outputs, and the state that it adds.
+2. The states that enter chunks follow from what chunks add: a scan over K positions, done in the same way, and a short
+   one by doubling (Hillis and Steele 1986), as e^{A ΣΔ} carries a state across any number of positions.
+3. That state decays through its chunk, and adds to the outputs.
+
+No exponent is positive, so a large Δ loses a state and never overflows. Positions are taken in blocks that stay in the
+cache: the states of all positions are never in memory at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Any
+
+from onnxscript import opset18 as op
+
+Value = Any  # onnx_ir.Value
+
+_LONGEST_CHUNK = 16
+# beyond, doubling costs more than a chunked scan
+_LONGEST_DOUBLING = 64
+# values in a block of states
+_BLOCK_VALUES = 2**20
+
+
+def scan_steps(length: int) -> int:
+    """T: the largest divisor of the number of positions that is not above its root, and not above 16."""
+    longest = min(_LONGEST_CHUNK, math.isqrt(length))
+    return max(steps for steps in range(1, longest + 1) if length % steps == 0)
+
+
+def cut(x: Value, channels: int, length: int) -> Value:
+    """(batch, C, ...) of L positions → (T, batch, C, K)."""
+    return op.Transpose(op.Reshape(x, [0, channels, -1, scan_steps(length)]), perm=[3, 0, 1, 2])
+
+
+def join(x: Value, channels: int, *sizes: int) -> Value:
+    """(T, batch, C, K) → (batch, C, *sizes), the inverse of `cut`."""
+    return op.Reshape(op.Transpose(x, perm=[1, 2, 3, 0]), [0, channels, *sizes])
+
+
+def scan(
+    u: Value, delta: Value, A: Value, B: Value, C: Value, exact: bool, channels: int, states: int, length: int
+) -> Value:
+    """Outputs (T, batch, D, K) without a skip weight.
+
+    Args:
+        u: (T, batch, D, K), as `cut` gives it.
+        delta: (T, batch, D, K), positive.
+        A: (D, N), negative.
+        B: (T, batch, N, K).
+        C: (T, batch, N, K).
+        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        channels: D.
+        states: N.
+        length: L.
+    """
+    steps = scan_steps(length)
+    chunks = length // steps
+    A = op.Min(A, -1e-20)  # spares (e^{ΔA} − 1)/A the special case
+    # the states of the zero-order hold are multiplied by A, which spares a division at every position
+    read = op.Reshape(op.Reciprocal(A), [channels, 1, states]) if exact else op.Expand(1.0, [channels, 1, states])
+    A = op.Unsqueeze(A, [2])  # (D, N, 1)
+    u, delta = op.Unsqueeze(u, [3]), op.Unsqueeze(delta, [3])
+    B, C = op.Unsqueeze(B, [2]), op.Unsqueeze(C, [2])
+    # blocks of steps are equally long
+    size = max(1, _BLOCK_VALUES // (channels * states * chunks))
+    size = max(s for s in range(1, min(size, steps) + 1) if steps % s == 0)
+    u, delta, B, C = (_split(x, steps // size) for x in (u, delta, B, C))
+
+    advance = _advance_exactly if exact else _advance
+    state, outputs = None, []
+    for u_block, delta_block, B_block, C_block in zip(u, delta, B, C, strict=True):
+        passed = advance(state, u_block, delta_block, A, B_block, size)
+        state = passed[-1]
+        outputs.append(_read(_concat(passed), C_block, read))
+    if chunks > 1:
+        elapsed = list(itertools.accumulate((step for block in delta for step in _split(block, size)), op.Add))
+        entering = _entering(state, elapsed[-1], A, channels, states, chunks)
+        for index, C_block in enumerate(C):
+            decay = op.Exp(op.Mul(_concat(elapsed[index * size : (index + 1) * size]), A))
+            outputs[index] = op.Add(outputs[index], _read(op.Mul(decay, entering), C_block, read))
+    return op.Squeeze(_concat(outputs), [3])
+
+
+def _advance_exactly(state: Value, u: Value, delta: Value, A: Value, B: Value, size: int) -> list[Value]:
+    """A times the state after each position of a block: g + (e^{ΔA} − 1)(g + B u)."""
+    growth, added = _split(_expm1(op.Mul(delta, A)), size), _split(op.Mul(u, B), size)
+    passed = []
+    for gain, x in zip(growth, added, strict=True):
+        state = op.Mul(gain, x) if state is None else op.Add(state, op.Mul(gain, op.Add(state, x)))
+        passed.append(state)
+    return passed
+
+
+def _advance(state: Value, u: Value, delta: Value, A: Value, B: Value, size: int) -> list[Value]:
+    """The state after each position of a block."""
+    return _follow(state, _split(op.Exp(op.Mul(delta, A)), size), _split(op.Mul(op.Mul(delta, u), B), size))
+
+
+def _follow(state: Value, decays: list[Value], added: list[Value]) -> list[Value]:
+    """The states h_t = decay_t h_{t−1} + added_t."""
+    passed = []
+    for decay, x in zip(decays, added, strict=True):
+        state = x if state is None else op.Add(op.Mul(decay, state), x)
+        passed.append(state)
+    return passed
+
+
+def _expm1(x: Value) -> Value:
+    """e^x − 1 within 5e-6 of its value, without cancellation at 0; ONNX has no such operator.
+
+    Both approximations are below it: the series by x⁴/24, and e^x − 1, of which two units of float32's rounding are
+    taken, by about 2e-7. The larger one is the nearer.
+    """
+    series = op.Mul(x, op.Add(op.Mul(x, op.Add(op.Mul(x, 1 / 6), 0.5)), 1.0))
+    return op.Max(op.Sub(op.Exp(x), 1 + 2.4e-7), series)
+
+
+def softplus(x: Value) -> Value:
+    """log(1 + e^x) within 3e-7 of its value, however small, where runtimes compute it as it stands.
+
+    It is max(x, 0) + log(1 + z) for z = e^{−|x|}, and log(1 + z) = 2 artanh(s) for s = z/(2 + z) ≤ 1/3.
+    """
+    z = op.Exp(op.Neg(op.Abs(x)))
+    s = op.Div(z, op.Add(z, 2.0))
+    square = op.Mul(s, s)
+    series = op.Add(op.Mul(square, 1 / 13), 1 / 11)
+    for divisor in (9, 7, 5, 3, 1):
+        series = op.Add(op.Mul(square, series), 1 / divisor)
+    return op.Add(op.Relu(x), op.Mul(op.Add(s, s), series))
+
+
+def _read(states: Value, C: Value, weight: Value) -> Value:
+    """(…, D, N, K) → (…, D, 1, K)."""
+    return op.MatMul(weight, op.Mul(states, C))
+
+
+def _entering(added: Value, elapsed: Value, A: Value, channels: int, states: int, chunks: int) -> Value:
+    """The states that enter chunks, from what chunks add (1, batch, D, N, K) and their ΣΔ (1, batch, D, 1, K)."""
+    if chunks <= _LONGEST_DOUBLING:
+        return _later(_doubled(added, elapsed, A, chunks), 1)
+    steps = scan_steps(chunks)
+    parts, spans = (
+        _split(op.Transpose(op.Reshape(op.Squeeze(x, [0]), [0, channels, n, -1, steps]), perm=[4, 0, 1, 2, 3]), steps)
+        for x, n in ((added, states), (elapsed, 1))
+    )
+    decays = [op.Exp(op.Mul(span, A)) for span in spans]
+    last = _follow(None, decays, parts)[-1]
+    state = _entering(last, functools.reduce(op.Add, spans), A, channels, states, chunks // steps)
+    entering = _concat([state, *_follow(state, decays[:-1], parts[:-1])])
+    return op.Reshape(op.Transpose(entering, perm=[1, 2, 3, 4, 0]), [1, -1, channels, states, chunks])
+
+
+def _doubled(added: Value, elapsed: Value, A: Value, chunks: int) -> Value:
+    """The states after chunks."""
+    shift = 1
+    while shift < chunks:
+        # from here on of twice as many chunks, which end at the same
+        added = op.Add(added, op.Mul(op.Exp(op.Mul(elapsed, A)), _later(added, shift)))
+        elapsed = op.Add(elapsed, _later(elapsed, shift))
+        shift *= 2
+    return added
+
+
+def _later(x: Value, shift: int) -> Value:
+    """Move chunks, with zeros before the first."""
+    return op.Pad(x, [0, 0, 0, 0, shift, 0, 0, 0, 0, -shift])
+
+
+def _split(x: Value, count: int) -> list[Value]:
+    return list(op.Split(x, axis=0, num_outputs=count)) if count > 1 else [x]
+
+
+def _concat(values: list[Value]) -> Value:
+    return op.Concat(*values, axis=0) if len(values) > 1 else values[0]
