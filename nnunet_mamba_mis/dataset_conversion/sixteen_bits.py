@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -109,6 +108,9 @@ def _scale(bits: int) -> str:
 
 
 def _decoded(data: bytes, header: Header) -> NDArray[np.uint16]:
+    # here, as most sources have no such image and each worker would wait for the import
+    import imagecodecs
+
     # Not Pillow, which keeps 8 of 16 bits a channel in RGB, and not ITK, which reads paths alone: that would be a
     # second reading of the file. nnU-Net brings imagecodecs.
     decode = imagecodecs.png_decode if header.format == "PNG" else imagecodecs.tiff_decode

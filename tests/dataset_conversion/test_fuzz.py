@@ -19,7 +19,7 @@ from nnunet_mamba_mis.dataset_conversion.images import SourceImage, upright
 from support.convert_trees import photograph
 
 RGB = photograph((20, 24))
-ROUNDS = 150
+ROUNDS = 300
 DEEP = RGB.astype(np.uint16) * 257
 # bytes that are put into files: small and large numbers, and starts of JPEG's segments
 INTERESTING = [b"\0", b"\xff", b"\x80", b"\1\0", b"\xff\xd8", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"]
