@@ -80,12 +80,19 @@ def split_with_sizes(x: Value, sizes: Sequence[int], dim: int = 0) -> list[Value
     return [op.Slice(x, [start], [end], [dim]) for start, end in itertools.pairwise(ends)]
 
 
+def split(x: Value, size: int, dim: int = 0) -> list[Value]:
+    """`aten.split`, as `split_with_sizes`."""
+    length = x.shape[dim]
+    return split_with_sizes(x, [min(size, length - start) for start in range(0, length, size)], dim)
+
+
 # the only place that knows the names of the operators
 _OWN = torch.ops.nnunet_mamba_mis
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _OWN.native_s6.default: native_s6,
     _OWN.chunked_scan.default: chunked_scan,
     _OWN.native_pixelwise.default: native_pixelwise,
+    torch.ops.aten.split.Tensor: split,
     torch.ops.aten.split_with_sizes.default: split_with_sizes,
 }
 

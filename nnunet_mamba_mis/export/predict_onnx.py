@@ -25,8 +25,8 @@ def main() -> None:
     about = json.loads((folder / "network.json").read_text())
     session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
     image = read_image(image_file, about)
-    inside = nonzero_region(image)
-    crop = np.stack([normalize(*pair) for pair in zip(image[(..., *inside)], about["normalization"], strict=True)])
+    rows, columns = inside = nonzero_region(image)
+    crop = np.stack([normalize(*pair) for pair in zip(image[:, rows, columns], about["normalization"], strict=True)])
     logits = predict(session, crop, about["patch_size"])
     segmentation = np.zeros(image.shape[1:], np.uint8)
     if about["regions_class_order"] is None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 def read_image(file: str, about: dict[str, Any]) -> np.ndarray:
     """(channels, H, W) as nnU-Net's NaturalImage2DIO reads it: palettes as RGB, and alpha as a fourth channel."""
-    picture = Image.open(file)
+    picture: Image.Image = Image.open(file)
     if picture.mode == "P":
         picture = picture.convert("RGB")
     pixels = np.asarray(picture, dtype=np.float32)
@@ -81,12 +81,12 @@ def predict(session: onnxruntime.InferenceSession, image: np.ndarray, patch_size
     total, weights = np.zeros((1, *padded.shape[1:])), np.zeros(padded.shape[1:])
     for top in starts(padded.shape[1], patch[0]):
         for left in starts(padded.shape[2], patch[1]):
-            window = (slice(top, top + patch[0]), slice(left, left + patch[1]))
-            (logits,) = session.run(["logits"], {"image": padded[None][(..., *window)]})
+            rows, columns = slice(top, top + patch[0]), slice(left, left + patch[1])
+            (logits,) = session.run(["logits"], {"image": padded[None, :, rows, columns]})
             if len(total) != logits.shape[1]:
                 total = np.zeros((logits.shape[1], *padded.shape[1:]))
-            total[(..., *window)] += weight * logits[0]
-            weights[window] += weight
+            total[:, rows, columns] += weight * logits[0]
+            weights[rows, columns] += weight
     return (total / weights)[:, before[0] :, before[1] :][:, : image.shape[1], : image.shape[2]]
 
 
