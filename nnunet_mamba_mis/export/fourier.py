@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class MatrixSpectralGate(nn.Module):
@@ -18,10 +21,17 @@ class MatrixSpectralGate(nn.Module):
         gate: What it computes.
     """
 
+    weight: Tensor
+    bias: Tensor
+    to_columns: Tensor
+    rotation: Tensor
+    back_rotation: Tensor
+    from_columns: Tensor
+
     def __init__(self, gate: SpectralGate) -> None:
         super().__init__()
         height, width = gate.size
-        half = width // 2 + 1
+        self.frequencies = half = width // 2 + 1
         to_columns, from_columns = _row_transforms(width, half)
         rotation = _rotation(height)
         # (2, C, H, W // 2 + 1)
@@ -32,13 +42,12 @@ class MatrixSpectralGate(nn.Module):
         self.register_buffer("rotation", rotation.to(dtype))
         self.register_buffer("back_rotation", rotation.mT.contiguous().to(dtype))
         self.register_buffer("from_columns", from_columns.to(dtype))
-        self.half = half
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
         height = x.shape[1]
         y = x.permute(0, 3, 1, 2) @ self.to_columns  # real parts, then imaginary ones
-        y = self.rotation @ torch.cat([y[..., : self.half], y[..., self.half :]], 2)
+        y = self.rotation @ torch.cat([y[..., : self.frequencies], y[..., self.frequencies :]], 2)
         real, imaginary = y[:, :, :height], y[:, :, height:]
         weight, bias = self.weight, self.bias
         y = torch.cat(
@@ -53,7 +62,7 @@ class MatrixSpectralGate(nn.Module):
         return y.permute(0, 2, 3, 1)
 
 
-def with_matrix_gates(network: nn.Module) -> nn.Module:
+def with_matrix_gates(network: Network) -> Network:
     """A copy of the network, with its other weights, in which spectral gates are `MatrixSpectralGate`."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from onnx_ir.passes import common as passes
-from onnxscript import opset18 as op
 
 import nnunet_mamba_mis.ops  # noqa: F401 (registers the operators)
-from nnunet_mamba_mis.export.onnx_scan import Value, cut, join, scan, softplus
+from nnunet_mamba_mis.export.onnx_scan import Value, cut, join, op, scan, softplus
 from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES
 
 

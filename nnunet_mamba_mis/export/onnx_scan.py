@@ -18,9 +18,10 @@ import itertools
 import math
 from typing import Any
 
-from onnxscript import opset18 as op
+from onnxscript import opset18
 
 Value = Any  # onnx_ir.Value
+op: Any = opset18  # whose annotations know neither lists nor plain numbers
 
 _LONGEST_CHUNK = 16
 # beyond, doubling costs more than a chunked scan

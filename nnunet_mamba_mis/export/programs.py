@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from nnunet_mamba_mis.architectures import MambaMIS
@@ -39,7 +39,7 @@ def portable_program(network: MambaMIS, *, any_batch: bool = True) -> ExportedPr
     return program
 
 
-def _program(network: nn.Module, any_batch: bool) -> ExportedProgram:
+def _program(network: MambaMIS, any_batch: bool) -> ExportedProgram:
     """The network in evaluation mode, with the package's own operators."""
     # two images, as one would be taken for a constant
     x = torch.zeros(2 if any_batch else 1, network.input_channels, *network.patch_size)
