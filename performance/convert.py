@@ -17,14 +17,14 @@ from PIL import Image
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 from nnunet_mamba_mis.dataset_conversion.dataset import Case
-from nnunet_mamba_mis.dataset_conversion.images import COMPRESSION_LEVEL
+from nnunet_mamba_mis.dataset_conversion.images import COMPRESSION
 
 
 def bare_loop(cases: list[Case], folder: Path) -> None:
     """Decode images and masks and write them as PNGs, and nothing else: no check, no label, no report."""
     for i, case in enumerate(cases):
-        Image.open(case.image).convert("RGB").save(folder / f"{i}_0000.png", compress_level=COMPRESSION_LEVEL)
-        Image.open(case.mask).convert("L").save(folder / f"{i}.png", compress_level=COMPRESSION_LEVEL)
+        Image.open(case.image).convert("RGB").save(folder / f"{i}_0000.png", **COMPRESSION)
+        Image.open(case.mask).convert("L").save(folder / f"{i}.png", **COMPRESSION)
 
 
 def seconds(work: Callable[[], object]) -> float:

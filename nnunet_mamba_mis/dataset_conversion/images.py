@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -24,8 +25,9 @@ from nnunet_mamba_mis.dataset_conversion.decoding import (
 from nnunet_mamba_mis.dataset_conversion.headers import is_turned, read_header
 from nnunet_mamba_mis.dataset_conversion.sixteen_bits import SixteenBits
 
-# Pillow's zlib level: 1 writes photographs four times as fast as the default (6) and takes 13 % more room
-COMPRESSION_LEVEL = 1
+# Pillow's zlib settings: level 1 writes photographs four times as fast as the default (6), and runs alone (RLE), which
+# is all that filtered photographs and label maps have, still faster, to smaller files than level 1 by itself
+COMPRESSION = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
 # stray bytes before a marker are skipped by every decoder and cost no pixel; many of them are pixels that got lost
 _HARMLESS_STRAY_BYTES = 16
@@ -163,7 +165,7 @@ def write_png(image: Image.Image, path: Path) -> None:
         OSError: It cannot be written.
     """
     image.info = {}
-    image.save(path, "PNG", compress_level=COMPRESSION_LEVEL)
+    image.save(path, "PNG", **COMPRESSION)
 
 
 def _bytes(path: Path) -> bytes:
