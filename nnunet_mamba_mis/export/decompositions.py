@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 import nnunet_mamba_mis.ops  # noqa: F401 (registers the operators)
 from nnunet_mamba_mis.export.scan import cut, join, scan_chunks, scan_steps
-from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES
+from nnunet_mamba_mis.ops.native_pixelwise import pixelwise_in_torch
 
 
 def decompose_s6(
@@ -40,42 +40,11 @@ def decompose_chunked_scan(
     return join(y).transpose(1, 2), last_state, u.new_empty(0)
 
 
-def decompose_pixelwise(
-    tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
-) -> Tensor:
-    """`native_pixelwise`: its steps, one after the other, on a stack."""
-    loaded = iter(tensors)
-    layers = iter(zip(parameters[::2], parameters[1::2], strict=True))
-    stack: list[Tensor] = []
-    for kind, step_eps in zip(kinds, eps, strict=True):
-        if kind == LOAD:
-            stack.append(next(loaded))
-        elif kind in (NORM, LINEAR, SILU):
-            stack.append(_layer(kind, stack.pop(), layers, step_eps))
-        else:
-            top = stack.pop()
-            stack.append(_JOINS[kind](stack.pop(), top))
-    return stack.pop()
-
-
-def _layer(kind: int, x: Tensor, layers: Iterator[tuple[Tensor, Tensor]], eps: float) -> Tensor:
-    if kind == SILU:
-        return F.silu(x)
-    weight, bias = next(layers)
-    return F.linear(x, weight, bias) if kind == LINEAR else F.layer_norm(x, weight.shape, weight, bias, eps)
-
-
-_JOINS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
-    CONCAT: lambda a, b: torch.cat([a, b], dim=-1),
-    TIMES: torch.mul,
-    PLUS: torch.add,
-}
-
 # the only place that knows the names of the operators
 _OWN = torch.ops.nnunet_mamba_mis
 Table = dict[Any, Callable[..., Any]]
 OWN_OPERATORS: Table = {
     _OWN.native_s6.default: decompose_s6,
     _OWN.chunked_scan.default: decompose_chunked_scan,
-    _OWN.native_pixelwise.default: decompose_pixelwise,
+    _OWN.native_pixelwise.default: pixelwise_in_torch,
 }

@@ -84,7 +84,7 @@ def _autograd(ctx, grad_y):
 native_pixelwise.register_autograd(_autograd, setup_context=_setup_context)
 
 
-def _in_torch(
+def pixelwise_in_torch(
     tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
 ) -> Tensor:
     """`native_pixelwise`, one step after the other."""
@@ -113,12 +113,12 @@ def _gradients_in_torch(
     count = len(tensors)
 
     def of_tensors(*given: Tensor) -> Tensor:
-        return _in_torch(given[:count], given[count:], kinds, eps)
+        return pixelwise_in_torch(given[:count], given[count:], kinds, eps)
 
     return gradients_in_torch(of_tensors, (*tensors, *parameters), grad_y)
 
 
-decompose_under_transforms(native_pixelwise, _in_torch)
+decompose_under_transforms(native_pixelwise, pixelwise_in_torch)
 decompose_gradient(native_pixelwise_backward, _gradients_in_torch)
 
 

@@ -20,12 +20,12 @@ from nnunet_mamba_mis.architectures.mamba_mis import Depths
 from nnunet_mamba_mis.architectures.scan_blocks import S6
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 from nnunet_mamba_mis.export import programs
-from nnunet_mamba_mis.export.decompositions import decompose_chunked_scan, decompose_pixelwise, decompose_s6
+from nnunet_mamba_mis.export.decompositions import decompose_chunked_scan, decompose_s6
 from nnunet_mamba_mis.export.fourier import MatrixSpectralGate
 from nnunet_mamba_mis.export.scan import scan_steps
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops import selective_scan
-from nnunet_mamba_mis.ops.pixelwise import native_pixelwise
+from nnunet_mamba_mis.ops.native_pixelwise import native_pixelwise, pixelwise_in_torch
 from nnunet_mamba_mis.ops.selective_scan import registry
 from nnunet_mamba_mis.ops.selective_scan.chunked import chunked_scan
 from support.paths import PROGRAMS
@@ -99,7 +99,7 @@ def test_pixelwise_layers_in_core_operations_are_the_operator():
     kinds = [0, 0, 1, 2, 3, 4, 0, 5, 0, 6]  # load, load, concat, norm, linear, silu, load, times, load, plus
     eps = [1e-5 if kind == 2 else 0.0 for kind in kinds]
     arguments = ([x, y, gate, gate], parameters, kinds, eps)
-    torch.testing.assert_close(decompose_pixelwise(*arguments), native_pixelwise(*arguments))
+    torch.testing.assert_close(pixelwise_in_torch(*arguments), native_pixelwise(*arguments))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (6, 7), (5, 4), (1, 1), (1, 2), (96, 40)], ids=str)
