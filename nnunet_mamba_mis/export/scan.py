@@ -7,8 +7,8 @@ over positions would take L, and an array over all states L times the memory of 
 2. a loop over chunks gives the state that enters each, as e^{A ΣΔ} carries a state across a whole chunk;
 3. that state decays through its chunk, and adds to the outputs.
 
-The loops are `torch.ops.higher_order.scan`, a loop in code that Inductor generates (ONNX has `onnx_scan`). Time comes first.
-Backward is not needed, and not there.
+The loops are `torch.ops.higher_order.scan`, a loop in code that Inductor generates (ONNX has `onnx_scan`). Time comes
+first. Backward is not needed, and not there.
 """
 
 from __future__ import annotations
