@@ -184,12 +184,8 @@ def test_pretrained_weights_of_another_network_are_one_line(start, saved, tmp_pa
     checkpoint = torch.load(saved, weights_only=False)
     name = next(iter(checkpoint["network_weights"]))
     checkpoint["network_weights"][name] = torch.zeros(1)
-    for weights, problem in (
-        (checkpoint["network_weights"], name),
-        ({}, "has no"),
-        ([], "network_weights"),
-        ({1: torch.ones(1)}, "network_weights"),
-    ):
+    wrong = [(weights, "network_weights") for weights in ([], {1: torch.ones(1)})]
+    for weights, problem in [(checkpoint["network_weights"], name), ({}, "has no"), *wrong]:
         torch.save({"network_weights": weights}, tmp_path / "given.pth")
         with pytest.raises(SystemExit, match=f"given.pth .*{problem}") as stopped:
             start(pretrained_weights_file=str(tmp_path / "given.pth"))

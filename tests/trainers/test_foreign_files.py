@@ -43,7 +43,7 @@ def cases(data) -> list[str]:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ({"train": [], "val": []}, "splits_final.json"),
+        ({"train": [], "val": []}, "valid array"),
         ([{"train": "case0", "val": ["case1"]}], r"0\.train"),
         ([{"train": [0], "val": [1]}], r"0\.train\.0"),
         ([{"train": ["nowhere"], "val": ["nowhere2"]}], "nowhere, nowhere2"),
