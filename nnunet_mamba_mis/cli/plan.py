@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from nnunet_mamba_mis.nnunet.environment import check_variables
+from nnunet_mamba_mis.nnunet.paths import SPLITS_FILE
 from nnunet_mamba_mis.planning import PLANS_NAME
 from nnunet_mamba_mis.utils.text import one_line
 
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
     check_options(args.gpu_memory, args.plans_name)
     folder = find_fingerprinted(args.dataset)
 
+    from nnunet_mamba_mis.nnunet.dataset import first_fold
     from nnunet_mamba_mis.planning.planner import CONFIGURATION, GIGABYTE, plan  # takes seconds to import
 
     planner = plan(folder.name, args.gpu_memory, args.variant, args.plans_name)
@@ -50,4 +52,5 @@ def run(args: argparse.Namespace) -> None:
         print(one_line(f"  (preprocessed data are there: {data})"))
     else:
         print(f"  nnUNetv2_preprocess -d {args.dataset} -plans_name {name} -c {CONFIGURATION}")
-    print(f"  nnUNetv2_train {args.dataset} {CONFIGURATION} 0 -tr nnUNetTrainerMambaMIS -p {name}")
+    fold = first_fold(len(planner.dataset), (folder / SPLITS_FILE).exists())
+    print(f"  nnUNetv2_train {args.dataset} {CONFIGURATION} {fold} -tr nnUNetTrainerMambaMIS -p {name}")

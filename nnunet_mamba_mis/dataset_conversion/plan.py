@@ -11,7 +11,8 @@ from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Dataset
 from nnunet_mamba_mis.dataset_conversion.groups import chain, groups_of
 from nnunet_mamba_mis.dataset_conversion.leaks import divided_groups, shared_images
 from nnunet_mamba_mis.dataset_conversion.options import Options
-from nnunet_mamba_mis.dataset_conversion.splits import Split, first_fold, grouped_folds, groups_to_keep, official_split
+from nnunet_mamba_mis.dataset_conversion.splits import Split, grouped_folds, groups_to_keep, official_split
+from nnunet_mamba_mis.nnunet.dataset import first_fold
 from nnunet_mamba_mis.utils.errors import UserError
 
 # the test set of --hold-out
@@ -73,7 +74,7 @@ def make_plan(dataset: Dataset, options: Options, folders: Sequence[Path], check
         groups = [group for group in groups if len(group) > 1]
     warnings = [*checked.notes, *dataset.warnings(subset_of), *leaks]
     training = _training(subset_of)
-    fold = first_fold(len(training), splits)
+    fold = first_fold(len(training), bool(splits))
     if not splits:
         what = "all training images belong together" if len(training) > 1 else "there is one training image"
         consequence = "nnU-Net will make its own" if fold == "0" else "train with fold all"

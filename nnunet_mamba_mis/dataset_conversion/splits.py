@@ -6,10 +6,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from nnunet_mamba_mis.dataset_conversion.groups import chain, groups_of
+from nnunet_mamba_mis.nnunet.dataset import FOLDS
 
 Split = dict[str, list[str]]
-
-_FOLDS = 5
 
 
 def groups_to_keep(
@@ -42,15 +41,10 @@ def grouped_folds(identifiers: Sequence[str], groups: Sequence[list[str]]) -> li
     groups = sorted(
         groups, key=lambda group: (-len(group), hashlib.sha256(min(group).encode("utf-8", "surrogateescape")).digest())
     )
-    folds: list[list[str]] = [[] for _ in range(min(_FOLDS, len(groups)))]
+    folds: list[list[str]] = [[] for _ in range(min(FOLDS, len(groups)))]
     for group in groups:
         min(folds, key=len).extend(group)
     return [_split(identifiers, set(fold)) for fold in folds]
-
-
-def first_fold(number_of_cases: int, splits: Sequence[Split]) -> str:
-    """Return the fold to train first: 0, or all where nnU-Net, without splits, has too few cases for its own five."""
-    return "0" if splits or number_of_cases >= _FOLDS else "all"
 
 
 def official_split(identifiers: Sequence[str], validation: set[str]) -> list[Split]:

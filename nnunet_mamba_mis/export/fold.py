@@ -10,13 +10,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba_mis import __version__, trainers
 from nnunet_mamba_mis.architectures import MambaMIS
-from nnunet_mamba_mis.export.checkpoint import read_checkpoint
+from nnunet_mamba_mis.nnunet.checkpoint import Network, RecordedNetwork, read_checkpoint
 from nnunet_mamba_mis.nnunet.dataset import Dataset
 from nnunet_mamba_mis.nnunet.paths import DATASET_FILE
-from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, Configuration, Plans, planned_architecture
+from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, Configuration, Plans
 from nnunet_mamba_mis.nnunet.records import check_record, read_record
 from nnunet_mamba_mis.nnunet.results import PLANS_FILE
-from nnunet_mamba_mis.trainers.network_record import recorded_network
 from nnunet_mamba_mis.utils.errors import UserError
 
 T = TypeVar("T")
@@ -46,10 +45,10 @@ def load_fold(
     """
     plans, dataset = _read(model / PLANS_FILE, Plans), _read(model / DATASET_FILE, Dataset)
     path = model / f"fold_{fold}" / checkpoint
-    trained = read_checkpoint(path)
+    trained = _read_checkpoint(path)
     name = trained.init_args.configuration
     trained_with = _Trained(dataset, plans, _planned(model / PLANS_FILE, plans, name), name)
-    record = recorded_network({"optimizer_state": trained.optimizer_state})
+    record = trained.optimizer_state.network if trained.optimizer_state else None
     if record is None:
         theirs = trainer or trained.trainer_name
         network, source = _build(theirs, trained_with), f"as {theirs} has it; the checkpoint does not say"
@@ -101,6 +100,14 @@ def _read(path: Path, kind: type[T]) -> T:
     return read_record(path, kind)
 
 
+def _read_checkpoint(path: Path) -> Network:
+    if not os.path.exists(path):
+        model = path.parent.parent
+        there = sorted(str(other.relative_to(model)) for other in model.glob("fold_*/*.pth"))
+        raise UserError(f"there is no {path}; choose with -f and -chk: {', '.join(there) or 'there is none'}")
+    return read_checkpoint(path, Network)
+
+
 def _planned(path: Path, plans: Plans, name: str) -> _Planned:
     if name not in plans.configurations:
         raise UserError(f"{path} has no configuration {name!r}, which the checkpoint names")
@@ -116,7 +123,7 @@ def _build(name: str, trained_with: _Trained) -> MambaMIS:
             manager = PlansManager(trained_with.plans.as_json())
             planned = manager.get_configuration(trained_with.configuration)
             return trainer.build_network_architecture(manager, planned, inputs, outputs, enable_deep_supervision=False)
-        if arguments := planned_architecture(trained_with.planned.as_json()):
+        if arguments := trained_with.planned.architecture.arguments:
             return MambaMIS(inputs, outputs, trained_with.planned.patch_size, **arguments)
     except Exception as error:  # whatever values of other types lead to
         key = f"configurations.{trained_with.configuration}.architecture"
@@ -132,24 +139,22 @@ def _is_ours(trainer: Any) -> bool:
     return isinstance(trainer, type) and issubclass(trainer, trainers.nnUNetTrainerMambaMIS)
 
 
-def _build_recorded(record: Any, path: Path, trained_with: _Trained) -> MambaMIS:
+def _build_recorded(record: RecordedNetwork, path: Path, trained_with: _Trained) -> MambaMIS:
     """The network as the checkpoint says, if that is ours and what the plans beside it are for."""
-    try:
-        kind, arguments = record["class"], dict(record["arguments"])
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f"{path} says of its network what nnunet-mamba-mis {__version__} cannot read") from None
-    if kind != NETWORK_CLASS:
-        raise UserError(f"the network in {path} is {kind}, which is not of this package, and its code is not run")
+    if record.name != NETWORK_CLASS:
+        raise UserError(
+            f"the network in {path} is {record.name}, which is not of this package, and its code is not run"
+        )
     inputs, outputs = trained_with.channels
     patch_size = list(trained_with.planned.patch_size)
     beside = {"input_channels": inputs, "num_classes": outputs, "patch_size": patch_size}
-    if other := _differences({name: arguments.get(name) for name in beside}, beside):
+    if other := _differences({name: record.arguments.get(name) for name in beside}, beside):
         raise UserError(
             f"the network in {path} has {other} in plans.json and dataset.json beside it: "
             "they were changed after training; put those of the training back"
         )
     try:
-        return MambaMIS(**(arguments | {"deep_supervision": False}))
+        return MambaMIS(**(record.arguments | {"deep_supervision": False}))
     except Exception as error:  # whatever values of other types lead to
         raise UserError(f"nnunet-mamba-mis {__version__} cannot build the network in {path}: {error}") from None
 

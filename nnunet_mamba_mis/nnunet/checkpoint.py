@@ -10,25 +10,21 @@ import codecs
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, TypeVar
 from zipfile import is_zipfile
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, ConfigDict, Field, Strict
 
+from nnunet_mamba_mis.nnunet.records import Record, check_record
 from nnunet_mamba_mis.utils.errors import UserError
 
-
-class Entry(NamedTuple):
-    """What a checkpoint has under a name: in words, and as a test of the value, which is None where it is missing."""
-
-    name: str
-    expected: str
-    is_right: Callable[[Any], bool]
+T = TypeVar("T")
 
 
 def is_numeric(value: Any) -> bool:
@@ -38,70 +34,82 @@ def is_numeric(value: Any) -> bool:
     return isinstance(value, (Real, torch.Tensor))
 
 
-def is_dict_of(value: Any, is_right: Callable[[Any], bool]) -> bool:
-    """Whether a value is a dict with strings as keys and such values."""
-    return isinstance(value, dict) and all(isinstance(key, str) and is_right(entry) for key, entry in value.items())
+def _check_number(value: Any) -> Any:
+    if not is_numeric(value):
+        raise ValueError(f"a number is expected, found {value!r:.60}")
+    return value
 
 
-def is_list_of(value: Any, is_right: Callable[[Any], bool]) -> bool:
-    """Whether a value is a list of such values."""
-    return isinstance(value, list) and all(map(is_right, value))
+def _check_numbers(value: Any) -> Any:
+    for number in value if isinstance(value, list) else [value]:
+        _check_number(number)
+    return value
 
 
-# what fine-tuning takes
-WEIGHTS = (Entry("network_weights", "tensors by name", lambda v: is_dict_of(v, lambda w: isinstance(w, torch.Tensor))),)
-# and what prediction takes
-NETWORK = (
-    *WEIGHTS,
-    Entry("trainer_name", "a string", lambda v: isinstance(v, str)),
-    Entry(
-        "init_args",
-        "a dict with the name of the configuration",
-        lambda v: isinstance(v, dict) and isinstance(v.get("configuration"), str),
-    ),
-    Entry(
-        "inference_allowed_mirroring_axes",
-        "numbers of axes, or nothing",
-        lambda v: v is None or (isinstance(v, (tuple, list)) and all(isinstance(axis, int) for axis in v)),
-    ),
-)
-# and what continuing takes
-TRAINING = (
-    *NETWORK,
-    Entry(
-        "optimizer_state",
-        "a dict with numbers in state, and param_groups",
-        lambda v: (
-            isinstance(v, dict)
-            and isinstance(v.get("state"), dict)
-            and all(is_dict_of(state, lambda x: x is None or is_numeric(x)) for state in v["state"].values())
-            and is_list_of(v.get("param_groups"), lambda group: isinstance(group, dict))
-        ),
-    ),
-    Entry("grad_scaler_state", "a dict of numbers, or nothing", lambda v: v is None or is_dict_of(v, is_numeric)),
-    Entry(
-        "logging",
-        "lists of numbers by name",
-        lambda v: is_dict_of(v, lambda x: is_list_of(x, lambda y: is_numeric(y) or is_list_of(y, is_numeric))),
-    ),
-    Entry("_best_ema", "a number, or nothing", lambda v: v is None or isinstance(v, Real)),
-    Entry(
-        "current_epoch",
-        "a number from 0",
-        lambda v: isinstance(v, Integral) and not isinstance(v, bool) and int(v) >= 0,
-    ),
-)
+_Number = Annotated[Any, AfterValidator(_check_number)]
+_Numbers = Annotated[Any, AfterValidator(_check_numbers)]
 
 
-def read_checkpoint(path: str | Path, entries: Sequence[Entry]) -> dict[str, Any]:
+class Weights(Record):
+    """What fine-tuning takes of a checkpoint."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    network_weights: dict[str, torch.Tensor]
+
+
+class _Arguments(Record):
+    """Of the trainer."""
+
+    configuration: str
+
+
+class RecordedNetwork(Record):
+    """What trainers of this package record of the network."""
+
+    name: str = Field(alias="class")
+    arguments: dict[str, Any]
+
+
+class _Optimizer(Record):
+    network: RecordedNetwork | None = None
+
+
+class Network(Weights):
+    """What prediction takes, and export."""
+
+    trainer_name: str
+    init_args: _Arguments
+    # nnU-Net's are tuples; lists do as well
+    inference_allowed_mirroring_axes: Annotated[tuple[int, ...], Strict(False)] | None = None
+    optimizer_state: _Optimizer | None = None
+
+
+class _OptimizerState(_Optimizer):
+    state: dict[int, dict[str, _Number | None]]
+    param_groups: list[dict[str, Any]]
+    # of each process, what trainers of this package add
+    resume: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class Training(Network):
+    """What continuing takes."""
+
+    optimizer_state: _OptimizerState
+    grad_scaler_state: dict[str, _Number] | None
+    logging: dict[str, list[_Numbers]]
+    best_ema: _Number | None = Field(alias="_best_ema")
+    current_epoch: Annotated[int, Field(ge=0)]
+
+
+def read_checkpoint(path: str | Path, kind: type[T]) -> T:
     """Return a checkpoint's content; tensors are on the CPU.
 
     Args:
         path: The file, in torch's format of any version.
-        entries: What it must have; further ones are not looked at.
+        kind: What it must have: `Weights`, `Network` or `Training`.
 
     Raises:
-        UserError: The file is missing or damaged, holds what could run code, or lacks an entry; the text names it.
+        UserError: The file is missing or damaged, holds what could run code, or has other content; the text names it.
     """
     try:
         with _allowed():
@@ -118,14 +126,7 @@ def read_checkpoint(path: str | Path, entries: Sequence[Entry]) -> dict[str, Any
     # what torch raises for damaged files has no common type
     except Exception as error:
         raise UserError(f"{path} cannot be read: {type(error).__name__} {on_one_line(str(error))}") from None
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path} is not a checkpoint of nnU-Net: it holds a {type(checkpoint).__name__}")
-    wrong = [entry for entry in entries if not entry.is_right(checkpoint.get(entry.name))]
-    if missing := [entry.name for entry in wrong if entry.name not in checkpoint]:
-        raise UserError(f"{path} is not a checkpoint of nnU-Net: it has no {', '.join(missing)}")
-    for name, expected, _ in wrong:
-        raise UserError(f"{path} is damaged: its {name} must be {expected} (it is a {type(checkpoint[name]).__name__})")
-    return checkpoint
+    return check_record(checkpoint, kind, f"{path} is not a checkpoint that can be used")
 
 
 def on_one_line(text: str) -> str:

@@ -175,3 +175,10 @@ class Split(Record):
 
 
 Splits = tuple[Split, ...]
+# as many as nnU-Net makes
+FOLDS = 5
+
+
+def first_fold(number_of_cases: int, has_splits: bool) -> str:
+    """Return the fold to train first: 0, or all where nnU-Net, without splits, has too few cases for its own five."""
+    return "0" if has_splits or number_of_cases >= FOLDS else "all"

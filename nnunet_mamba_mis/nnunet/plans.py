@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from nnunet_mamba_mis.nnunet.records import FileName, Record, read_record
+from nnunet_mamba_mis.nnunet.records import FileName, Record, check_json, read_record
 
 NETWORK_CLASS = "nnunet_mamba_mis.architectures.MambaMIS"
 # in plans for nnU-Net alone; trainers know it anyway
@@ -24,6 +24,13 @@ class Architecture(Record):
     network_class_name: str = ""
     arch_kwargs: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `MambaMIS`; empty if it is another network."""
+        if self.network_class_name != NETWORK_CLASS:
+            return {}
+        return {name: value for name, value in self.arch_kwargs.items() if name not in _NOT_ARCHITECTURE}
+
 
 class Configuration(Record):
     """A configuration, or what it has besides the one that it inherits from."""
@@ -37,12 +44,12 @@ class Configuration(Record):
     spacing: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     normalization_schemes: tuple[str, ...] | None = None
     use_mask_for_norm: tuple[bool, ...] | None = None
-    architecture: Architecture | None = None
+    architecture: Architecture = Architecture()  # plans of old versions have none
 
     @property
     def network_class(self) -> str:
-        """Dotted name of the network; empty in plans of old versions, which have none."""
-        return self.architecture.network_class_name if self.architecture else ""
+        """Dotted name of the network; empty in plans of old versions."""
+        return self.architecture.network_class_name
 
 
 class Plans(Record):
@@ -89,6 +96,16 @@ def read_plans(path: Path) -> Plans:
     return read_record(path, Plans, "remove it, and plan again")
 
 
+def check_plans(content: Mapping[str, Any]) -> Plans:
+    """Return plans that nnU-Net has read.
+
+    Raises:
+        UserError: They are incomplete, or have values of other types; the text names the key.
+    """
+    name = str(content.get("plans_name"))
+    return check_json(json.dumps(content), Plans, f"plans {name!r:.100} cannot be used")
+
+
 def architecture_entry(patch_size: tuple[int, int], variant: str) -> dict[str, Any]:
     """Return the entry `architecture` of a configuration: with it nnU-Net's own trainers train Mamba-MIS."""
     from nnunet_mamba_mis.architectures.mamba_mis import PLANS_STRIDES  # torch takes seconds to import
@@ -96,11 +113,3 @@ def architecture_entry(patch_size: tuple[int, int], variant: str) -> dict[str, A
     strides = [list(stride) for stride in PLANS_STRIDES]
     kwargs = {"patch_size": list(patch_size), "variant": variant, "strides": strides}
     return {"network_class_name": NETWORK_CLASS, "arch_kwargs": kwargs, "_kw_requires_import": []}
-
-
-def planned_architecture(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments of `MambaMIS` that a configuration has; empty if it is of another network."""
-    entry = configuration.get("architecture", {})
-    if entry.get("network_class_name") != NETWORK_CLASS:
-        return {}
-    return {name: value for name, value in entry["arch_kwargs"].items() if name not in _NOT_ARCHITECTURE}

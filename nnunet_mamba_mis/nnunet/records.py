@@ -62,6 +62,14 @@ def check_record(content: object, kind: type[T], source: str) -> T:
         raise UserError(f"{source}: {_in_words(error)}") from None
 
 
+def check_json(content: str, kind: type[T], source: str) -> T:
+    """Return what another library has read, written as JSON again: as `check_record`, but lists are tuples too."""
+    try:
+        return TypeAdapter(kind).validate_json(content)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_in_words(error)}") from None
+
+
 def read_record_if_usable(path: Path, kind: type[T], problems: list[str] | None = None) -> T | None:
     """Return the content of a file that only describes; None if it is missing or cannot be used.
 
@@ -86,7 +94,7 @@ def _in_words(error: ValidationError) -> str:
     key = repr(".".join(map(str, first["loc"])))[1:-1]  # keys are strangers' text
     found = ""
     if first["type"] not in ("missing", "value_error"):
-        value = repr(first["input"])
+        value = " ".join(repr(first["input"]).split())  # an array's has several lines
         found = f", found {value if len(value) <= _LONGEST_VALUE else value[:_LONGEST_VALUE] + '…'}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{key}{': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{found}{more}"

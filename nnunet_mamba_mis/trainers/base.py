@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba_mis.nnunet.paths import folder
+from nnunet_mamba_mis.nnunet.dataset import Dataset
+from nnunet_mamba_mis.nnunet.paths import DATASET_FILE, SPLITS_FILE, folder
+from nnunet_mamba_mis.nnunet.plans import check_plans
+from nnunet_mamba_mis.nnunet.records import check_json
 from nnunet_mamba_mis.nnunet.results import fold_folder
 from nnunet_mamba_mis.trainers.fold_lock import lock_fold
 from nnunet_mamba_mis.trainers.labels import stop_at_unknown_labels
 from nnunet_mamba_mis.trainers.pretrained_weights import replace_loader
+from nnunet_mamba_mis.trainers.splits import stop_at_unusable_splits
 from nnunet_mamba_mis.utils.errors import UserError
 
 
@@ -25,8 +30,8 @@ class ConfiguredTrainer(nnUNetTrainer):
     hyperparameters after a subclass could.
 
     Raises:
-        SystemExit: Training cannot work with this configuration, device or environment, or another process works on
-            the fold.
+        SystemExit: Training cannot work with these plans, this dataset.json, configuration, device or environment, or
+            another process works on the fold.
     """
 
     # nnU-Net's values, under nnU-Net's names where an instance has these too
@@ -48,6 +53,11 @@ class ConfiguredTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ):
         # before nnU-Net makes folders and a log
+        try:
+            check_plans(plans)
+            check_json(json.dumps(dataset_json), Dataset, f"{DATASET_FILE} cannot be used")
+        except UserError as error:
+            raise SystemExit(str(error)) from None
         manager = PlansManager(plans)
         results = _stop_if_unusable(manager, configuration, device, self.planar_network)
         model = results / manager.dataset_name / f"{type(self).__name__}__{manager.plans_name}__{configuration}"
@@ -65,6 +75,18 @@ class ConfiguredTrainer(nnUNetTrainer):
         """Also load `-pretrained_weights`, for which nnU-Net initializes the trainer, this package's way."""
         super().initialize()
         replace_loader(self.print_to_log_file)
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """As nnU-Net, but end where its splits cannot be used, or be made.
+
+        Raises:
+            SystemExit: splits_final.json is of something else, or there are too few cases.
+        """
+        if self.fold != "all":
+            preprocessed = self.preprocessed_dataset_folder
+            cases = infer_dataset_class(preprocessed).get_identifiers(preprocessed)
+            stop_at_unusable_splits(Path(self.preprocessed_dataset_folder_base) / SPLITS_FILE, self.fold, cases)
+        return super().do_split()
 
     def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
         """As nnU-Net, but end where a case has a label that dataset.json lacks; the loss would fail on it.

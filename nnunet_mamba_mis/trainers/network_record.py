@@ -6,7 +6,6 @@ which may be a user's own. So a record stands in the state of the optimizer, whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -29,9 +28,3 @@ def network_record(network: nn.Module) -> dict[str, Any]:
     if type(bare) is MambaMIS:
         return {"class": NETWORK_CLASS, "arguments": bare.arguments}
     return {"class": f"{type(bare).__module__}.{type(bare).__qualname__}", "arguments": {}}
-
-
-def recorded_network(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What `network_record` gave when nnU-Net's checkpoint was written; None if that did not happen."""
-    state = checkpoint.get("optimizer_state")
-    return state.get(NETWORK) if isinstance(state, dict) else None

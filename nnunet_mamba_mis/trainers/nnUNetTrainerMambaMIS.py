@@ -8,7 +8,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
-from nnunet_mamba_mis.nnunet.plans import planned_architecture
+from nnunet_mamba_mis.nnunet.plans import Architecture
+from nnunet_mamba_mis.nnunet.records import check_record
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
 from nnunet_mamba_mis.trainers.network_record import NETWORK, network_record
 from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import nnUNetTrainerAdamW1e3
@@ -52,7 +53,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
     @classmethod
     def network_arguments(cls, configuration_manager: ConfigurationManager) -> dict[str, Any]:
         """Keyword arguments of `MambaMIS`: what the trainer says, then what plans of ours say."""
-        return planned_architecture(configuration_manager.configuration) | cls.architecture
+        return _planned(configuration_manager) | cls.architecture
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
         if not self.enable_deep_supervision:
@@ -64,13 +65,18 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
         """Also log what computes the scans, and where this trainer overrides the plans."""
         super().on_train_start()
         self.log_scan_backend(self.network_arguments(self.configuration_manager).get("discretization", "zoh"))
-        for name, planned in planned_architecture(self.configuration_manager.configuration).items():
+        for name, planned in _planned(self.configuration_manager).items():
             chosen = self.architecture.get(name, planned)
             if chosen != planned:
                 self.print_to_log_file(
                     f"Network: {name} {chosen}, as {type(self).__name__} says; the plans, with their patch and batch "
                     f"size, were made for {planned} (mamba_mis plan makes others)"
                 )
+
+
+def _planned(manager: ConfigurationManager) -> dict[str, Any]:
+    """Keyword arguments of `MambaMIS` in the plans."""
+    return check_record(manager.configuration["architecture"], Architecture, "plans: architecture").arguments
 
 
 class nnUNetTrainerMambaMIS_S(nnUNetTrainerMambaMIS):

@@ -22,7 +22,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mamba_mis.architectures import MambaMIS, gates_to_resample, resample_spectral_gates
-from nnunet_mamba_mis.nnunet.checkpoint import WEIGHTS, read_checkpoint, without_code
+from nnunet_mamba_mis.nnunet.checkpoint import Weights, read_checkpoint, without_code
 from nnunet_mamba_mis.utils.errors import UserError
 
 # the second where training is started with `python -m nnunetv2.run.run_training`
@@ -61,8 +61,9 @@ def load_pretrained_weights(
         SystemExit: The file is missing or damaged, holds what could run code, or is of another network.
     """
     bare = unwrap(network)
+    weights: Mapping[str, Tensor]
     try:
-        weights = read_checkpoint(fname, WEIGHTS)["network_weights"]
+        weights = read_checkpoint(fname, Weights).network_weights
     except UserError as error:
         raise SystemExit(str(error)) from None
     file: str | _NamedBuffer = fname

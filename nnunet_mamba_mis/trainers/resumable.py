@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 import torch.distributed as dist
 
-from nnunet_mamba_mis.nnunet.checkpoint import TRAINING, on_one_line, read_checkpoint, without_code
+from nnunet_mamba_mis.nnunet.checkpoint import Training, on_one_line, read_checkpoint, without_code
 from nnunet_mamba_mis.trainers.base import ConfiguredTrainer
 from nnunet_mamba_mis.trainers.random_state import get_random_state, set_random_state
 from nnunet_mamba_mis.trainers.resume_record import RANDOM_STATE, RESUME, check_log, is_alike, recorded_progress
@@ -203,7 +203,7 @@ class ResumableTrainer(ConfiguredTrainer):
         if not self.was_initialized:
             self.initialize()
         try:
-            checkpoint = read_checkpoint(path, TRAINING)
+            checkpoint = read_checkpoint(path, Training)
             processes = dist.get_world_size() if self.is_ddp else 1
             present = {name: getattr(self, name) for name in self.kept}
             progress = recorded_progress(checkpoint, path, self.local_rank, processes, present, self.device)

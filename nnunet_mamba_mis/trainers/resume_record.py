@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nnunet_mamba_mis.nnunet.checkpoint import is_dict_of, is_list_of, is_numeric
+from nnunet_mamba_mis.nnunet.checkpoint import Training, is_numeric
 from nnunet_mamba_mis.trainers.random_state import is_random_state
 from nnunet_mamba_mis.utils.errors import UserError
 
@@ -18,7 +18,7 @@ RANDOM_STATE = "random_state"
 
 
 def recorded_progress(
-    checkpoint: Mapping[str, Any],
+    checkpoint: Training,
     path: str,
     rank: int,
     processes: int,
@@ -38,9 +38,7 @@ def recorded_progress(
     Raises:
         UserError: The record is damaged.
     """
-    of_all = checkpoint["optimizer_state"].get(RESUME, [])
-    if not is_list_of(of_all, lambda progress: isinstance(progress, dict)):
-        raise UserError(f"{path} is damaged: optimizer_state.{RESUME} must be a list of dicts")
+    of_all = checkpoint.optimizer_state.resume
     if len(of_all) != processes:
         return {}
     mine = of_all[rank]
@@ -53,13 +51,13 @@ def recorded_progress(
     return {RANDOM_STATE: mine[RANDOM_STATE]} | kept
 
 
-def check_log(checkpoint: Mapping[str, Any], path: str, names: Iterable[str]) -> None:
+def check_log(checkpoint: Training, path: str, names: Iterable[str]) -> None:
     """Check that a checkpoint's log has these lists, as long as training was.
 
     Raises:
         UserError: A list is missing or too short.
     """
-    logged, epochs = checkpoint["logging"], checkpoint["current_epoch"]
+    logged, epochs = checkpoint.logging, checkpoint.current_epoch
     for name in names:
         if name not in logged:
             raise UserError(f"{path} is damaged: its logging has no {name}")
@@ -71,7 +69,11 @@ def check_log(checkpoint: Mapping[str, Any], path: str, names: Iterable[str]) ->
 def is_alike(value: Any, present: Any) -> bool:
     """Whether what was kept can take an attribute's place: outputs of steps, numbers, or what has the same type."""
     if isinstance(present, list):
-        return is_list_of(value, lambda output: is_dict_of(output, is_numeric) and "loss" in output)
+        return isinstance(value, list) and all(isinstance(output, dict) and _is_output(output) for output in value)
     if isinstance(present, Real):
         return is_numeric(value)
     return present is None or isinstance(value, type(present))
+
+
+def _is_output(output: dict[Any, Any]) -> bool:
+    return "loss" in output and all(map(is_numeric, output.values()))

@@ -228,7 +228,7 @@ def refuse_output(model):
         (lambda model: None, "checkpoint_final.pth; choose with -f and -chk: there is none"),
         (refuse_broken_checkpoint, "checkpoint_final.pth cannot be read"),
         (refuse_code, "was not loaded: it holds"),
-        (refuse_other_file, "is not a checkpoint of nnU-Net"),
+        (refuse_other_file, "is not a checkpoint that can be used: network_weights"),
         (refuse_configuration, "has no configuration '3d_fullres'"),
         (refuse_trainer, "trained with MyTrainer, which is not a trainer of Mamba-MIS in this package"),
         (refuse_output, "is there already and not empty"),

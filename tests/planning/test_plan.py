@@ -202,8 +202,17 @@ def test_plans_that_a_network_was_trained_with_are_not_changed(trained, preproce
 
     assert main(["plan", "-d", "7", *arguments, "--plans-name", "other"]) == 0
     assert json.loads((preprocessed / "other.json").read_text())["plans_name"] == "other"
-    assert "nnUNetv2_train 7 2d 0 -tr nnUNetTrainerMambaMIS -p other" in capsys.readouterr().out
+    assert "nnUNetv2_train 7 2d all -tr nnUNetTrainerMambaMIS -p other" in capsys.readouterr().out
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("splits", "fold"), [(None, "all"), ([{"train": ["case0"], "val": ["case1"]}], "0")])
+def test_fold_to_train_is_one_that_nnunet_can_make(preprocessed, capsys, splits, fold):
+    write_fingerprint(preprocessed, 64, 64)
+    if splits is not None:
+        (preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    assert main(["plan", "-d", "7"]) == 0
+    assert f"nnUNetv2_train 7 2d {fold} -tr" in capsys.readouterr().out
 
 
 @pytest.mark.feature("Planning", "plans of trained networks are not replaced; `--plans-name`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
 from nnunet_mamba_mis.cli.main import main as mamba_mis
-from nnunet_mamba_mis.nnunet.checkpoint import TRAINING, read_checkpoint
+from nnunet_mamba_mis.nnunet.checkpoint import Training, read_checkpoint
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
 from nnunet_mamba_mis.utils.errors import UserError
 from support.trainer_in_process import make_trainer
@@ -108,6 +109,9 @@ RESUME = ("optimizer_state", "resume", 0)
         (("_best_ema",), "best", "_best_ema"),
         (("init_args",), None, "init_args"),
         (("trainer_name",), 5, "trainer_name"),
+        (("trainer_name",), torch.zeros(2, 2), "trainer_name"),
+        (("trainer_name",), KeyError, "trainer_name"),
+        (("optimizer_state", "network"), 1, "optimizer_state.network"),
         (("inference_allowed_mirroring_axes",), "xy", "inference_allowed_mirroring_axes"),
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -139,14 +143,14 @@ def test_checkpoint_of_another_optimizer_is_named(start, saved):
 @pytest.mark.feature("Fine-tuning", "nothing in a stranger's file is run")
 @pytest.mark.parametrize("keys", [("init_args", "fold"), ("logging", "lrs"), ("network_weights", "more")], ids=str)
 @pytest.mark.parametrize("way", ["--c", "-pretrained_weights", "export"])
-def test_code_in_a_checkpoint_is_not_run(start, saved, tmp_path, capsys, way, keys):
+def test_code_in_a_checkpoint_is_not_run(start, saved, in_this_process, tmp_path, capsys, way, keys):
     checkpoint = torch.load(saved, weights_only=False)
     replaced(checkpoint, keys, Code(tmp_path / "run"))
     torch.save(checkpoint, saved)
     if way == "export":
         model = saved.parent.parent
-        (model / "plans.json").write_text("{}")
-        (model / "dataset.json").write_text("{}")
+        shutil.copy(in_this_process / "nnUNetPlans.json", model / "plans.json")
+        shutil.copy(in_this_process / "dataset.json", model)
         arguments = ["export", "-m", str(model), "-f", "0", "-chk", saved.name, "-o", str(tmp_path / "out")]
         assert mamba_mis([*arguments, "--format", "pt2"]) == 1
         message = capsys.readouterr().err
@@ -171,8 +175,8 @@ def test_checkpoints_hold_what_may_be_read(in_this_process, tmp_path, trainer):
     made._best_ema = np.float64(0.5)
     path = tmp_path / "checkpoint.pth"
     made.save_checkpoint(str(path))
-    read = read_checkpoint(path, TRAINING)
-    assert read["_best_ema"] == 0.5 and read["logging"] == torch.load(path, weights_only=False)["logging"]
+    read = read_checkpoint(path, Training)
+    assert read.best_ema == 0.5 and read.logging == torch.load(path, weights_only=False)["logging"]
 
 
 @pytest.mark.feature("Fine-tuning", "nothing in a stranger's file is run")
@@ -180,7 +184,8 @@ def test_pretrained_weights_of_another_network_are_one_line(start, saved, tmp_pa
     checkpoint = torch.load(saved, weights_only=False)
     name = next(iter(checkpoint["network_weights"]))
     checkpoint["network_weights"][name] = torch.zeros(1)
-    for weights, problem in ((checkpoint["network_weights"], name), ({}, "has no"), ([], "network_weights")):
+    wrong = [(weights, "network_weights") for weights in ([], {1: torch.ones(1)})]
+    for weights, problem in [(checkpoint["network_weights"], name), ({}, "has no"), *wrong]:
         torch.save({"network_weights": weights}, tmp_path / "given.pth")
         with pytest.raises(SystemExit, match=f"given.pth .*{problem}") as stopped:
             start(pretrained_weights_file=str(tmp_path / "given.pth"))
@@ -210,6 +215,6 @@ def test_mutated_checkpoints_load_or_are_named(tmp_path):
                 mutated[mutations.randrange(len(mutated))] = mutations.randrange(256)
             path.write_bytes(mutated[: mutations.choice([None, mutations.randrange(len(mutated))])])
             try:
-                assert isinstance(read_checkpoint(path, ()), dict)
+                assert isinstance(read_checkpoint(path, dict), dict)
             except UserError as error:
                 assert str(path) in str(error) and "\n" not in str(error)

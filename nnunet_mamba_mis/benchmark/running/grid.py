@@ -18,7 +18,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.running.jobs import Candidate, Training
 from nnunet_mamba_mis.benchmark.test_sets import TestSet, find_test_sets
-from nnunet_mamba_mis.nnunet.dataset import Dataset, Splits
+from nnunet_mamba_mis.nnunet.dataset import FOLDS, Dataset, Splits
 from nnunet_mamba_mis.nnunet.paths import (
     DATASET_FILE,
     FOLDERS,
@@ -33,7 +33,7 @@ from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
 
 # nnU-Net's own, in nnUNetTrainer.do_split
-_FOLDS, _SEED_OF_FOLDS = 5, 12345
+_SEED_OF_FOLDS = 12345
 
 
 def make_grid(
@@ -99,10 +99,10 @@ def write_missing_splits(trainings: Iterable[Training]) -> None:
             continue
         data = str(_preprocessed(dataset, candidate.model.plans, candidate.model.configuration))
         cases = sorted(infer_dataset_class(data).get_identifiers(data))
-        if len(cases) < _FOLDS:
-            raise UserError(f"{dataset.name} has {len(cases)} cases, too few for {_FOLDS} folds: write {splits}")
+        if len(cases) < FOLDS:
+            raise UserError(f"{dataset.name} has {len(cases)} cases, too few for {FOLDS} folds: write {splits}")
         with atomic_write(splits) as file:
-            split = generate_crossval_split(cases, seed=_SEED_OF_FOLDS, n_splits=_FOLDS)
+            split = generate_crossval_split(cases, seed=_SEED_OF_FOLDS, n_splits=FOLDS)
             file.write(json.dumps(split, indent=4).encode())
 
 
@@ -142,7 +142,7 @@ def _problems_of_dataset(dataset: Path, plans: Sequence[str], configuration: str
         return [f"{dataset.name} is not preprocessed: run {command}"]
     problems = [problem for name in plans for problem in _problems_of_plans(dataset, name, configuration)]
     read_record_if_usable(dataset / DATASET_FILE, Dataset, problems)
-    number = _FOLDS
+    number = FOLDS
     if (dataset / SPLITS_FILE).exists():
         splits = read_record_if_usable(dataset / SPLITS_FILE, Splits, problems)
         if splits is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_mamba_mis.benchmark.running.jobs import Job
 from nnunet_mamba_mis.benchmark.running.processes import RunningJob, holder, note, try_lock
 from nnunet_mamba_mis.nnunet.environment import variables_for
+from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.subprocesses import last_lines
 from nnunet_mamba_mis.utils.text import one_line
@@ -118,7 +119,8 @@ def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) 
         parameters = parameters | {"additional_parameters": further}
     executor.update_parameters(**parameters)
     for job, entry in zip(jobs, executor.submit_array([Task(job, device) for job in jobs]), strict=True):
-        (job.folder / _ID).write_text(entry.job_id)
+        with atomic_write(job.folder / _ID) as file:
+            file.write(entry.job_id.encode())
         print(one_line(f"{entry.job_id}: {job}, log {job.log}"))
 
 
