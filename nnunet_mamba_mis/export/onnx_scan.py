@@ -145,9 +145,9 @@ def _read(states: Value, C: Value, weight: Value) -> Value:
 
 def _entering(added: Value, elapsed: Value, A: Value, channels: int, states: int, chunks: int) -> Value:
     """The states that enter chunks, from what chunks add (1, batch, D, N, K) and their ΣΔ (1, batch, D, 1, K)."""
-    if chunks <= _LONGEST_DOUBLING:
-        return _later(_doubled(added, elapsed, A, chunks), 1)
     steps = scan_steps(chunks)
+    if chunks <= _LONGEST_DOUBLING or steps == 1:  # no divisor up to the longest chunk: 289 of 17 × 17 positions
+        return _later(_doubled(added, elapsed, A, chunks), 1)
     parts, spans = (
         _split(op.Transpose(op.Reshape(op.Squeeze(x, [0]), [0, channels, n, -1, steps]), perm=[4, 0, 1, 2, 3]), steps)
         for x, n in ((added, states), (elapsed, 1))

@@ -119,8 +119,7 @@ def read_checkpoint(path: str | Path, kind: type[T]) -> T:
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
                 f"{path} was not loaded: it holds {on_one_line(found[1])}, which is neither a weight nor a number and "
-                "could run code. If it is of a trainer of yours, torch.serialization.add_safe_globals in that "
-                "trainer's file allows it"
+                "could run code"
             ) from None
         raise UserError(f"{path} cannot be read: it is damaged, or holds more than weights and numbers") from None
     # what torch raises for damaged files has no common type
@@ -161,4 +160,4 @@ def _allowed() -> torch.serialization.safe_globals:
     functions = [getattr(core, name) for name in ("scalar", "_reconstruct")]
     old = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]
     types = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
-    return torch.serialization.safe_globals([*functions, *old, codecs.encode, np.ndarray, np.dtype, *types])
+    return torch.serialization.safe_globals([*functions, *old, codecs.encode, bytes, np.ndarray, np.dtype, *types])

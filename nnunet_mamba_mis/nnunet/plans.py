@@ -15,6 +15,9 @@ NETWORK_CLASS = "nnunet_mamba_mis.architectures.MambaMIS"
 # in plans for nnU-Net alone; trainers know it anyway
 _NOT_ARCHITECTURE = {"patch_size", "strides", "deep_supervision"}
 
+# nnU-Net's own plans inherit over one step
+_LONGEST_ANCESTRY = 20
+
 _Size = tuple[Annotated[int, Field(ge=1, le=10**6)], ...]
 
 
@@ -83,6 +86,8 @@ class Plans(Record):
                 raise ValueError(f"configurations.{name}: it inherits from itself")
             if parent not in self.configurations:
                 raise ValueError(f"configurations.{name}: it inherits from {parent!r}, which is not there")
+            if len(names) == _LONGEST_ANCESTRY:
+                raise ValueError(f"configurations.{name}: it inherits over more than {_LONGEST_ANCESTRY} steps")
             names.append(parent)
         return names
 

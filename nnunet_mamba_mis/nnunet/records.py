@@ -15,7 +15,12 @@ _LONGEST_NAME = 255  # bytes
 
 
 def _check_file_name(name: str) -> str:
-    if Path(name).name != name or "\0" in name or not 0 < len(name.encode(errors="replace")) <= _LONGEST_NAME:
+    if (
+        Path(name).name != name
+        or name == ".."
+        or "\0" in name
+        or not 0 < len(name.encode(errors="replace")) <= _LONGEST_NAME
+    ):
         raise ValueError(f"the name of a file or folder is expected, found {name!r:.60}")
     return name
 

@@ -7,7 +7,7 @@ from typing import Any, TypeGuard, TypeVar
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_modules
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -15,6 +15,13 @@ Module = TypeVar("Module", bound=nn.Module)
 _FORWARDS: dict[type[nn.Module], Any] = {
     kind: kind.forward for kind in (nn.Conv1d, nn.LayerNorm, nn.Linear, nn.Sequential, nn.SiLU)
 }
+# dicts, empty without hooks for all modules
+_GLOBAL_HOOKS = (
+    torch_modules._global_forward_hooks,
+    torch_modules._global_forward_pre_hooks,
+    torch_modules._global_backward_hooks,
+    torch_modules._global_backward_pre_hooks,
+)
 _TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)  # with the meaning of ordinary ones
 
 
@@ -39,7 +46,7 @@ def runs_forward_alone(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in module.__dict__
-        or _has_any_global_hook()
+        or any(_GLOBAL_HOOKS)
     )
 
 

@@ -76,7 +76,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _autograd(ctx, grad_y):
-    tensors, parameters = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+    saved = ctx.saved_tensors  # once: checkpointing computes them again
+    tensors, parameters = saved[: ctx.count], saved[ctx.count :]
     grads = native_pixelwise_backward(grad_y, tensors, parameters, *ctx.options)
     return grads[: ctx.count], grads[ctx.count :], None, None
 

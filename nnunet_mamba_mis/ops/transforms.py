@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 _LIBRARY = torch.library.Library("nnunet_mamba_mis", "IMPL")
-_ORDINARY_KEYS = ("AutogradCPU", "AutogradCUDA", "AutogradMeta")
+_ORDINARY_KEYS = tuple(f"Autograd{kind}" for kind in ("CPU", "CUDA", "Meta", "MPS", "XPU", "PrivateUse1"))
 
 
 def transformed() -> bool:

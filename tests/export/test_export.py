@@ -221,7 +221,13 @@ def assert_scan_is_exact(part: Scan, tmp_path: Path) -> None:
 @pytest.mark.parametrize("discretization", ["zoh", "mamba"])
 @pytest.mark.parametrize(
     "size",
-    [(6, 8), *(pytest.param(size, marks=pytest.mark.slow) for size in [(1, 1), (1, 2), (1, 37), (5, 30), (64, 80)])],
+    [
+        (6, 8),
+        *(
+            pytest.param(size, marks=pytest.mark.slow)
+            for size in [(1, 1), (1, 2), (1, 37), (17, 17), (5, 30), (64, 80)]
+        ),
+    ],
     ids=str,
 )
 def test_scan_in_onnx_is_the_reference(size, discretization, tmp_path):

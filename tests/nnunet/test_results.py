@@ -57,6 +57,14 @@ def test_plans_that_inherit_from_nowhere_or_in_a_circle_are_named(tmp_path, pare
         read_plans(tmp_path / "plans.json")
 
 
+def test_plans_that_inherit_over_hundreds_of_steps_and_name_folders_above_are_named(tmp_path):
+    chain = {str(i): {"inherits_from": str(i + 1)} for i in range(5000)} | {"5000": {}}
+    for configurations in (chain, {"2d": {"data_identifier": ".."}}):
+        (tmp_path / "plans.json").write_text(json.dumps({"configurations": configurations}))
+        with pytest.raises(UserError, match=r"plans\.json cannot be read: configurations"):
+            read_plans(tmp_path / "plans.json")
+
+
 @pytest.mark.parametrize(
     "content, problems",
     [(None, 0), ("{}", 0), ("{", 1), ("[1]", 1), ('{"num_epochs": "many"}', 1), ('{"configuration_manager": "(("}', 1)],

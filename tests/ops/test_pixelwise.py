@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune as prune_utils
+from torch.utils.checkpoint import checkpoint
 
 from nnunet_mamba_mis.ops import Evaluator, concat, lazy
 from nnunet_mamba_mis.ops import pixelwise as pixelwise_module
@@ -122,6 +123,18 @@ def test_under_autocast_torch_runs_the_layers():
     chain()
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         assert torch.equal(chain(), chain.by_torch())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_changes_no_gradient(reentrant, only_native):
+    x, layers = torch.randn(1, 2, 3, 4, requires_grad=True), (nn.LayerNorm(4), nn.Linear(4, 3), F.silu)
+
+    def run(x):
+        return Evaluator()(lazy(x).then(*layers))
+
+    (expected,) = torch.autograd.grad(run(x).sum(), x)
+    checkpoint(run, x, use_reentrant=reentrant).sum().backward()
+    torch.testing.assert_close(x.grad, expected)
 
 
 def test_tensor_without_layers_is_itself():
