@@ -9,11 +9,12 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_mamba_mis.cli.left_out import print_left_out
 from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
 from nnunet_mamba_mis.dataset_conversion.datasets.folder import with_labels, with_stems
 from nnunet_mamba_mis.dataset_conversion.options import Options
-from nnunet_mamba_mis.utils.text import for_terminal, one_line, shortened_lines
+from nnunet_mamba_mis.utils.text import for_terminal, one_line
 
 _LIST_WIDTH = 100
 
@@ -75,11 +76,9 @@ def run(args: argparse.Namespace) -> None:
         print(for_terminal(f"mamba_mis: warning: {warning}"), file=sys.stderr)
     counts = ", ".join(f"{number} in {folder}" for folder, number in conversion.number_of_cases.items())
     state = "would be" if args.dry_run else "is complete:"
-    print(for_terminal(f"{conversion.folder} {state} {counts}"))
-    if conversion.left_out:
-        print(f"Left out, with {len(conversion.left_out)} problems:")
-        print("\n".join(shortened_lines([f"  {one_line(text)}" for text in conversion.left_out])))
-    print(f"Splits: {conversion.splits}")
+    print(one_line(f"{conversion.folder} {state} {counts}"))
+    print_left_out(conversion.left_out)
+    print(one_line(f"Splits: {conversion.splits}"))
     if not args.dry_run:
         print(
             "Next:\n"

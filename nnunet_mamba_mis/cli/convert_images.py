@@ -10,7 +10,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from nnunet_mamba_mis.utils.text import shortened_lines
+from nnunet_mamba_mis.cli.left_out import print_left_out
+from nnunet_mamba_mis.utils.text import counted, one_line
 
 # those of `sixteen_bits.DEPTHS`, which is not cheap to import
 _DEPTHS = (8, 10, 12, 14, 16)
@@ -36,20 +37,19 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_mamba_mis.dataset_conversion.new_images import convert_images
 
     images = convert_images(args.source, args.output, args.bits, args.skip_bad, args.processes)
-    print(f"{images.folder} is complete: {images.number} images")
-    if images.left_out:
-        print(f"Left out, with {len(images.left_out)} problems:")
-        print("\n".join(shortened_lines([f"  {text}" for text in images.left_out])))
+    print(one_line(f"{images.folder} is complete: {counted(images.number, 'image')}"))
+    print_left_out(images.left_out)
     if images.bits:
-        print(f"{images.with_16_bits} images with 16 bits a channel were scaled from {images.bits} bits to 8.")
+        number = counted(images.with_16_bits, "image")
+        print(f"Scaled {number} with 16 bits a channel from {images.bits} bits to 8.")
         if args.bits is None:
             print(
                 "  That is what the brightest of them needs. If the model's images were scaled from another number of\n"
                 '  bits ("bits" in the conversion_report.json of its dataset), convert again with --bits.'
             )
     predictions = images.folder.with_name(f"{images.folder.name}_predictions")
+    folders = f"-i {shlex.quote(str(images.folder))} -o {shlex.quote(str(predictions))}"
     print(
         "Next, with dataset ID, fold and trainer of the model:\n"
-        f"  nnUNetv2_predict -i {shlex.quote(str(images.folder))} -o {shlex.quote(str(predictions))} -d ID -c 2d -f 0 "
-        "-tr nnUNetTrainerMambaMIS"
+        f"  nnUNetv2_predict {one_line(folders)} -d ID -c 2d -f 0 -tr nnUNetTrainerMambaMIS"
     )

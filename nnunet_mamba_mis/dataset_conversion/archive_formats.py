@@ -10,13 +10,17 @@ import stat
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, TypeVar
 
 from nnunet_mamba_mis.utils.errors import UserError
+
+# how names of archives end
+READABLE = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
+UNREADABLE = (".rar", ".7z", ".tar.zst", ".tzst", ".tar.lzma", ".tlz", ".tar.lz", ".tar.lz4", ".tar.z", ".taz")
 
 MAX_FILES = 500_000
 _BLOCK = 2**20
@@ -123,6 +127,11 @@ class Archive:
         if left:
             more = "smaller" if left > 0 else "larger"
             raise UserError(f"{self._path}: its member {member.shown} is {more} than it claims: download it again")
+
+
+def ending(path: Path, endings: Sequence[str]) -> str:
+    """Return which of these, if any, a file's name ends with, in any case."""
+    return next((end for end in endings if path.name.lower().endswith(end)), "")
 
 
 def is_archive(path: Path) -> bool:
@@ -314,6 +323,8 @@ class _Tar:
             end = self._file.offset
             yield _tar_member(info)
         # tarfile takes a damaged header for the end, too
+        if len(self._stream.last) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"it just ends after byte {end}")
         if self._stream.last != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"bad header at byte {end}")
         if self._stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.archive_formats import (
     MAX_FILES,
+    READABLE,
+    UNREADABLE,
     Archive,
     Member,
+    ending,
     is_archive,
     opened,
     parts_of,
@@ -30,9 +33,6 @@ _RESERVE = 256 * 2**20
 # files that some sets are to be downloaded with
 _TABLES = frozenset({"", ".csv", ".tab"})
 
-# of archives in an archive, as Dataverse makes of all files of a set
-_ENDINGS = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-
 
 def archives_among(sources: Sequence[Path]) -> list[Path]:
     """Return the sources that are to be unpacked; the others are folders, or files of text.
@@ -50,8 +50,8 @@ def archives_among(sources: Sequence[Path]) -> list[Path]:
             continue
         if not source.is_file():
             raise UserError(f"{source} is neither a folder nor an archive")
-        if source.suffix.lower() in (".rar", ".7z"):
-            raise UserError(f"{source}: {source.suffix} archives cannot be read here. Unpack it and give the folder")
+        if unreadable := ending(source, UNREADABLE):
+            raise UserError(f"{source}: {unreadable} archives cannot be read here. Unpack it and give the folder")
         if source.suffix.lower() not in _TABLES or is_archive(source):
             archives.append(source)
     return archives
@@ -134,14 +134,15 @@ def _folder_name(archive: Path) -> str:
 
 
 def _unpack_inner(folder: Path, limits: _Limits) -> None:
-    # beside images it would be a foreign file; beside its own folder it was unpacked before
+    # Dataverse makes one archive of all those of a set. Beside images an archive would be a foreign file; beside its
+    # own folder it was unpacked before
     tree = Tree([folder])
     inner = [
         path
         for at, paths in tree.items()
         if not tree.images(at)
         for path in paths
-        if path.name.lower().endswith(_ENDINGS) and not path.with_name(_folder_name(path)).exists()
+        if ending(path, READABLE) and not path.with_name(_folder_name(path)).exists()
     ]
     for archive in inner:
         _check_room(archive, limits.take(archive), folder)

@@ -16,7 +16,7 @@ from nnunet_mamba_mis.dataset_conversion.masks import common_level, mask_problem
 from nnunet_mamba_mis.dataset_conversion.problems import DUPLICATE, EMPTY_MASK, Problem
 from nnunet_mamba_mis.dataset_conversion.sixteen_bits import sixteen_bits_note
 from nnunet_mamba_mis.dataset_conversion.workers import Workers
-from nnunet_mamba_mis.utils.text import shortened
+from nnunet_mamba_mis.utils.text import counted, shortened
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _judge_masks(
         if is_empty:
             empty.append(facts.case.identifier)
     if empty and dataset.empty_masks:
-        notes.append(f"{len(empty)} masks are empty: {shortened(empty)}")
+        notes.append(f"{counted(len(empty), 'case')} with empty masks: {shortened(empty)}")
     if isinstance(dataset.mask, LabelMask):
         there = frozenset().union(*(mask.labels for facts in readable for mask in facts.masks))
         absent = [dataset.mask.names[label] for label in sorted(set(dataset.mask.names) - there - {0})]

@@ -23,10 +23,13 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 # markers without a segment
 _BARE = {0x00, 0x01, *range(0xD0, 0xDA)}
 
-_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _PLANAR, _COLOUR_MAP, _SAMPLE_FORMAT = 256, 257, 258, 262, 284, 320, 339
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _PLANAR, _COLOUR_MAP = 256, 257, 258, 262, 284, 320
+_EXTRA_SAMPLES, _SAMPLE_FORMAT = 338, 339
 _SAMPLE_FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 _GREY, _RGB, _PALETTE = 1, 2, 3
 _SEPARATE = 2
+# extra samples that are neither associated nor unassociated alpha
+_UNSPECIFIED = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Header:
         bits: Of each channel, or of palette indices: at most 8, or 16.
         size: Width and height, if it has 16 bits.
         separate: Whether channels follow one another instead of alternating.
+        alpha: Whether a channel after the colours is transparency.
     """
 
     format: str
@@ -46,6 +50,7 @@ class Header:
     bits: int = 8
     size: tuple[int, int] = (0, 0)
     separate: bool = False
+    alpha: bool = True
 
 
 def read_header(data: bytes) -> Header:
@@ -110,7 +115,9 @@ def _tiff(data: bytes) -> Header:
         # some programs write it so; decoders that know only of 16 bits make it black
         raise BadFileError("has a palette of 8 bits, where TIFF has 16: save it as RGB or grey")
     size = (directory[_WIDTH], directory[_HEIGHT])
-    return Header("TIFF", (".tif", ".tiff"), bits, size, directory.get(_PLANAR) == _SEPARATE)
+    # without the tag, it is alpha to all readers
+    alpha = set(directory.get(_EXTRA_SAMPLES, ())) != {_UNSPECIFIED}
+    return Header("TIFF", (".tif", ".tiff"), bits, size, directory.get(_PLANAR) == _SEPARATE, alpha)
 
 
 def _tiff_bits(directory: ImageFileDirectory_v2) -> int:

@@ -12,9 +12,10 @@ from filecmp import cmp
 from functools import partial
 from pathlib import Path
 
+from nnunet_mamba_mis.dataset_conversion.archive_formats import READABLE, UNREADABLE, ending
 from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING, Case, FoundCases
 from nnunet_mamba_mis.dataset_conversion.problems import FOREIGN, MISSING, SAME_NAME, Problem
-from nnunet_mamba_mis.dataset_conversion.tree import IMAGE_SUFFIXES, Tree
+from nnunet_mamba_mis.dataset_conversion.tree import IMAGE_SUFFIXES, Tree, stem_match
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.text import shortened
 
@@ -22,8 +23,6 @@ DOCUMENTS = frozenset({".txt", ".csv", ".md", ".pdf", ".json", ".xml", ".html"})
 
 # what may follow a mask's stem: the number of a further mask
 _NUMBER = r"(?:_(\d+))?"
-
-_ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz"})
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,15 @@ def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSe
 
 
 def _hint(tree: Tree) -> str:
-    archives = [str(path) for paths in tree.values() for path in paths if path.suffix.lower() in _ARCHIVES]
-    if not archives:
-        return ""
-    return f". Archives lie there. Give them with -i, unpacked first if they lie in others: {shortened(archives)}"
+    """Return what to do about the archives that lie where folders are expected."""
+    hint = ""
+    for endings, advice in (
+        (READABLE, "Archives lie there. Give them with -i, unpacked first if they lie in others"),
+        (UNREADABLE, "Archives lie there that cannot be read here. Unpack them and give the folders"),
+    ):
+        if archives := [str(path) for paths in tree.values() for path in paths if ending(path, endings)]:
+            hint += f". {advice}: {shortened(archives)}"
+    return hint
 
 
 def _has_training_set(tree: Tree, layout: Sequence[ImageSet]) -> bool:
@@ -166,7 +170,7 @@ def _find_in_one_source(source: Path, image_set: ImageSet, stems: str) -> FoundC
 def _folders_of_images(tree: Tree, source: Path) -> list[Path]:
     folders = tree.matching("*", "(.+)")
     if not folders:
-        raise UserError(f"found no folder with images in it below {source}")
+        raise UserError(f"found no folder with images in it below {source}{_hint(tree)}")
     return folders
 
 
@@ -232,8 +236,8 @@ def _by_key(
     files: dict[str, dict[int, Path]] = {}
     for folder in folders:
         for path in tree.images(folder):
-            match = re.fullmatch(stem, path.stem, re.IGNORECASE)
-            if match and not re.fullmatch(not_stem, path.stem, re.IGNORECASE):
+            match = stem_match(stem, path)
+            if match and not stem_match(not_stem, path):
                 # macOS decomposes letters with accents
                 key = unicodedata.normalize("NFC", match[1])
                 number = -1 if match.lastindex == 1 else int(match[2])
@@ -248,10 +252,11 @@ def _by_key(
 
 def _match_case(images_of: dict[str, list[Path]], masks_of: dict[str, list[Path]]) -> None:
     """Give masks without an image the key of the image without a mask that differs in upper and lower case alone."""
-    free = {key.casefold(): key for key in sorted(images_of.keys() - masks_of.keys())}
+    # lower() instead of casefold(), to which ß and ss are the same
+    free = {key.lower(): key for key in sorted(images_of.keys() - masks_of.keys())}
     for key in sorted(masks_of.keys() - images_of.keys()):
-        if key.casefold() in free:
-            masks_of[free.pop(key.casefold())] = masks_of.pop(key)
+        if key.lower() in free:
+            masks_of[free.pop(key.lower())] = masks_of.pop(key)
 
 
 def _check_foreign(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path], found: FoundCases) -> None:
@@ -264,7 +269,7 @@ def _check_foreign(tree: Tree, image_set: ImageSet, images: list[Path], masks: l
             if path.suffix.lower() not in IMAGE_SUFFIXES:
                 if path.suffix.lower() not in DOCUMENTS:
                     found.problems.append(Problem(FOREIGN, f"{path} is neither an image nor a document"))
-            elif not any(re.fullmatch(stem, path.stem, re.IGNORECASE) for stem in stems):
+            elif not any(stem_match(stem, path) for stem in stems):
                 found.problems.append(Problem(FOREIGN, f"{path} is not named like an image or mask of this set"))
 
 

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING
 from nnunet_mamba_mis.dataset_conversion.groups import groups_of
-from nnunet_mamba_mis.utils.text import shortened
+from nnunet_mamba_mis.utils.text import counted, shortened
 
 
 def shared_images(duplicates: Sequence[tuple[str, str]], subset_of: Mapping[str, str]) -> list[str]:
@@ -31,11 +31,12 @@ def shared_images(duplicates: Sequence[tuple[str, str]], subset_of: Mapping[str,
             alike = " = ".join([*members[first], *members[second]])
             between.setdefault((first, second), []).append(alike)
     return [
-        f"{len(groups)} images in {_called(subset)} are there more than once, the same or nearly: {shortened(groups)}"
+        f"{_called(subset)} holds {counted(len(groups), 'image')} more than once, the same or nearly: "
+        f"{shortened(groups)}"
         for subset, groups in sorted(within.items())
     ] + [
-        f"{_called(first)} and {_called(second)} share {len(groups)} images, the same or nearly, which leaks: "
-        f"{shortened(groups)}"
+        f"{_called(first)} and {_called(second)} share {counted(len(groups), 'image')}, the same or nearly, which "
+        f"leaks: {shortened(groups)}"
         for (first, second), groups in sorted(between.items())
     ]
 
@@ -60,6 +61,6 @@ def divided_groups(rule: str, group_of: Mapping[str, str], subset_of: Mapping[st
     if not leaking:
         return []
     return [
-        f"{len(leaking)} cases of {_called(subset)} share a group with the training set ({rule}), which leaks: "
-        f"{shortened(leaking)}"
+        f"the training set shares groups ({rule}) with {counted(len(leaking), 'case')} of {_called(subset)}, which "
+        f"leaks: {shortened(leaking)}"
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.dataset import TRAINING
 from nnunet_mamba_mis.dataset_conversion.fingerprints import from_hex, near_any
-from nnunet_mamba_mis.utils.text import shortened
+from nnunet_mamba_mis.utils.text import counted, shortened
 
 REPORT_FILE = "conversion_report.json"
 
@@ -40,8 +40,8 @@ def overlaps(target: Path, subset_of: Mapping[str, str]) -> list[str]:
             ]
             if shared:
                 warnings.append(
-                    f"{len(shared)} images are for training here and for testing in {file.parent.name}, or the other "
-                    f"way round ({shortened(shared)}): training on one and testing on the other leaks"
+                    f"{counted(len(shared), 'image')} for training here and for testing in {file.parent.name}, or the "
+                    f"other way round ({shortened(shared)}): training on one and testing on the other leaks"
                 )
     return warnings
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunet_mamba_mis.utils.errors import UserError
-from nnunet_mamba_mis.utils.text import shortened_lines
+from nnunet_mamba_mis.utils.text import one_line, shortened_lines
 
 MISSING = "missing"
 SIZE_MISMATCH = "size mismatch"
@@ -55,10 +55,12 @@ def problems_error(problems: Sequence[Problem]) -> UserError:
     if any(problem.kind == NOT_BINARY for problem in problems):
         way_out = f"Masks of several classes: `mamba_mis convert folder --labels` says what values mean. {way_out}"
     if len(problems) == 1:
-        return UserError(f"{problems[0].text} ({problems[0].kind}). {way_out}")
+        return UserError(f"{one_line(problems[0].text)} ({problems[0].kind}). {way_out}")
     counts = Counter(problem.kind for problem in problems)
     listed = ", ".join(f"{kind}: {counts[kind]}" for kind in KINDS if counts[kind])
     lines = [f"{len(problems)} problems in the source ({listed}):"]
     for kind in KINDS:
-        lines += shortened_lines([f"  {kind}: {problem.text}" for problem in problems if problem.kind == kind])
+        lines += shortened_lines(
+            [f"  {kind}: {one_line(problem.text)}" for problem in problems if problem.kind == kind]
+        )
     return UserError("\n".join([*lines, way_out]))

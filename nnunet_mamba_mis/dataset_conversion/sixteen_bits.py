@@ -36,7 +36,7 @@ class SixteenBits:
         if header.size[0] * header.size[1] > MAX_PIXELS:
             raise too_large()
         # height × width × 1 or 3
-        self._samples = _opaque(_decoded(data, header))
+        self._samples = _opaque(_decoded(data, header), header.alpha)
 
     @property
     def mode(self) -> str:
@@ -124,14 +124,14 @@ def _decoded(data: bytes, header: Header) -> NDArray[np.uint16]:
     return samples.reshape(*samples.shape[:2], -1)
 
 
-def _opaque(samples: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Return samples without an alpha channel that hides nothing."""
+def _opaque(samples: NDArray[np.uint16], alpha: bool) -> NDArray[np.uint16]:
+    """Return samples without a channel of unspecified meaning, or an alpha channel that hides nothing."""
     channels = samples.shape[2]
     if channels not in (1, 2, 3, 4):
         raise BadFileError(f"has {channels} channels of 16 bits: save it as RGB or grey")
     if channels in (1, 3):
         return samples
-    if (samples[..., -1] != _OPAQUE).any():
+    if alpha and (samples[..., -1] != _OPAQUE).any():
         raise BadFileError("has transparent pixels: save it as RGB or grey, without alpha")
     return samples[..., :-1]
 

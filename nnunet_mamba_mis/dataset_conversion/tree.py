@@ -15,6 +15,11 @@ from nnunet_mamba_mis.utils.errors import UserError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif"})
 
 
+def stem_match(stem: str, path: Path) -> re.Match[str] | None:
+    """Match the whole stem of a file's name, in any case; names may hold line breaks, which the `.` of `stem` takes."""
+    return re.fullmatch(stem, path.stem, re.IGNORECASE | re.DOTALL)
+
+
 def _any_of(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(map(translate, patterns)))
 
@@ -94,7 +99,7 @@ class Tree(dict[Path, list[Path]]):
             folder
             for folder in self
             if all(map(fnmatchcase, _last_parts(folder, len(parts)), parts))
-            and any(re.fullmatch(stem, path.stem, re.IGNORECASE) for path in self.images(folder))
+            and any(stem_match(stem, path) for path in self.images(folder))
         ]
 
 

@@ -80,6 +80,11 @@ def for_file_name(text: str) -> str:
     return f"{safe}_{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 image, 2 images."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def shortened(names: Sequence[str], most: int = 5) -> str:
     """Return names in a line: the first of them, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

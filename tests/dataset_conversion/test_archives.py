@@ -188,9 +188,35 @@ def test_a_truncated_archive_is_named(suffix: str, kvasir: Path, tmp_path: Path,
     assert names(raw) == []
 
 
-def test_rar_is_to_be_unpacked_by_hand(tmp_path: Path, raw: Path, error_of) -> None:
-    (tmp_path / "PH2Dataset.rar").write_bytes(b"Rar!\x1a\7")
-    assert "PH2Dataset.rar" in error_of("ph2", "-i", tmp_path / "PH2Dataset.rar", "-d", 1)
+UNREADABLE = ["rar", "7z", "7Z", "tar.zst", "tar.lzma", "tar.Z"]
+
+
+@pytest.mark.parametrize("suffix", UNREADABLE)
+def test_other_archives_are_to_be_unpacked_by_hand(suffix: str, tmp_path: Path, raw: Path, error_of) -> None:
+    archive = tmp_path / f"PH2Dataset.{suffix}"
+    archive.write_bytes(b"whatever")
+    message = error_of("ph2", "-i", archive, "-d", 1)
+    assert str(archive) in message and "Unpack it" in message and f" .{suffix.lower()} " in message
+
+
+@pytest.mark.parametrize("dataset", ["kvasir-seg", "folder"])
+@pytest.mark.parametrize("suffix", UNREADABLE)
+def test_other_archives_in_an_archive_are_named(suffix: str, dataset: str, tmp_path: Path, raw: Path, error_of) -> None:
+    archive = tmp_path / "all.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(f"data/k.{suffix}", b"whatever")
+    message = error_of(dataset, "-i", archive, "-d", 1, *(["--stems", "{}:{}_mask"] if dataset == "folder" else []))
+    assert f"{archive}/data/k.{suffix}" in message and "Unpack" in message
+
+
+def test_a_tar_that_just_ends_has_no_bad_header(kvasir: Path, tmp_path: Path, raw: Path, error_of) -> None:
+    archive = tarred(kvasir, tmp_path / "kvasir.tar", "w")
+    data = archive.read_bytes().rstrip(b"\0")
+    end = len(data) + -len(data) % 512
+    for rest in (0, 100):
+        archive.write_bytes(data.ljust(end + rest, b"\0"))
+        message = error_of("kvasir-seg", "-i", archive, "-d", 1)
+        assert "just ends" in message and "header" not in message
 
 
 def test_archives_in_a_folder_are_pointed_at(kvasir: Path, tmp_path: Path, raw: Path, error_of) -> None:

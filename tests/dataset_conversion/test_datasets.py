@@ -180,6 +180,29 @@ def test_folder_takes_names_with_spaces_and_letters_of_any_language(tmp_path: Pa
     assert labels == ["Läsion_7__links_.png", "病変2.png", "病変3.png", "病変4.png"]
 
 
+def test_names_may_hold_line_breaks(tmp_path: Path, raw: Path, run, error_of) -> None:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    write_pair(images / "a\nb.png", masks / "a\nb_mask.png", 1)
+    write_pair(images / "c.png", masks / "c_mask.png", 2)
+    result = run("folder", "-i", images, masks, "-d", 1, "--stems", "{}:{}_mask")
+    assert result.status == 0, result.stderr
+    assert names(raw / "Dataset001_Folder" / "labelsTr") == ["a_b.png", "c.png"]
+
+    (masks / "a\nb_mask.png").unlink()
+    message = error_of("folder", "-i", images, masks, "-d", 2, "--stems", "{}:{}_mask")
+    assert "a\\nb.png has no mask" in message and message.count("\n") == 1
+
+
+def test_a_mask_in_other_case_is_its_images_but_ss_is_not_ß(tmp_path: Path, raw: Path, run, error_of) -> None:
+    for seed, (image, mask) in enumerate([("Äpfel", "äPFEL"), ("b", "b")]):
+        write_pair(tmp_path / "images" / f"{image}.png", tmp_path / "masks" / f"{mask}.png", seed)
+    assert run("folder", "-i", tmp_path / "images", tmp_path / "masks", "-d", 1).status == 0
+
+    write_pair(tmp_path / "images" / "Maße.png", tmp_path / "masks" / "masse.png", 3)
+    message = error_of("folder", "-i", tmp_path / "images", tmp_path / "masks", "-d", 2)
+    assert "Maße.png has no mask" in message and "masse.png has no image" in message
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -104,6 +104,32 @@ def test_the_smallest_depth_that_holds_all_images_is_used_for_all(largest: int, 
     assert written["cases"][1]["done"] == ["16-bit RGB to RGB", f"{bits} bits scaled to 8"]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "photometric", "planar"),
+    [
+        (np.uint8, "rgb", "contig"),
+        (np.uint16, "rgb", "contig"),
+        (np.uint16, "rgb", "separate"),
+        (np.uint16, "minisblack", "contig"),
+    ],
+)
+@pytest.mark.parametrize(("extra", "hides"), [("unspecified", False), ("assocalpha", True), ("unassalpha", True)])
+def test_a_tiff_says_whether_its_extra_channel_is_alpha(
+    dtype: type, photometric: str, planar: str, extra: str, hides: bool, tmp_path: Path
+) -> None:
+    colours = RGB if photometric == "rgb" else RGB[..., :1]
+    samples = np.concatenate([colours, RGB[..., :1]], axis=2).astype(dtype)
+    pixels = np.moveaxis(samples, -1, 0) if planar == "separate" else samples
+    path = tmp_path / "i.tif"
+    tifffile.imwrite(path, pixels, photometric=photometric, planarconfig=planar, extrasamples=[extra])
+
+    if hides:
+        with pytest.raises(BadFileError, match="transparent"):
+            SourceImage(path).rgb(8)
+    else:
+        np.testing.assert_array_equal(SourceImage(path).rgb(8), np.broadcast_to(colours, RGB.shape))
+
+
 def test_a_source_without_16_bit_images_has_no_rule(kvasir: Path, raw: Path) -> None:
     written = report(convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder)
     assert written["images"] == {"rule": "8 bits a channel, unchanged", "bits": None, "number_with_16_bits": 0}

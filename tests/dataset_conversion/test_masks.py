@@ -290,7 +290,7 @@ def test_a_label_that_no_mask_holds_is_warned_of(source, raw: Path, run) -> None
     result = run("folder", "-i", *source(drawn({1: OBJECT}), drawn()), "-d", 1, "--labels", "polyp=1", "tool=3")
 
     assert result.status == 0
-    assert "tool" in result.stderr and "1 masks are empty" in result.stderr
+    assert "tool" in result.stderr and "1 case with empty masks:" in result.stderr
 
 
 @pytest.mark.parametrize(

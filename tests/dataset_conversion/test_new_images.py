@@ -139,6 +139,35 @@ def test_a_problem_is_named_and_nothing_is_written(spoil, source: Path, tmp_path
     assert len(left_out) == 1 and f"new/{path.name} " in left_out[0]["why"]
 
 
+def test_names_cannot_break_lines_or_colour_the_terminal(source: Path, tmp_path: Path, run, error_of) -> None:
+    (source / "x\x1b[31m\ny.png").write_bytes(b"")
+    out = tmp_path / "o\x1b[2J\nut"
+
+    message = error_of("images", "-i", source, "-o", out)
+    assert "x\\x1b[31m\\ny.png is empty" in message and message.count("\n") == 1
+
+    (source / "z\n.heic").write_bytes(b"")
+    message = error_of("images", "-i", source, "-o", out)
+    assert "z\\n.heic is neither" in message and message.count("\n") == 4
+
+    result = run("images", "-i", source, "-o", out, "--skip-bad")
+    assert result.status == 0 and out.is_dir()
+    assert "\x1b" not in result.stdout
+    lines = result.stdout.splitlines()
+    assert lines[0].endswith("o\\x1b[2J\\nut is complete: 9 images")
+    assert [line.endswith(("x\\x1b[31m\\ny.png is empty (0 bytes)", "z\\n.heic is neither an image nor a document"))
+            for line in lines[2:4]] == [True, True]  # fmt: skip
+
+
+def test_one_is_singular(tmp_path: Path, run) -> None:
+    write(tmp_path / "new" / "deep.png", RGB[..., 0].astype(np.uint16) * 16)
+    (tmp_path / "new" / "bad.png").write_bytes(b"")
+    result = run("images", "-i", tmp_path / "new", "-o", tmp_path / "out", "--skip-bad")
+    assert result.status == 0
+    for what in ("complete: 1 image\n", "with 1 problem:", "Scaled 1 image with"):
+        assert what in result.stdout
+
+
 def test_too_few_bits_are_named(source: Path, tmp_path: Path, error_of) -> None:
     assert str(source / "deep.png") in error_of("images", "-i", source, "-o", tmp_path / "out", "--bits", 10)
     assert not (tmp_path / "out").exists()
