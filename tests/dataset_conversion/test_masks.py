@@ -172,6 +172,54 @@ def test_soft_edges_of_resized_masks_are_no_levels(resampling, size: tuple[int, 
     np.testing.assert_array_equal(labels_of(convert(mask)), mask > 127)
 
 
+@pytest.mark.parametrize("radius", [2, 4])
+@pytest.mark.parametrize(
+    ("size", "again"), [((352, 352), None), ((128, 128), None), ((256, 256), (512, 512)), ((224, 224), (1024, 1024))]
+)
+def test_soft_edges_of_small_objects_are_no_levels(radius: int, size, again, convert) -> None:
+    """Of which edges are most."""
+    small = Image.fromarray(disc(120, 100, radius, (256, 256), 255))
+    if again:
+        small = small.resize(size, Image.Resampling.NEAREST)
+    mask = np.asarray(small.resize(again or size, Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(labels_of(convert(mask)), mask > 127)
+
+
+def soft(radius: float, row: float, column: float, value: int) -> np.ndarray:
+    rows, columns = np.ogrid[:256, :256]
+    return value * np.clip(radius - np.hypot(rows - row, columns - column) + 0.5, 0, 1)
+
+
+@pytest.mark.parametrize("value", [60, 128, 200])
+@pytest.mark.parametrize(
+    ("radius", "options"), [(2, {}), (3, {}), (3, {"suffix": ".jpg", "quality": 85})], ids=["2", "3", "3, JPEG"]
+)
+def test_a_small_third_level_is_refused(value: int, radius: float, options: dict, source, raw: Path, error_of) -> None:
+    mask = np.maximum(soft(60, 100, 100, 255), soft(radius, 220, 220, value)).round().astype(np.uint8)
+    assert "im0" in error_of("folder", "-i", *source(mask, **options), "-d", 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"suffix": ".jpg", "quality": 85}], ids=["PNG", "JPEG"])
+def test_a_thin_third_level_is_refused(options: dict, source, raw: Path, error_of) -> None:
+    mask = soft(60, 100, 100, 255).round().astype(np.uint8)
+    mask[200:203, 20:200] = 128
+    assert "im0" in error_of("folder", "-i", *source(mask, **options), "-d", 1)
+
+
+def test_two_shades_of_a_soft_coloured_edge_are_no_levels(convert) -> None:
+    mask = Image.fromarray(painted({RED: np.pad(np.ones((21, 31)), ((3, 24), (5, 28)))}))
+    half = mask.resize((32, 24), Image.Resampling.BOX)
+    assert len(half.getcolors()) > 2
+    np.testing.assert_array_equal(labels_of(convert(half)), np.asarray(half)[..., 0] > 127)
+
+
+def test_another_colour_between_two_is_a_level(source, raw: Path, error_of) -> None:
+    thin = np.zeros(SIZE, np.uint8)
+    thin[10:30, 19] = 1
+    mask = painted({RED: np.pad(np.ones((20, 20)), ((10, 18), (20, 24))), (100, 0, 100): thin})
+    assert "#640064" in error_of("folder", "-i", *source(mask), "-d", 1)
+
+
 @pytest.mark.parametrize("quality", [15, 40, 62, 70, 85, 100])
 @pytest.mark.parametrize("saved_again", [False, True], ids=["jpeg", "as png"])
 def test_noise_of_a_jpeg_is_no_level(quality: int, saved_again: bool, tmp_path: Path, convert) -> None:
