@@ -25,7 +25,7 @@ _BARE = {0x00, 0x01, *range(0xD0, 0xDA)}
 
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _PLANAR, _COLOUR_MAP, _SAMPLE_FORMAT = 256, 257, 258, 262, 284, 320, 339
 _SAMPLE_FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
-_GREY, _RGB, _PALETTE = 1, 2, 3
+_WHITE_IS_ZERO, _GREY, _RGB, _PALETTE = 0, 1, 2, 3
 _SEPARATE = 2
 
 
@@ -39,6 +39,7 @@ class Header:
         bits: Of each channel, or of palette indices: at most 8, or 16.
         size: Width and height, if it has 16 bits.
         separate: Whether channels follow one another instead of alternating.
+        white_is_zero: Whether the grey sample 0 is white.
     """
 
     format: str
@@ -46,6 +47,7 @@ class Header:
     bits: int = 8
     size: tuple[int, int] = (0, 0)
     separate: bool = False
+    white_is_zero: bool = False
 
 
 def read_header(data: bytes) -> Header:
@@ -110,7 +112,8 @@ def _tiff(data: bytes) -> Header:
         # some programs write it so; decoders that know only of 16 bits make it black
         raise BadFileError("has a palette of 8 bits, where TIFF has 16: save it as RGB or grey")
     size = (directory[_WIDTH], directory[_HEIGHT])
-    return Header("TIFF", (".tif", ".tiff"), bits, size, directory.get(_PLANAR) == _SEPARATE)
+    separate, white_is_zero = directory.get(_PLANAR) == _SEPARATE, photometric == _WHITE_IS_ZERO
+    return Header("TIFF", (".tif", ".tiff"), bits, size, separate, white_is_zero)
 
 
 def _tiff_bits(directory: ImageFileDirectory_v2) -> int:

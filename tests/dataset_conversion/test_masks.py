@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from support.convert_trees import names, photograph, read, report, rgb, write
@@ -283,6 +284,18 @@ def test_labels_are_what_was_named(mask, arguments: list[str], expected: dict[st
 def test_one_bit_is_0_and_1(convert) -> None:
     folder = convert(drawn({1: OBJECT}) > 0, arguments=("--labels", "polyp=1"))
     np.testing.assert_array_equal(labels_of(folder), OBJECT)
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_labels_name_the_values_of_a_tiff_whatever_is_white(photometric: str, tmp_path: Path, raw: Path, run) -> None:
+    write(tmp_path / "images" / "im0.png", photograph(SIZE))
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "masks" / "im0.tif", OBJECT > 0, photometric=photometric)
+
+    result = run("folder", "-i", tmp_path / "images", tmp_path / "masks", "-d", 1, "--labels", "polyp=1")
+
+    assert result.status == 0, result.stderr
+    np.testing.assert_array_equal(labels_of(raw / "Dataset001_Folder"), OBJECT)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--resize", 32), ("--resize", 100, "--keep-aspect")], ids=str)
