@@ -461,6 +461,33 @@ def test_a_further_mask_is_checked_like_the_first(spoil, named: str, tmp_path: P
     assert names(raw) == []
 
 
+@pytest.mark.parametrize("lost", ["_mask", "_mask_1", "_mask_2"])
+def test_a_lost_mask_among_numbered_ones_is_a_problem(lost: str, tmp_path: Path, raw: Path, run, error_of) -> None:
+    folder = write_busi(tmp_path) / "benign"
+    for number in (2, 3):
+        write(folder / f"benign (1)_mask_{number}.png", OBJECT * 255)
+    # numbers start as those of other images
+    write(folder / "benign (100)_mask_1.png", OBJECT * 255)
+    arguments = ("folder", "-i", tmp_path, "-d", 1, "--stems", "{}:{}_mask")
+    assert run(*arguments, "--dry-run").status == 0
+    (folder / f"benign (1){lost}.png").unlink()
+
+    assert f"has no mask benign (1){lost}.*" in error_of(*arguments)
+    assert run(*arguments, "--skip-bad").status == 0
+    assert "benign__1_.png" not in names(raw / "Dataset001_Folder" / "labelsTr")
+
+
+@pytest.mark.parametrize("first", [0, 1, 10**12])
+def test_masks_may_all_have_numbers(first: int, tmp_path: Path, raw: Path, run) -> None:
+    for seed, name in enumerate("ab"):
+        write(tmp_path / f"{name}.png", photograph(SIZE, seed))
+        for number, mask in enumerate((OBJECT, TOOL)[: seed + 1], first):
+            write(tmp_path / f"{name}_mask_{number}.png", mask)
+
+    assert run("folder", "-i", tmp_path, "-d", 1, "--stems", "{}:{}_mask").status == 0
+    np.testing.assert_array_equal(labels_of(raw / "Dataset001_Folder", "b"), OBJECT | TOOL)
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 def test_further_masks_may_be_of_other_classes_but_not_of_one_pixel(
     overlap: bool, tmp_path: Path, raw: Path, run
