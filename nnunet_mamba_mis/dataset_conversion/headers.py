@@ -26,7 +26,7 @@ _BARE = {0x00, 0x01, *range(0xD0, 0xDA)}
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _PLANAR, _COLOUR_MAP = 256, 257, 258, 262, 284, 320
 _EXTRA_SAMPLES, _SAMPLE_FORMAT = 338, 339
 _SAMPLE_FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
-_GREY, _RGB, _PALETTE = 1, 2, 3
+_WHITE_IS_ZERO, _GREY, _RGB, _PALETTE = 0, 1, 2, 3
 _SEPARATE = 2
 # extra samples that are neither associated nor unassociated alpha
 _UNSPECIFIED = 0
@@ -43,6 +43,7 @@ class Header:
         size: Width and height, if it has 16 bits.
         separate: Whether channels follow one another instead of alternating.
         alpha: Whether a channel after the colours is transparency.
+        white_is_zero: Whether the grey sample 0 is white.
     """
 
     format: str
@@ -51,6 +52,7 @@ class Header:
     size: tuple[int, int] = (0, 0)
     separate: bool = False
     alpha: bool = True
+    white_is_zero: bool = False
 
 
 def read_header(data: bytes) -> Header:
@@ -117,7 +119,8 @@ def _tiff(data: bytes) -> Header:
     size = (directory[_WIDTH], directory[_HEIGHT])
     # without the tag, it is alpha to all readers
     alpha = set(directory.get(_EXTRA_SAMPLES, ())) != {_UNSPECIFIED}
-    return Header("TIFF", (".tif", ".tiff"), bits, size, directory.get(_PLANAR) == _SEPARATE, alpha)
+    separate, white_is_zero = directory.get(_PLANAR) == _SEPARATE, photometric == _WHITE_IS_ZERO
+    return Header("TIFF", (".tif", ".tiff"), bits, size, separate, alpha, white_is_zero)
 
 
 def _tiff_bits(directory: ImageFileDirectory_v2) -> int:

@@ -73,6 +73,8 @@ class SourceImage:
             if path.suffix.lower() not in header.suffixes:
                 raise BadFileError(f"is in truth a {header.suffixes[0]} file: rename it")
             self._format = header.format
+            self._bits = header.bits
+            self._white_is_zero = header.white_is_zero
             self._deep = SixteenBits(data, header) if header.bits == 16 else None
             if self._deep and header.format == "TIFF":
                 # of which Pillow opens only some, and whose orientation has been seen to
@@ -109,16 +111,17 @@ class SourceImage:
         """Decode as grey if all is grey, else as three channels, as stored and with 8 bits a channel.
 
         Args:
-            by_value: Give the values that the file holds: a palette image's indices, 0 and 1 of one bit.
+            by_value: Give the values that the file holds: a palette image's indices, 0 to 15 of four bits.
         """
         with decoding():
             image = self._deep.mask() if self._deep else self._load()
-            if by_value and image.mode in ("1", "P"):
-                return Image.fromarray(np.asarray(image).astype(np.uint8))
+            if by_value and image.mode == "P":
+                return Image.fromarray(np.asarray(image))
             if image.mode == "P":
                 _check_palette(image)
             image = _without_alpha(image)
-            return _as_mode("L" if image.mode in ("1", "L") else "RGB", image)
+            image = _as_mode("L" if image.mode in ("1", "L") else "RGB", image)
+            return self._as_stored(image) if by_value else image
 
     def check(self) -> None:
         """Report damage that Pillow, which decodes it all the same, ignores in a JPEG.
@@ -147,6 +150,14 @@ class SourceImage:
         with self._quiet():
             self._image.load()
         return self._image
+
+    def _as_stored(self, image: Image.Image) -> Image.Image:
+        """Undo what Pillow does to samples: it spreads fewer than 8 bits over 0 to 255, and makes 0 black."""
+        bits = 1 if self.mode == "1" else min(self._bits, 8)
+        if bits == 8 and not self._white_is_zero:
+            return image
+        samples = np.asarray(image)
+        return Image.fromarray((255 - samples if self._white_is_zero else samples) // (255 // (2**bits - 1)))
 
     def _quiet(self) -> AbstractContextManager[object]:
         # libtiff, in Pillow, prints

@@ -6,10 +6,11 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from filecmp import cmp
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from nnunet_mamba_mis.dataset_conversion.archive_formats import READABLE, UNREADABLE, ending
@@ -23,6 +24,7 @@ DOCUMENTS = frozenset({".txt", ".csv", ".md", ".pdf", ".json", ".xml", ".html"})
 
 # what may follow a mask's stem: the number of a further mask
 _NUMBER = r"(?:_(\d+))?"
+_UNNUMBERED = -1
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def find_in_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundCases
     """Return the cases of a folder of images and a folder of masks, or of folders that hold both.
 
     Where a mask's stem has text after what is shared, further masks of an image may follow it by number: beside
-    1_mask, 1_mask_1 and 1_mask_2.
+    1_mask, 1_mask_1 and 1_mask_2. A number that is left out is a lost mask.
 
     Args:
         sources: Images and masks, each a single folder of images at any depth; or one source, at any depth.
@@ -202,17 +204,37 @@ def _pair(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path]
     images_of = _by_key(tree, images, image_set, image_set.image_stem, found, not_stem)
     _check_foreign(tree, image_set, images, masks, found)
     _match_case(images_of, masks_of)
+    numbers = set().union(*masks_of.values())
     for key in sorted(images_of.keys() | masks_of.keys()):
         identifier = _identifier(image_set, key)
         if key not in masks_of:
-            text = f"{images_of[key][0]} has no mask {_example(image_set.mask_stem, key)}.* in {_common(masks)}"
+            text = f"{_first(images_of[key])} has no mask {_example(image_set.mask_stem, key)}.* in {_common(masks)}"
             found.problems.append(Problem(MISSING, text, identifier))
         elif key not in images_of:
-            text = f"{masks_of[key][0]} has no image {_example(image_set.image_stem, key)}.* in {_common(images)}"
+            text = f"{_first(masks_of[key])} has no image {_example(image_set.image_stem, key)}.* in {_common(images)}"
+            found.problems.append(Problem(MISSING, text, identifier))
+        elif (lost := _lost_number(masks_of[key].keys(), numbers)) is not None:
+            example = _example(image_set.mask_stem, key) + ("" if lost == _UNNUMBERED else f"_{lost}")
+            listed = shortened([path.name for path in masks_of[key].values()])
+            text = f"{_first(images_of[key])} has no mask {example}.* in {_common(masks)}, but {listed}"
             found.problems.append(Problem(MISSING, text, identifier))
         else:
-            mask, *further = masks_of[key]
-            found.append(Case(identifier, images_of[key][0], mask, image_set.subset, tuple(further)))
+            mask, *further = masks_of[key].values()
+            found.append(Case(identifier, _first(images_of[key]), mask, image_set.subset, tuple(further)))
+
+
+def _first(numbered: dict[int, Path]) -> Path:
+    return next(iter(numbered.values()))
+
+
+def _lost_number(numbers: Collection[int], all_numbers: Collection[int]) -> int | None:
+    """Return the first number that an image's masks lack: they are consecutive and start as those of other images."""
+    if _UNNUMBERED in all_numbers and _UNNUMBERED not in numbers:
+        return _UNNUMBERED
+    first = min((number for number in all_numbers if number != _UNNUMBERED), default=0)
+    # not up to the largest, which may be anything
+    lost = next(number for number in count(first) if number not in numbers)
+    return lost if lost < max(numbers) else None
 
 
 def _by_key(
@@ -222,8 +244,8 @@ def _by_key(
     stem: str,
     found: FoundCases,
     not_stem: str = "",
-) -> dict[str, list[Path]]:
-    """Return the files of each key, in the order of their numbers, and report two that have the same one.
+) -> dict[str, dict[int, Path]]:
+    """Return the files of each key by number, in their order, and report two that have the same one.
 
     Args:
         tree: Of the sources.
@@ -240,17 +262,17 @@ def _by_key(
             if match and not stem_match(not_stem, path):
                 # macOS decomposes letters with accents
                 key = unicodedata.normalize("NFC", match[1])
-                number = -1 if match.lastindex == 1 else int(match[2])
+                number = _UNNUMBERED if match.lastindex == 1 else int(match[2])
                 same = files.setdefault(key, {})
                 # Kaggle has HAM10000's folders twice, in capitals and small letters
                 first = same.setdefault(number, path)
                 if first is not path and not cmp(path, first, shallow=False):
                     text = f"{path} has the same case identifier as {first}"
                     found.problems.append(Problem(SAME_NAME, text, _identifier(image_set, key)))
-    return {key: [path for _, path in sorted(same.items())] for key, same in files.items()}
+    return {key: dict(sorted(same.items())) for key, same in files.items()}
 
 
-def _match_case(images_of: dict[str, list[Path]], masks_of: dict[str, list[Path]]) -> None:
+def _match_case(images_of: dict[str, dict[int, Path]], masks_of: dict[str, dict[int, Path]]) -> None:
     """Give masks without an image the key of the image without a mask that differs in upper and lower case alone."""
     # lower() instead of casefold(), to which ß and ss are the same
     free = {key.lower(): key for key in sorted(images_of.keys() - masks_of.keys())}

@@ -29,8 +29,9 @@ _WHITE = (255, 255, 255)
 # compression moves values so far, of 255
 _NOISE = 31
 
-# A mask is unclear if more of what is drawn than this lies between dark and bright (edges of masks that were resized
-# do, a few percent) and it is no speck: more of the whole than this.
+# Pixels between dark and bright are soft edges, as of resized masks, if both are within so many pixels. A mask is
+# unclear if other such pixels are more of what is drawn than this, and more of the whole mask than this.
+_EDGE_REACH = 3
 _UNCLEAR_OF_DRAWN = 0.1
 _UNCLEAR_OF_ALL = 0.0005
 
@@ -40,6 +41,13 @@ _UNCLEAR_DISTANCE = 96
 # A level is a value that fills areas: 3 × 3 pixels around so many of its pixels are the same. Those of labels do;
 # noise and soft edges vary from pixel to pixel (JPEG at any quality: below 0.03, resized JPEGs below 0.2).
 _LEVEL_FLATNESS = 0.25
+
+# 3 × 3 pixels off edges that differ by at most this, of 255, were drawn: wide soft edges are steeper
+_PLATEAU = 7
+_LOSSY_PLATEAU = 24
+
+# shades of a colour are off it by so much, as each channel is rounded
+_ROUNDING = 1.5
 
 # A mask without loss that has no more values than this was neither compressed nor resized, or hardly.
 _FEW_VALUES = 8
@@ -59,6 +67,8 @@ class MaskFacts:
         fault: What is wrong with the mask by itself, to be read after its path; "" if nothing is.
         histogram: Of a binary mask: how many pixels have each of 256 brightnesses.
         level: Of a binary mask: what its foreground is drawn in; None if it has none.
+        unclear: Of a binary mask: how many pixels are between black and its level, but at no edge.
+        plateau: Of a binary mask: how many of these are in the middle of 3 × 3 that are alike.
         exact: Of a binary mask: nothing is in it but its levels.
         labels: Of a mask of several classes: those in it.
     """
@@ -67,6 +77,8 @@ class MaskFacts:
     fault: str = ""
     histogram: NDArray[np.int64] | None = None
     level: Colour | None = None
+    unclear: int = 0
+    plateau: int = 0
     exact: bool = False
     labels: frozenset[int] = frozenset()
 
@@ -125,8 +137,10 @@ def mask_problem(rule: MaskRule, facts: MaskFacts, level: Colour) -> tuple[str, 
     if not is_speck and _apart(facts.level, level) > (0 if facts.exact else noise):
         this, others = colour_texts([facts.level, level])
         return NOT_BINARY, f"is drawn in {this}, but other masks in {others}"
-    unclear, drawn = facts.histogram[noise + 1 : brightest - noise].sum(), facts.histogram[noise + 1 :].sum()
-    if _is_too_much(unclear, drawn, facts.histogram.sum()):
+    # a speck has no bright pixel that its edges could be next to
+    unclear = int(facts.histogram[noise + 1 : brightest - noise].sum()) if is_speck else facts.unclear
+    drawn = int(facts.histogram[noise + 1 :].sum())
+    if facts.plateau or _is_too_much(unclear, drawn, int(facts.histogram.sum())):
         reason = f"is not clearly a mask: {unclear} pixels lie in between (values {_text(facts.histogram)})"
         return NOT_BINARY, reason
     return None
@@ -202,7 +216,23 @@ def _measure_binary(mask: Image.Image, lossy: bool) -> MaskFacts:
     level = max(levels, key=max)
     if mask.mode != "L" and _is_too_much(_off_colour(mask, level), drawn, mask.width * mask.height):
         return MaskFacts(drawn, f"holds other colours than black and {colour_texts([level])[0]}")
-    return MaskFacts(drawn, "", histogram, level if drawn else None, exact)
+    unclear, plateau = _unclear(mask, max(level), _LOSSY_PLATEAU if lossy else _PLATEAU)
+    return MaskFacts(drawn, "", histogram, level if drawn else None, unclear, plateau, exact)
+
+
+def _unclear(mask: Image.Image, brightest: int, alike: int) -> tuple[int, int]:
+    """Return how many pixels are between black and bright but at no edge, and how many of them in plateaus."""
+    pixels, noise = np.asarray(_brightness(mask)), _noise(brightest)
+    dark, bright = pixels <= noise, pixels >= brightest - noise
+    unclear = ~dark & ~bright
+    if unclear.any():
+        unclear &= ~(_near(dark, _EDGE_REACH) & _near(bright, _EDGE_REACH))
+    if not unclear.any():
+        return 0, 0
+    low, high = (
+        np.asarray(_brightness(mask).filter(rank(3))) for rank in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
+    )
+    return int(unclear.sum()), int((unclear & (high - low <= alike * brightest // 255)).sum())
 
 
 def _off_colour(mask: Image.Image, level: Colour) -> int:
@@ -234,15 +264,30 @@ def _levels(mask: Image.Image, census: _Census, lossy: bool) -> list[Colour]:
 
 
 def _are_edges(mask: Image.Image, levels: Collection[Colour]) -> bool:
-    """Return whether both of two grey levels are next to each pixel of another value."""
-    if mask.mode != "L" or len(levels) != 2:
+    """Return whether each pixel of another value is a shade of two levels and has both next to it."""
+    if len(levels) != 2:
         return False
-    dark, bright = sorted(max(level) for level in levels)
-    low, pixels, high = (
-        np.asarray(image)
-        for image in (mask.filter(ImageFilter.MinFilter(3)), mask, mask.filter(ImageFilter.MaxFilter(3)))
-    )
-    return bool(((low == dark) & (high == bright))[(pixels != dark) & (pixels != bright)].all())
+    dark, bright = (np.array(level) for level in sorted(levels, key=max))
+    pixels = np.asarray(mask.convert("RGB")).astype(np.int16)
+    is_dark, is_bright = ((pixels == level).all(axis=2) for level in (dark, bright))
+    others = ~(is_dark | is_bright)
+    if not (_near(is_dark, 1) & _near(is_bright, 1))[others].all():
+        return False
+    found = pixels[others]
+    share = (found.max(axis=1, keepdims=True) - dark.max()) / (bright.max() - dark.max())
+    return bool((np.abs(found - dark - share * (bright - dark)) <= _ROUNDING).all())
+
+
+def _near(where: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Return what is at most this many rows and columns off a pixel."""
+    for transposed in (False, True):
+        here = where.T if transposed else where
+        near = here.copy()
+        for step in range(1, reach + 1):
+            near[step:] |= here[:-step]
+            near[:-step] |= here[step:]
+        where = near.T if transposed else near
+    return where
 
 
 def _most_frequent(counts: Mapping[Colour, int]) -> Colour | None:

@@ -270,6 +270,49 @@ def test_gif_masks_are_read(kvasir: Path, raw: Path) -> None:
     np.testing.assert_array_equal(read(folder / "labelsTr" / "cju0.png"), centred_disc((24, 40), 1))
 
 
+def packed(values: np.ndarray, bits: int) -> bytes:
+    """Rows of a width that fills whole bytes."""
+    shift = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
+    return (values.reshape(-1, 8 // bits) << shift).sum(axis=1, dtype=np.uint8).tobytes()
+
+
+def write_small_png(path: Path, values: np.ndarray, bits: int) -> None:
+    height, width = values.shape
+    rows = b"".join(b"\0" + packed(row, bits) for row in values)
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def write_small_tiff(path: Path, values: np.ndarray, bits: int, photometric: int) -> None:
+    height, width = values.shape
+    pixels = packed(values, bits)
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    entries[279] = len(pixels)
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    path.write_bytes(
+        struct.pack("<2sHI", b"II", 42, 8 + len(pixels))
+        + pixels
+        + struct.pack("<H", len(entries))
+        + directory
+        + bytes(4)
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", ["png", "black is zero", "white is zero"])
+def test_values_are_those_in_the_file(kind: str, bits: int, tmp_path: Path) -> None:
+    values = (np.arange(16 * 24, dtype=np.int64).reshape(16, 24) % 2**bits).astype(np.uint8)
+    path = tmp_path / f"m.{'png' if kind == 'png' else 'tif'}"
+    if kind == "png":
+        write_small_png(path, values, bits)
+    else:
+        write_small_tiff(path, values, bits, photometric=int(kind == "black is zero"))
+
+    np.testing.assert_array_equal(np.asarray(SourceImage(path).mask(by_value=True)), values)
+
+
 def second_directory_without_width(path: Path) -> None:
     tifffile.imwrite(path, np.stack([RGB, RGB]), photometric="rgb")
     data = bytearray(path.read_bytes())

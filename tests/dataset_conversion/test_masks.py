@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from support.convert_trees import names, photograph, read, report, rgb, write
@@ -172,6 +173,54 @@ def test_soft_edges_of_resized_masks_are_no_levels(resampling, size: tuple[int, 
     np.testing.assert_array_equal(labels_of(convert(mask)), mask > 127)
 
 
+@pytest.mark.parametrize("radius", [2, 4])
+@pytest.mark.parametrize(
+    ("size", "again"), [((352, 352), None), ((128, 128), None), ((256, 256), (512, 512)), ((224, 224), (1024, 1024))]
+)
+def test_soft_edges_of_small_objects_are_no_levels(radius: int, size, again, convert) -> None:
+    """Of which edges are most."""
+    small = Image.fromarray(disc(120, 100, radius, (256, 256), 255))
+    if again:
+        small = small.resize(size, Image.Resampling.NEAREST)
+    mask = np.asarray(small.resize(again or size, Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(labels_of(convert(mask)), mask > 127)
+
+
+def soft(radius: float, row: float, column: float, value: int) -> np.ndarray:
+    rows, columns = np.ogrid[:256, :256]
+    return value * np.clip(radius - np.hypot(rows - row, columns - column) + 0.5, 0, 1)
+
+
+@pytest.mark.parametrize("value", [60, 128, 200])
+@pytest.mark.parametrize(
+    ("radius", "options"), [(2, {}), (3, {}), (3, {"suffix": ".jpg", "quality": 85})], ids=["2", "3", "3, JPEG"]
+)
+def test_a_small_third_level_is_refused(value: int, radius: float, options: dict, source, raw: Path, error_of) -> None:
+    mask = np.maximum(soft(60, 100, 100, 255), soft(radius, 220, 220, value)).round().astype(np.uint8)
+    assert "im0" in error_of("folder", "-i", *source(mask, **options), "-d", 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"suffix": ".jpg", "quality": 85}], ids=["PNG", "JPEG"])
+def test_a_thin_third_level_is_refused(options: dict, source, raw: Path, error_of) -> None:
+    mask = soft(60, 100, 100, 255).round().astype(np.uint8)
+    mask[200:203, 20:200] = 128
+    assert "im0" in error_of("folder", "-i", *source(mask, **options), "-d", 1)
+
+
+def test_two_shades_of_a_soft_coloured_edge_are_no_levels(convert) -> None:
+    mask = Image.fromarray(painted({RED: np.pad(np.ones((21, 31)), ((3, 24), (5, 28)))}))
+    half = mask.resize((32, 24), Image.Resampling.BOX)
+    assert len(half.getcolors()) > 2
+    np.testing.assert_array_equal(labels_of(convert(half)), np.asarray(half)[..., 0] > 127)
+
+
+def test_another_colour_between_two_is_a_level(source, raw: Path, error_of) -> None:
+    thin = np.zeros(SIZE, np.uint8)
+    thin[10:30, 19] = 1
+    mask = painted({RED: np.pad(np.ones((20, 20)), ((10, 18), (20, 24))), (100, 0, 100): thin})
+    assert "#640064" in error_of("folder", "-i", *source(mask), "-d", 1)
+
+
 @pytest.mark.parametrize("quality", [15, 40, 62, 70, 85, 100])
 @pytest.mark.parametrize("saved_again", [False, True], ids=["jpeg", "as png"])
 def test_noise_of_a_jpeg_is_no_level(quality: int, saved_again: bool, tmp_path: Path, convert) -> None:
@@ -235,6 +284,18 @@ def test_labels_are_what_was_named(mask, arguments: list[str], expected: dict[st
 def test_one_bit_is_0_and_1(convert) -> None:
     folder = convert(drawn({1: OBJECT}) > 0, arguments=("--labels", "polyp=1"))
     np.testing.assert_array_equal(labels_of(folder), OBJECT)
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_labels_name_the_values_of_a_tiff_whatever_is_white(photometric: str, tmp_path: Path, raw: Path, run) -> None:
+    write(tmp_path / "images" / "im0.png", photograph(SIZE))
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "masks" / "im0.tif", OBJECT > 0, photometric=photometric)
+
+    result = run("folder", "-i", tmp_path / "images", tmp_path / "masks", "-d", 1, "--labels", "polyp=1")
+
+    assert result.status == 0, result.stderr
+    np.testing.assert_array_equal(labels_of(raw / "Dataset001_Folder"), OBJECT)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--resize", 32), ("--resize", 100, "--keep-aspect")], ids=str)
@@ -398,6 +459,33 @@ def test_a_further_mask_is_checked_like_the_first(spoil, named: str, tmp_path: P
 
     assert named in error_of("folder", "-i", tmp_path, "-d", 1, "--stems", "{}:{}_mask")
     assert names(raw) == []
+
+
+@pytest.mark.parametrize("lost", ["_mask", "_mask_1", "_mask_2"])
+def test_a_lost_mask_among_numbered_ones_is_a_problem(lost: str, tmp_path: Path, raw: Path, run, error_of) -> None:
+    folder = write_busi(tmp_path) / "benign"
+    for number in (2, 3):
+        write(folder / f"benign (1)_mask_{number}.png", OBJECT * 255)
+    # numbers start as those of other images
+    write(folder / "benign (100)_mask_1.png", OBJECT * 255)
+    arguments = ("folder", "-i", tmp_path, "-d", 1, "--stems", "{}:{}_mask")
+    assert run(*arguments, "--dry-run").status == 0
+    (folder / f"benign (1){lost}.png").unlink()
+
+    assert f"has no mask benign (1){lost}.*" in error_of(*arguments)
+    assert run(*arguments, "--skip-bad").status == 0
+    assert "benign__1_.png" not in names(raw / "Dataset001_Folder" / "labelsTr")
+
+
+@pytest.mark.parametrize("first", [0, 1, 10**12])
+def test_masks_may_all_have_numbers(first: int, tmp_path: Path, raw: Path, run) -> None:
+    for seed, name in enumerate("ab"):
+        write(tmp_path / f"{name}.png", photograph(SIZE, seed))
+        for number, mask in enumerate((OBJECT, TOOL)[: seed + 1], first):
+            write(tmp_path / f"{name}_mask_{number}.png", mask)
+
+    assert run("folder", "-i", tmp_path, "-d", 1, "--stems", "{}:{}_mask").status == 0
+    np.testing.assert_array_equal(labels_of(raw / "Dataset001_Folder", "b"), OBJECT | TOOL)
 
 
 @pytest.mark.parametrize("overlap", [False, True])
