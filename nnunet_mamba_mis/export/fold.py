@@ -171,17 +171,18 @@ def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
 def _describe(trained_with: _Trained, network: MambaMIS) -> dict[str, Any]:
     """Return the layout of images, the preprocessing and the meaning of the logits."""
     dataset, plans, planned, _ = trained_with
+    description = dataset.as_json()
     return {
         "version": __version__,
         "dataset": plans.dataset_name,
         "patch_size": list(network.patch_size),
         "channel_names": dataset.channel_names,
         "normalization": _normalization(trained_with),
-        "spacing": planned.spacing,
-        "transpose_forward": plans.transpose_forward,
-        "labels": dataset.labels,
+        "spacing": list(planned.spacing),
+        "transpose_forward": list(plans.transpose_forward or ()) or None,
+        "labels": description["labels"],
         # of each region's channel, the label that it writes, in this order
-        "regions_class_order": dataset.regions_class_order if dataset.has_regions else None,
+        "regions_class_order": description["regions_class_order"] if dataset.has_regions else None,
     }
 
 

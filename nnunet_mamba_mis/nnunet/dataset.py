@@ -107,7 +107,7 @@ class Dataset(Record):
         numTraining: Number of training cases.
         regions_class_order: Label that each region writes.
         overwrite_image_reader_writer: Name of nnU-Net's class that reads the images, if it is not by the ending.
-        dataset: Files of each case, if they are not in imagesTr and labelsTr.
+        dataset: Files of each case, None if they are in imagesTr and labelsTr.
     """
 
     labels: Annotated[dict[str, Any], AfterValidator(_check_labels)]
@@ -118,7 +118,8 @@ class Dataset(Record):
     numTraining: Annotated[int, Field(ge=1, le=10**9)] | None = None  # noqa: N815 (nnU-Net's name)
     regions_class_order: tuple[int, ...] | None = None
     overwrite_image_reader_writer: str = "None"
-    dataset: Annotated[dict[str, TrainingCase], Field(min_length=1)] | None = None
+    # nnU-Net takes no null for it
+    dataset: Annotated[dict[str, TrainingCase], Field(min_length=1)] = Field(default=None)  # type: ignore[arg-type]
 
     @model_validator(mode="after")
     def _check_regions(self) -> Dataset:

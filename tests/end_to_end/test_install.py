@@ -156,13 +156,16 @@ def test_doctor_finds_no_problem_where_there_is_none(installed, tmp_path):
     assert "torch: works" in done.stdout and "mamba_ssm: " in done.stdout
 
 
-def test_doctor_sees_a_python_that_does_not_read_pth_files(dependencies, tmp_path):
-    """As with `pip install --target`, the package is there but its .pth file is not read; folders are wrong besides."""
+def test_doctor_sees_a_python_that_does_not_read_pth_files(source, dependencies, tmp_path):
+    """With `pip install --target` the package is there but its .pth file is not read; folders are wrong besides."""
+    wheel = build_wheel(source, tmp_path, CC="/nonexistent", CXX="/nonexistent")
+    target, absent = tmp_path / "target", tmp_path / "absent"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel]
+    subprocess.run(command, check=True, env=clean_environment())
     python = make_environment(tmp_path / "env", dependencies)
-    absent = tmp_path / "absent"
-    done = doctor(python, PYTHONPATH=str(REPOSITORY), nnUNet_raw=str(tmp_path), nnUNet_results=str(absent))
+    done = doctor(python, PYTHONPATH=str(target), nnUNet_raw=str(tmp_path), nnUNet_results=str(absent))
     assert done.returncode == 1
     assert done.stdout.count("WRONG") == 3
-    assert f"export nnUNet_extTrainer={REPOSITORY}/nnunet_mamba_mis/nnunet_ext_trainers" in done.stdout
+    assert f"export nnUNet_extTrainer={target}/nnunet_mamba_mis/nnunet_ext_trainers" in done.stdout
     assert "export nnUNet_preprocessed=" in done.stdout and f"mkdir -p '{absent}'" in done.stdout
     assert sys.version.split()[0] in done.stdout
