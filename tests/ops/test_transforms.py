@@ -122,6 +122,8 @@ TRANSFORMS = {
 def test_transform_gives_what_it_gives_of_plain_operations(transform, operation, context):
     if context is torch.no_grad and transform in ("second derivative", "batched gradients", "hessian"):
         pytest.skip("needs gradients, the hessian for SiLU")
+    if transform == "linearize" and (context is torch.no_grad or operation in ("s6's operator", "scan by torch")):
+        pytest.skip("traces for half a minute: seen for the others")
     function, plain = OPERATIONS[operation]
     with context():
         expected, actual = TRANSFORMS[transform](plain), TRANSFORMS[transform](function)

@@ -74,7 +74,7 @@ def test_labels_with_a_gap_are_named(check):
 def test_training_on_masks_of_0_and_255_ends_with_one_message(nnunet):
     mask = disc(20, 18, 7, (40, 36))
     cases = {f"case{i}": (100 * mask[None].astype(np.uint8), mask * (255 if i == 3 else 1)) for i in range(6)}
-    dataset = nnunet.add(Dataset(43, cases, TWO))
+    dataset = nnunet.add(Dataset(93, cases, TWO))
     output = nnunet.train(dataset.number, 0, "nnUNetTrainerMambaMIS_S_1epoch", status=1)
     assert "case3 (255)" in output.splitlines()[-1] and "Traceback" not in output
-    assert not list(nnunet.results.rglob("Dataset043*/**/checkpoint*"))
+    assert not list(nnunet.results.rglob("Dataset093*/**/checkpoint*"))

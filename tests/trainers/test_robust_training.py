@@ -81,5 +81,7 @@ def test_3d_configuration_of_a_3d_dataset_is_refused():
     sizes = {"2d": [64, 64], "3d_fullres": [32, 64, 64]}
     configurations = {name: {"patch_size": size, "architecture": {}} for name, size in sizes.items()}
     plans = {"dataset_name": "Dataset001_CT", "configurations": configurations, "continue_training": False}
+    labels = {"background": 0, "polyp": 1}
+    dataset = {"labels": labels, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz", "numTraining": 5}
     with pytest.raises(SystemExit, match="3d_fullres"):
-        nnUNetTrainerMambaMIS(plans, "3d_fullres", 0, {}, torch.device("cpu"))
+        nnUNetTrainerMambaMIS(plans, "3d_fullres", 0, dataset, torch.device("cpu"))
