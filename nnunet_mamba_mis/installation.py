@@ -131,7 +131,7 @@ def _backends() -> Iterator[Finding]:
             continue
         error = float((actual.cpu() - expected).abs().max())  # type: ignore[union-attr, operator]
         if error < 1e-4:
-            code = f" ({native.instruction_sets()[0]} code)" if name == "cpp" else ""
+            code = f" ({native.instruction_set()} code)" if name == "cpp" else ""
             yield Finding(OK, f"{name}: works{code}, off by {error:.0e} from the reference on {device}")
         else:
             yield Finding(WRONG, f"{name}: wrong by {error:.0e} on {device}", "please report this")

@@ -1,37 +1,67 @@
-"""The speed this project promises on a CPU, beside what scan.py and network.py have measured."""
+"""The speed this project promises on a CPU, and its goals, beside what scan.py, network.py and threads.py have measured."""
 
 from __future__ import annotations
 
 import json
+import sys
 
 from measure import RESULTS, print_table
 
 
+def at_least(what: str, bound: float, measured: float, digits: int = 0) -> list[str]:
+    """A row of a ratio that should be large."""
+    return [what, f"≥ {bound:g}×", f"{measured:.{digits}f}×", "yes" if measured >= bound else "no"]
+
+
+def at_most(what: str, bound: float, measured: float, unit: str = "×", digits: int = 2) -> list[str]:
+    """A row of a ratio or a time that should be small."""
+    return [what, f"≤ {bound:g}{unit}", f"{measured:.{digits}f}{unit}", "yes" if measured <= bound else "no"]
+
+
 def main() -> None:
-    """Read their JSON and print the table."""
-    scan, network = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("scan", "network"))
-    first = {r["what"]: r["seconds"] for r in scan["results"] if "loop" in r["seconds"]}
-    ratios = {(r["size"], r["what"]): r["MambaMIS B"] / r["PlainConvUNet"] for r in network["results"]}
+    """Read their JSON and print the tables."""
+    files = (RESULTS / f"{name}.json" for name in ("scan", "network", "threads"))
+    scan, network, threads = (json.loads(file.read_text()) for file in files)
+    sets = {measured["machine"]["instruction_set"] for measured in (scan, network, threads)}
+    instruction_set, *others = sets
+    if others:
+        sys.exit(f"{RESULTS} has results of several instruction sets ({', '.join(sets)}): run `make bench`")
+    scans = {r["what"]: r["seconds"] for r in scan["results"] if "loop" in r["seconds"]}
+    networks = {(r["what"], r["size"], r["batch"]): r for r in network["results"]}
+    ratios = {setup: r["MambaMIS B"] / r["PlainConvUNet"] for setup, r in networks.items()}
     seconds = {int(size): t for size, t in network["inference_seconds"].items()}
-    rows = []
 
-    def at_least(what: str, bound: float, measured: float) -> None:
-        rows.append([what, f"≥ {bound:g}×", f"{measured:.0f}×", "yes" if measured >= bound else "no"])
-
-    def at_most(what: str, bound: float, measured: float) -> None:
-        rows.append([what, f"≤ {bound:g}×", f"{measured:.2f}×", "yes" if measured <= bound else "no"])
-
+    promised = []
     for what, loop, chunked in (("forward", 1500, 25), ("forward, backward", 700, 15)):
-        times = first[what]
-        at_least(f"scan {what}: loop as in mamba_ssm's selective_scan_ref", loop, times["loop"] / times["cpp"])
-        at_least(f"scan {what}: our reference loop", loop, times["reference"] / times["cpp"])
-        at_least(f"scan {what}: our PyTorch path", chunked, times["torch"] / times["cpp"])
+        times = scans[what]
+        promised += [
+            at_least(f"scan {what}: loop as in mamba_ssm's selective_scan_ref", loop, times["loop"] / times["cpp"]),
+            at_least(f"scan {what}: our reference loop", loop, times["reference"] / times["cpp"]),
+            at_least(f"scan {what}: our PyTorch path", chunked, times["torch"] / times["cpp"]),
+        ]
     for size in (256, 512):
-        at_most(f"B inference {size}²: PlainConvUNet", 0.5, ratios[size, "inference"])
-    at_most("B training step 256², batch 2: PlainConvUNet", 0.6, ratios[256, "training step"])
-    at_most("B time a pixel 1024²: 256²", 1.15, seconds[1024] / 1024**2 / (seconds[256] / 256**2))
-    at_most("B training peak memory 512², batch 2: PlainConvUNet", 1.0, ratios[512, "training step, peak memory"])
-    print_table("Promised and measured", ["what: against which baseline", "bound", "measured", "reached"], rows)
+        promised.append(at_most(f"B inference {size}²: PlainConvUNet", 0.5, ratios["inference", size, 1]))
+    promised += [
+        at_most("B training step 256² × 2: PlainConvUNet", 0.6, ratios["training step", 256, 2]),
+        at_most("B time a pixel 1024²: 256²", 1.15, seconds[1024] / 1024**2 / (seconds[256] / 256**2)),
+        at_most("B training peak memory 512² × 2: PlainConvUNet", 1.0, ratios["peak memory", 512, 2]),
+    ]
+
+    goals = [at_most("scan forward (1, 8, 65536), N = 32", 5, scans["forward"]["cpp"] * 1e3, " ms", 1)]
+    for size, batch, bound in ((96, 4, 0.35), (128, 2, 0.4), (128, 8, 0.33), (256, 2, 0.3)):
+        what = f"B training step {size}² × {batch}: PlainConvUNet"
+        goals.append(at_most(what, bound, ratios["training step", size, batch]))
+    goals += [
+        at_most("B inference 96² × 1", 30, networks["inference", 96, 1]["MambaMIS B"] * 1e3, " ms", 0),
+        at_most("B inference 256² × 1: PlainConvUNet", 0.25, ratios["inference", 256, 1]),
+    ]
+    for r in threads["results"]:
+        what = f"B training step {r['size']}² × {r['batch']}, OMP_WAIT_POLICY {r['policy']}: one thread"
+        goals.append(at_least(what, 1.7, r["seconds"]["1"] / r["seconds"]["2"], 2))
+
+    header = ["what: against which baseline", "bound", "measured", "reached"]
+    print_table(f"Promised and measured ({instruction_set})", header, promised)
+    print_table(f"Goals for two cores with AVX2, and measured ({instruction_set})", header, goals)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 import torch
-from measure import medians, print_table, write_json
+from measure import describe_cpu, medians, print_table, write_json
 
 from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.export.programs import write_onnx
@@ -86,7 +86,7 @@ def main() -> None:
         reached = "yes" if min(ratios) <= BOUND else "no"
         name = f"{result['variant']} {result['size']}²"
         rows.append([name, f"{seconds['native']:.3f} s", *(f"{r:.2f}×" for r in ratios), reached])
-    title = f"Exported ONNX files, {torch.get_num_threads()} threads: time, against the network on native code"
+    title = f"Exported ONNX files ({describe_cpu()}): time, against the network on native code"
     print_table(title, ["", "native", *RUNTIMES, f"faster one ≤ {BOUND}×"], rows)
     write_json("exports", {"results": results})
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from nnunet_mamba_mis.ops import native_library as native
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -72,10 +74,40 @@ def describe_gpu() -> str:
     return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Triton {triton.__version__}"
 
 
+def describe_cpu() -> str:
+    """What the measurements depend on besides the machine."""
+    return f"float32, {torch.get_num_threads()} threads, {instruction_set()}"
+
+
+def instruction_set() -> str:
+    """The instruction set of native code; stops where MAMBA_MIS_INSTRUCTION_SET names one that cannot be used."""
+    reason = native.why_unavailable()
+    if reason is None:
+        return native.instruction_set()
+    if os.environ.get(native.VARIABLE):
+        sys.exit(reason)
+    return "no native code"
+
+
+def last_line(script: Path, *arguments: str, environment: dict[str, str | None] | None = None) -> str:
+    """Return what a run of `script` in a process of its own prints last.
+
+    Args:
+        script: A Python file.
+        arguments: Its arguments.
+        environment: Variables that it has besides those of this process; None for those that it lacks.
+    """
+    variables = {name: value for name, value in (os.environ | (environment or {})).items() if value is not None}
+    command = [sys.executable, str(script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} fails:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+    return done.stdout.splitlines()[-1]
+
+
 def peak_memory(script: Path, *arguments: str) -> float:
     """Peak resident bytes of a run of `script` in a process of its own, as it prints it last."""
-    command = [sys.executable, str(script), *arguments]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return float(last_line(script, *arguments))
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
@@ -97,6 +129,7 @@ def write_json(name: str, results: dict) -> None:
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "instruction_set": instruction_set(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -1,6 +1,6 @@
 """Mamba-MIS B against PlainConvUNet as nnU-Net plans it for the same patch, on a CPU: time, memory, growth with size.
 
-`network.py NETWORK SIZE train` runs one training step at batch 2 and prints the peak resident bytes.
+`network.py NETWORK SIZE BATCH` runs one training step and prints the peak resident bytes.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from unittest.mock import patch
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from measure import medians, peak_memory, print_table, write_json
+from measure import describe_cpu, medians, peak_memory, print_table, write_json
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer  # noqa: F401 (its imports are there wherever people wait)
 from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS
-from nnunet_mamba_mis.ops import available_backends
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
 from nnunet_mamba_mis.ops.selective_scan import registry
 
 NETWORKS = ("MambaMIS B", "PlainConvUNet")
+
+# (size, batch): repeats
+INFERENCE = {(96, 1): 25, (96, 8): 9, (256, 1): 9, (512, 1): 5}
+TRAINING = {(96, 4): 9, (128, 2): 9, (128, 8): 5, (256, 2): 5, (512, 2): 3}
+PEAKS = ((96, 4), (128, 8), (256, 2), (512, 2))
 
 
 def plain_conv_unet(size: int) -> nn.Module:
@@ -46,19 +51,19 @@ def make(name: str, size: int) -> nn.Module:
     return MambaMIS(3, 2, (size, size), deep_supervision=True)
 
 
-def infer(network: nn.Module, size: int):
-    """Logits of one image."""
+def infer(network: nn.Module, size: int, batch: int = 1):
+    """Logits of a batch."""
     network.decoder.deep_supervision = False
     with torch.no_grad():
-        return network(torch.zeros(1, 3, size, size))
+        return network(torch.zeros(batch, 3, size, size))
 
 
-def train(network: nn.Module, size: int) -> None:
-    """Forward, a loss over all outputs, and backward, at batch 2."""
+def train(network: nn.Module, size: int, batch: int) -> None:
+    """Forward, a loss over all outputs, and backward."""
     network.decoder.deep_supervision = True
     network.zero_grad(set_to_none=True)
-    outputs = network(torch.rand(2, 3, size, size))
-    target = [torch.ones(2, *y.shape[2:], dtype=torch.long) for y in outputs]
+    outputs = network(torch.rand(batch, 3, size, size))
+    target = [torch.ones(batch, *y.shape[2:], dtype=torch.long) for y in outputs]
     loss = sum(nn.functional.cross_entropy(y, t) / 2**i for i, (y, t) in enumerate(zip(outputs, target, strict=True)))
     loss.backward()
 
@@ -86,54 +91,64 @@ def on_torch_operations():
         yield
 
 
-def compare(size: int) -> list[dict]:
-    """Times and peak memory of both networks at one size."""
+def compare(what: str, work, size: int, batch: int, repeats: int) -> dict:
+    """Seconds of both networks."""
     networks = {name: make(name, size) for name in NETWORKS}
-    results = []
-    for what, work in {"inference": infer, "training step": train}.items():
-        times = medians({n: partial(work, networks[n], size) for n in networks}, repeats=9)
-        results.append({"size": size, "what": what, "unit": "s", **times})
-        print(".", end="", flush=True)
-    peaks = {n: peak_memory(Path(__file__), n, str(size), "train") / 2**30 for n in networks}
-    return [*results, {"size": size, "what": "training step, peak memory", "unit": "GiB", **peaks}]
+    times = medians({n: partial(work, network, size, batch) for n, network in networks.items()}, repeats)
+    print(".", end="", flush=True)
+    return {"what": what, "size": size, "batch": batch, **times}
+
+
+def peaks(size: int, batch: int) -> dict:
+    """Peak resident bytes of both networks in a training step, each in a process of its own."""
+    print(".", end="", flush=True)
+    peak = {name: peak_memory(Path(__file__), name, str(size), str(batch)) for name in NETWORKS}
+    return {"what": "peak memory", "size": size, "batch": batch, **peak}
 
 
 def growth() -> dict[int, float]:
     """Seconds of inference by size, taken in turns."""
     networks = {size: make("MambaMIS B", size) for size in (128, 256, 512, 1024)}
-    times = medians({str(size): partial(infer, network, size) for size, network in networks.items()}, repeats=7)
+    times = medians({str(size): partial(infer, network, size) for size, network in networks.items()}, repeats=3)
     return {int(size): seconds for size, seconds in times.items()}
+
+
+def row(result: dict) -> list[str]:
+    """A line of the table: inference by patch, everything else by batch."""
+    values = [result[name] for name in NETWORKS]
+    what, patch = result["what"], f"{result['size']}² × {result['batch']}"
+    if what == "peak memory":
+        cells = [f"{value / 2**30:.2f} GiB" for value in values]
+    elif what == "inference":
+        cells = [f"{value / result['batch'] * 1e3:.1f} ms a patch" for value in values]
+    else:
+        cells = [f"{value * 1e3:.0f} ms" for value in values]
+    return [f"{what} {patch}", *cells, f"{values[0] / values[1]:.2f}×"]
 
 
 def main() -> None:
     """Print ratios and write them as JSON."""
     check()
-    results = [result for size in (256, 512) for result in compare(size)]
-    rows = [
-        [f"{r['size']}² {r['what']}", *(f"{r[n]:.3f} {r['unit']}" for n in NETWORKS), f"{_ratio(r):.2f}×"]
-        for r in results
-    ]
-    title = f"float32, {torch.get_num_threads()} threads, scan by {available_backends()[0]}; training at batch 2"
-    print_table(title, ["", *NETWORKS, "ratio"], rows)
+    results = [compare("inference", infer, *setup, repeats) for setup, repeats in INFERENCE.items()]
+    results += [compare("training step", train, *setup, repeats) for setup, repeats in TRAINING.items()]
+    results += [peaks(*setup) for setup in PEAKS]
+    title = f"Networks with deep supervision, patch × batch ({describe_cpu()})"
+    print_table(title, ["", *NETWORKS, "ratio"], [row(result) for result in results])
     seconds = growth()
     per_pixel = {size: t / size**2 for size, t in seconds.items()}
     print_table(
-        "Inference time a pixel",
+        f"Inference time a pixel ({describe_cpu()})",
         ["size", "time", "against 256²"],
         [[f"{s}²", f"{t * 1e9:.0f} ns", f"{t / per_pixel[256]:.2f}×"] for s, t in per_pixel.items()],
     )
     write_json("network", {"results": results, "inference_seconds": seconds})
 
 
-def _ratio(result: dict) -> float:
-    ours, theirs = (result[name] for name in NETWORKS)
-    return ours / theirs
-
-
 if __name__ == "__main__":
     keep_freed_memory()  # as in nnU-Net
     if len(sys.argv) == 4:
-        train(make(sys.argv[1], int(sys.argv[2])), int(sys.argv[2]))
+        name, size, batch = sys.argv[1], *map(int, sys.argv[2:])
+        train(make(name, size), size, batch)
         # not ru_maxrss: a process inherits that from the one that started it
         print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024)
     else:

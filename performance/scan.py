@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 from baselines import mambapy_scan, sequential_loop
-from measure import medians, print_table, write_json
+from measure import describe_cpu, medians, print_table, write_json
 
 from nnunet_mamba_mis.ops import available_backends, selective_scan, selective_scan_reference
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
@@ -98,7 +98,7 @@ def main() -> None:
                 rows.append([f"{shape} {discretization} {what}", f"{times[first] * 1e3:.2f} ms", *ratios])
                 print(".", end="", flush=True)
     header = ["(batch, channels, length, states)", first, *others]
-    print_table(f"Selective scan, float32, {torch.get_num_threads()} threads: time, and what others take", header, rows)
+    print_table(f"Selective scan ({describe_cpu()}): time, and what others take", header, rows)
     beside = torch_beside_native_code() if "cpp" in FAST else {}
     if beside:
         ratio = beside["between scans"] / beside["alone"]

@@ -13,12 +13,14 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from nnunet_mamba_mis.ops.native_structs import STRUCTS, Threads
 from nnunet_mamba_mis.ops.transforms import transformed
+from nnunet_mamba_mis.utils.errors import UserError
 
 _REBUILD = (
     "Install a compiler (Debian, Ubuntu: apt install g++), then, in the folder of the source: "
     "pip install --force-reinstall --no-deps ."
 )
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
+VARIABLE = "MAMBA_MIS_INSTRUCTION_SET"
 
 
 def threads() -> Threads:
@@ -44,6 +46,8 @@ def why_unavailable() -> str | None:
         return f"it was not built, most likely because installation found no C++ compiler. {_REBUILD}"
     try:
         library()
+    except UserError as error:
+        return str(error)
     except (OSError, AttributeError) as error:  # AttributeError: an old library without one of the functions
         return f"{path.name} cannot be loaded ({error}). {_REBUILD}"
     return None
@@ -70,8 +74,21 @@ def needs_operator(*tensors: Tensor) -> bool:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library for the best instruction set of this machine."""
-    return load_library(instruction_sets()[0])
+    """The library for `instruction_set()`."""
+    return load_library(instruction_set())
+
+
+def instruction_set() -> str:
+    """The instruction set that native code uses: the best of this machine, unless the environment names another.
+
+    Raises:
+        UserError: The environment names one that this machine lacks, that there is no library for, or that is unknown.
+    """
+    usable = instruction_sets()
+    name = os.environ.get(VARIABLE) or usable[0]
+    if name not in usable:
+        raise UserError(f"{VARIABLE}={name!r:.60}: this machine can use {', '.join(usable)}; unset it, or set it to one")
+    return name
 
 
 def instruction_sets() -> list[str]:

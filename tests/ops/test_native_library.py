@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+from nnunet_mamba_mis.installation import NOTE, OK, inspect_installation
 from nnunet_mamba_mis.ops import memory
 from nnunet_mamba_mis.ops import native_library as native
-from support.scans import needs_native, run_program
+from nnunet_mamba_mis.utils.errors import UserError
+from support.scans import INSTRUCTION_SETS, needs_native, run_program
 
 
 @needs_native
@@ -20,6 +22,50 @@ def test_library_with_other_structs_is_refused(monkeypatch):
     monkeypatch.setattr(native, "STRUCTS", (Threads,))
     with pytest.raises(OSError, match="Threads"):
         native.load_library.__wrapped__("baseline")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Set the instruction set as the environment has it for a new process."""
+
+    def forget():
+        native.library.cache_clear()
+        native.why_unavailable.cache_clear()
+
+    forget()
+    yield lambda name: monkeypatch.setenv("MAMBA_MIS_INSTRUCTION_SET", name)
+    forget()
+
+
+def doctor_on_cpp():
+    (finding,) = (f for f in dict(inspect_installation())["Scan backends, fastest first"] if f.text.startswith("cpp: "))
+    return finding
+
+
+@needs_native
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_environment_chooses_the_instruction_set(name, environment):
+    environment(name)
+    assert native.library() is native.load_library(name)
+    finding = doctor_on_cpp()
+    assert finding.status == OK and f"{name} code" in finding.text
+
+
+@needs_native
+def test_empty_variable_leaves_the_best_instruction_set(environment):
+    environment("")
+    assert native.instruction_set() == INSTRUCTION_SETS[0]
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["sse9", "AVX2", *sorted({*native.INSTRUCTION_SETS} - {*INSTRUCTION_SETS})])
+def test_instruction_set_that_cannot_be_used_is_a_reason_and_never_loaded(name, environment):
+    environment(name)
+    with pytest.raises(UserError, match=f"MAMBA_MIS_INSTRUCTION_SET='{name}'.*{', '.join(INSTRUCTION_SETS)}"):
+        native.library()
+    assert not native.available()
+    finding = doctor_on_cpp()
+    assert finding.status == NOTE and native.why_unavailable() in finding.text
 
 
 @pytest.mark.slow

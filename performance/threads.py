@@ -1,0 +1,62 @@
+"""Two threads against one: training steps of Mamba-MIS B, where threads spin while they wait, and where they sleep.
+
+`threads.py measure` measures with the waiting policy that its environment names, and prints the seconds as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from measure import instruction_set, last_line, medians, print_table, write_json
+from network import make, train
+
+from nnunet_mamba_mis.ops.memory import keep_freed_memory
+
+SETUPS = ((96, 8), (256, 2))  # size, batch
+POLICIES = {"default": None, "passive": "passive"}  # OMP_WAIT_POLICY, which is read when a process starts
+
+
+def measure() -> list[dict]:
+    """Seconds by number of threads, taken in turns."""
+    small = make("MambaMIS B", 32)
+
+    def use(threads: int) -> None:
+        torch.set_num_threads(threads)
+        train(small, 32, 1)  # starts them
+
+    results = []
+    for size, batch in SETUPS:
+        step = partial(train, make("MambaMIS B", size), size, batch)
+        before = {name: partial(use, int(name)) for name in ("1", "2")}
+        seconds = medians(dict.fromkeys(before, step), repeats=5, before=before)
+        results.append({"size": size, "batch": batch, "seconds": seconds})
+    return results
+
+
+def main() -> None:
+    """Print ratios and write them as JSON."""
+    results = []
+    for policy, value in POLICIES.items():
+        measured = last_line(Path(__file__), "measure", environment={"OMP_WAIT_POLICY": value})
+        results += [{"policy": policy, **result} for result in json.loads(measured)]
+        print(".", end="", flush=True)
+    rows = []
+    for result in results:
+        one, two = (result["seconds"][name] for name in ("1", "2"))
+        name = f"{result['size']}² × {result['batch']}, OMP_WAIT_POLICY {result['policy']}"
+        rows.append([name, f"{one * 1e3:.0f} ms", f"{two * 1e3:.0f} ms", f"{one / two:.2f}×"])
+    title = f"Training step of Mamba-MIS B by threads (float32, {instruction_set()})"
+    print_table(title, ["patch × batch", "one thread", "two threads", "faster"], rows)
+    write_json("threads", {"results": results})
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["measure"]:
+        keep_freed_memory()
+        print(json.dumps(measure()))
+    else:
+        main()

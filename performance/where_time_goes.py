@@ -1,0 +1,118 @@
+"""Where the time of Mamba-MIS B goes on a CPU: native code by function, torch's operators by kind, and Python.
+
+Native code and the whole are timed without a profiler, torch's operators with torch's. What is left is Python, with
+torch's dispatch and autograd.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from unittest.mock import patch
+
+from measure import describe_cpu, print_table, write_json
+from network import infer, make, train
+from torch.profiler import ProfilerActivity, profile
+
+from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.memory import keep_freed_memory
+
+# the first that is part of an operator's name
+KINDS = {
+    "fft": "Fourier transforms",
+    "conv": "convolutions",
+    "mm": "matrix products",
+    "copy": "copies",
+    "cat": "copies",
+    "fill": "copies",
+    "zero": "copies",
+    "": "other operators",
+}
+
+
+class Parts:
+    """Seconds and calls by part, of one pass."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+
+    def add(self, part: str, seconds: float, calls: float = 1) -> None:
+        """Count a call, or several."""
+        self.seconds[part] += seconds
+        self.calls[part] += calls
+
+
+def native_parts(work: Callable[[], object], repeats: int) -> tuple[Parts, float]:
+    """Native functions, and seconds of the whole."""
+    parts, times, run = Parts(), [], native.run
+
+    def timed(function, problem):
+        start = time.perf_counter()
+        run(function, problem)
+        parts.add(f"native: {function}", (time.perf_counter() - start) / repeats, 1 / repeats)
+
+    with patch.object(native, "run", timed):
+        for _ in range(repeats):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+    return parts, median(times)
+
+
+def torch_parts(work: Callable[[], object], repeats: int) -> Parts:
+    """Operators of torch's own, each without those that it calls."""
+    parts = Parts()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(repeats):
+            work()
+    for event in profiled.key_averages():
+        if event.key.startswith("aten::"):
+            kind = next(kind for name, kind in KINDS.items() if name in event.key)
+            parts.add(f"torch: {kind}", event.self_cpu_time_total / 1e6 / repeats, event.count / repeats)
+    return parts
+
+
+def count_python_calls(work: Callable[[], object]) -> int:
+    """Calls of functions that are written in Python."""
+    events: Counter[str] = Counter()
+    sys.setprofile(lambda _frame, event, _argument: events.update((event,)))
+    work()
+    sys.setprofile(None)
+    return events["call"]
+
+
+def where(what: str, work: Callable[[], object], repeats: int) -> dict:
+    """Print the table of one kind of pass, and return it."""
+    for _ in range(3):
+        work()
+    parts, whole = native_parts(work, repeats)
+    torch_operators = torch_parts(work, repeats)
+    parts.seconds += torch_operators.seconds
+    parts.calls += torch_operators.calls
+    parts.add("the rest: Python, dispatch, autograd", whole - parts.seconds.total(), count_python_calls(work))
+    rows = [
+        [part, f"{seconds * 1e3:.1f} ms", f"{seconds / whole:.0%}", f"{parts.calls[part]:.0f}"]
+        for part, seconds in parts.seconds.most_common()
+    ]
+    print_table(f"{what}: {whole * 1e3:.1f} ms ({describe_cpu()})", ["part", "time", "share", "calls"], rows)
+    return {"what": what, "seconds": whole, "parts": parts.seconds, "calls": parts.calls}
+
+
+def main() -> None:
+    """Print the tables and write them as JSON."""
+    network = make("MambaMIS B", 96)
+    results = [
+        where("Inference 96² × 1", partial(infer, network, 96), repeats=20),
+        where("Training step 96² × 4", partial(train, network, 96, 4), repeats=5),
+    ]
+    write_json("where_time_goes", {"results": results})
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()
