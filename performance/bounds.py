@@ -1,4 +1,4 @@
-"""The speed this project promises on a CPU, and its goals, beside what scan.py, network.py and threads.py have measured."""
+"""The speed this project promises on a CPU, and its goals, beside what the other scripts have measured."""
 
 from __future__ import annotations
 

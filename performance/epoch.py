@@ -45,7 +45,7 @@ def prepare(folder: Path) -> None:
         (folder / name).mkdir()
     write_synthetic_set(folder / "source", IMAGES)
     convert_dataset(DATASETS["kvasir-seg"], [folder / "source"], DATASET, processes=1)
-    command = [find_executable("nnUNetv2_plan_and_preprocess"), "-d", str(DATASET), "-c", "2d", "-npfp", "2", "-np", "2"]
+    command = [find_executable("nnUNetv2_plan_and_preprocess"), *f"-d {DATASET} -c 2d -npfp 2 -np 2".split()]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} fails:\n{done.stderr[-3000:]}")

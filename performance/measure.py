@@ -76,7 +76,8 @@ def describe_gpu() -> str:
 
 def describe_cpu() -> str:
     """What the measurements depend on besides the machine."""
-    return f"float32, {torch.get_num_threads()} threads, {instruction_set()}"
+    threads = torch.get_num_threads()
+    return f"float32, {threads} thread{'s' * (threads != 1)}, {instruction_set()}"
 
 
 def instruction_set() -> str:

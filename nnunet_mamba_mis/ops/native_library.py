@@ -87,7 +87,7 @@ def instruction_set() -> str:
     usable = instruction_sets()
     name = os.environ.get(VARIABLE) or usable[0]
     if name not in usable:
-        raise UserError(f"{VARIABLE}={name!r:.60}: this machine can use {', '.join(usable)}; unset it, or set it to one")
+        raise UserError(f"{VARIABLE}={name!r:.60}: unset it, or set it to one of {', '.join(usable)}")
     return name
 
 
