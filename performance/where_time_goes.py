@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from unittest.mock import patch
 
 from measure import describe_cpu, print_table, write_json
@@ -49,21 +48,24 @@ class Parts:
         self.calls[part] += calls
 
 
-def native_parts(work: Callable[[], object], repeats: int) -> tuple[Parts, float]:
-    """Native functions, and seconds of the whole."""
-    parts, times, run = Parts(), [], native.run
+class TimedLibrary:
+    """The native library, which counts its functions' calls in `parts`."""
 
-    def timed(function, problem):
-        start = time.perf_counter()
-        run(function, problem)
-        parts.add(f"native: {function}", (time.perf_counter() - start) / repeats, 1 / repeats)
+    def __init__(self) -> None:
+        self.parts = Parts()
+        self._library = native.library()
 
-    with patch.object(native, "run", timed):
-        for _ in range(repeats):
+    def __getattr__(self, name: str) -> Callable:
+        function = getattr(self._library, name)
+
+        def timed(*arguments):
             start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
-    return parts, median(times)
+            result = function(*arguments)
+            self.parts.add(f"native: {name.removeprefix('mamba_mis_')}", time.perf_counter() - start)
+            return result
+
+        setattr(self, name, timed)  # asked for once
+        return timed
 
 
 def torch_parts(work: Callable[[], object], repeats: int) -> Parts:
@@ -89,11 +91,18 @@ def count_python_calls(work: Callable[[], object]) -> int:
     return events["call"]
 
 
-def where(what: str, work: Callable[[], object], repeats: int) -> dict:
+def where(what: str, work: Callable[[], object], library: TimedLibrary, repeats: int) -> dict:
     """Print the table of one kind of pass, and return it."""
     for _ in range(3):
         work()
-    parts, whole = native_parts(work, repeats)
+    library.parts = Parts()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    whole = (time.perf_counter() - start) / repeats
+    parts = Parts()
+    for part, seconds in library.parts.seconds.items():
+        parts.add(part, seconds / repeats, library.parts.calls[part] / repeats)
     torch_operators = torch_parts(work, repeats)
     parts.seconds += torch_operators.seconds
     parts.calls += torch_operators.calls
@@ -101,6 +110,7 @@ def where(what: str, work: Callable[[], object], repeats: int) -> dict:
     rows = [
         [part, f"{seconds * 1e3:.1f} ms", f"{seconds / whole:.0%}", f"{parts.calls[part]:.0f}"]
         for part, seconds in parts.seconds.most_common()
+        if seconds > 0.005 * whole
     ]
     print_table(f"{what}: {whole * 1e3:.1f} ms ({describe_cpu()})", ["part", "time", "share", "calls"], rows)
     return {"what": what, "seconds": whole, "parts": parts.seconds, "calls": parts.calls}
@@ -108,11 +118,13 @@ def where(what: str, work: Callable[[], object], repeats: int) -> dict:
 
 def main() -> None:
     """Print the tables and write them as JSON."""
-    network = make("MambaMIS B", 96)
-    results = [
-        where("Inference 96² × 1", partial(infer, network, 96), repeats=20),
-        where("Training step 96² × 4", partial(train, network, 96, 4), repeats=5),
-    ]
+    library = TimedLibrary()
+    with patch.object(native, "library", lambda: library):  # before anything can keep a function of it
+        network = make("MambaMIS B", 96)
+        results = [
+            where("Inference 96² × 1", partial(infer, network, 96), library, repeats=20),
+            where("Training step 96² × 4", partial(train, network, 96, 4), library, repeats=5),
+        ]
     write_json("where_time_goes", {"results": results})
 
 
