@@ -5,9 +5,12 @@
 #include <thread>
 #include <vector>
 
+#include "depthwise_kernel.h"
 #include "pixelwise_kernel.h"
+#include "program.h"
 #include "scan_backward.h"
 #include "scan_forward.h"
+#include "spectral_gate_kernel.h"
 
 namespace {
 
@@ -19,14 +22,112 @@ struct Job {
     std::atomic<bool> failed{false};
 };
 
-void run_job(void *pointer) {
-    Job &job = *static_cast<Job *>(pointer);
+void run_job(Job &job) {
     try {
         for (int64_t index = job.next++; index < job.count; index = job.next++) job.work(job.context, index);
     } catch (...) {  // out of memory; no exception may leave a thread, nor enter the OpenMP runtime
         job.failed = true;
         job.next = job.count;
     }
+}
+
+// Call work(context) on several threads, this one among them
+void run_on(const Threads &threads, int64_t count, void (*work)(void *), void *context) {
+    if (threads.parallel != nullptr) {
+        threads.parallel(work, context, static_cast<unsigned>(count), 0);
+        return;
+    }
+    std::vector<std::thread> helpers;
+    try {
+        for (int64_t i = 1; i < count; ++i) helpers.emplace_back(work, context);
+    } catch (...) {  // fewer helpers do: those that run take the next piece of work
+    }
+    work(context);
+    for (auto &helper : helpers) helper.join();
+}
+
+// Threads that stay together for several jobs, as starting and joining them takes longer than a small job
+class Team {
+  public:
+    // By the thread that leads. Helpers join in when they notice; a job is over when all that have are done.
+    void run(Job &job) {
+        job_ = &job;
+        const uint64_t open = ++round_ << kRound, closed = ++round_ << kRound;
+        state_.store(open, std::memory_order_release);
+        run_job(job);
+        int64_t waited = 0;
+        for (uint64_t expected = open; !state_.compare_exchange_weak(expected, closed); expected = open) pause(waited);
+    }
+
+    // By the others, until they are dismissed
+    void help() {
+        uint64_t seen = 0, state;
+        int64_t waited = 0;
+        while ((state = state_.load(std::memory_order_acquire)) != kDismissed) {
+            const uint64_t round = state >> kRound;
+            if (round % 2 == 0 || round == seen || !state_.compare_exchange_weak(state, state + 1)) {
+                pause(waited);
+                continue;
+            }
+            seen = round;
+            run_job(*job_);
+            state_.fetch_sub(1, std::memory_order_release);
+            waited = 0;
+        }
+    }
+
+    void dismiss() { state_.store(kDismissed, std::memory_order_release); }
+
+  private:
+    // round · 2^kRound + helpers at work; a round is odd while its job is open
+    static constexpr int kRound = 32;
+    static constexpr uint64_t kDismissed = ~uint64_t(0);
+    std::atomic<uint64_t> state_{0};
+    uint64_t round_ = 0;
+    Job *job_ = nullptr;
+
+    // Jobs follow each other within microseconds; whoever waits longer lets other programs run
+    static void pause(int64_t &waited) {
+        if (++waited > 20000) std::this_thread::yield();
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
+#endif
+    }
+};
+
+thread_local Team *current_team = nullptr;
+
+// A function on its own team
+struct Session {
+    void (*function)(void *);
+    void *context;
+    std::thread::id leader = std::this_thread::get_id();
+    Team team;
+    bool failed = false;
+};
+
+void join_session(void *pointer) {
+    Session &session = *static_cast<Session *>(pointer);
+    if (std::this_thread::get_id() != session.leader) return session.team.help();
+    current_team = &session.team;
+    try {
+        session.function(session.context);
+    } catch (...) {
+        session.failed = true;
+    }
+    current_team = nullptr;
+    session.team.dismiss();
+}
+
+// Run a function whose jobs are shared by one team of threads
+template <class Function>
+void with_team(const Threads &threads, Function function) {
+    if (threads.count <= 1) return function();
+    Session session{[](void *context) { (*static_cast<Function *>(context))(); }, &function};
+    run_on(threads, threads.count, join_session, &session);
+    if (session.failed) throw std::bad_alloc();
 }
 
 template <template <class> class Direction, class S>
@@ -40,19 +141,12 @@ void run_scan(const ScanProblem &problem) {
 void parallel_for(const Threads &threads, int64_t count, void (*work)(void *, int64_t), void *context) {
     Job job{work, context, count};
     const int64_t used = threads.count < count ? threads.count : count;
-    if (used <= 1) {
-        run_job(&job);
-    } else if (threads.parallel != nullptr) {
-        threads.parallel(run_job, &job, static_cast<unsigned>(used), 0);
-    } else {
-        std::vector<std::thread> helpers;
-        try {
-            for (int64_t i = 1; i < used; ++i) helpers.emplace_back(run_job, &job);
-        } catch (...) {  // fewer helpers do: those that run take the next piece of work
-        }
-        run_job(&job);
-        for (auto &helper : helpers) helper.join();
-    }
+    if (used <= 1)
+        run_job(job);
+    else if (current_team != nullptr)
+        current_team->run(job);
+    else
+        run_on(threads, used, [](void *pointer) { run_job(*static_cast<Job *>(pointer)); }, &job);
     if (job.failed) throw std::bad_alloc();
 }
 
@@ -77,6 +171,10 @@ EXPORT_SIZE(ScanProblem)
 EXPORT_SIZE(PixelTensor)
 EXPORT_SIZE(PixelLayer)
 EXPORT_SIZE(PixelProblem)
+EXPORT_SIZE(DepthwiseProblem)
+EXPORT_SIZE(GateProblem)
+EXPORT_SIZE(ProgramStep)
+EXPORT_SIZE(Program)
 
 EXPORT int32_t mamba_mis_tile() { return kTile; }
 
@@ -100,24 +198,72 @@ EXPORT int32_t mamba_mis_machine_has_avx512() {
 #endif
 }
 
+namespace {
+
+void scan_forward(const ScanProblem &p) { p.is_double ? run_scan<ScanForward, double>(p) : run_scan<ScanForward, float>(p); }
+
+void scan_backward(const ScanProblem &p) { p.is_double ? run_scan<ScanBackward, double>(p) : run_scan<ScanBackward, float>(p); }
+
+template <template <class> class Kernel, class Problem>
+void run_forward(const Problem &p) {
+    p.is_double ? Kernel<double>(p).forward() : Kernel<float>(p).forward();
+}
+
+template <template <class> class Kernel, class Problem>
+void run_backward(const Problem &p) {
+    p.is_double ? Kernel<double>(p).backward() : Kernel<float>(p).backward();
+}
+
+}  // namespace
+
 EXPORT int32_t mamba_mis_scan_forward(const ScanProblem *problem) {
-    return status_of(
-        [&] { problem->is_double ? run_scan<ScanForward, double>(*problem) : run_scan<ScanForward, float>(*problem); });
+    return status_of([&] { scan_forward(*problem); });
 }
 
 EXPORT int32_t mamba_mis_scan_backward(const ScanProblem *problem) {
-    return status_of(
-        [&] { problem->is_double ? run_scan<ScanBackward, double>(*problem) : run_scan<ScanBackward, float>(*problem); });
+    return status_of([&] { scan_backward(*problem); });
 }
 
 EXPORT int32_t mamba_mis_pixelwise_forward(const PixelProblem *problem) {
-    return status_of([&] {
-        problem->is_double ? PixelLayers<double>(*problem).forward() : PixelLayers<float>(*problem).forward();
-    });
+    return status_of([&] { run_forward<PixelLayers>(*problem); });
 }
 
 EXPORT int32_t mamba_mis_pixelwise_backward(const PixelProblem *problem) {
+    return status_of([&] { run_backward<PixelLayers>(*problem); });
+}
+
+EXPORT int64_t mamba_mis_spectrum_size(const GateProblem *problem) {
+    return problem->is_double ? SpectralGate<double>(*problem).spectrum_size() : SpectralGate<float>(*problem).spectrum_size();
+}
+
+EXPORT int32_t mamba_mis_program_forward(const Program *program) {
     return status_of([&] {
-        problem->is_double ? PixelLayers<double>(*problem).backward() : PixelLayers<float>(*problem).backward();
+        with_team(program->threads, [&] {
+            for (int64_t i = 0; i < program->count; ++i) {
+                const ProgramStep &step = program->steps[i];
+                switch (step.kind) {
+                    case kPixelwise: run_forward<PixelLayers>(*static_cast<const PixelProblem *>(step.problem)); break;
+                    case kScan: scan_forward(*static_cast<const ScanProblem *>(step.problem)); break;
+                    case kDepthwise: run_forward<Depthwise>(*static_cast<const DepthwiseProblem *>(step.problem)); break;
+                    case kSpectralGate: run_forward<SpectralGate>(*static_cast<const GateProblem *>(step.problem)); break;
+                }
+            }
+        });
+    });
+}
+
+EXPORT int32_t mamba_mis_program_backward(const Program *program) {
+    return status_of([&] {
+        with_team(program->threads, [&] {
+            for (int64_t i = program->count - 1; i >= 0; --i) {
+                const ProgramStep &step = program->steps[i];
+                switch (step.kind) {
+                    case kPixelwise: run_backward<PixelLayers>(*static_cast<const PixelProblem *>(step.problem)); break;
+                    case kScan: scan_backward(*static_cast<const ScanProblem *>(step.problem)); break;
+                    case kDepthwise: run_backward<Depthwise>(*static_cast<const DepthwiseProblem *>(step.problem)); break;
+                    case kSpectralGate: run_backward<SpectralGate>(*static_cast<const GateProblem *>(step.problem)); break;
+                }
+            }
+        });
     });
 }

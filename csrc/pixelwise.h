@@ -8,6 +8,7 @@ struct PixelTensor {
     void *data;
     int64_t channels;
     int64_t strides[4];
+    int64_t add;  // of a gradient: whether it is added to what is there
 };
 
 // A program for a stack of features: `load` puts a tensor's on it, each in turn; `concat`, `times` and `plus` take two from

@@ -91,7 +91,10 @@ struct PixelLayers {
         const Offsets offset = offsets(tensor, tile);
         S *to = static_cast<S *>(tensor.data);
         const int64_t channels = tensor.channels, stride = tensor.strides[3];
-        if (stride == 1 && offset.used == kPixels)
+        if (tensor.add)
+            for (int t = 0; t < offset.used; ++t)
+                for (int64_t c = 0; c < channels; ++c) to[offset.at[t] + c * stride] += from[c * kPixels + t];
+        else if (stride == 1 && offset.used == kPixels)
             transpose<S>([&](int64_t c) { return from + c * kPixels; }, [&](int64_t t) { return to + offset.at[t]; },
                          channels, kPixels);
         else
@@ -164,20 +167,22 @@ struct PixelLayers {
                 store<S>(y + c * kPixels + t, load<S>(y + c * kPixels + t) + bias[c]);
     }
 
-    // grad_weight (layer.channels, padded channels + 1): the column after the channels is that of the bias.
-    // by_pixel (kPixels, the same) is scratch whose padding is zero.
+    // grad_weight (layer.channels, padded channels), grad_bias lane by lane; by_pixel (kPixels, padded channels) is scratch
+    // whose padding is zero
     void linear_gradient(const PixelLayer &layer, int64_t channels, const S *x, const S *grad_y, S *grad_x,
-                         S *grad_weight, S *by_pixel) const {
+                         S *grad_weight, S *grad_bias, S *by_pixel) const {
         const int64_t width = columns(channels);
         transpose<S>([&](int64_t c) { return x + c * kPixels; }, [&](int64_t t) { return by_pixel + t * width; },
                      channels, kPixels);
-        for (int t = 0; t < kPixels; ++t) by_pixel[t * width + channels] = S(1);
+        for (int64_t c = 0; c < layer.channels; ++c)
+            for (int t = 0; t < kPixels; t += W)
+                store<S>(grad_bias + c * W, load<S>(grad_bias + c * W) + load<S>(grad_y + c * kPixels + t));
         multiply<S>({grad_y, kPixels, 1}, by_pixel, width, grad_weight, width, layer.channels, width, kPixels, true);
         multiply<S>({static_cast<const S *>(layer.weight), 1, channels}, grad_y, kPixels, grad_x, kPixels, channels,
                     kPixels, layer.channels);
     }
 
-    static int64_t columns(int64_t channels) { return (channels + 1 + W - 1) / W * W; }
+    static int64_t columns(int64_t channels) { return (channels + W - 1) / W * W; }
 
     template <class Function>
     static void map(int64_t channels, Function function) {
@@ -226,9 +231,9 @@ struct PixelLayers {
         explicit Sums(const PixelLayers &layers) : weight(layers.p.layers), bias(layers.p.layers) {
             for (int64_t l = 0; l < layers.p.layers; ++l) {
                 const PixelLayer &layer = layers.p.layer[l];
+                if (layer.kind == kNorm || layer.kind == kLinear) bias[l] = Buffer<S>(layer.channels * W);
                 if (layer.kind == kNorm) {
                     weight[l] = Buffer<S>(layer.channels * W);
-                    bias[l] = Buffer<S>(layer.channels * W);
                 } else if (layer.kind == kLinear) {
                     weight[l] = Buffer<S>(layer.channels * columns(layers.channels_of(layers.first[l])));
                 }
@@ -260,7 +265,7 @@ struct PixelLayers {
                     break;
                 case kLinear:
                     std::fill(by_pixel, by_pixel + kPixels * columns(channels), S(0));
-                    linear_gradient(layer, channels, x, grad_y, grad_x, sums.weight[l], by_pixel);
+                    linear_gradient(layer, channels, x, grad_y, grad_x, sums.weight[l], sums.bias[l], by_pixel);
                     break;
                 case kSilu:
                     map(channels, [&](int64_t i) {
@@ -312,25 +317,24 @@ struct PixelLayers {
     void add_up(const std::vector<Sums> &sums, int64_t l) const {
         const PixelLayer &layer = p.layer[l];
         S *grad_weight = static_cast<S *>(layer.grad_weight), *grad_bias = static_cast<S *>(layer.grad_bias);
-        if (layer.kind == kNorm) {
+        const auto add_lanes = [&](S *to, std::vector<Buffer<S>> Sums::*of) {
             for (int64_t c = 0; c < layer.channels; ++c) {
-                grad_weight[c] = grad_bias[c] = 0;
+                to[c] = 0;
                 for (const Sums &part : sums)
-                    for (int i = 0; i < W; ++i) {
-                        grad_weight[c] += part.weight[l][c * W + i];
-                        grad_bias[c] += part.bias[l][c * W + i];
-                    }
+                    for (int i = 0; i < W; ++i) to[c] += (part.*of)[l][c * W + i];
             }
+        };
+        if (layer.kind == kNorm || layer.kind == kLinear) add_lanes(grad_bias, &Sums::bias);
+        if (layer.kind == kNorm) {
+            add_lanes(grad_weight, &Sums::weight);
         } else if (layer.kind == kLinear) {
             const int64_t channels = channels_of(first[l]), width = columns(channels);
             Buffer<S> total(layer.channels * width);
             for (const Sums &part : sums)
                 for (int64_t i = 0; i < layer.channels * width; i += W)
                     store<S>(total + i, load<S>(total + i) + load<S>(part.weight[l] + i));
-            for (int64_t j = 0; j < layer.channels; ++j) {
+            for (int64_t j = 0; j < layer.channels; ++j)
                 std::copy(total + j * width, total + j * width + channels, grad_weight + j * channels);
-                grad_bias[j] = total[j * width + channels];
-            }
         }
     }
 };

@@ -12,6 +12,7 @@ struct ScanBackward : ScanParts<S> {
     using Parts = ScanParts<S>;
     using Steps = Recurrence<S>;
     using Column = typename Steps::Column;
+    using Line = typename Steps::Line;
     using Inputs = typename Tiles<S>::Inputs;
     using V = Real<S>;
     using Parts::matrix, Parts::p, Parts::row, Parts::states, Parts::tiles, Parts::W;
@@ -147,13 +148,15 @@ struct ScanBackward : ScanParts<S> {
             const int64_t d = unit.first + i;
             const S *from = this->start_of(unit.b, tile, d);
             std::copy(from, from + p.states, to.start + 0);
+            const Line u({in.u + i, unit.count}), delta({in.delta + i, unit.count}), dy({to.grad_y + i, unit.count});
+            s.clear();
             this->for_states([&](auto NV, int64_t n) {
                 const int64_t at = d * states + n;
-                Steps::template tile_gradients<NV, exact>(
-                    s, matrix.A2 + at, matrix.A1 + at, matrix.inverse_A + at, to.start + n, gradient + at, sums.A + at,
-                    {in.u + i, unit.count}, {in.delta + i, unit.count}, {to.grad_y + i, unit.count},
-                    {in.B + n, in.B_row}, {in.C + n, in.C_row}, {to.rows + n, row}, {to.rows + tiles.at_C + n, row},
-                    n == 0, p.z != nullptr);
+                const auto run = p.z ? Steps::template tile_gradients<NV, exact, true>
+                                     : Steps::template tile_gradients<NV, exact, false>;
+                run(s, matrix.A2 + at, matrix.A1 + at, matrix.inverse_A + at, to.start + n, gradient + at, sums.A + at, u,
+                    delta, dy, {in.B + n, in.B_row}, {in.C + n, in.C_row}, {to.rows + n, row},
+                    {to.rows + tiles.at_C + n, row});
             });
             Steps::sum_tile(s.by_u, to.by_u + i, unit.count);
             Steps::sum_tile(s.by_delta, to.by_delta + i, unit.count);
@@ -177,7 +180,10 @@ struct ScanBackward : ScanParts<S> {
             tiles.save_states(to.rows, p.grad_B, p.grad_B_strides, unit.b, g, tile);
             tiles.save_states(to.rows + tiles.at_C, p.grad_C, p.grad_C_strides, unit.b, g, tile);
         }
-        tiles.save_channels(to.by_u, p.grad_u, p.grad_u_strides, unit, tile);
+        if (p.add_grad_u)
+            tiles.add_channels(to.by_u, p.grad_u, p.grad_u_strides, unit, tile);
+        else
+            tiles.save_channels(to.by_u, p.grad_u, p.grad_u_strides, unit, tile);
         if (p.z) tiles.save_channels(to.grad_z, p.grad_z, p.grad_z_strides, unit, tile);
     }
 
@@ -199,6 +205,7 @@ struct ScanBackward : ScanParts<S> {
             for (int64_t n = 0; n < p.states; ++n) {
                 S sum = 0;
                 for (const Sums &part : sums) sum += part.A[d * states + n];
+                if (p.A_is_log) sum *= matrix.A1[d * states + n];
                 static_cast<S *>(p.grad_A)[d * p.states + n] = sum;
             }
             S by_D = 0, by_bias = 0;
@@ -214,7 +221,7 @@ struct ScanBackward : ScanParts<S> {
             for (int64_t j = 0; j < p.channels + 2 * p.states; ++j) {
                 S sum = 0;
                 for (const Sums &part : sums) sum += part.weight[d * row + tiles.column(j)];
-                static_cast<S *>(p.grad_weight)[j * p.channels + d] = sum;
+                tiles.template weight_row<S>(p.grad_weight, p.grad_weight_bc, j)[d] = sum;
             }
         });
     }

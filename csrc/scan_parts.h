@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "scan_recurrence.h"
 #include "scan_states.h"
 #include "tile.h"
 
@@ -26,7 +27,10 @@ struct ScanParts {
     // Call run with the number of vectors and the first state, until all states are done
     template <class Run>
     void for_states(Run run) const {
+        constexpr int most = Recurrence<S>::kMostVectors;
         int64_t n = 0;
+        if constexpr (most > 2)
+            for (; n + most * W <= states; n += most * W) run(std::integral_constant<int, most>(), n);
         for (; n + 2 * W <= states; n += 2 * W) run(std::integral_constant<int, 2>(), n);
         if (n < states) run(std::integral_constant<int, 1>(), n);
     }

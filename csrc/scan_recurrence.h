@@ -24,6 +24,13 @@ struct Recurrence {
         T *operator()(int64_t t, int v) const { return data + t * stride + v * W; }
     };
 
+    // Vectors of states that go together: enough to hide how long a step of the recurrence takes
+    static constexpr int kMostVectors = VECTOR_BYTES == 64 ? 2 : 4;
+
+    // Positions whose exponentials are computed in step, so that enough of them are in flight
+    template <int NV>
+    static constexpr int kSteps = NV > 2 ? 1 : 2;
+
     // e^{ΔA} − 1 for the zero-order hold, e^{ΔA} otherwise, at positions from t on, for NV vectors of states
     template <int NV, int steps, bool exact>
     static void discretize(Column delta, int t, const V *a2, V *result) {
@@ -46,25 +53,24 @@ struct Recurrence {
     template <int NV, bool exact, bool outputs>
     static void advance(S *state, const S *a2, const S *inverse, Column delta, Column u, Rows<const S> B,
                         Rows<const S> C, V *sums, bool first) {
-        constexpr int steps = 2;
         V h[NV], a[NV], inv[NV];
         for (int v = 0; v < NV; ++v) {
             h[v] = load<S>(state + v * W);
             a[v] = load<S>(a2 + v * W);
             inv[v] = load<S>(inverse + v * W);
         }
-        for (int t = 0; t < kTile; t += steps) {
-            V discrete[steps * NV];
-            discretize<NV, steps, exact>(delta, t, a, discrete);
-            for (int i = 0; i < steps; ++i) {
-                V sum = first ? V{} : sums[t + i];
-                const V x = splat<S>(u[t + i]), step = splat<S>(delta[t + i]);
-                for (int v = 0; v < NV; ++v) {
-                    h[v] = next<exact>(h[v], discrete[i * NV + v], load<S>(B(t + i, v)), inv[v], step, x);
-                    if (outputs) sum += h[v] * load<S>(C(t + i, v));
-                }
-                if (outputs) sums[t + i] = sum;
+        // for the whole tile first, where no value waits for another
+        alignas(64) V discrete[kTile * NV];
+        for (int t = 0; t < kTile; t += kSteps<NV>)
+            discretize<NV, kSteps<NV>, exact>(delta, t, a, discrete + t * NV);
+        for (int t = 0; t < kTile; ++t) {
+            V sum = first ? V{} : sums[t];
+            const V x = splat<S>(u[t]), step = splat<S>(delta[t]);
+            for (int v = 0; v < NV; ++v) {
+                h[v] = next<exact>(h[v], discrete[t * NV + v], load<S>(B(t, v)), inv[v], step, x);
+                if (outputs) sum += h[v] * load<S>(C(t, v));
             }
+            if (outputs) sums[t] = sum;
         }
         for (int v = 0; v < NV; ++v) store<S>(state + v * W, h[v]);
     }
@@ -96,88 +102,125 @@ struct Recurrence {
         for (int v = 0; v < NV; ++v) store<S>(gradient + v * W, g[v]);
     }
 
-    // Δ² times ∂/∂x (e^x − 1)/x at x = ΔA, which is the derivative of (e^{ΔA} − 1)/A by A
-    static V weight_by_A(V step, V x, V change, V inverse) {
-        constexpr int terms = Vector<S>::kSlopeTerms;
-        double factor = 1;  // (k+1)/(k+2)! for the last k
-        for (int k = 2; k <= terms + 1; ++k) factor /= k;
-        V series = splat<S>(S(factor * terms));
-        for (int k = terms - 2; k >= 0; --k) {
-            factor *= k + 3;
-            series = series * x + S(factor * (k + 1));
-        }
-        const V direct = (x * change + (x - change)) * (inverse * inverse);
-        return x * x < S(0.0625) ? step * step * series : direct;
-    }
-
-    // Scratch of backward for one channel's tile
+    // Scratch of backward for one channel's tile. Of each position, NV vectors.
     struct Scratch {
-        alignas(64) V before[kTile][2];                   // h_{t−1}
-        alignas(64) V discrete[kTile][2];                 // as `discretize` has it
+        alignas(64) V states[(kTile + 1) * kMostVectors];  // h_{t−1}, and the last
+        alignas(64) V discrete[kTile * kMostVectors];      // as `discretize` has it
+        alignas(64) V gradients[kTile * kMostVectors];     // of h_t
         alignas(64) V y[kTile], by_u[kTile], by_delta[kTile];  // sums over states, lane by lane
+
+        void clear() {
+            for (int t = 0; t < kTile; ++t) y[t] = by_u[t] = by_delta[t] = V{};
+        }
+    };
+
+    // ∂/∂A (e^{ΔA} − 1)/A = (x e^x − (e^x − 1))/A², with x = ΔA; where that cancels, Δ² Σ (k+1)/(k+2)! x^k
+    struct WeightByA {
+        V a, square_of_inverse, small;  // small: a step whose square is below it takes the series
+
+        WeightByA(V a, V inverse)
+            : a(a), square_of_inverse(inverse * inverse),
+              small(square_of_inverse * S(Vector<S>::kSlopeBound * Vector<S>::kSlopeBound)) {}
+
+        V operator()(V step, V change) const {
+            constexpr int terms = Vector<S>::kSlopeTerms;
+            const V x = step * a;
+            double factor = 1;  // (k+1)/(k+2)! for the last k
+            for (int k = 2; k <= terms + 1; ++k) factor /= k;
+            V series = splat<S>(S(factor * terms));
+            for (int k = terms - 2; k >= 0; --k) {
+                factor *= k + 3;
+                series = series * x + S(factor * (k + 1));
+            }
+            const V direct = (x * change + (x - change)) * square_of_inverse;
+            const V square = step * step;
+            return square < small ? square * series : direct;
+        }
+    };
+
+    // Values of one channel at a tile's positions, side by side
+    struct Line {
+        alignas(64) S at[kTile];
+
+        explicit Line(Column column) {
+            for (int t = 0; t < kTile; ++t) at[t] = column[t];
+        }
     };
 
     // Gradients of NV vectors of states. B, C and their gradients' rows begin at those states; so do the others.
-    template <int NV, bool exact>
+    template <int NV, bool exact, bool outputs>
     static void tile_gradients(Scratch &s, const S *a2_, const S *a1_, const S *inverse_, const S *start, S *gradient,
-                               S *grad_A, Column u, Column delta, Column grad_y, Rows<const S> B, Rows<const S> C,
-                               Rows<S> grad_B, Rows<S> grad_C, bool first, bool outputs) {
-        V h[NV], g[NV], a2[NV], a[NV], inverse[NV], by_A[NV];
-        for (int v = 0; v < NV; ++v) {
-            h[v] = load<S>(start + v * W);
-            g[v] = load<S>(gradient + v * W);
-            a2[v] = load<S>(a2_ + v * W);
-            a[v] = load<S>(a1_ + v * W);
-            inverse[v] = load<S>(inverse_ + v * W);
-            by_A[v] = load<S>(grad_A + v * W);
-        }
-        constexpr int steps = 2;
-        for (int t = 0; t < kTile; t += steps) {
-            V discrete[steps * NV];
-            discretize<NV, steps, exact>(delta, t, a2, discrete);
-            for (int i = 0; i < steps; ++i)
-                for (int v = 0; v < NV; ++v) {
-                    const V b = load<S>(B(t + i, v)), now = discrete[i * NV + v];
-                    s.before[t + i][v] = h[v];
-                    s.discrete[t + i][v] = now;
-                    h[v] = next<exact>(h[v], now, b, inverse[v], splat<S>(delta[t + i]), splat<S>(u[t + i]));
-                }
-        }
+                               S *grad_A, const Line &u, const Line &delta, const Line &grad_y, Rows<const S> B,
+                               Rows<const S> C, Rows<S> grad_B, Rows<S> grad_C) {
+        run_states<NV, exact>(s, a2_, inverse_, start, {u.at, 1}, {delta.at, 1}, B);
+        V g[NV];
+        for (int v = 0; v < NV; ++v) g[v] = load<S>(gradient + v * W);
         for (int t = kTile - 1; t >= 0; --t) {
-            const V step = splat<S>(delta[t]), x = splat<S>(u[t]), dy = splat<S>(grad_y[t]);
-            V y = first ? V{} : s.y[t], by_u = first ? V{} : s.by_u[t], by_delta = first ? V{} : s.by_delta[t];
+            const V dy = splat<S>(grad_y.at[t]);
             for (int v = 0; v < NV; ++v) {
-                const V before = s.before[t][v], discrete = s.discrete[t][v];
-                const V b = load<S>(B(t, v)), c = load<S>(C(t, v)), xb = x * b;
-                if (outputs) y += c * h[v];
-                store<S>(grad_C(t, v), load<S>(grad_C(t, v)) + dy * h[v]);
-                g[v] += dy * c;  // gradient of h_t
-
-                const V weighted = g[v] * (exact ? discrete * inverse[v] : step);
-                by_u += weighted * b;
-                store<S>(grad_B(t, v), load<S>(grad_B(t, v)) + weighted * x);
-
-                const V decayed = g[v] * decay_of<exact>(discrete);  // gradient of h_{t−1}
-                if (exact) {
-                    by_delta += decayed * (a[v] * before + xb);
-                    by_A[v] += g[v] * xb * weight_by_A(step, step * a[v], discrete, inverse[v]);
-                } else {
-                    by_delta += decayed * a[v] * before + g[v] * xb;
-                }
-                by_A[v] += decayed * before * step;
-                g[v] = decayed;
-                h[v] = before;
+                g[v] += dy * load<S>(C(t, v));
+                s.gradients[t * NV + v] = g[v];
+                g[v] = rounded<S>(g[v] * decay_of<exact>(s.discrete[t * NV + v]));
             }
-            if (outputs) s.y[t] = y;
-            s.by_u[t] = by_u;
-            s.by_delta[t] = by_delta;
         }
+        for (int v = 0; v < NV; ++v) store<S>(gradient + v * W, g[v]);
+
+        // what is left waits for no other position
         for (int v = 0; v < NV; ++v) {
-            store<S>(gradient + v * W, g[v]);
-            store<S>(grad_A + v * W, by_A[v]);
+            const V a = load<S>(a1_ + v * W), inverse = load<S>(inverse_ + v * W);
+            const WeightByA weight_by_A(a, inverse);
+            V by_A = load<S>(grad_A + v * W);
+            const S *b_at = B(0, v), *c_at = C(0, v);
+            S *grad_b_at = grad_B(0, v), *grad_c_at = grad_C(0, v);
+            const V *states = s.states + v, *discretes = s.discrete + v, *gradients = s.gradients + v;
+            for (int t = 0; t < kTile; ++t) {
+                const V step = splat<S>(delta.at[t]), x = splat<S>(u.at[t]), dy = splat<S>(grad_y.at[t]);
+                const V before = states[t * NV], h = states[(t + 1) * NV];
+                const V discrete = discretes[t * NV], by_h = gradients[t * NV];
+                const V b = load<S>(b_at), xb = x * b;
+                if (outputs) s.y[t] += load<S>(c_at) * h;
+                store<S>(grad_c_at, load<S>(grad_c_at) + dy * h);
+                const V weighted = by_h * (exact ? discrete * inverse : step);
+                const V decayed = by_h * decay_of<exact>(discrete);  // gradient of h_{t−1}
+                s.by_u[t] += weighted * b;
+                store<S>(grad_b_at, load<S>(grad_b_at) + weighted * x);
+                if (exact) {
+                    s.by_delta[t] += decayed * (a * before + xb);
+                    by_A += by_h * xb * weight_by_A(step, discrete);
+                } else {
+                    s.by_delta[t] += decayed * a * before + by_h * xb;
+                }
+                by_A += decayed * before * step;
+                b_at += B.stride, c_at += C.stride, grad_b_at += grad_B.stride, grad_c_at += grad_C.stride;
+            }
+            store<S>(grad_A + v * W, by_A);
         }
     }
 
+  private:
+    // Run NV vectors of states through a tile, and keep them
+    template <int NV, bool exact>
+    static void run_states(Scratch &s, const S *a2, const S *inverse, const S *start, Column u, Column delta,
+                           Rows<const S> B) {
+        V h[NV], a[NV], inv[NV];
+        for (int v = 0; v < NV; ++v) {
+            h[v] = load<S>(start + v * W);
+            a[v] = load<S>(a2 + v * W);
+            inv[v] = load<S>(inverse + v * W);
+        }
+        for (int t = 0; t < kTile; t += kSteps<NV>)
+            discretize<NV, kSteps<NV>, exact>(delta, t, a, s.discrete + t * NV);
+        for (int t = 0; t < kTile; ++t) {
+            const V x = splat<S>(u[t]), step = splat<S>(delta[t]);
+            for (int v = 0; v < NV; ++v) {
+                s.states[t * NV + v] = h[v];
+                h[v] = next<exact>(h[v], s.discrete[t * NV + v], load<S>(B(t, v)), inv[v], step, x);
+            }
+        }
+        for (int v = 0; v < NV; ++v) s.states[kTile * NV + v] = h[v];
+    }
+
+  public:
     // Sums of lanes into a column of (kTile, stride)
     static void sum_tile(V *lanes, S *to, int64_t stride) {
         alignas(64) S sums[kTile];

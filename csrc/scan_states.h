@@ -18,7 +18,8 @@ struct StateMatrix {
         const S *A = static_cast<const S *>(p.A);
         for (int64_t d = 0; d < p.channels; ++d)
             for (int64_t n = 0; n < states; ++n) {
-                const S a = nonzero(n < p.states ? A[d * p.states + n] : S(0));
+                const S given = n < p.states ? A[d * p.states + n] : S(0);
+                const S a = nonzero(p.A_is_log && n < p.states ? -std::exp(given) : given);
                 A1[d * states + n] = a;
                 A2[d * states + n] = a * S(kLog2E);
                 inverse_A[d * states + n] = S(1) / a;

@@ -39,10 +39,14 @@ struct Tiles {
         project = Buffer<S>(p.channels * row);
         project_back = Buffer<S>(row * channels);
         for (int64_t j = 0; j < p.channels + 2 * p.states; ++j)
-            for (int64_t c = 0; c < p.channels; ++c) {
-                const S w = static_cast<const S *>(p.weight)[j * p.channels + c];
-                project[c * row + column(j)] = project_back[column(j) * channels + c] = w;
-            }
+            for (int64_t c = 0; c < p.channels; ++c)
+                project[c * row + column(j)] = project_back[column(j) * channels + c] = weight_row<const S>(p.weight, p.weight_bc, j)[c];
+    }
+
+    // Row j of a weight, or of its gradient, in its two parts: for Δ, and for B and C
+    template <class T, class Pointer>
+    T *weight_row(Pointer delta, Pointer bc, int64_t j) const {
+        return j < p.channels ? static_cast<T *>(delta) + j * p.channels : static_cast<T *>(bc) + (j - p.channels) * p.channels;
     }
 
     // Column of what row j of the weight yields
@@ -115,6 +119,13 @@ struct Tiles {
     void save_channels(const S *from, void *tensor, const int64_t *strides, const Unit &unit, int64_t tile) const {
         save_rows(from, unit.count, at(tensor, strides, unit.b, unit.first), strides[1], offsets(tile, strides + 2),
                   unit.count);
+    }
+
+    void add_channels(const S *from, void *tensor, const int64_t *strides, const Unit &unit, int64_t tile) const {
+        S *to = at(tensor, strides, unit.b, unit.first);
+        const Offsets offset = offsets(tile, strides + 2);
+        for (int t = 0; t < offset.used; ++t, from += unit.count)
+            for (int64_t i = 0; i < unit.count; ++i) to[offset.at[t] + i * strides[1]] += from[i];
     }
 
     // Columns of a tile's rows into a tensor like B

@@ -1,12 +1,12 @@
 // Vectors of the width that the build sets (VECTOR_BYTES), in GCC's and Clang's vector extension, and the
-// functions of them that the scan needs. The compiler chooses the instructions, but for three that it cannot find.
+// functions of them that the scan needs. The compiler chooses the instructions, but for a few that it cannot find.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <utility>
 
-#ifdef __AVX512F__
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
@@ -17,22 +17,24 @@ template <>
 struct Vector<float> {
     typedef float Real __attribute__((vector_size(VECTOR_BYTES)));
     typedef int32_t Int __attribute__((vector_size(VECTOR_BYTES)));
-    static constexpr float kRound = 12582912.0f;  // 1.5·2²³: adding it rounds to an integer
-    static constexpr int32_t kBias = 127, kMantissa = 23;
+    // 1.5·2²³ and the exponent's bias: adding it rounds to an integer, whose last bits are then those of an exponent
+    static constexpr float kRound = 12582912.0f + 127;
+    static constexpr int32_t kMantissa = 23;
     static constexpr float kLowest = -126.0f, kHighest = 128.0f;  // 2^kHighest is infinite
     // (2^f − 1)/f on [−½, ½], minimax, relative error 1.2e-8
     static constexpr int kTerms = 6;
     static constexpr double kExp[] = {0.6931471880293428,    0.24022650922342767,  0.055503571042529544,
                                       0.009618056669882512,  0.0013390867351404268, 0.00015461447464417687};
-    static constexpr int kLogTerms = 7, kSlopeTerms = 6;
+    static constexpr int kLogTerms = 7, kSlopeTerms = 5;
+    static constexpr double kSlopeBound = 0.125;
 };
 
 template <>
 struct Vector<double> {
     typedef double Real __attribute__((vector_size(VECTOR_BYTES)));
     typedef int64_t Int __attribute__((vector_size(VECTOR_BYTES)));
-    static constexpr double kRound = 6755399441055744.0;  // 1.5·2⁵²
-    static constexpr int64_t kBias = 1023, kMantissa = 52;
+    static constexpr double kRound = 6755399441055744.0 + 1023;  // 1.5·2⁵², and the bias
+    static constexpr int64_t kMantissa = 52;
     static constexpr double kLowest = -1022.0, kHighest = 1024.0;
     // (2^f − 1)/f by its Taylor series ln2^(k+1)/(k+1)!
     static constexpr int kTerms = 13;
@@ -42,6 +44,7 @@ struct Vector<double> {
                                       7.0549116208011233299e-9, 4.4455382718708114976e-10, 2.5678435993488205142e-11,
                                       1.3691488853904128881e-12};
     static constexpr int kLogTerms = 17, kSlopeTerms = 12;
+    static constexpr double kSlopeBound = 0.25;
 };
 
 template <class S>
@@ -80,12 +83,50 @@ inline Real<S> rounded(Real<S> product) {
     return product;
 }
 
+// The larger and the smaller of y and a bound; not a number stays so
+#ifdef __x86_64__
+inline __m128 maximum(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
+inline __m128d maximum(__m128d a, __m128d b) { return _mm_max_pd(a, b); }
+inline __m128 minimum(__m128 a, __m128 b) { return _mm_min_ps(a, b); }
+inline __m128d minimum(__m128d a, __m128d b) { return _mm_min_pd(a, b); }
+#ifdef __AVX2__
+inline __m256 maximum(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+inline __m256d maximum(__m256d a, __m256d b) { return _mm256_max_pd(a, b); }
+inline __m256 minimum(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+inline __m256d minimum(__m256d a, __m256d b) { return _mm256_min_pd(a, b); }
+#endif
+#ifdef __AVX512F__
+inline __m512 maximum(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+inline __m512d maximum(__m512d a, __m512d b) { return _mm512_max_pd(a, b); }
+#endif
+
+template <class S>
+inline Real<S> at_least(Real<S> y, S bound) {
+    return (Real<S>)maximum(splat<S>(bound), y);
+}
+
+template <class S>
+inline Real<S> at_most(Real<S> y, S bound) {
+    return (Real<S>)minimum(splat<S>(bound), y);
+}
+#else
+template <class S>
+inline Real<S> at_least(Real<S> y, S bound) {
+    return y < bound ? splat<S>(bound) : y;
+}
+
+template <class S>
+inline Real<S> at_most(Real<S> y, S bound) {
+    return y > bound ? splat<S>(bound) : y;
+}
+#endif
+
 // Write y = n + f with a whole number n and |f| ≤ ½, for a y that is not below kLowest; gives f and 2^n, which is
 // infinite from kHighest on, so that no overflow goes unnoticed
 template <class S>
 inline Real<S> split_exponent(Real<S> y, Real<S> &power) {
 #ifdef __AVX512F__
-    // two instructions for the other branch's six
+    // two instructions for the other branch's five
     Real<S> n;
     if constexpr (sizeof(S) == 4) {
         n = (Real<S>)_mm512_roundscale_ps((__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -97,24 +138,10 @@ inline Real<S> split_exponent(Real<S> y, Real<S> &power) {
     return y - n;
 #else
     using V = Vector<S>;
-    y = y > V::kHighest ? splat<S>(V::kHighest) : y;
+    y = at_most<S>(y, V::kHighest);
     const Real<S> shifted = y + V::kRound;
-    const typename V::Int n = (typename V::Int)shifted - (typename V::Int)splat<S>(V::kRound);
-    power = (Real<S>)((n + V::kBias) << V::kMantissa);
+    power = (Real<S>)((typename V::Int)shifted << V::kMantissa);
     return y - (shifted - V::kRound);
-#endif
-}
-
-// The larger of y and a bound; not a number stays so
-template <class S>
-inline Real<S> at_least(Real<S> y, S bound) {
-#ifdef __AVX512F__
-    if constexpr (sizeof(S) == 4)
-        return (Real<S>)_mm512_max_ps((__m512)splat<S>(bound), (__m512)y);
-    else
-        return (Real<S>)_mm512_max_pd((__m512d)splat<S>(bound), (__m512d)y);
-#else
-    return y < bound ? splat<S>(bound) : y;
 #endif
 }
 

@@ -21,5 +21,5 @@ for library in "$libraries"/_native_*.so; do
     g++ $flags $vectors "$root/csrc/native.cpp" -o "$library"
 done
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-    "$python" -m pytest -q "$root"/tests/ops/test_{pixelwise,s6,selective_scan}.py \
+    "$python" -m pytest -q "$root"/tests/ops/test_{pixelwise,s6,selective_scan}.py "$root"/tests/architectures/test_native_blocks.py \
     -k "not memory and not compiles and not opcheck"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba_mis.architectures.convolutions import DepthwiseConv3x3, PointwiseConv
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SS2D, Scan
+from nnunet_mamba_mis.ops import Evaluator, lazy
 
 
 class SCABFSS(nn.Module):
@@ -37,7 +40,8 @@ class SCABFSS(nn.Module):
         """(B, H, W, C) → (B, H, W, C)."""
         y = x * torch.sigmoid(self._spatial_logits(x))
         mean, peak = y.mean(dim=(1, 2), keepdim=True), y.amax(dim=(1, 2), keepdim=True)
-        return x + y * torch.sigmoid(self._channel_logits(mean) + self._channel_logits(peak))
+        of_mean, of_peak = self._channel_logits(torch.cat([mean, peak])).chunk(2)
+        return x + y * torch.sigmoid(of_mean + of_peak)
 
     def _spatial_logits(self, x: Tensor) -> Tensor:
         pooled = torch.stack([x.mean(-1), x.amax(-1)], dim=1)
@@ -75,31 +79,26 @@ class AMFFB(nn.Module):
         super().__init__()
         self.attentions = nn.ModuleList(SCABFSS(c, d_state, discretization, scan) for c in channels if attention)
         levels = channels if fusion else []
-        self.reduce = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1) for c in levels)
-        self.smooth = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width) for _ in levels)
-            for _ in levels
-        )
-        self.expand = nn.ModuleList(nn.Conv2d(width, c, kernel_size=1) for c in levels)
+        self.reduce = nn.ModuleList(PointwiseConv(c, width) for c in levels)
+        self.smooth = nn.ModuleList(nn.ModuleList(DepthwiseConv3x3(width) for _ in levels) for _ in levels)
+        self.expand = nn.ModuleList(PointwiseConv(width, c) for c in levels)
+        self.evaluators = [Evaluator() for _ in levels]
 
     def forward(self, skips: list[Tensor]) -> list[Tensor]:
         """Skips (B, H_i, W_i, C_i) → skips of the same shapes."""
         if len(self.attentions):
             skips = [attention(skip) for attention, skip in zip(self.attentions, skips, strict=True)]
         if len(self.expand):
-            with no_autocast(skips[0]):
-                unbounded = [at_least_float32(skip).permute(0, 3, 1, 2) for skip in skips]
-                reduced = [conv(skip) for conv, skip in zip(self.reduce, unbounded, strict=True)]
-            skips = [self._fuse(target, reduced).permute(0, 2, 3, 1) for target in range(len(skips))]
+            with no_autocast(skips[0]):  # neither skips nor products are bounded: half precision could overflow
+                reduced = [conv(at_least_float32(skip)) for conv, skip in zip(self.reduce, skips, strict=True)]
+                skips = [self._fuse(target, reduced) for target in range(len(skips))]
         return skips
 
     def _fuse(self, target: int, levels: list[Tensor]) -> Tensor:
-        size = (levels[target].shape[2], levels[target].shape[3])
+        size = (levels[target].shape[1], levels[target].shape[2])
         smooth: nn.ModuleList = self.smooth[target]  # type: ignore[assignment]
-        smoothed = [conv(_resize(x, size)) for conv, x in zip(smooth, levels, strict=True)]
-        # four factors multiplied overflow half precision, and so does their product as the convolution's input
-        with no_autocast(levels[target]):
-            return self.expand[target](functools.reduce(torch.mul, map(at_least_float32, smoothed)))
+        smoothed = [lazy(_resize(x, size)).then(conv) for conv, x in zip(smooth, levels, strict=True)]
+        return self.expand[target](self.evaluators[target](functools.reduce(operator.mul, smoothed)))
 
 
 def _refuse_bfss_for_ss2d(attention: SCABFSS, state_dict: dict, prefix: str, *_: Any) -> None:
@@ -113,8 +112,11 @@ def _refuse_bfss_for_ss2d(attention: SCABFSS, state_dict: dict, prefix: str, *_:
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Average pooling from a higher resolution, bilinear from a lower."""
+    if x.shape[1:3] == size:
+        return x
+    x = x.permute(0, 3, 1, 2)
     if x.shape[2] > size[0]:
-        return F.adaptive_avg_pool2d(x, size)
-    if x.shape[2] < size[0]:
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-    return x
+        x = F.adaptive_avg_pool2d(x, size)
+    else:
+        x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return x.permute(0, 2, 3, 1)

@@ -8,21 +8,11 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba_mis.architectures.convolutions import DepthwiseConv3x3
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
-from nnunet_mamba_mis.architectures.scan_blocks import SCANS, NoSSM, Scan, expression_of
+from nnunet_mamba_mis.architectures.scan_blocks import SCANS, NoSSM, Scan, scan_of
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 from nnunet_mamba_mis.ops import Evaluator, concat, lazy
-
-
-class DepthwiseConv3x3(nn.Conv2d):
-    """Depthwise 3×3 convolution with bias on channels-last features."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, kernel_size=3, padding=1, groups=channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C)."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class BSSS(nn.Module):
@@ -67,14 +57,14 @@ class BSSS(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        gating, scanned, filtered = (lazy(part) for part in x.split(self.widths, dim=-1))
+        features = lazy(x)
+        gating, scanned, filtered = features.split(self.widths)
         gate = gating.then(self.norms[0], self.projs[0], F.silu)
-        spatial = self.evaluate(scanned.then(self.norms[1], self.projs[1]))
-        features = expression_of(self.scan, F.silu(self.depthwise(spatial)))
+        mixed = scan_of(self.scan, scanned.then(self.norms[1], self.projs[1], self.depthwise, F.silu))
         if self.spectral_gate is not None:
-            spectral = self.spectral_gate(self.evaluate(filtered.then(self.norms[2], self.projs[2])))
-            features = concat(features, lazy(spectral).then(self.spectral_norm, F.silu))
-        return self.evaluate((features.then(self.fusion) * gate).then(self.out) + lazy(x))
+            spectral = filtered.then(self.norms[2], self.projs[2], self.spectral_gate, self.spectral_norm, F.silu)
+            mixed = concat(mixed, spectral)
+        return self.evaluate((mixed.then(self.fusion) * gate).then(self.out) + features)
 
 
 class NoSSMBlock(BSSS):

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba_mis.ops import Evaluator, Pixelwise, concat, lazy, s6, selective_scan
-from nnunet_mamba_mis.ops.modules import has_ordinary_weights, runs_forward_alone
+from nnunet_mamba_mis.ops import Evaluator, Expression, concat, lazy, s6, selective_scan
+from nnunet_mamba_mis.ops.modules import has_ordinary_weights, is_itself, runs_forward_alone
+from nnunet_mamba_mis.ops.native_layers import NativeLayer, ProjectedScan
 
 
 class S6(nn.Module):
@@ -33,7 +34,7 @@ class S6(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C), scanned in float32 even under autocast."""
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        if has_ordinary_weights(self.delta, nn.Linear) and has_ordinary_weights(self.bc, nn.Linear, bias=False):
+        if self._has_ordinary_projections():
             weights = (self.delta.weight, self.delta.bias, self.bc.weight, A, self.D)
             return s6(x, *weights, discretization=self.discretization)
         # hooked, pruned, replaced: the layers are run as what they are
@@ -41,6 +42,16 @@ class S6(nn.Module):
         B, C = bc.chunk(2, dim=1)
         y = selective_scan(u, delta, A, B, C, self.D, delta_softplus=True, discretization=self.discretization)
         return y.movedim(1, -1)  # type: ignore[union-attr]
+
+    def native_layer(self) -> NativeLayer | None:
+        """As `ops.native_layers.native_layer_of` asks for it."""
+        if not is_itself(self, S6, self.A_log, self.D) or not self._has_ordinary_projections():
+            return None
+        parameters = (self.delta.weight, self.delta.bias, self.bc.weight, self.A_log, self.D)
+        return NativeLayer(ProjectedScan(self.discretization), parameters)
+
+    def _has_ordinary_projections(self) -> bool:
+        return has_ordinary_weights(self.delta, nn.Linear) and has_ordinary_weights(self.bc, nn.Linear, bias=False)
 
 
 class DepthwiseMixer(nn.Module):
@@ -95,13 +106,11 @@ class BFSS(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        return self.evaluate(self.expression(x))
+        return self.evaluate(self.expression(lazy(x)))
 
-    def expression(self, x: Tensor) -> Pixelwise:
-        """As `forward`, but its fusion is left to be computed with the layers that take it."""
-        rows = self.scans[0](x)
-        columns = self.scans[1](x.transpose(1, 2)).transpose(1, 2)
-        return concat(lazy(rows), lazy(columns)).then(self.fusion)
+    def expression(self, x: Expression) -> Expression:
+        """As `forward`, to be computed with the layers before and after."""
+        return concat(x.then(self.scans[0]), x.columns(self.scans[1])).then(self.fusion)
 
 
 class NoSSM(BFSS):
@@ -131,14 +140,11 @@ class SS2D(nn.Module):
         return by_rows + by_columns.transpose(1, 2)
 
 
-def expression_of(scan: nn.Module, x: Tensor) -> Pixelwise:
-    """Result of a scan of x, of which what follows a BFSS's scans is left to be computed with the layers that take it.
-
-    A scan that is hooked or replaced is called.
-    """
+def scan_of(scan: nn.Module, x: Expression) -> Expression:
+    """Result of a scan of x; that of an ordinary BFSS is computed with the layers before and after."""
     if isinstance(scan, BFSS) and type(scan) in (BFSS, NoSSM) and runs_forward_alone(scan):
         return scan.expression(x)
-    return lazy(scan(x))
+    return x.then(scan)
 
 
 Scan = BFSS | SS2D

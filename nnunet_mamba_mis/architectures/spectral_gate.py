@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
+from nnunet_mamba_mis.ops.modules import is_itself
+from nnunet_mamba_mis.ops.native_layers import NativeLayer, SpectralFilter
 
 
 class SpectralGate(nn.Module):
@@ -31,3 +33,9 @@ class SpectralGate(nn.Module):
             spectrum = torch.fft.rfft2(at_least_float32(x), dim=(1, 2), norm="ortho")
             spectrum = torch.addcmul(torch.view_as_complex(self.bias), spectrum, torch.view_as_complex(self.weight))
             return torch.fft.irfft2(spectrum, s=self.size, dim=(1, 2), norm="ortho")
+
+    def native_layer(self) -> NativeLayer | None:
+        """As `ops.native_layers.native_layer_of` asks for it."""
+        if not is_itself(self, SpectralGate, self.weight, self.bias):
+            return None
+        return NativeLayer(SpectralFilter(self.size), (self.weight, self.bias))

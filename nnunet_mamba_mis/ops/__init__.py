@@ -1,6 +1,7 @@
-"""Operations of the network with native code behind them: the selective scan, the S6 layer, pixelwise expressions."""
+"""Operations of the network with native code behind them: the selective scan, the S6 layer, expressions of layers."""
 
-from nnunet_mamba_mis.ops.pixelwise import Evaluator, Pixelwise, concat, lazy
+from nnunet_mamba_mis.ops.evaluator import Evaluator
+from nnunet_mamba_mis.ops.expressions import Expression, concat, lazy
 from nnunet_mamba_mis.ops.s6 import s6
 from nnunet_mamba_mis.ops.selective_scan.api import selective_scan
 from nnunet_mamba_mis.ops.selective_scan.reference import selective_scan_reference
@@ -8,7 +9,7 @@ from nnunet_mamba_mis.ops.selective_scan.registry import available_backends
 
 __all__ = [
     "Evaluator",
-    "Pixelwise",
+    "Expression",
     "available_backends",
     "concat",
     "lazy",

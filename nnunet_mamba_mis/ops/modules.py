@@ -27,12 +27,7 @@ _TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)  # with the mean
 
 def is_ordinary(layer: object, kind: type[Module]) -> TypeGuard[Module]:
     """Whether a layer is of this class of torch.nn itself, with its forward and no hooks."""
-    return (
-        isinstance(layer, kind)
-        and type(layer) is kind
-        and _FORWARDS[kind] is kind.forward
-        and runs_forward_alone(layer)
-    )
+    return type(layer) is kind and _FORWARDS[kind] is kind.forward and runs_forward_alone(layer)
 
 
 def runs_forward_alone(module: nn.Module) -> bool:
@@ -48,6 +43,11 @@ def runs_forward_alone(module: nn.Module) -> bool:
         or "forward" in module.__dict__
         or any(_GLOBAL_HOOKS)
     )
+
+
+def is_itself(module: nn.Module, kind: type[nn.Module], *parameters: Tensor) -> bool:
+    """Whether a module is of this class itself, no hook or the like is on it, and its parameters are ordinary."""
+    return type(module) is kind and runs_forward_alone(module) and are_ordinary_tensors(*parameters)
 
 
 def are_ordinary_tensors(*tensors: Tensor | None) -> bool:

@@ -34,7 +34,12 @@ def run(function: str, problem: ctypes.Structure) -> None:
     Raises:
         MemoryError: There is not enough memory for scratch.
     """
-    if getattr(library(), f"mamba_mis_{function}")(ctypes.byref(problem)) != 0:
+    run_at(function, ctypes.addressof(problem))
+
+
+def run_at(function: str, address: int) -> None:
+    """As `run`, for the address of a problem."""
+    if getattr(library(), f"mamba_mis_{function}")(ctypes.c_void_p(address)) != 0:
         raise MemoryError(f"not enough memory for {function.replace('_', ' ')}")
 
 
@@ -61,9 +66,13 @@ def available() -> bool:
 
 def needs_operator(*tensors: Tensor) -> bool:
     """Whether torch has to see an operation: to differentiate, transform or trace it, or for what tensors stand for."""
+    return torch.is_grad_enabled() or is_watched(*tensors)
+
+
+def is_watched(*tensors: Tensor) -> bool:
+    """Whether torch has to see operations for another reason than to differentiate them once, backward."""
     return (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or transformed()
         or _get_current_dispatch_mode() is not None
@@ -108,6 +117,7 @@ def load_library(instruction_set: str) -> ctypes.CDLL:
     for struct in STRUCTS:
         if getattr(loaded, f"mamba_mis_sizeof_{struct.__name__}")() != ctypes.sizeof(struct):
             raise OSError(f"it was built from another version of the source, with another {struct.__name__}")
+    loaded.mamba_mis_spectrum_size.restype = ctypes.c_int64
     return loaded
 
 

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterable
 from typing import Any
 
-SCAN_INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "weight")
+SCAN_INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "weight", "weight_bc")
 
 
 def _fields(kind: Any, names: Iterable[str]) -> list[tuple[str, Any]]:
@@ -34,7 +34,7 @@ class ScanProblem(ctypes.Structure):
         *_fields(ctypes.c_void_p, (f"grad_{name}" for name in SCAN_INPUTS)),
         *_fields(ctypes.c_int64 * 4, ("grad_u_strides", "grad_delta_strides", "grad_z_strides")),
         *_fields(ctypes.c_int64 * 5, ("grad_B_strides", "grad_C_strides")),
-        *_fields(ctypes.c_int32, ("is_double", "softplus", "exact")),
+        *_fields(ctypes.c_int32, ("is_double", "softplus", "exact", "A_is_log", "add_grad_u")),
         ("threads", Threads),
     )
 
@@ -42,7 +42,12 @@ class ScanProblem(ctypes.Structure):
 class PixelTensor(ctypes.Structure):
     """PixelTensor of csrc/pixelwise.h."""
 
-    _fields_ = (("data", ctypes.c_void_p), ("channels", ctypes.c_int64), ("strides", ctypes.c_int64 * 4))
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("channels", ctypes.c_int64),
+        ("strides", ctypes.c_int64 * 4),
+        ("add", ctypes.c_int64),
+    )
 
 
 class PixelLayer(ctypes.Structure):
@@ -70,4 +75,51 @@ class PixelProblem(ctypes.Structure):
     )
 
 
-STRUCTS: tuple[type[ctypes.Structure], ...] = (Threads, ScanProblem, PixelTensor, PixelLayer, PixelProblem)
+class DepthwiseProblem(ctypes.Structure):
+    """DepthwiseProblem of csrc/depthwise.h."""
+
+    _fields_ = (
+        ("threads", Threads),
+        *_fields(ctypes.c_int32, ("is_double", "silu")),
+        *_fields(ctypes.c_int64, ("batch", "height", "width", "channels")),
+        *_fields(ctypes.c_void_p, ("x", "weight", "bias", "y", "grad_y", "grad_x", "grad_weight", "grad_bias")),
+    )
+
+
+class GateProblem(ctypes.Structure):
+    """GateProblem of csrc/spectral_gate.h."""
+
+    _fields_ = (
+        ("threads", Threads),
+        ("is_double", ctypes.c_int32),
+        *_fields(ctypes.c_int64, ("batch", "height", "width", "channels")),
+        *_fields(
+            ctypes.c_void_p,
+            ("x", "weight", "bias", "y", "spectrum", "grad_y", "grad_x", "grad_weight", "grad_bias"),
+        ),
+    )
+
+
+class ProgramStep(ctypes.Structure):
+    """ProgramStep of csrc/program.h."""
+
+    _fields_ = (("kind", ctypes.c_int64), ("problem", ctypes.c_void_p))
+
+
+class Program(ctypes.Structure):
+    """Program of csrc/program.h."""
+
+    _fields_ = (("threads", Threads), ("count", ctypes.c_int64), ("steps", ctypes.c_void_p))
+
+
+STRUCTS: tuple[type[ctypes.Structure], ...] = (
+    Threads,
+    ScanProblem,
+    PixelTensor,
+    PixelLayer,
+    PixelProblem,
+    DepthwiseProblem,
+    GateProblem,
+    ProgramStep,
+    Program,
+)

@@ -1,10 +1,7 @@
-"""Layers that work on every pixel on its own, written as an expression and computed at once.
+"""Layers that work on every pixel on its own, computed at once.
 
-    gate = lazy(x).then(norm, linear, F.silu)
-    y = evaluate((concat(lazy(a), lazy(b)).then(fusion) * gate).then(linear) + lazy(x))
-
-On a CPU pixels go through the whole expression tile by tile, in native code: what lies between is neither written to
-memory nor kept for backward, which runs the layers again. Elsewhere, and for layers that the native code does not know
+On a CPU pixels go through all steps tile by tile, in native code: what lies between is neither written to memory nor
+kept for backward, which runs the layers again. Elsewhere, and for layers that the native code does not know
 (subclasses, layers without a bias or with hooks, tensors to be broadcast), torch runs one after the other.
 """
 
@@ -26,9 +23,7 @@ from nnunet_mamba_mis.ops.native_pixelwise import (
     LINEAR,
     LOAD,
     NORM,
-    PLUS,
     SILU,
-    TIMES,
     native_layers,
     native_pixelwise,
     run_forward,
@@ -38,87 +33,52 @@ from nnunet_mamba_mis.ops.native_structs import PixelLayer
 Layer = Callable[[Tensor], Tensor]
 # on a stack: LOAD puts the next tensor on it, CONCAT, TIMES and PLUS take two from it and layers one
 Step = Layer | int
+Steps = tuple[Step, ...]
 
 
-class Pixelwise:
-    """Features (batch, H, W, channels) as an expression, for `Evaluator` to compute."""
-
-    def __init__(self, tensors: tuple[Tensor, ...], steps: tuple[Step, ...]) -> None:
-        self.tensors = tensors
-        self.steps = steps
-
-    def then(self, *layers: Layer) -> Pixelwise:
-        """Apply layers in turn: `nn.LayerNorm` over the channels, `nn.Linear`, SiLU, and others, which torch runs.
-
-        An `nn.Sequential` is its layers, unless it has hooks or the like.
-        """
-        steps: list[Layer] = []
-        for layer in layers:
-            steps += list(layer) if is_ordinary(layer, nn.Sequential) else [layer]
-        return Pixelwise(self.tensors, (*self.steps, *steps))
-
-    def __mul__(self, factor: Pixelwise) -> Pixelwise:
-        return self._joined(factor, TIMES)
-
-    def __add__(self, term: Pixelwise) -> Pixelwise:
-        return self._joined(term, PLUS)
-
-    def _joined(self, other: Pixelwise, step: Step) -> Pixelwise:
-        return Pixelwise((*self.tensors, *other.tensors), (*self.steps, *other.steps, step))
-
-    def by_torch(self) -> Tensor:
-        """Compute it one step after the other."""
-        tensors = iter(self.tensors)
-        stack: list[Tensor] = []
-        for step in self.steps:
-            if step == LOAD:
-                stack.append(next(tensors))
-            elif isinstance(step, int):
-                top = stack.pop()
-                stack[-1] = JOINS[step](stack[-1], top)
-            else:
-                stack[-1] = step(stack[-1])
-        return stack.pop()
+def by_torch(tensors: tuple[Tensor, ...], steps: Steps) -> Tensor:
+    """Compute one step after the other."""
+    loaded = iter(tensors)
+    stack: list[Tensor] = []
+    for step in steps:
+        if step == LOAD:
+            stack.append(next(loaded))
+        elif isinstance(step, int):
+            top = stack.pop()
+            stack[-1] = JOINS[step](stack[-1], top)
+        else:
+            stack[-1] = step(stack[-1])
+    return stack.pop()
 
 
-def lazy(x: Tensor) -> Pixelwise:
-    """Features (batch, H, W, channels), any strides, to begin an expression with."""
-    return Pixelwise((x,), (LOAD,))
-
-
-def concat(a: Pixelwise, b: Pixelwise) -> Pixelwise:
-    """Features side by side, a's channels first."""
-    return a._joined(b, CONCAT)
-
-
-class Evaluator:
-    """Computes the expressions of one module, and keeps a plan for each.
+class PixelwiseEvaluator:
+    """Computes steps, and keeps a plan for each sequence of them.
 
     What a plan depends on is checked at every call, so that layers and parameters can be replaced or moved.
     """
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[Step, ...], _Plan] = {}
+        self._plans: dict[Steps, PixelPlan] = {}
 
-    def __reduce__(self) -> tuple[type[Evaluator], tuple[()]]:
-        return Evaluator, ()  # copies and pickles of a module make their own plans
-
-    def __call__(self, x: Pixelwise) -> Tensor:
+    def __call__(self, tensors: tuple[Tensor, ...], steps: Steps) -> Tensor:
         """Features (batch, H, W, channels after the last step)."""
-        if len(x.steps) == 1 or not _suits(x.tensors):
-            return x.by_torch()
+        if not _suits(tensors):
+            return by_torch(tensors, steps)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        plan = None if traced else self._plans.get(x.steps)
-        if plan is None or (parameters := plan.parameters(x.tensors)) is None:
-            plan = _make_plan(x)
-            if plan is None or (parameters := plan.parameters(x.tensors)) is None:
-                return x.by_torch()
+        widths = [t.shape[-1] for t in tensors]
+        plan = None if traced else self._plans.get(steps)
+        parameters = None if plan is None or plan.inputs != widths else _fitting_parameters(plan, tensors[0])
+        if plan is None or parameters is None:
+            plan = make_plan(widths, steps)
+            parameters = None if plan is None else _fitting_parameters(plan, tensors[0])
+            if plan is None or parameters is None:
+                return by_torch(tensors, steps)
             if not traced:
-                self._plans[x.steps] = plan
+                self._plans[steps] = plan
         # the operator itself takes as long as a small layer
-        if native.needs_operator(*x.tensors, *parameters) or not all(p.is_contiguous() for p in parameters):
-            return native_pixelwise(x.tensors, parameters, plan.kinds, plan.eps)
-        return run_forward(x.tensors, plan.layers(x.tensors, parameters))
+        if native.needs_operator(*tensors, *parameters) or not all(p.is_contiguous() for p in parameters):
+            return native_pixelwise(tensors, parameters, plan.kinds, plan.eps)
+        return run_forward(tensors, plan.layers(tensors, parameters))
 
 
 class _WithParameters(NamedTuple):
@@ -130,22 +90,24 @@ class _WithParameters(NamedTuple):
     eps: float | None = None  # of a norm
 
     def parameters(self) -> tuple[Tensor, Tensor] | None:
-        """Weight and bias, or None if the layer has become another."""
+        """Weight and bias, or None if the layer has become another; their shapes are not looked at."""
         layer = self.layer
         if not is_ordinary(layer, self.kind):
             return None
+        if self.kind is nn.LayerNorm and (layer.eps != self.eps or layer.normalized_shape != self.weight):
+            return None
         weight, bias = layer.weight, layer.bias
-        fits = bias is not None and weight.shape == self.weight and bias.shape == self.weight[:1]
-        if self.kind is nn.LayerNorm:
-            fits = fits and layer.eps == self.eps and layer.normalized_shape == self.weight
-        return (weight, bias) if fits and are_ordinary_tensors(weight, bias) else None
+        if weight is None or bias is None or not are_ordinary_tensors(weight, bias):
+            return None
+        return weight, bias
 
 
-class _Plan:
-    """What the native code needs of an expression besides its tensors."""
+class PixelPlan:
+    """What the native code needs of steps besides their tensors."""
 
     def __init__(self) -> None:
         self.kinds: list[int] = []
+        self.widths: list[int] = []  # channels of each step's result
         self.eps: list[float] = []
         self.inputs: list[int] = []  # channels of each tensor
         self.with_parameters: list[_WithParameters] = []
@@ -153,21 +115,26 @@ class _Plan:
         self._layers: tuple[list[int], ctypes.Array[PixelLayer] | None] = ([], None)
 
     def add(self, kind: int, eps: float = 0.0) -> None:
+        """Append a step."""
         self.kinds.append(kind)
         self.eps.append(eps)
 
-    def parameters(self, tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
-        """Weight and bias of each norm and linear layer; None unless the plan holds for these tensors and layers."""
-        dtype, device = tensors[0].dtype, tensors[0].device
-        if [t.shape[-1] for t in tensors] != self.inputs or not all(map(_is_silu, self.without_parameters)):
-            return None
+    def parameters(self) -> list[Tensor] | None:
+        """Weight and bias of each norm and linear layer, or None if one has become another."""
+        for layer in self.without_parameters:
+            if not _is_silu(layer):
+                return None
         parameters: list[Tensor] = []
-        for layer in self.with_parameters:
-            pair = layer.parameters()
+        for with_parameters in self.with_parameters:
+            pair = with_parameters.parameters()
             if pair is None:
                 return None
             parameters += pair
-        return parameters if all(p.dtype == dtype and p.device == device for p in parameters) else None
+        return parameters
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the parameters."""
+        return [shape for layer in self.with_parameters for shape in (layer.weight, layer.weight[:1])]
 
     def layers(self, tensors: tuple[Tensor, ...], parameters: list[Tensor]) -> ctypes.Array[PixelLayer]:
         """Steps as the native code takes them, made again when a parameter has moved."""
@@ -179,14 +146,25 @@ class _Plan:
         return layers
 
 
-def _make_plan(x: Pixelwise) -> _Plan | None:
-    """A plan, or None for steps that the native code does not know: it does no bounds checks."""
-    plan = _Plan()
-    tensors = iter(x.tensors)
+def _fitting_parameters(plan: PixelPlan, like: Tensor) -> list[Tensor] | None:
+    """A plan's parameters, or None unless they have the shapes that it was made for, and a tensor's type and device."""
+    parameters = plan.parameters()
+    if parameters is None or [p.shape for p in parameters] != plan.shapes():
+        return None
+    return parameters if all(p.dtype == like.dtype and p.device == like.device for p in parameters) else None
+
+
+def make_plan(widths: list[int], steps: Steps) -> PixelPlan | None:
+    """A plan for tensors of these channels, or None for steps that the native code does not know.
+
+    It does no bounds checks.
+    """
+    plan = PixelPlan()
+    inputs = iter(widths)
     stack: list[int] = []  # channels
-    for step in x.steps:
+    for step in steps:
         if step == LOAD:
-            stack.append(next(tensors).shape[-1])
+            stack.append(next(inputs))
             plan.inputs.append(stack[-1])
             plan.add(LOAD)
         elif isinstance(step, int):
@@ -198,10 +176,11 @@ def _make_plan(x: Pixelwise) -> _Plan | None:
             plan.add(step)
         elif not _add_layer(plan, step, stack):
             return None
+        plan.widths.append(stack[-1])
     return plan
 
 
-def _add_layer(plan: _Plan, layer: Layer, stack: list[int]) -> bool:
+def _add_layer(plan: PixelPlan, layer: Layer, stack: list[int]) -> bool:
     channels = stack[-1]
     if layer is F.silu:
         plan.add(SILU)
@@ -241,3 +220,8 @@ def _suits(tensors: tuple[Tensor, ...]) -> bool:
             for t in tensors
         )
     )
+
+
+def is_pixelwise(layer: object) -> bool:
+    """Whether a layer may be a step."""
+    return layer is F.silu or isinstance(layer, (nn.LayerNorm, nn.Linear, nn.SiLU))

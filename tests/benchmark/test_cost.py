@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_mamba_mis.architectures import MambaMIS
-from nnunet_mamba_mis.architectures.basic_blocks import BSSS, DepthwiseConv3x3, ViTBlock
+from nnunet_mamba_mis.architectures.basic_blocks import BSSS, ViTBlock
+from nnunet_mamba_mis.architectures.convolutions import DepthwiseConv3x3
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 from nnunet_mamba_mis.architectures.umamba import MambaLayer
 from nnunet_mamba_mis.benchmark.cost.flops import FORMULAS, count_flops

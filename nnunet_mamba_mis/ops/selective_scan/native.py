@@ -108,6 +108,8 @@ def _run(direction: str, tensors: Tensors, softplus: bool, exact: bool) -> None:
         else:
             strides[:] = tensor.stride()
         setattr(problem, name, tensor.data_ptr())
+        if name in ("weight", "grad_weight"):  # rows for B and C follow those for Δ
+            setattr(problem, f"{name}_bc", tensor[channels:].data_ptr())
     native.run(f"scan_{direction}", problem)
 
 

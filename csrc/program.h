@@ -1,0 +1,18 @@
+// Several operations in a row, run by one team of threads: the interface between Python (ctypes) and the native code.
+#pragma once
+
+#include "threads.h"
+
+enum StepKind : int64_t { kPixelwise, kScan, kDepthwise, kSpectralGate };
+
+struct ProgramStep {
+    int64_t kind;
+    const void *problem;  // of the kind
+};
+
+// Backward runs the steps from the last to the first. Mirrored in nnunet_mamba_mis/ops/native_structs.py.
+struct Program {
+    Threads threads;
+    int64_t count;
+    const ProgramStep *steps;
+};

@@ -1,0 +1,37 @@
+"""Convolutions on channels-last features."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba_mis.ops.modules import is_itself
+from nnunet_mamba_mis.ops.native_layers import DepthwiseConvolution, NativeLayer
+
+
+class DepthwiseConv3x3(nn.Conv2d):
+    """Depthwise 3×3 convolution with bias."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, kernel_size=3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def native_layer(self) -> NativeLayer | None:
+        """As `ops.native_layers.native_layer_of` asks for it."""
+        if self.bias is None or not is_itself(self, DepthwiseConv3x3, self.weight, self.bias):
+            return None
+        return NativeLayer(DepthwiseConvolution(), (self.weight, self.bias))
+
+
+class PointwiseConv(nn.Conv2d):
+    """1×1 convolution with bias, computed as the linear layer that it is."""
+
+    def __init__(self, channels: int, output_channels: int) -> None:
+        super().__init__(channels, output_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C')."""
+        return F.linear(x, self.weight.flatten(1), self.bias)

@@ -1,0 +1,107 @@
+"""Computations on features written as expressions, so that what computes them can see the whole.
+
+    x = lazy(x)
+    gate, rest = x.split((3, 5))
+    y = evaluate((concat(rest.then(norm, linear), gate.then(F.silu)) * gate).then(linear) + x)
+
+An expression is computed by an `Evaluator`. Its operands share one list of nodes, each of which names its sources by
+their places in the list, all before its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_mamba_mis.ops.modules import is_ordinary
+
+Layer = Callable[[Tensor], Tensor]
+
+LOAD, PART, LAYER, COLUMNS, CONCAT, TIMES, PLUS = range(7)
+
+
+# kind, places of the sources, and: for LOAD the place among the tensors, for PART its first
+# channel and the one after its last, for LAYER and COLUMNS the layer
+Node = tuple[int, tuple[int, ...], Any]
+
+
+def compute(node: Node, values: Sequence[Tensor]) -> Tensor:
+    """The result of an operation on what its sources have yielded, by PyTorch operations."""
+    kind, _, what = node
+    if kind == LAYER:
+        return what(*values)
+    if kind == COLUMNS:
+        return what(values[0].transpose(1, 2)).transpose(1, 2)
+    if kind == PART:
+        return values[0][..., slice(*what)]
+    if kind == CONCAT:
+        return torch.cat([*values], dim=-1)
+    return values[0] * values[1] if kind == TIMES else values[0] + values[1]
+
+
+class Expression:
+    """Features (batch, H, W, channels) to be computed."""
+
+    __slots__ = ("index", "nodes", "tensors")
+
+    def __init__(self, tensors: list[Tensor], nodes: list[Node], index: int) -> None:
+        self.tensors = tensors
+        self.nodes = nodes
+        self.index = index
+
+    def then(self, *layers: Layer) -> Expression:
+        """Apply layers in turn. An `nn.Sequential` is its layers, unless it has hooks or the like."""
+        index = self.index
+        for layer in layers:
+            is_chain = isinstance(layer, nn.Sequential) and is_ordinary(layer, nn.Sequential)
+            for single in layer if is_chain else (layer,):  # type: ignore[union-attr]
+                self.nodes.append((LAYER, (index,), single))
+                index = len(self.nodes) - 1
+        return Expression(self.tensors, self.nodes, index)
+
+    def columns(self, layer: Layer) -> Expression:
+        """Apply a layer to the transposed image, and transpose its result back."""
+        return self._with((COLUMNS, (self.index,), layer))
+
+    def split(self, widths: Iterable[int]) -> list[Expression]:
+        """Cut the channels into parts."""
+        bounds = itertools.accumulate(widths, initial=0)
+        return [self._with((PART, (self.index,), part)) for part in itertools.pairwise(bounds)]
+
+    def __mul__(self, factor: Expression) -> Expression:
+        return self._joined(TIMES, factor)
+
+    def __add__(self, term: Expression) -> Expression:
+        return self._joined(PLUS, term)
+
+    def _joined(self, kind: int, other: Expression) -> Expression:
+        return self._with((kind, (self.index, self._index_of(other)), None))
+
+    def _with(self, node: Node) -> Expression:
+        self.nodes.append(node)
+        return Expression(self.tensors, self.nodes, len(self.nodes) - 1)
+
+    def _index_of(self, other: Expression) -> int:
+        """Place of another expression's node among this one's nodes, which take up the others if need be."""
+        if other.nodes is self.nodes:
+            return other.index
+        nodes, tensors = len(self.nodes), len(self.tensors)
+        self.tensors.extend(other.tensors)
+        for kind, sources, what in other.nodes:
+            moved = what + tensors if kind == LOAD else what
+            self.nodes.append((kind, tuple(source + nodes for source in sources), moved))
+        return other.index + nodes
+
+
+def lazy(x: Tensor) -> Expression:
+    """Features (batch, H, W, channels), any strides, to begin an expression with."""
+    return Expression([x], [(LOAD, (), 0)], 0)
+
+
+def concat(a: Expression, b: Expression) -> Expression:
+    """Features side by side, a's channels first."""
+    return a._joined(CONCAT, b)

@@ -1,0 +1,100 @@
+"""All pieces of an expression as one native operation, forward and backward, where nothing asks for the pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.expressions import COLUMNS, LAYER, Node
+from nnunet_mamba_mis.ops.native_layers import NativeLayer, native_layer_of
+from nnunet_mamba_mis.ops.pieces import Piece
+from nnunet_mamba_mis.ops.program_builder import NativeProgram, build
+from nnunet_mamba_mis.ops.transforms import gradients_in_torch
+
+_MOST_SHAPES = 16  # of tensors, that programs are kept for
+
+
+class Programs:
+    """Programs for one expression, by the shapes of its tensors."""
+
+    def __init__(self, nodes: Sequence[Node], pieces: Sequence[Piece]) -> None:
+        self._nodes = nodes
+        self._pieces = pieces
+        self._layers = [
+            nodes[piece.node][2] for piece in pieces if piece.steps is None and nodes[piece.node][0] in (LAYER, COLUMNS)
+        ]
+        self._by_shapes: dict[Any, NativeProgram] = {}
+
+    def run(self, tensors: list[Tensor]) -> Tensor | None:
+        """The expression's value, or None where something asks for the pieces.
+
+        That is a hook, a transform, autocast, a device without native code, or a layer that the native code does not
+        know.
+        """
+        if not self._layers or not _suit(tensors):
+            return None
+        layers: list[NativeLayer] = []
+        for module in self._layers:
+            layer = native_layer_of(module)
+            if layer is None:
+                return None
+            layers.append(layer)
+        key = (*((t.shape, t.stride()) for t in tensors), tensors[0].dtype, torch.get_num_threads())
+        program = self._by_shapes.get(key)
+        parameters = None if program is None else program.parameters(layers)
+        if program is None or parameters is None:
+            program = build(self._nodes, self._pieces, tensors, layers)
+            parameters = None if program is None else program.parameters(layers)
+            if program is None or parameters is None:
+                return None
+            if len(self._by_shapes) >= _MOST_SHAPES:
+                self._by_shapes.clear()
+            self._by_shapes[key] = program
+        if torch.is_grad_enabled():
+            return _Run.apply(program, len(tensors), *tensors, *parameters)
+        return program.forward(tensors, parameters, keep=False)[0]
+
+
+def _suit(tensors: list[Tensor]) -> bool:
+    first = tensors[0]
+    return (
+        first.device.type == "cpu"
+        and first.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and native.available()
+        and not native.is_watched(*tensors)
+        and all(
+            t.dim() == 4
+            and t.numel() > 0
+            and t.shape[:3] == first.shape[:3]
+            and t.dtype == first.dtype
+            and t.device == first.device
+            and t.layout is torch.strided
+            for t in tensors
+        )
+    )
+
+
+class _Run(torch.autograd.Function):
+    """A program, differentiable. Gradients of its gradients come from PyTorch operations."""
+
+    @staticmethod
+    def forward(ctx: Any, program: NativeProgram, count: int, *given: Tensor) -> Tensor:
+        y, kept = program.forward(given[:count], given[count:], keep=True)
+        ctx.program, ctx.count = program, count
+        ctx.save_for_backward(*given, kept)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        *given, kept = ctx.saved_tensors
+        program, count = ctx.program, ctx.count
+        if torch.is_grad_enabled():
+            gradients = gradients_in_torch(lambda *t: program.in_torch(t[:count], t[count:]), given, grad_y)
+        else:
+            gradients = program.backward(given[:count], given[count:], kept, grad_y)
+        return None, None, *gradients

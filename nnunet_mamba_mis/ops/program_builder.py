@@ -1,0 +1,545 @@
+"""Programs for the native code (csrc/program.h): where every value lies, and the structs that say what to do with it.
+
+Values between pieces lie in two stretches of memory: one that is kept for backward, and one for what a pass itself
+needs. Structs are made once for tensors of given shapes, as one block of bytes in which only addresses are missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.expressions import COLUMNS, LOAD, PART, Node, compute
+from nnunet_mamba_mis.ops.native_layers import (
+    DepthwiseConvolution,
+    LayerKind,
+    NativeLayer,
+    ProjectedScan,
+    SpectralFilter,
+)
+from nnunet_mamba_mis.ops.native_pixelwise import LINEAR, NORM, SILU, pixelwise_in_torch
+from nnunet_mamba_mis.ops.native_structs import (
+    DepthwiseProblem,
+    GateProblem,
+    PixelLayer,
+    PixelProblem,
+    PixelTensor,
+    Program,
+    ProgramStep,
+    ScanProblem,
+)
+from nnunet_mamba_mis.ops.pieces import Piece
+from nnunet_mamba_mis.ops.pixelwise import PixelPlan, make_plan
+
+PIXELWISE, SCAN, DEPTHWISE, GATE = range(4)  # StepKind of csrc/program.h
+_ALIGNMENT = 64  # of values in memory, bytes
+
+# What addresses are relative to. Tensors, their gradients, parameters and theirs follow.
+_BLOCK, _KEPT, _SCRATCH, _Y, _FIRST = range(5)  # _Y: the result, or in backward its gradient
+
+
+class UnfitError(Exception):
+    """The native code cannot do it."""
+
+
+class Place(NamedTuple):
+    """Where a value lies: (batch, H, W, channels) from `offset` on, in elements."""
+
+    base: int
+    offset: int
+    strides: tuple[int, ...]
+    channels: int
+
+    def part(self, begin: int, end: int) -> Place:
+        """A part of the channels."""
+        return self._replace(offset=self.offset + begin * self.strides[3], channels=end - begin)
+
+
+class _Work(NamedTuple):
+    """A piece as the native code runs it."""
+
+    node: int
+    sources: tuple[int, ...]
+    plan: PixelPlan | None = None  # of a pixelwise piece
+    kind: LayerKind | None = None  # of a layer
+    layer: int = 0  # its place among the layers
+    columns: bool = False  # whether it works on the transposed image
+    silu: PixelPlan | None = None  # of SiLU that follows it
+    shapes: tuple[tuple[int, ...], ...] = ()  # of the parameters
+    first: int = 0  # place of the first parameter
+
+
+class NativeProgram:
+    """An expression's work for tensors of given shapes. The tensors themselves, and parameters, come with a call.
+
+    Raises:
+        UnfitError: The native code cannot do it.
+    """
+
+    def __init__(
+        self, nodes: Sequence[Node], pieces: Sequence[Piece], tensors: Sequence[Tensor], layers: list[NativeLayer]
+    ) -> None:
+        self.nodes = nodes
+        self.size = tuple(tensors[0].shape[:3])
+        self.like = tensors[0].new_empty(0)
+        self.loaded = {i: what for i, (kind, _, what) in enumerate(nodes) if kind == LOAD}
+        self.tensor_places = [Place(_FIRST + i, 0, t.stride(), t.shape[-1]) for i, t in enumerate(tensors)]
+        self.channels = {i: tensors[place].shape[-1] for i, place in self.loaded.items()}
+        self.root = pieces[-1].node
+        self.work = self._in_order(pieces, layers)
+        self._forward = {keep: ForwardPass(self, keep) for keep in (False, True)}
+        self._backward = BackwardPass(self, self._forward[True])
+
+    def parameters(self, layers: list[NativeLayer]) -> list[Tensor] | None:
+        """All parameters in the order of the work; None where layers are no longer what the program was made for."""
+        found: list[Tensor] = []
+        for work in self.work:
+            plan = work.plan or work.silu
+            if plan is not None:
+                parameters = plan.parameters()
+                if parameters is None:
+                    return None
+                found += parameters
+            if work.kind is not None:
+                layer = layers[work.layer]
+                if layer.kind != work.kind:
+                    return None
+                found += layer.parameters
+        dtype, device = self.like.dtype, self.like.device
+        for parameter, shape in zip(found, self.shapes, strict=True):
+            if (
+                parameter.shape != shape
+                or parameter.dtype != dtype
+                or parameter.device != device
+                or not parameter.is_contiguous()
+                or parameter.is_neg()
+                or parameter._is_zerotensor()
+            ):
+                return None
+        return found
+
+    def forward(self, tensors: Sequence[Tensor], parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
+        """The result, and what backward needs besides tensors and parameters, if it is to be kept."""
+        run = self._forward[keep]
+        y = self.like.new_empty(*self.size, self.channels[self.root])
+        kept, scratch = self.like.new_empty(run.kept.size), self.like.new_empty(run.scratch.size)
+        run.block.run("program_forward", [0, *(t.data_ptr() for t in (kept, scratch, y, *tensors, *parameters))])
+        return y, kept
+
+    def backward(
+        self, tensors: Sequence[Tensor], parameters: Sequence[Tensor], kept: Tensor, grad_y: Tensor
+    ) -> list[Tensor]:
+        """Gradients of tensors and parameters."""
+        run = self._backward
+        grad_y = grad_y.contiguous()
+        scratch = self.like.new_empty(run.scratch.size)
+        grads = [t.new_zeros(t.shape) if i in run.to_zero else t.new_empty(t.shape) for i, t in enumerate(tensors)]
+        grads += [torch.empty_like(p) for p in parameters]
+        given = (kept, scratch, grad_y, *tensors, *parameters, *grads)
+        run.block.run("program_backward", [0, *(t.data_ptr() for t in given)])
+        return grads
+
+    def in_torch(self, tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+        """The result by PyTorch operations that all transforms know."""
+        values = {i: tensors[place] for i, place in self.loaded.items()}
+
+        def value(i: int) -> Tensor:
+            kind, sources, _ = self.nodes[i]
+            return compute(self.nodes[i], [value(sources[0])]) if kind == PART else values[i]
+
+        for work in self.work:
+            taken, given = [value(i) for i in work.sources], parameters[work.first : work.first + len(work.shapes)]
+            if work.plan is not None:
+                values[work.node] = pixelwise_in_torch(taken, given, work.plan.kinds, work.plan.eps)
+            elif work.kind is not None:
+                x = taken[0].transpose(1, 2) if work.columns else taken[0]
+                x = work.kind.in_torch(x, *given)
+                x = torch.nn.functional.silu(x) if work.silu else x
+                values[work.node] = x.transpose(1, 2) if work.columns else x
+        return values[self.root]
+
+    def _in_order(self, pieces: Sequence[Piece], layers: list[NativeLayer]) -> list[_Work]:
+        works: list[_Work] = []
+        given = iter(enumerate(layers))
+        for piece in pieces:
+            kind, _, what = self.nodes[piece.node]
+            if kind == PART:
+                self.channels[piece.node] = what[1] - what[0]
+            elif piece.steps is None:
+                works.append(self._layer_work(piece, kind == COLUMNS, *next(given)))
+            else:
+                works.append(self._pixelwise_work(piece))
+        works = self._with_silu(works)
+        first = 0
+        for i, work in enumerate(works):
+            works[i] = work._replace(first=first)
+            first += len(work.shapes)
+        self.shapes = [shape for work in works for shape in work.shapes]
+        return works
+
+    def _pixelwise_work(self, piece: Piece) -> _Work:
+        plan = make_plan([self.channels[i] for i in piece.sources], piece.steps or ())
+        if plan is None:
+            raise UnfitError
+        self.channels[piece.node] = plan.widths[-1]
+        return _Work(piece.node, piece.sources, plan, shapes=tuple(plan.shapes()))
+
+    def _layer_work(self, piece: Piece, columns: bool, place: int, layer: NativeLayer) -> _Work:
+        channels = self.channels[piece.node] = self.channels[piece.sources[0]]
+        _, height, width = self.size
+        shapes = layer.kind.shapes((height, width), channels, layer.parameters)
+        if shapes != [tuple(p.shape) for p in layer.parameters]:
+            raise UnfitError
+        if columns and not isinstance(layer.kind, ProjectedScan):
+            raise UnfitError
+        return _Work(piece.node, piece.sources, None, layer.kind, place, columns, None, tuple(shapes))
+
+    @staticmethod
+    def _with_silu(works: list[_Work]) -> list[_Work]:
+        """Let depthwise convolutions apply the SiLU that alone takes their results."""
+        uses = Counter(i for work in works for i in work.sources)
+        merged: dict[int, _Work] = {}
+        for work in works:
+            before = merged.get(work.sources[0])
+            if (
+                work.plan is not None
+                and work.plan.kinds[1:] == [SILU]
+                and before is not None
+                and isinstance(before.kind, DepthwiseConvolution)
+                and uses[before.node] == 1
+            ):
+                del merged[before.node]
+                work = before._replace(node=work.node, silu=work.plan)
+            merged[work.node] = work
+        return list(merged.values())
+
+
+def build(
+    nodes: Sequence[Node], pieces: Sequence[Piece], tensors: Sequence[Tensor], layers: list[NativeLayer]
+) -> NativeProgram | None:
+    """A program, or None for what the native code cannot do."""
+    try:
+        return NativeProgram(nodes, pieces, tensors, layers)
+    except UnfitError:
+        return None
+
+
+class _Stretch:
+    """Memory that is handed out from its beginning, in elements."""
+
+    def __init__(self, base: int, item: int) -> None:
+        self.base = base
+        self.size = 0
+        self._step = _ALIGNMENT // item
+
+    def take(self, count: int) -> tuple[int, int]:
+        """Base and offset of so many elements."""
+        start = self.size
+        self.size += -(-count // self._step) * self._step
+        return self.base, start
+
+    def image(self, size: tuple[int, ...], channels: int) -> Place:
+        """A place for contiguous features."""
+        batch = size[0]
+        strides = _contiguous_strides(size, channels)
+        return Place(*self.take(batch * strides[0]), strides, channels)
+
+
+class _Block:
+    """Structs one after the other, and the places in them where addresses belong."""
+
+    def __init__(self, item: int) -> None:
+        self._bytes = bytearray()
+        self._item = item
+        self._addresses: list[tuple[int, int, int]] = []  # position, base, bytes after it
+        self._words: tuple[np.ndarray, ...] | None = None
+
+    def add(self, struct: ctypes.Structure | ctypes.Array, **addresses: tuple[int, int] | int | None) -> int:
+        """Append a struct, and return its position.
+
+        Args:
+            struct: The struct; a multiple of eight bytes.
+            addresses: For fields of it, a base and elements after it, or the position of another struct.
+        """
+        position = len(self._bytes)
+        self._bytes += bytes(struct)
+        for field, address in addresses.items():
+            if address is not None:
+                self.point(position + getattr(type(struct), field).offset, address)
+        return position
+
+    def point(self, position: int, address: tuple[int, int] | int) -> None:
+        """Fill in an address at a position."""
+        base, offset = (_BLOCK, address) if isinstance(address, int) else (address[0], address[1] * self._item)
+        self._addresses.append((position, base, offset))
+
+    def run(self, function: str, bases: list[int]) -> None:
+        """Call a function of the native code with the last struct."""
+        if self._words is None:
+            positions, kinds, offsets = (np.array(column) for column in zip(*self._addresses, strict=True))
+            self._words = np.frombuffer(bytes(self._bytes), dtype=np.int64), positions // 8, kinds, offsets
+        template, positions, kinds, offsets = self._words
+        words = template.copy()
+        bases[_BLOCK] = words.__array_interface__["data"][0]
+        words[positions] = np.array(bases)[kinds] + offsets
+        native.run_at(function, bases[_BLOCK] + 8 * len(words) - ctypes.sizeof(Program))
+
+
+class _Pass:
+    """One direction of a program: where values lie, and the structs that say what to do."""
+
+    def __init__(self, program: NativeProgram) -> None:
+        self.program = program
+        item = program.like.element_size()
+        self.kept, self.scratch = _Stretch(_KEPT, item), _Stretch(_SCRATCH, item)
+        self.block = _Block(item)
+        self.first_parameter = _FIRST + len(program.tensor_places)
+        self.common = {"threads": native.threads(), "is_double": program.like.dtype == torch.float64}
+
+    def result_or_its_gradient(self) -> Place:
+        """Place of what the caller hands over or gets back, contiguous."""
+        channels = self.program.channels[self.program.root]
+        return Place(_Y, 0, _contiguous_strides(self.program.size, channels), channels)
+
+    def parameters(self, work: _Work, *fields: str, shift: int = 0) -> dict[str, tuple[int, int]]:
+        """Addresses of the parameters of a piece of work, or of what lies so many bases behind them."""
+        first = self.first_parameter + shift + work.first
+        return {field: (first + i, 0) for i, field in enumerate(fields)}
+
+    def features(self, work: _Work, channels: int) -> dict[str, Any]:
+        """Sizes for the structs of convolutions and gates."""
+        batch, height, width = self.program.size
+        return {**self.common, "batch": batch, "height": height, "width": width, "channels": channels}
+
+    def scan_problem(self, work: _Work, channels: int) -> ScanProblem:
+        """A scan without its tensors."""
+        batch, height, width = self.program.size
+        kind = work.kind
+        return ScanProblem(
+            batch=batch,
+            channels=channels,
+            groups=1,
+            states=work.shapes[3][1],
+            outer=width if work.columns else height,
+            inner=height if work.columns else width,
+            softplus=True,
+            exact=isinstance(kind, ProjectedScan) and kind.discretization == "zoh",
+            A_is_log=True,
+            **self.common,
+        )
+
+    def pixel_tensors(self, places: Sequence[Place], add: Sequence[bool] = ()) -> int:
+        """Position of an array of tensors."""
+        array = (PixelTensor * len(places))()
+        for tensor, place, adds in zip(array, places, add or [False] * len(places), strict=True):
+            tensor.channels, tensor.strides[:], tensor.add = place.channels, place.strides, adds
+        position = self.block.add(array)
+        for i, place in enumerate(places):
+            self.block.point(position + i * ctypes.sizeof(PixelTensor), (place.base, place.offset))
+        return position
+
+    def pixel_layers(self, work: _Work, grads: int | None) -> int:
+        """Position of an array of layers, with gradients so many bases behind the parameters."""
+        assert work.plan is not None
+        plan = work.plan
+        array = (PixelLayer * len(plan.kinds))()
+        for layer, kind, channels, eps in zip(array, plan.kinds, plan.widths, plan.eps, strict=True):
+            layer.kind, layer.channels, layer.eps = kind, channels, eps
+        position = self.block.add(array)
+        parameter = self.first_parameter + work.first
+        for i, kind in enumerate(plan.kinds):
+            if kind not in (NORM, LINEAR):
+                continue
+            at = position + i * ctypes.sizeof(PixelLayer)
+            self.block.point(at + PixelLayer.weight.offset, (parameter, 0))
+            self.block.point(at + PixelLayer.bias.offset, (parameter + 1, 0))
+            if grads is not None:
+                self.block.point(at + PixelLayer.grad_weight.offset, (parameter + grads, 0))
+                self.block.point(at + PixelLayer.grad_bias.offset, (parameter + 1 + grads, 0))
+            parameter += 2
+        return position
+
+    def pixel_problem(self, work: _Work, y: Place, tensors: int, grad: int | None, layers: int) -> int:
+        """Position of a pixelwise problem."""
+        assert work.plan is not None
+        batch, height, width = self.program.size
+        struct = PixelProblem(batch=batch, height=height, width=width, layers=len(work.plan.kinds), **self.common)
+        struct.y.channels, struct.y.strides[:] = y.channels, y.strides
+        position = self.block.add(struct, tensor=tensors, grad=grad, layer=layers)
+        self.block.point(position + PixelProblem.y.offset, (y.base, y.offset))
+        return position
+
+    def finish(self, steps: list[tuple[int, int]]) -> None:
+        """Append the program, of kinds and positions of problems."""
+        array = (ProgramStep * len(steps))()
+        for step, (kind, _) in zip(array, steps, strict=True):
+            step.kind = kind
+        position = self.block.add(array)
+        for i, (_, problem) in enumerate(steps):
+            at = position + i * ctypes.sizeof(ProgramStep)
+            self.block.point(at + ProgramStep.problem.offset, problem)
+        self.block.add(Program(native.threads(), len(steps)), steps=position)
+
+
+class ForwardPass(_Pass):
+    """Forward. Keeps for backward what that takes, if asked to."""
+
+    def __init__(self, program: NativeProgram, keep: bool) -> None:
+        super().__init__(program)
+        self.stretch = self.kept if keep else self.scratch
+        self.keep = keep
+        self.places = {i: program.tensor_places[place] for i, place in program.loaded.items()}
+        self.extra: dict[int, tuple[int, int]] = {}  # of a scan its starts, of a gate its spectrum
+        taken = {i for work in program.work if not isinstance(work.kind, SpectralFilter) for i in work.sources}
+        for work in program.work:
+            channels = program.channels[work.node]
+            if work.node == program.root:
+                self.places[work.node] = self.result_or_its_gradient()
+            else:
+                memory = self.stretch if work.node in taken else self.scratch
+                self.places[work.node] = memory.image(program.size, channels)
+        self.finish([self._step(work) for work in program.work])
+
+    def place(self, i: int) -> Place:
+        """Where the value of a node lies."""
+        kind, sources, what = self.program.nodes[i]
+        return self.place(sources[0]).part(*what) if kind == PART else self.places[i]
+
+    def _step(self, work: _Work) -> tuple[int, int]:
+        sources, y = [self.place(i) for i in work.sources], self.places[work.node]
+        if work.kind is None:
+            layers = self.pixel_layers(work, None)
+            return PIXELWISE, self.pixel_problem(work, y, self.pixel_tensors(sources), None, layers)
+        if isinstance(work.kind, ProjectedScan):
+            return SCAN, self._scan(work, sources[0], y)
+        x = _contiguous(sources[0], self.program.size)
+        sizes = self.features(work, y.channels)
+        parameters = self.parameters(work, "weight", "bias")
+        if isinstance(work.kind, DepthwiseConvolution):
+            convolution = DepthwiseProblem(silu=work.silu is not None, **sizes)
+            return DEPTHWISE, self.block.add(convolution, x=x, y=y[:2], **parameters)
+        gate = GateProblem(**sizes)
+        if self.keep:
+            self.extra[work.node] = self.kept.take(native.library().mamba_mis_spectrum_size(ctypes.byref(gate)))
+        spectrum = self.extra.get(work.node)
+        return GATE, self.block.add(gate, x=x, y=y[:2], spectrum=spectrum, **parameters)
+
+    def _scan(self, work: _Work, u: Place, y: Place) -> int:
+        problem = self.scan_problem(work, y.channels)
+        _set_strides(problem, "u", u, work.columns)
+        _set_strides(problem, "y", y, work.columns)
+        states = problem.batch * problem.channels * problem.states
+        if self.keep:
+            tiles = -(-problem.outer * problem.inner // native.library().mamba_mis_tile())
+            self.extra[work.node] = self.kept.take(tiles * states)
+        return self.block.add(
+            problem,
+            u=u[:2],
+            y=y[:2],
+            starts=self.extra.get(work.node),
+            last_state=self.scratch.take(states),
+            **self.parameters(work, "weight", "delta_bias", "weight_bc", "A", "D"),
+        )
+
+
+class BackwardPass(_Pass):
+    """Backward. Gradients of values that more than one piece takes are added up in place."""
+
+    def __init__(self, program: NativeProgram, forward: ForwardPass) -> None:
+        super().__init__(program)
+        self.forward = forward
+        self.to_zero: set[int] = set()  # tensors whose gradients begin as zeros
+        self._reached: set[int] = set()  # values whose gradients have been begun
+        self._shift = len(program.tensor_places) + len(program.shapes)
+        self._places = {program.root: self.result_or_its_gradient()}
+        for i, place in program.loaded.items():
+            channels = program.channels[i]
+            strides = _contiguous_strides(program.size, channels)
+            self._places[i] = Place(_FIRST + self._shift + place, 0, strides, channels)
+        for work in program.work:
+            if work.node not in self._places:
+                self._places[work.node] = self.scratch.image(program.size, program.channels[work.node])
+        # the native code runs them from the last to the first
+        self.finish([self._step(work) for work in reversed(program.work)][::-1])
+
+    def _gradient(self, i: int) -> tuple[Place, bool]:
+        """Where the gradient of a value goes, and whether it is added to what is there."""
+        kind, sources, what = self.program.nodes[i]
+        whole = sources[0] if kind == PART else i
+        adds = whole in self._reached
+        self._reached.add(whole)
+        if kind != PART:
+            return self._places[whole], adds
+        if not adds:
+            if whole not in self.program.loaded:
+                raise UnfitError
+            self.to_zero.add(self.program.loaded[whole])
+        return self._places[whole].part(*what), True
+
+    def _step(self, work: _Work) -> tuple[int, int]:
+        sources, grad_y = [self.forward.place(i) for i in work.sources], self._places[work.node]
+        if work.kind is None:
+            # in the order in which the native code gets to them
+            grads = [self._gradient(i) for i in reversed(work.sources)][::-1]
+            tensors = self.pixel_tensors(sources)
+            grad = self.pixel_tensors([place for place, _ in grads], [adds for _, adds in grads])
+            layers = self.pixel_layers(work, self._shift)
+            return PIXELWISE, self.pixel_problem(work, grad_y, tensors, grad, layers)
+        grad_x, adds = self._gradient(work.sources[0])
+        if isinstance(work.kind, ProjectedScan):
+            return SCAN, self._scan(work, sources[0], grad_y, grad_x, adds)
+        if adds:
+            raise UnfitError
+        x = _contiguous(sources[0], self.program.size)
+        sizes = self.features(work, grad_y.channels)
+        addresses: dict[str, Any] = {
+            "x": x,
+            "grad_y": grad_y[:2],
+            "grad_x": _contiguous(grad_x, self.program.size),
+            **self.parameters(work, "weight", "bias"),
+            **self.parameters(work, "grad_weight", "grad_bias", shift=self._shift),
+        }
+        if isinstance(work.kind, DepthwiseConvolution):
+            return DEPTHWISE, self.block.add(DepthwiseProblem(silu=work.silu is not None, **sizes), **addresses)
+        return GATE, self.block.add(GateProblem(**sizes), spectrum=self.forward.extra[work.node], **addresses)
+
+    def _scan(self, work: _Work, u: Place, grad_y: Place, grad_u: Place, adds: bool) -> int:
+        problem = self.scan_problem(work, u.channels)
+        problem.add_grad_u = adds
+        for name, place in (("u", u), ("grad_y", grad_y), ("grad_u", grad_u)):
+            _set_strides(problem, name, place, work.columns)
+        fields = ("weight", "delta_bias", "weight_bc", "A", "D")
+        return self.block.add(
+            problem,
+            u=u[:2],
+            starts=self.forward.extra[work.node],
+            grad_y=grad_y[:2],
+            grad_u=grad_u[:2],
+            **self.parameters(work, *fields),
+            **self.parameters(work, *(f"grad_{field}" for field in fields), shift=self._shift),
+        )
+
+
+def _contiguous_strides(size: tuple[int, ...], channels: int) -> tuple[int, ...]:
+    _, height, width = size
+    return height * width * channels, width * channels, channels, 1
+
+
+def _contiguous(place: Place, size: tuple[int, ...]) -> tuple[int, int]:
+    """Base and offset of a value that is contiguous."""
+    if place.strides != _contiguous_strides(size, place.channels):
+        raise UnfitError
+    return place[:2]
+
+
+def _set_strides(problem: ScanProblem, name: str, place: Place, columns: bool) -> None:
+    batch, row, column, channel = place.strides
+    outer, inner = (column, row) if columns else (row, column)
+    getattr(problem, f"{name}_strides")[:] = (batch, channel, outer, inner)
