@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.benchmark_command import Benchmark
+from support.benchmark_command import Benchmark, finish_training
 from support.benchmark_results import CASES, FAR, OURS, SHAPES, STOCK, Place, predicted, write_folds
 from support.images import disc
 from support.nnunet_workplace import Dataset, Workplace
@@ -60,7 +60,7 @@ def benchmark(nnunet: Workplace, dataset: Dataset, tmp_path: Path) -> Benchmark:
     return Benchmark(nnunet, tmp_path / "results")
 
 
-# what the shared grid is made of: of two folds and one seed, a trainer that works and one that fails
+# what the shared grid is made of: of two folds and one seed, a trainer that works and one that fails in its first fold
 GRID = ["run", "-d", NUMBER, "--trainers", "Quick", "Failing", "--folds", 0, 1, "--seeds", 1, "--jobs", 2]
 GRID += ["-device", "cpu", "--test-on", ELSEWHERE]
 
@@ -71,4 +71,5 @@ def trained_grid(
 ) -> tuple[Benchmark, str]:
     """A grid that was run to its end, for tests that only read it, and what the command printed."""
     benchmark = Benchmark(nnunet, tmp_path_factory.mktemp("grid"))
+    finish_training(benchmark.job("Failing", 1, seed=1))
     return benchmark, benchmark.start(*GRID).end(status=1)

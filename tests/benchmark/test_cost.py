@@ -24,7 +24,7 @@ from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.utils.errors import UserError
 from support.paths import REPOSITORY
 from support.scans import use_backend
-from support.small_dataset import NUMBER, discs
+from support.small_dataset import NUMBER, SIZE, discs
 from support.umamba import PLAIN, TO_IMPORT, make_umamba
 
 
@@ -177,7 +177,7 @@ def test_costs_of_models_are_measured_as_nnunet_runs_them(nnunet, monkeypatch, t
     assert cost["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert cost["flops"] == count_flops(lambda: MambaMIS(1, 2, patch, variant="S"), (1, 1, *patch))
     assert (cost["flops_input"], cost["batch_size"]) == ([1, *patch], plans["batch_size"])
-    assert cost["image_shape"] == [1, 40, 36]
+    assert cost["image_shape"] == [1, *SIZE]
     assert 16 * cost["parameters"] < cost["training_bytes"] < 4e9
     assert 0 < cost["inference_seconds"] < 60 and "thread" in cost["hardware"]
     assert not list(tmp_path.iterdir())

@@ -16,14 +16,14 @@ pytestmark = pytest.mark.slow
 
 def test_job_that_fails_does_not_keep_the_others(trained_grid):
     benchmark, output = trained_grid
-    assert "6 jobs: 3 done, 2 failed, 1 not begun" in output
+    assert "6 jobs: 4 done, 1 failed, 1 not begun" in output
     assert "ValueError: the images are upside down" in output
     assert all(benchmark.job("Quick", fold, seed=1).is_done() for fold in (0, 1))
 
 
 def test_prediction_begins_only_if_its_folds_are_done(trained_grid):
     _, output = trained_grid
-    assert re.search(rf"Failing nnUNetPlans 2d folds 0 1 seed 1 on {OTHER} imagesTr: .*fold [01]\b", output)
+    assert re.search(rf"Failing nnUNetPlans 2d folds 0 1 seed 1 on {OTHER} imagesTr: .*fold 0\b", output)
 
 
 def test_ensemble_of_the_folds_predicts_and_scores_a_test_set(trained_grid):

@@ -24,6 +24,16 @@ TARGET = "Dataset001_KvasirSEG"
 pytestmark = pytest.mark.usefixtures("preprocessed")
 
 
+def time_conversion(arguments: list[str], raw: Path) -> tuple[float, float]:
+    """Run a conversion; seconds until it has a folder to write to, and until its end."""
+    start = time.monotonic()
+    process = subprocess.Popen(arguments)
+    wait_until(lambda: any(raw.glob(".converting_*")), 60)
+    begun = time.monotonic() - start
+    assert process.wait(60) == 0
+    return begun, time.monotonic() - start
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwritten"])
 def test_killed_at_any_moment_nothing_is_broken(overwrite: bool, tmp_path: Path, raw: Path, pairs) -> None:
@@ -32,14 +42,14 @@ def test_killed_at_any_moment_nothing_is_broken(overwrite: bool, tmp_path: Path,
     if overwrite:
         convert_dataset(KVASIR_SEG, [write_kvasir(tmp_path / "old", 5)], 1, processes=1)
     old = contents(raw / TARGET)
-    start = time.monotonic()
-    subprocess.run(command("kvasir-seg", "-i", source, "-d", 2, "--name", "KvasirSEG", "-np", 2), check=True)
-    duration = time.monotonic() - start
+    begun, ended = time_conversion(command("kvasir-seg", "-i", source, "-d", 2, "--name", "KvasirSEG", "-np", 2), raw)
     new = contents(raw / "Dataset002_KvasirSEG")
     moments = random.Random(0)
-    for _ in range(15 if overwrite else 30):
+    # from shortly before it writes, as until then it imports, to after its end
+    first, last, count = 0.9 * begun, 1.1 * ended, 8 if overwrite else 14
+    for index in range(count):
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0, 1.1) * duration)
+        time.sleep(first + (index + moments.random()) / count * (last - first))
         process.kill()
         process.wait()
         found = contents(raw / TARGET)

@@ -77,6 +77,21 @@ def users_folder(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def quickly(tmp_path_factory) -> dict[str, str]:
+    """A compiler that does not optimise, for builds of which the speed does not matter."""
+    script = tmp_path_factory.mktemp("compiler") / "c++"
+    script.write_text('#!/bin/sh\nexec c++ "$@" -O0\n')
+    script.chmod(0o755)
+    return {"CC": str(script), "CXX": str(script)}
+
+
+@pytest.fixture(scope="session")
+def without_compiler(tmp_path_factory, source) -> Path:
+    """A wheel that was built where there is none."""
+    return build_wheel(source, tmp_path_factory.mktemp("without"), CC="/nonexistent", CXX="/nonexistent")
+
+
 def build_wheel(source: Path, folder: Path, **variables: str) -> Path:
     """Build in a copy of the source, so that nothing of another build is found there."""
     copy = shutil.copytree(source, folder / "wheel-source")
@@ -87,7 +102,7 @@ def build_wheel(source: Path, folder: Path, **variables: str) -> Path:
 
 
 @pytest.fixture(scope="session", params=["wheel", "editable"])
-def installed(request, tmp_path_factory, dependencies, source) -> tuple[Path, Path]:
+def installed(request, tmp_path_factory, dependencies, source, quickly) -> tuple[Path, Path]:
     """A fresh environment with the package installed, and the folder that the package must be imported from."""
     folder = tmp_path_factory.mktemp(request.param)
     python = make_environment(folder / "env", dependencies)
@@ -95,9 +110,9 @@ def installed(request, tmp_path_factory, dependencies, source) -> tuple[Path, Pa
     command += ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
     if request.param == "editable":
         editable = shutil.copytree(source, folder / "source")
-        subprocess.run([*command, "--editable", editable], check=True, env=clean_environment())
+        subprocess.run([*command, "--editable", editable], check=True, env=clean_environment(**quickly))
         return python, editable
-    subprocess.run([*command, build_wheel(source, folder)], check=True, env=clean_environment())
+    subprocess.run([*command, build_wheel(source, folder, **quickly)], check=True, env=clean_environment())
     return python, folder / "env"
 
 
@@ -131,13 +146,12 @@ def test_environment_without_the_package_may_inherit_the_variable(dependencies, 
     assert found == ["users_trainers", "TrainerOfTheUser", False, ""]
 
 
-def test_wheel_serves_every_python_and_needs_no_compiler(source, dependencies, tmp_path):
+def test_wheel_serves_every_python_and_needs_no_compiler(without_compiler, dependencies, tmp_path):
     """Without a compiler installation succeeds, and the doctor says which scan is used and how to get the other."""
-    wheel = build_wheel(source, tmp_path, CC="/nonexistent", CXX="/nonexistent")
-    assert "-py3-none-" in wheel.name
+    assert "-py3-none-" in without_compiler.name
     python = make_environment(tmp_path / "env", dependencies)
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*command, wheel], check=True, env=clean_environment())
+    subprocess.run([*command, without_compiler], check=True, env=clean_environment())
     done = doctor(python, **dict.fromkeys(FOLDERS, str(tmp_path)))
     assert done.returncode == 0, done.stdout
     assert "cpp: it was not built" in done.stdout and "apt install g++" in done.stdout
@@ -156,12 +170,11 @@ def test_doctor_finds_no_problem_where_there_is_none(installed, tmp_path):
     assert "torch: works" in done.stdout and "mamba_ssm: " in done.stdout
 
 
-def test_doctor_sees_a_python_that_does_not_read_pth_files(source, dependencies, tmp_path):
+def test_doctor_sees_a_python_that_does_not_read_pth_files(without_compiler, dependencies, tmp_path):
     """With `pip install --target` the package is there but its .pth file is not read; folders are wrong besides."""
-    wheel = build_wheel(source, tmp_path, CC="/nonexistent", CXX="/nonexistent")
     target, absent = tmp_path / "target", tmp_path / "absent"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel]
-    subprocess.run(command, check=True, env=clean_environment())
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target]
+    subprocess.run([*command, without_compiler], check=True, env=clean_environment())
     python = make_environment(tmp_path / "env", dependencies)
     done = doctor(python, PYTHONPATH=str(target), nnUNet_raw=str(tmp_path), nnUNet_results=str(absent))
     assert done.returncode == 1

@@ -44,3 +44,11 @@ def test_black_and_flat_images_stay_finite():
     how = {"scheme": "ZScoreNormalization", "only_inside_nonzero": False}
     for channel in (black[0], black[0] + 7):
         np.testing.assert_array_equal(predict_onnx.normalize(channel, how), 0)
+
+
+def test_grey_with_alpha_is_refused(tmp_path):
+    """nnU-Net does not read it."""
+    file = tmp_path / "image.png"
+    Image.fromarray(PIXELS[..., 0]).convert("LA").save(file)
+    with pytest.raises(SystemExit, match=r"image\.png has"):
+        predict_onnx.read_image(str(file), described(1))

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from nnunet_mamba_mis.export.fold import load_fold
-from nnunet_mamba_mis.export.programs import run_onnx, run_pt2
+from nnunet_mamba_mis.export.programs import run_pt2
 from nnunet_mamba_mis.nnunet.plans import architecture_entry
 from nnunet_mamba_mis.utils.errors import UserError
+from support.onnx_files import assert_others_agree, operators
 from support.paths import PROGRAMS
 from support.small_dataset import NUMBER, discs
 
@@ -34,7 +35,7 @@ def trained(nnunet) -> Path:
 @pytest.fixture(scope="module")
 def unseen(tmp_path_factory) -> Path:
     """A folder with an image larger than the patch, with black borders."""
-    image = np.random.default_rng(97).integers(30, 255, (75, 90)).astype(np.uint8)
+    image = np.random.default_rng(97).integers(30, 255, (60, 70)).astype(np.uint8)
     image[20:50, 30:60] //= 3
     folder = tmp_path_factory.mktemp("unseen")
     imageio.imwrite(folder / "unseen_0000.png", np.pad(image, [(3, 0), (0, 5)]))
@@ -90,22 +91,30 @@ def test_example_in_the_folder_segments_as_nnunet(nnunet, exported, half_foregro
         assert case != "unseen" or 0.1 < theirs.mean() < 0.9
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA"])
-def test_example_refuses_images_of_other_channels_in_one_line(mode, exported, tmp_path):
-    Image.fromarray(np.full((40, 40, 3), 9, np.uint8)).convert(mode).save(tmp_path / "image.png")
+def test_example_refuses_images_of_other_channels_in_one_line(exported, tmp_path):
+    Image.fromarray(np.full((40, 40, 3), 9, np.uint8)).save(tmp_path / "image.png")
     done = run_example(exported, tmp_path / "image.png", tmp_path / "ours.png")
     assert done.returncode == 1 and not (tmp_path / "ours.png").exists()
     assert "image.png has" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.feature("Export", "`mamba_mis export` of a trained fold: `.pt2` and ONNX")
+@pytest.mark.feature("Export", "ONNX of a whole network is within 1e-4 in onnxruntime and OpenVINO")
 def test_exported_programs_are_the_trained_network(exported, trained, half_foreground):
     fold = load_fold(trained.parent, "0", half_foreground)
     x = torch.randn(3, 1, *fold.network.patch_size)
     with torch.no_grad():
         expected = fold.network(x)
     torch.testing.assert_close(run_pt2(exported / "network.pt2", x), expected, rtol=0, atol=1e-4)
-    torch.testing.assert_close(run_onnx(exported / "network.onnx", x), expected, rtol=0, atol=1e-4)
+    for batch in (1, 3):
+        assert_others_agree(exported / "network.onnx", x[:batch], expected[:batch], 1e-4)
+
+
+def test_exported_onnx_is_small(exported, trained):
+    assert len(operators(exported / "network.onnx")) < 10_000
+    # the constants of transforms are shared
+    parameters = sum(p.numel() for p in load_fold(trained.parent, "0").network.parameters())
+    assert (exported / "network.onnx").stat().st_size < 1.5 * 4 * parameters
 
 
 def test_description_says_what_nnunet_does_to_images(trained):

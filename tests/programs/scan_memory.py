@@ -8,7 +8,7 @@ import torch
 
 from nnunet_mamba_mis.ops import selective_scan
 
-BATCH, CHANNELS, LENGTH, STATES = 1, 32, 32768, 32
+BATCH, CHANNELS, LENGTH, STATES = 1, 32, 16384, 32
 
 
 def peak() -> int:

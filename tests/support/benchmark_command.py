@@ -13,6 +13,7 @@ from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.running.jobs import Candidate, Training
 from nnunet_mamba_mis.cli.main import main
 from support.nnunet_workplace import Running, Workplace
+from support.paths import PROGRAMS
 from support.small_dataset import NAME
 
 DATASET = "Dataset001_A"
@@ -25,7 +26,7 @@ class Benchmark:
         results.mkdir(exist_ok=True)
         self.nnunet, self.results = nnunet, results
         self.variables = {
-            # nnU-Net's workers import torch, each for seconds
+            "PYTHONPATH": str(PROGRAMS / "forking"),
             "OMP_NUM_THREADS": "1",
             "nnUNet_def_n_proc": "1",
             "nnUNet_results": str(results),

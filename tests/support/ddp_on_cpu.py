@@ -80,6 +80,8 @@ def _run(rank: int, folder: Path, variables: dict, function: Callable, arguments
     os.environ.update(variables)
     # processes started from here shall not import pytest
     multiprocessing.set_start_method(None, force=True)
+    # as in `nnunet_workplace`
+    multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
     sys.modules["__main__"] = ModuleType("__main__")
     replace_what_needs_a_gpu(folder / "rendezvous")
     torch.save(function(rank, *arguments), folder / f"{rank}.pt")

@@ -7,6 +7,7 @@ calls, with its arguments, in a process of its own.
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import multiprocessing
 import os
@@ -30,6 +31,8 @@ from support.paths import PROGRAMS
 
 PRELOADED = [
     "nnunetv2.run.run_training",
+    # to find a trainer, nnU-Net imports what stands before it in the alphabet; the slow one of them imports timm
+    "nnunetv2.training.nnUNetTrainer.primus.primus_trainers",
     "nnunetv2.inference.predict_from_raw_data",
     "nnunetv2.evaluation.find_best_configuration",
     "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints",
@@ -239,6 +242,8 @@ def _call(command: str, arguments: list[str], variables: dict[str, str], log: Pa
     # nnU-Net's pools would import torch in each worker, two or three seconds; forked ones have it. The tests of the
     # command lines as installed run its own way
     multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
+    # to list a folder, nnU-Net forks twelve processes
+    importlib.import_module("nnunetv2.utilities.utils").create_lists_from_splitted_dataset_folder.__defaults__ = None, 1
     sys.argv = [command, *arguments]
     (script,) = entry_points(group="console_scripts", name=command)
     sys.exit(script.load()())

@@ -12,6 +12,8 @@ from support.nnunet_workplace import Dataset, Workplace, write_image, write_labe
 
 NUMBER, NAME = 41, "Dataset041_Tiny"
 ELSEWHERE, OTHER = 42, "Dataset042_Elsewhere"
+# nnU-Net's patch has 32 × 32 pixels: with one more, the networks would pad it to 64 × 64
+SIZE = 32, 30
 
 
 @functools.cache
@@ -20,8 +22,8 @@ def discs(nnunet: Workplace) -> Dataset:
     rng = np.random.default_rng(0)
     cases = {}
     for case in range(8):
-        mask = disc(rng.integers(12, 28), rng.integers(12, 24), 7, (40, 36))
-        cases[f"case{case}"] = ((rng.integers(0, 60, (1, 40, 36)) + 100 * mask).astype(np.uint8), mask)
+        mask = disc(rng.integers(10, 22), rng.integers(10, 20), 7, SIZE)
+        cases[f"case{case}"] = ((rng.integers(0, 60, (1, *SIZE)) + 100 * mask).astype(np.uint8), mask)
     return nnunet.add(Dataset(NUMBER, cases, {"background": 0, "polyp": 1}))
 
 

@@ -288,6 +288,7 @@ def test_training_stopped_and_killed_at_random_moments_equals_an_uninterrupted_o
     assert (folder / "progress.png").exists() and (folder / "validation" / "summary.json").exists()
 
 
+@pytest.mark.feature("Commands", "`nnUNetv2_train --c`: a killed training")
 @pytest.mark.feature("Resuming", "SIGKILL loses no epoch that had ended")
 @pytest.mark.slow
 def test_killed_training_loses_no_epoch_that_had_ended(stopped_and_killed):
