@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ["pytest", "hypothesis"]
 # on PyPI without a wheel; pure Python
 WITHOUT_WHEEL = ["acvl_utils"]
-ON_THE_MACHINE = re.compile(r"(torch|triton|nvidia|cuda)(-.*)?")
-FOLLOWS_TORCH = "torchvision"  # which timm needs, and nnU-Net timm
+# pinned for another torch; torchvision, which timm needs and nnU-Net timm, belongs to a version of torch
+UNLIKE_THERE = re.compile(r"^(torch|torchvision)==.*$", re.MULTILINE)
 GLIBC = range(17, 40)
 
 
@@ -43,8 +44,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         wheels = Path(work, "wheels")
         collect(Path(work), wheels, args.python, args.torch, there)
-        parts = split(sorted(wheels.iterdir()), args.megabytes * 10**6)
         checksums = "".join(f"{digest(path)}  {path.name}\n" for path in sorted(wheels.iterdir()))
+        parts = split(sorted(wheels.iterdir()), args.megabytes * 10**6 - len(checksums))  # which every part has too
         for number, part in enumerate(parts, 1):
             folder = args.out / f"part{number}"
             folder.mkdir(parents=True)
@@ -59,25 +60,34 @@ def collect(work: Path, wheels: Path, python: str, torch: str, there: set[str]) 
     pip("wheel", "--no-deps", "-w", wheels, *WITHOUT_WHEEL)
     pip("wheel", "--no-deps", "-w", wheels, REPOSITORY)
     shutil.rmtree(REPOSITORY / "build", ignore_errors=True)
+    (own,) = wheels.glob("nnunet_mamba_mis-*.whl")
     constraints = work / "constraints.txt"
-    tested = (REPOSITORY / "constraints.txt").read_text()
-    unlike_there = re.compile(rf"^({ON_THE_MACHINE.pattern}|{FOLLOWS_TORCH})==.*$", re.MULTILINE)
-    constraints.write_text(unlike_there.sub("", tested))
+    constraints.write_text(UNLIKE_THERE.sub("", (REPOSITORY / "constraints.txt").read_text()))
     platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in GLIBC]
     platforms += ["--platform=manylinux2014_x86_64", "--platform=manylinux1_x86_64", "--platform=linux_x86_64"]
     target = ["--only-binary=:all:", f"--python-version={python}", "--implementation=cp", *platforms]
     target += ["--find-links", str(wheels)]
-    (own,) = wheels.glob("nnunet_mamba_mis-*.whl")
     report = work / "report.json"
     pip("install", "--dry-run", "--ignore-installed", "--target", work / "nowhere", "--report", report, *target,
-        "-c", constraints, f"torch=={torch}", own, *REQUIREMENTS)  # fmt: skip
+        "-c", constraints, torch_alone(work, torch), own, *REQUIREMENTS)  # fmt: skip
     chosen = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
     pins = [
         f"{package['name']}=={package['version']}"
         for package in chosen
-        if (name := canonical(package["name"])) not in there and not ON_THE_MACHINE.fullmatch(name)
+        if canonical(package["name"]) not in {"torch", *there}
     ]
     pip("download", "--no-deps", "-d", wheels, *target, *pins)
+
+
+def torch_alone(work: Path, version: str) -> Path:
+    """Write a wheel that says it is this torch, and needs nothing: the real one is there, with what it needs."""
+    path = work / f"torch-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        folder = f"torch-{version}.dist-info"
+        wheel.writestr(f"{folder}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{folder}/RECORD", "")
+    return path
 
 
 def pip(*arguments: object) -> None:
@@ -110,7 +120,7 @@ class Piece(NamedTuple):
 
 
 def split(paths: list[Path], limit: int) -> list[list[Piece]]:
-    """Deal wheels to parts of so many bytes, largest first; those that exceed a part are cut into NAME.000, NAME.001, …"""
+    """Deal wheels to parts of so many bytes, largest first; larger ones than a part are cut, NAME.000, NAME.001, …"""
     pieces = []
     for path in paths:
         whole = path.stat().st_size

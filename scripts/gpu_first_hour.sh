@@ -90,7 +90,7 @@ unit() {
     done
     # whatever it has left running
     pkill -KILL -s $running 2>/dev/null || kill -KILL -- -$running 2>/dev/null
-    ((status == 0 || SECONDS < deadline)) || status=cut
+    ((status == 0 || SECONDS < deadline)) || status='cut'
     echo "$status $((SECONDS - start))" >"$state"
     echo "   $status after $((SECONDS - start)) s"
     [[ $status =~ ^(0|cut)$ ]] || tail -n 15 "$out/logs/$name.log"
@@ -130,7 +130,7 @@ run_tests() {
         unit "$name" env PYTHONPATH="$helpers" "$python" -P -m pytest -vv -p finished_tests -p no:cacheprovider \
             --finished "$out/$name.tsv" "$@"
         read -r status _ <"$out/state/$name"
-        [[ $status != cut ]] && ((status == 75 || status > 128)) || break
+        [[ $status == 75 || ($status != cut && $status -gt 128) ]] || break
         echo "cut 0" >"$out/state/$name"
     done
 }
@@ -151,9 +151,9 @@ profile() {
         for trainer in nnUNetTrainer nnUNetTrainerMambaMIS; do
             local name=$trainer
             [[ $compiled == true ]] || name+=_eager
-            unit "profile_$name" env nnUNet_compile=$compiled nnUNet_results="$out/profile/results" \
+            unit "profile_$name" env nnUNet_compile="$compiled" nnUNet_results="$out/profile/results" \
                 "$python" "$helpers/profile_step.py" "$trainer" "$data" "$out/profile" --name "$name" \
-                --device $device --steps $steps
+                --device "$device" --steps "$steps"
         done
         [[ $device == cuda ]] || break  # never compiled
     done
@@ -168,7 +168,7 @@ train() {
         [[ $device == cuda ]] || name=${trainer}_brief
         # --c starts a new training where there is no checkpoint
         unit "train_$trainer" "$python" -c 'from nnunetv2.run.run_training import run_training_entry as run; run()' \
-            "$data" 2d 0 -tr "$name" -device $device --c
+            "$data" 2d 0 -tr "$name" -device "$device" --c
     done
 }
 

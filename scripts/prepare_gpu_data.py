@@ -24,7 +24,9 @@ def main() -> None:
     """Convert, plan, preprocess; move the result into place if it is small enough."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100, help="synthetic ones (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=256, help="of synthetic ones, after resizing (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=int, default=256, help="of synthetic ones, after resizing (default: %(default)s)"
+    )
     batch = "written into the plans: nnU-Net plans small batches for few images (default: %(default)s)"
     parser.add_argument("--batch", type=int, default=12, help=batch)
     parser.add_argument("--megabytes", type=int, default=60, help="that it may have at most (default: %(default)s)")

@@ -1,7 +1,8 @@
 """Profile a training step of one of nnU-Net's trainers on preprocessed data, as `nnUNetv2_train` does it.
 
 Writes into OUT: NAME.json (seconds and memory), NAME.txt (tables of operators, the allocator's summary) and
-NAME.trace.json.gz (for https://ui.perfetto.dev or chrome://tracing). nnU-Net's variables decide on data and compilation.
+NAME.trace.json.gz (for https://ui.perfetto.dev or chrome://tracing). nnU-Net's variables say where data is, and whether
+networks are compiled.
 """
 
 from __future__ import annotations

@@ -63,11 +63,10 @@ def _steps(out: Path) -> Iterator[str]:
     for path in sorted(out.glob("profile/*.json")):
         step = json.loads(path.read_text())
         memory = step.get("peak_allocated_bytes")
-        peak = f", peak {memory / 2**30:.2f} GiB" if memory else ""
-        yield (
-            f"{path.stem:<32} {step['step_seconds'] * 1e3:.1f} ms, with data {step['step_with_data_seconds'] * 1e3:.1f} "
-            f"ms, first {step['first_step_seconds']:.1f} s{peak}, batch {step['batch']}"
-        )
+        alone, with_data = (step[key] * 1e3 for key in ("step_seconds", "step_with_data_seconds"))
+        parts = [f"{alone:.1f} ms", f"with data {with_data:.1f} ms", f"first {step['first_step_seconds']:.1f} s"]
+        parts += [f"peak {memory / 2**30:.2f} GiB"] if memory else []
+        yield f"{path.stem:<32} {', '.join(parts)}, batch {step['batch']}"
 
 
 def _rows(path: Path) -> list[list[str]]:

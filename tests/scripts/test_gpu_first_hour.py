@@ -53,7 +53,10 @@ def test_slices_without_a_gpu(brought, tmp_path):
         step = json.loads((out / "profile" / f"{trainer}.json").read_text())
         assert step["step_seconds"] > 0 and step["batch"][1] == 1
         assert (out / "profile" / f"{trainer}.trace.json.gz").stat().st_size > 1000
-        assert list(out.glob(f"results/*/{trainer}_*/fold_0/validation/summary.json")) or trainer == "nnUNetTrainerMambaMIS"
+        assert (
+            list(out.glob(f"results/*/{trainer}_*/fold_0/validation/summary.json"))
+            or trainer == "nnUNetTrainerMambaMIS"
+        )
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")}
     first_hour(out, out, "profile", "train")
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")} == before, "what passed ran again"
@@ -62,7 +65,13 @@ def test_slices_without_a_gpu(brought, tmp_path):
 def test_what_is_not_begun_in_time_is_cut_off(tmp_path):
     summary = first_hour(tmp_path, "--minutes", 0, tmp_path, "tests", "bench", status=1)
     rows = [line.split() for line in summary.splitlines() if "cut off" in line]
-    assert {row[0] for row in rows} == {"tests_gpu", "tests_kernels", "bench_scan_gpu", "bench_network_gpu", "bench_memory"}
+    assert {row[0] for row in rows} == {
+        "tests_gpu",
+        "tests_kernels",
+        "bench_scan_gpu",
+        "bench_network_gpu",
+        "bench_memory",
+    }
     assert (tmp_path / "results.tar.gz").exists()
 
 
