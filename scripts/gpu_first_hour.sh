@@ -83,6 +83,8 @@ unit() {
     # TERM reaches the command alone: a training writes its checkpoint with the help of its workers
     setsid timeout --foreground --kill-after=20 $((deadline - SECONDS)) "$@" >>"$out/logs/$name.log" 2>&1 &
     running=$!
+    wait $running
+    status=$?
     # a signal to this script ends `wait` early
     while kill -0 $running 2>/dev/null; do
         wait $running
@@ -160,12 +162,15 @@ profile() {
 }
 
 train() {
-    local trainer data length=_${epochs}epochs
+    local trainer name data length=_${epochs}epochs
     data=$(dataset) || return
     [[ $epochs != 1 ]] || length=_1epoch
     for trainer in nnUNetTrainer nnUNetTrainerMambaMIS; do
-        local name=$trainer$length
-        [[ $device == cuda ]] || name=${trainer}_brief
+        name=$trainer$length
+        if [[ $device == cpu ]]; then
+            name=$trainer  # of tests/programs/brief_trainers.py
+            [[ $trainer != nnUNetTrainer ]] || name+=_brief
+        fi
         # --c starts a new training where there is no checkpoint
         unit "train_$trainer" "$python" -c 'from nnunetv2.run.run_training import run_training_entry as run; run()' \
             "$data" 2d 0 -tr "$name" -device "$device" --c
@@ -200,9 +205,7 @@ dataset() {
 
 cd "$repository" || exit
 bring
-if [[ " ${slices[*]} " == *" install "* ]]; then
-    install
-fi
+[[ " ${slices[*]} " != *" install "* ]] || install
 [[ ! -x $out/venv/bin/python ]] || python=$out/venv/bin/python
 machine >"$out/machine.txt" 2>&1
 if [[ $device == cpu ]]; then
@@ -212,7 +215,12 @@ if [[ $device == cpu ]]; then
     export nnUNet_extTrainer=$out/trainers
 fi
 for slice in "${slices[@]}"; do
-    [[ $slice == install ]] || "$slice"
+    case $slice in
+        tests) tests ;;
+        bench) bench ;;
+        profile) profile ;;
+        train) train ;;
+    esac
 done
 
 "$python" "$helpers/summary.py" "$out" >"$out/summary.txt"

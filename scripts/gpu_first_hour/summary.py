@@ -46,8 +46,9 @@ def _details(out: Path, name: str) -> Iterator[str]:
 
 
 def _training(out: Path, trainer: str) -> Iterator[str]:
-    logs = sorted(out.glob(f"results/*/{trainer}_*__*/fold_0/training_log_*.txt"))
-    text = "\n".join(log.read_text() for log in logs if re.search(rf"/{trainer}_(\d+epochs?|brief)?_", str(log)))
+    logs = sorted(out.glob("results/*/*__nnUNetPlans__2d/fold_0/training_log_*.txt"))
+    name = re.compile(rf"{trainer}(_brief|_\d+epochs?)?__.*")
+    text = "\n".join(log.read_text() for log in logs if name.fullmatch(log.parts[-3]))
     if seconds := [float(value) for value in re.findall(r"Epoch time: ([\d.]+) s", text)]:
         yield f"{len(seconds)} epochs, median {statistics.median(seconds):.1f} s, first {seconds[0]:.1f} s"
     for dice in re.findall(r"Mean Validation Dice: *([\d.]+)", text)[-1:]:

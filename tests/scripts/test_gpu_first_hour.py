@@ -48,15 +48,11 @@ def brought(nnunet, tmp_path) -> Path:
 def test_slices_without_a_gpu(brought, tmp_path):
     out = tmp_path / "out"
     summary = first_hour(out, "--bring", brought, out, "install", "profile", "train")
-    assert summary.count("passed") == 4, summary
+    assert summary.count("passed") == 5 and summary.count("validation Dice") == 2, summary  # and "Everything passed"
     for trainer in ("nnUNetTrainer", "nnUNetTrainerMambaMIS"):
         step = json.loads((out / "profile" / f"{trainer}.json").read_text())
         assert step["step_seconds"] > 0 and step["batch"][1] == 1
         assert (out / "profile" / f"{trainer}.trace.json.gz").stat().st_size > 1000
-        assert (
-            list(out.glob(f"results/*/{trainer}_*/fold_0/validation/summary.json"))
-            or trainer == "nnUNetTrainerMambaMIS"
-        )
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")}
     first_hour(out, out, "profile", "train")
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")} == before, "what passed ran again"
