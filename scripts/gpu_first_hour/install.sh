@@ -13,8 +13,9 @@ fi
 for first in *.whl.000; do
     [[ ! -e $first ]] || cat "${first%.000}".[0-9]* >"${first%.000}"
 done
-if ! sha256sum --check --quiet wheels.sha256; then
-    echo "Wheels are missing or damaged: --bring all parts that scripts/collect_wheels.py wrote" >&2
+lacking=$(sha256sum --check wheels.sha256 2>/dev/null | grep -vc ': OK$' || true)
+if [[ $lacking != 0 ]]; then
+    echo "$lacking wheels are missing or damaged: --bring all parts that scripts/collect_wheels.py wrote" >&2
     exit 1
 fi
 

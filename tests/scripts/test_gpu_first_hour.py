@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +13,15 @@ from types import ModuleType
 
 import pytest
 
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
 from support import small_dataset
 from support.paths import REPOSITORY
+from support.trainer_in_process import make_trainer
+from support.waiting import wait_until
 
 SCRIPTS = REPOSITORY / "scripts"
 HELPERS = SCRIPTS / "gpu_first_hour"
+BARE = str(Path(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}"))  # has no packages
 
 
 def load(path: Path) -> ModuleType:
@@ -27,35 +31,87 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def first_hour(out: Path, *arguments: object, status: int = 0) -> str:
-    """Run the script on the CPU, in this Python; returns the summary."""
-    command = [SCRIPTS / "gpu_first_hour.sh", "--device", "cpu", *map(str, arguments)]
-    done = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True)
-    logs = {path.name: path.read_text()[-2000:] for path in out.glob("logs/*")}
-    assert done.returncode == status, (done.stdout, done.stderr, logs)
-    return (out / "summary.txt").read_text() if out.exists() else done.stderr
+def first_hour(out: Path, *arguments: object, status: int = 0, python: str = sys.executable) -> str:
+    """Run the script on the CPU; returns the summary."""
+    done = subprocess.run(command(*arguments), env=os.environ | {"PYTHON": python}, capture_output=True, text=True)
+    assert done.returncode == status, (done.stdout, done.stderr)
+    return (out / "summary.txt").read_text()
+
+
+def command(*arguments: object) -> list[str]:
+    return [str(SCRIPTS / "gpu_first_hour.sh"), "--device", "cpu", *map(str, arguments)]
+
+
+# stands for nnU-Net's command, which takes too long for a test to stop and continue it
+TRAINING = """
+import signal, sys, time
+from pathlib import Path
+
+def run_training_entry():
+    stopped = Path(__file__).with_name("stopped")
+    if stopped.exists():
+        return
+    signal.signal(signal.SIGTERM, lambda *_: (stopped.touch(), sys.exit(143)))
+    print("training", flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture
-def brought(nnunet, tmp_path) -> Path:
-    """A folder with a preprocessed dataset."""
-    name = small_dataset.discs(nnunet).name
-    shutil.copytree(nnunet.preprocessed / name, tmp_path / "brought" / name)
-    return tmp_path / "brought"
+def out(tmp_path, monkeypatch) -> Path:
+    """The folder, with a dataset, where trainings end when they continue."""
+    package = tmp_path / "packages" / "nnunetv2" / "run"
+    package.mkdir(parents=True)
+    (package / "run_training.py").write_text(TRAINING)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    dataset = tmp_path / "brought" / "Dataset900_Some"
+    dataset.mkdir(parents=True)
+    (dataset / "dataset.json").touch()
+    return tmp_path / "out"
+
+
+def test_a_stopped_slice_continues(out, tmp_path):
+    log = out / "logs" / "train_nnUNetTrainer.log"
+    arguments = command("--bring", tmp_path / "brought", out, "train")
+    running = subprocess.Popen(arguments, env=os.environ | {"PYTHON": sys.executable}, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: log.exists() and "\ntraining" in log.read_text(), 30, "the training")
+    finally:
+        running.terminate()
+    assert running.wait(30) == 1
+    assert (out / "summary.txt").read_text().count("cut off") == 2
+    assert (out / "preprocessed" / "Dataset900_Some" / "dataset.json").exists()
+    summary = first_hour(out, out, "train")
+    assert summary.count(" passed ") == 2 and "Everything passed" in summary
+
+
+def test_what_has_ended_is_left_as_it_is_until_retry(out, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH")
+    log = out / "logs" / "train_nnUNetTrainer.log"
+    first_hour(out, "--bring", tmp_path / "brought", out, "train", status=1, python=BARE)
+    assert log.read_text().count("No module named 'nnunetv2'") == 1
+    assert "failed (1)" in first_hour(out, out, "train", status=1, python=BARE)
+    assert log.read_text().count("No module named 'nnunetv2'") == 1
+    first_hour(out, "--retry", out, "train", status=1, python=BARE)
+    assert log.read_text().count("No module named 'nnunetv2'") == 2
 
 
 @pytest.mark.slow
-def test_slices_without_a_gpu(brought, tmp_path):
-    out = tmp_path / "out"
-    summary = first_hour(out, "--bring", brought, out, "install", "profile", "train")
-    assert summary.count("passed") == 5 and summary.count("validation Dice") == 2, summary  # and "Everything passed"
-    for trainer in ("nnUNetTrainer", "nnUNetTrainerMambaMIS"):
-        step = json.loads((out / "profile" / f"{trainer}.json").read_text())
-        assert step["step_seconds"] > 0 and step["batch"][1] == 1
-        assert (out / "profile" / f"{trainer}.trace.json.gz").stat().st_size > 1000
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")}
-    first_hour(out, out, "profile", "train")
-    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")} == before, "what passed ran again"
+def test_a_step_is_profiled(nnunet, tmp_path, monkeypatch):
+    for name, value in (nnunet.variables | {"nnUNet_results": str(tmp_path), "nnUNet_n_proc_DA": "0"}).items():
+        monkeypatch.setenv(name, value)
+    trainer = make_trainer(nnUNetTrainerMambaMIS_S, nnunet.preprocessed / small_dataset.discs(nnunet).name)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    profile_step = load(HELPERS / "profile_step.py")
+    profile_step.write(tmp_path / "profile", *profile_step.measure(trainer, steps=1))
+    step = json.loads((tmp_path / "profile.json").read_text())
+    assert step["batch"][:2] == [trainer.batch_size, 1] and 0 < step["step_seconds"] <= step["first_step_seconds"] * 10
+    assert "convolution" in (tmp_path / "profile.txt").read_text()
+    with gzip.open(tmp_path / "profile.trace.json.gz") as file:
+        assert json.load(file)["traceEvents"]
 
 
 def test_what_is_not_begun_in_time_is_cut_off(tmp_path):
@@ -110,7 +166,7 @@ def test_tests_continue_after_what_breaks_their_process(tmp_path):
     (tmp_path / "test_some.py").write_text(TESTS)
     finished = tmp_path / "finished.tsv"
     command = [sys.executable, "-m", "pytest", "-p", "finished_tests", "-p", "no:cacheprovider", "--finished", finished]
-    environment = os.environ | {"PYTHONPATH": str(HELPERS)}
+    environment = os.environ | {"PYTHONPATH": str(HELPERS), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
     def run() -> int:
         return subprocess.run([*command, tmp_path], env=environment, cwd=tmp_path, capture_output=True).returncode
