@@ -19,7 +19,7 @@ from nnunet_mamba_mis.ops import available_backends, selective_scan
 
 SHAPES = ((12, 8, 65536), (12, 16, 4096), (12, 32, 1024), (2, 8, 262144), (32, 8, 65536))
 STATES = 32
-TINY = ((1, 2, 9),)
+TINY, TINY_STATES = ((1, 2, 9),), 2
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2}
 
 
@@ -34,9 +34,9 @@ def candidates(discretization: str, backward: bool) -> dict:
     return scans
 
 
-def on_device(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
+def on_device(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
     """As in the network under autocast: sequences in half precision, parameters in float32."""
-    tensors = arguments(*shape, STATES)
+    tensors = arguments(*shape)
     return {name: t.to(device) if t.dim() < 3 else t.to(device, dtype) for name, t in tensors.items()}
 
 
@@ -97,16 +97,17 @@ def main() -> None:
     bandwidth = bandwidth["bytes_per_second"]
     rows = []
     columns = ["mamba_ssm", "a program a row", "torch"]
-    shapes, dtypes = TINY if options.tiny else SHAPES, (torch.float32, torch.float16)
+    shapes, states = (TINY, TINY_STATES) if options.tiny else (SHAPES, STATES)
+    dtypes = (torch.float32, torch.float16)
     for shape, dtype, discretization, backward in product(shapes, dtypes, ("zoh", "mamba"), (False, True)):
         name = f"{shape} {discretization} {str(dtype)[6:]} {'forward, backward' if backward else 'forward'}"
-        work = partial(measure, shape, dtype, discretization, backward, bandwidth, options.device)
+        work = partial(measure, (*shape, states), dtype, discretization, backward, bandwidth, options.device)
         result = journal.measure(name, work)
         if "error" not in result:
             times, ours = result["seconds"], result["seconds"]["triton"]
             ratios = [f"{times[name] / ours:.1f}×" if name in times else "" for name in columns]
             rows.append([name, f"{ours * 1e3:.3f} ms", f"{ours / result['floor_seconds']:.1f}×", *ratios])
-    title = f"Selective scan, N = {STATES}, {describe_gpu()}, copies {bandwidth / 1e12:.2f} TB/s"
+    title = f"Selective scan, N = {states}, {describe_gpu()}, copies {bandwidth / 1e12:.2f} TB/s"
     print_table(title, ["", "triton", "of the floor", *(f"{name} takes" for name in columns)], rows)
     journal.finish()
 
