@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -67,11 +69,73 @@ def gpu_medians(candidates: dict[str, Callable[[], object]], repeats: int = 25) 
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def device_medians(device: str, candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds on a GPU; on a CPU, where nothing is measured in earnest, of one run."""
+    return gpu_medians(candidates) if device == "cuda" else medians(candidates, repeats=1, warm=False)
+
+
 def describe_gpu() -> str:
     """The name of the GPU, and the versions of what runs on it."""
-    import triton
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    try:
+        triton = f"Triton {version('triton')}"
+    except PackageNotFoundError:
+        triton = "no Triton"
+    return f"{name}, torch {torch.__version__}, {triton}"
 
-    return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Triton {triton.__version__}"
+
+def gpu_options(description: str, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    """Command-line options of the benchmarks that `make bench-gpu` runs, and the device on which they run."""
+    parser = parser or argparse.ArgumentParser(description=description)
+    tiny = "the smallest sizes, and on a CPU (with TRITON_INTERPRET=1) if there is no GPU: does the benchmark work?"
+    parser.add_argument("--tiny", action="store_true", help=tiny)
+    resume = "measure only what RESULTS lacks, such as the rest of a run that was cut off on this machine"
+    parser.add_argument("--continue", dest="resume", action="store_true", help=resume)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON file (default: %(default)s)")
+    options = parser.parse_args()
+    options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    return options
+
+
+class Journal:
+    """Results by name in a JSON file, which is written after each: a benchmark that was cut off can continue.
+
+    What fails is recorded as `{"error": …}`, and measured again when the benchmark continues.
+    """
+
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        self.path = options.results / f"{name}.json"
+        self.head = {"machine": describe_machine(), "gpu": describe_gpu(), "tiny": options.tiny}
+        self.results: dict[str, dict] = {}
+        if options.resume and self.path.exists():
+            earlier = json.loads(self.path.read_text())
+            if {key: earlier.get(key) for key in self.head} == self.head:
+                self.results = earlier["results"]
+
+    def measure(self, name: str, work: Callable[[], dict]) -> dict:
+        """Return the result of this name, measured now unless it is there."""
+        if "error" in self.results.get(name, {"error": "missing"}):
+            try:
+                self.results[name] = work()
+            except Exception as error:  # the others may work
+                self.results[name] = {"error": f"{type(error).__name__}: {error}"}
+                print(f"\n{name}: {self.results[name]['error']}")
+            self._write()
+            print(".", end="", flush=True)
+        return self.results[name]
+
+    def finish(self) -> None:
+        """Name the file; exit with status 1 if anything failed."""
+        print(f"\n{self.path}")
+        failed = [name for name, result in self.results.items() if "error" in result]
+        if failed:
+            sys.exit(f"{len(failed)} of {len(self.results)} failed: {', '.join(failed)}")
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".part")
+        partial.write_text(json.dumps({**self.head, "results": self.results}, indent=2) + "\n")
+        partial.replace(self.path)
 
 
 def describe_cpu() -> str:
@@ -124,9 +188,9 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
         )
 
 
-def write_json(name: str, results: dict) -> None:
-    """Write results and what they were measured on beside the script, into results/."""
-    machine = {
+def describe_machine() -> dict:
+    """What results depend on besides the GPU."""
+    return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -134,7 +198,11 @@ def write_json(name: str, results: dict) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def write_json(name: str, results: dict) -> None:
+    """Write results and what they were measured on beside the script, into results/."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, **results}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": describe_machine(), **results}, indent=2) + "\n")
     print(f"\n{path}")

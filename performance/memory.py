@@ -1,17 +1,14 @@
-"""The memory model of `mamba_mis plan` against the peak of training steps, on a GPU if there is one, else on a CPU.
-
-`memory.py DEVICE VARIANT HEIGHT WIDTH BATCH` measures one and prints the bytes, over those that the process had before.
-"""
+"""The memory model of `mamba_mis plan` against the peak of training steps, on a GPU if there is one, else on a CPU."""
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from measure import peak_memory, print_table, write_json
+from measure import Journal, gpu_options, peak_memory, print_table
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 
@@ -28,22 +25,35 @@ SETUPS = {
 }
 
 
+TINY = [("S", 32, 2)]
+
+
 def main() -> None:
-    """Print measured and modelled peaks, and write them as JSON."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    results = []
-    for variant, side, batch in SETUPS[device]:
-        peak = peak_memory(Path(__file__), device, variant, str(side), str(side), str(batch))
-        model = training_bytes(device, variant, (side, side), batch)
-        setup = {"variant": variant, "side": side, "batch": batch}
-        results.append({**setup, "peak": peak, "model": model})
-    rows = [
-        [f"{r['variant']} {r['side']}² batch {r['batch']}", f"{r['peak'] / 1e9:.2f}", f"{r['model'] / 1e9:.2f}",
-         f"{r['model'] / r['peak']:.2f}×"]
-        for r in results
-    ]  # fmt: skip
+    """Print measured and modelled peaks, and write them as JSON; with arguments, measure one setup."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    one = "DEVICE VARIANT HEIGHT WIDTH BATCH: print the peak bytes of one setup, over those that the process had before"
+    parser.add_argument("setup", nargs="*", help=one)
+    options = gpu_options(__doc__, parser)
+    if options.setup:
+        measure(*options.setup)
+        return
+    device = options.device
+    journal = Journal(f"memory_{device}", options)
+    rows = []
+    for variant, side, batch in TINY if options.tiny else SETUPS[device]:
+        name = f"{variant} {side}² batch {batch}"
+        setup = (device, variant, str(side), str(side), str(batch))
+
+        def compare():
+            model = training_bytes(device, variant, (side, side), batch)
+            return {"peak": peak_memory(Path(__file__), *setup), "model": model}
+
+        result = journal.measure(name, compare)
+        if "error" not in result:
+            peak, model = result["peak"], result["model"]
+            rows.append([name, f"{peak / 1e9:.2f}", f"{model / 1e9:.2f}", f"{model / peak:.2f}×"])
     print_table(f"GB of a training step on a device of type {device}", ["", "measured", "model", "ratio"], rows)
-    write_json(f"memory_{device}", {"results": results})
+    journal.finish()
 
 
 def measure(device: str, variant: str, height: str, width: str, batch: str) -> None:
@@ -90,7 +100,4 @@ def _train(device: str, variant: str, size: tuple[int, int], batch: int) -> None
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(*sys.argv[1:])
-    else:
-        main()
+    main()

@@ -6,11 +6,13 @@ preset M, for 256² (batch 12 and more, as 8 GB hold) and 512².
 
 from __future__ import annotations
 
+import gc
 import sys
+import time
 
 import torch
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
-from measure import describe_gpu, gpu_medians, print_table, write_json
+from measure import Journal, describe_gpu, device_medians, gpu_options, print_table
 from network import plain_conv_unet
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from torch import nn
@@ -18,6 +20,7 @@ from torch import nn
 from nnunet_mamba_mis.architectures import MambaMIS
 
 BATCHES = {256: 49, 512: 12}  # of nnU-Net's default planner for RGB images of this size
+TINY = {32: 2}
 
 
 def residual_encoder_unet(size: int) -> nn.Module:
@@ -45,19 +48,20 @@ def make(name: str, size: int) -> nn.Module:
 NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet M", "MambaMIS S", "MambaMIS B", "MambaMIS L")
 
 
-def training_step(name: str, size: int, batch: int):
-    """Forward, a loss over all outputs, backward and an optimizer's step, under fp16 autocast."""
-    network = make(name, size).cuda()
-    compiled = torch.compile(network)
+def training_step(name: str, size: int, batch: int, device: str):
+    """Forward, a loss over all outputs, backward and an optimizer's step; on a GPU compiled, under fp16 autocast."""
+    network = make(name, size).to(device)
+    on_gpu = device == "cuda"
+    called = torch.compile(network) if on_gpu else network
     optimizer = torch.optim.AdamW(network.parameters())
-    scaler = torch.amp.GradScaler("cuda")
-    image = torch.rand(batch, 3, size, size, device="cuda")
+    scaler = torch.amp.GradScaler(device, enabled=on_gpu)
+    image = torch.rand(batch, 3, size, size, device=device)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cuda"):
-            outputs = compiled(image)
-            target = [torch.ones(batch, *y.shape[2:], dtype=torch.long, device="cuda") for y in outputs]
+        with torch.autocast(device, enabled=on_gpu):
+            outputs = called(image)
+            target = [torch.ones(batch, *y.shape[2:], dtype=torch.long, device=device) for y in outputs]
             pairs = enumerate(zip(outputs, target, strict=True))
             loss = sum(nn.functional.cross_entropy(y, t) / 2**i for i, (y, t) in pairs)
         scaler.scale(loss).backward()
@@ -67,33 +71,46 @@ def training_step(name: str, size: int, batch: int):
     return step
 
 
+def measure(name: str, size: int, batch: int, device: str) -> dict:
+    """Seconds of a step and of the first one, which compiles; peak memory."""
+    torch._dynamo.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+    step = training_step(name, size, batch, device)
+    start = time.perf_counter()
+    step()
+    if device == "cpu":
+        return {"first_seconds": time.perf_counter() - start, **device_medians(device, {"seconds": step})}
+    torch.cuda.synchronize()
+    first = time.perf_counter() - start
+    for _ in range(2):
+        step()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = device_medians(device, {"seconds": step})
+    return {"first_seconds": first, **seconds, "peak_bytes": torch.cuda.max_memory_allocated()}
+
+
 def main() -> None:
     """Print ratios and write them as JSON."""
-    if not torch.cuda.is_available():
+    options = gpu_options(__doc__)
+    if options.device == "cpu" and not options.tiny:
         sys.exit("there is no usable CUDA device: nothing is timed")
-    results = []
-    for size, batch in BATCHES.items():
-        for name in NETWORKS:
-            torch.cuda.empty_cache()
-            step = training_step(name, size, batch)
-            for _ in range(3):
-                step()
-            torch.cuda.reset_peak_memory_stats()
-            seconds = gpu_medians({name: step})[name]
-            peak = torch.cuda.max_memory_allocated()
-            results.append({"network": name, "size": size, "batch": batch, "seconds": seconds, "peak_bytes": peak})
-            del step
-            torch._dynamo.reset()
-            print(".", end="", flush=True)
+    journal = Journal("network_gpu", options)
     rows = []
-    for result in results:
-        first = next(r for r in results if r["size"] == result["size"])
-        ratios = [f"{result[key] / first[key]:.2f}×" for key in ("seconds", "peak_bytes")]
-        cells = [f"{result['seconds'] * 1e3:.1f} ms", ratios[0], f"{result['peak_bytes'] / 2**30:.2f} GiB", ratios[1]]
-        rows.append([f"{result['size']}² batch {result['batch']} {result['network']}", *cells])
+    for size, batch in (TINY if options.tiny else BATCHES).items():
+        results = {}
+        for name in NETWORKS:
+            full_name = f"{size}² batch {batch} {name}"
+            results[name] = journal.measure(full_name, lambda: measure(name, size, batch, options.device))
+            row = [full_name]
+            for key, unit, scale in (("seconds", "ms", 1e3), ("peak_bytes", "GiB", 2**-30)):
+                value, reference = (result.get(key) for result in (results[name], results[NETWORKS[0]]))
+                row.append(f"{value * scale:.2f} {unit}" if value else "")
+                row.append(f"{value / reference:.2f}×" if value and reference else "")
+            rows.append(row)
     header = ["", "time", "of PlainConvUNet", "peak memory", "of PlainConvUNet"]
     print_table(f"Training step, compiled, fp16 autocast, {describe_gpu()}", header, rows)
-    write_json("network_gpu", {"gpu": describe_gpu(), "results": results})
+    journal.finish()
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from itertools import product
 
 import torch
-from measure import describe_gpu, gpu_medians, print_table, write_json
+from measure import Journal, describe_gpu, device_medians, gpu_options, print_table
 from row_kernel import row_scan
 from scan import arguments
 
@@ -18,6 +19,7 @@ from nnunet_mamba_mis.ops import available_backends, selective_scan
 
 SHAPES = ((12, 8, 65536), (12, 16, 4096), (12, 32, 1024), (2, 8, 262144), (32, 8, 65536))
 STATES = 32
+TINY, TINY_STATES = ((1, 2, 9),), 2
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2}
 
 
@@ -32,10 +34,10 @@ def candidates(discretization: str, backward: bool) -> dict:
     return scans
 
 
-def on_gpu(shape: tuple[int, int, int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def on_device(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
     """As in the network under autocast: sequences in half precision, parameters in float32."""
-    tensors = arguments(*shape, STATES)
-    return {name: t.cuda() if t.dim() < 3 else t.cuda().to(dtype) for name, t in tensors.items()}
+    tensors = arguments(*shape)
+    return {name: t.to(device) if t.dim() < 3 else t.to(device, dtype) for name, t in tensors.items()}
 
 
 def prepare(scan, tensors: dict[str, torch.Tensor], discretization: str, backward: bool):
@@ -52,21 +54,21 @@ def prepare(scan, tensors: dict[str, torch.Tensor], discretization: str, backwar
 
 
 def check(scans: dict, tensors: dict[str, torch.Tensor], discretization: str, backward: bool) -> None:
-    """Stop if anything that will be timed differs from the PyTorch path, which the tests hold against the reference."""
+    """Refuse anything that would be timed differs from the PyTorch path, which the tests hold against the reference."""
     exact = {name: t.float() for name, t in tensors.items()}
     expected = prepare(partial(selective_scan, backend="torch"), exact, discretization, backward)()
     for name, scan in scans.items():
         for actual, wanted in zip(prepare(scan, tensors, discretization, backward)(), expected, strict=True):
             error = ((actual.float() - wanted).abs().max() / wanted.abs().max()).item()
             if not error < TOLERANCE[tensors["u"].dtype]:
-                sys.exit(f"{name} is wrong by {error:.1e}: nothing is timed")
+                raise ValueError(f"{name} is wrong by {error:.1e}, and not timed")
 
 
-def copy_bandwidth() -> float:
+def copy_bandwidth(device: str) -> float:
     """Bytes a second, read and written, of a copy of a gigabyte."""
-    source = torch.empty(2**28, dtype=torch.float32, device="cuda")
+    source = torch.empty(2**28 if device == "cuda" else 2**16, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    return 2 * 4 * source.numel() / gpu_medians({"copy": lambda: target.copy_(source)})["copy"]
+    return 2 * 4 * source.numel() / device_medians(device, {"copy": lambda: target.copy_(source)})["copy"]
 
 
 def bytes_to_move(tensors: dict[str, torch.Tensor], backward: bool) -> int:
@@ -76,31 +78,38 @@ def bytes_to_move(tensors: dict[str, torch.Tensor], backward: bool) -> int:
     return inputs + output + (2 * inputs + output if backward else 0)
 
 
+def measure(shape, dtype: torch.dtype, discretization: str, backward: bool, bandwidth: float, device: str) -> dict:
+    """Seconds of every scan, and the floor."""
+    tensors = on_device(shape, dtype, device)
+    scans = candidates(discretization, backward)
+    check(scans, tensors, discretization, backward)
+    work = {name: prepare(scan, tensors, discretization, backward) for name, scan in scans.items()}
+    return {"seconds": device_medians(device, work), "floor_seconds": bytes_to_move(tensors, backward) / bandwidth}
+
+
 def main() -> None:
     """Print ratios and write them as JSON."""
-    if not torch.cuda.is_available():
+    options = gpu_options(__doc__)
+    if options.device == "cpu" and not options.tiny:
         sys.exit("there is no usable CUDA device: nothing is timed")
-    bandwidth = copy_bandwidth()
-    rows, results = [], []
+    journal = Journal("scan_gpu", options)
+    bandwidth = journal.measure("copy", lambda: {"bytes_per_second": copy_bandwidth(options.device)})
+    bandwidth = bandwidth["bytes_per_second"]
+    rows = []
     columns = ["mamba_ssm", "a program a row", "torch"]
-    for shape in SHAPES:
-        for dtype in (torch.float32, torch.float16):
-            tensors = on_gpu(shape, dtype)
-            for discretization in ("zoh", "mamba"):
-                for backward in (False, True):
-                    scans = candidates(discretization, backward)
-                    check(scans, tensors, discretization, backward)
-                    work = {name: prepare(scan, tensors, discretization, backward) for name, scan in scans.items()}
-                    times = gpu_medians(work)
-                    floor = bytes_to_move(tensors, backward) / bandwidth
-                    what = f"{discretization} {str(dtype)[6:]} {'forward, backward' if backward else 'forward'}"
-                    results.append({"shape": shape, "what": what, "seconds": times, "floor_seconds": floor})
-                    ours = times["triton"]
-                    ratios = [f"{times[name] / ours:.1f}×" if name in times else "" for name in columns]
-                    rows.append([f"{shape} {what}", f"{ours * 1e3:.3f} ms", f"{ours / floor:.1f}×", *ratios])
-    title = f"Selective scan, N = {STATES}, {describe_gpu()}, copies {bandwidth / 1e12:.2f} TB/s"
+    shapes, states = (TINY, TINY_STATES) if options.tiny else (SHAPES, STATES)
+    dtypes = (torch.float32, torch.float16)
+    for shape, dtype, discretization, backward in product(shapes, dtypes, ("zoh", "mamba"), (False, True)):
+        name = f"{shape} {discretization} {str(dtype)[6:]} {'forward, backward' if backward else 'forward'}"
+        work = partial(measure, (*shape, states), dtype, discretization, backward, bandwidth, options.device)
+        result = journal.measure(name, work)
+        if "error" not in result:
+            times, ours = result["seconds"], result["seconds"]["triton"]
+            ratios = [f"{times[name] / ours:.1f}×" if name in times else "" for name in columns]
+            rows.append([name, f"{ours * 1e3:.3f} ms", f"{ours / result['floor_seconds']:.1f}×", *ratios])
+    title = f"Selective scan, N = {states}, {describe_gpu()}, copies {bandwidth / 1e12:.2f} TB/s"
     print_table(title, ["", "triton", "of the floor", *(f"{name} takes" for name in columns)], rows)
-    write_json("scan_gpu", {"gpu": describe_gpu(), "copy_bytes_per_second": bandwidth, "results": results})
+    journal.finish()
 
 
 if __name__ == "__main__":

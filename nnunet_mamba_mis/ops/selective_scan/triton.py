@@ -217,7 +217,22 @@ class _Problem:
 
 @functools.cache
 def _kernels() -> Any:
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        _let_scalars_bound_loops()
     return importlib.import_module("nnunet_mamba_mis.ops.selective_scan.triton_kernels")
+
+
+@functools.cache
+def _let_scalars_bound_loops() -> None:
+    """Let older Triton's interpreter (3.6) loop up to a scalar: NumPy ≥ 2.4 makes no int of an array of one value."""
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    patch = interpreter._patch_lang_tensor
+
+    def patch_tensor(tensor: type, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_tensor
 
 
 @functools.cache
