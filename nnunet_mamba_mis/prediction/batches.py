@@ -32,6 +32,7 @@ class Ticket(Generic[T]):
         properties: Of the image.
         logits: What the networks make of it, once they have.
         error: What came instead.
+        is_last: Whether the error ended the images.
         seconds: Of work on it so far.
         canvas: Where its tiles add up.
     """
@@ -41,6 +42,7 @@ class Ticket(Generic[T]):
     properties: dict[str, Any] = field(default_factory=dict)
     logits: Tensor | None = None
     error: Exception | None = None
+    is_last: bool = False
     seconds: float = 0.0
     canvas: Canvas | None = field(default=None, repr=False)
 

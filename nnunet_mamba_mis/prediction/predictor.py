@@ -151,9 +151,16 @@ class Predictor:
         Yields:
             What `finish` returns.
         """
-        with closing(Ahead((self._ticket(item, read) for item in items), _AHEAD)) as tickets:
+        with closing(Ahead(self._tickets(items, read), _AHEAD)) as tickets:
             predicted = self._networks.stream(tickets, together)
             yield from behind(lambda ticket: finish(self._restored(ticket, probabilities)), predicted, _AHEAD)
+
+    def _tickets(self, items: Iterable[T], read: Callable[[T], Image | None]) -> Iterator[Ticket[Any]]:
+        try:
+            for item in items:
+                yield self._ticket(item, read)
+        except Exception as error:  # of whatever the images come from; those before it come first
+            yield Ticket(None, error=error, is_last=True)
 
     def _ticket(self, item: T, read: Callable[[T], Image | None]) -> Ticket[T]:
         start = time.perf_counter()
@@ -169,6 +176,8 @@ class Predictor:
 
     def _restored(self, ticket: Ticket[T], probabilities: bool) -> Outcome[T]:
         start = time.perf_counter()
+        if ticket.is_last and ticket.error:
+            raise ticket.error
         if ticket.logits is None:
             return Outcome(ticket.item, None, ticket.error, ticket.seconds)
         result = self._preprocessing.restore(ticket.logits.numpy(), ticket.properties, probabilities)

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -41,11 +42,10 @@ class Ahead(Iterator[T]):
     def close(self) -> None:
         """End the thread; items that wait are lost."""
         self._stopped.set()
-        while self._thread.is_alive():
-            try:
+        # the thread may wait for room
+        while self._thread.is_alive() or not self._queue.empty():
+            with suppress(queue.Empty):
                 self._queue.get(timeout=0.05)
-            except queue.Empty:
-                continue
         self._queue.put((_END, None))
 
     def _read(self, items: Iterator[T]) -> None:

@@ -20,9 +20,8 @@ from support.images import disc_image
 from support.predictions import MODELS, S, assert_same, nnunet_predictor
 
 SIZES = {
-    "patch": (32, 32),
     "smaller": (17, 23),
-    "larger": (70, 97),
+    "larger": (47, 60),
     "narrow": (40, 1),
     "pixel": (1, 1),
     "black": (20, 50),
@@ -98,23 +97,23 @@ def test_stream_is_lazy_and_ends_with_its_consumer(model):
         try:
             while True:
                 next(taken)
-                yield images(3)["patch"]
+                yield images(3)["smaller"]
         finally:
             ended.set()
 
     frames = Predictor(model("classes")).predict_many(camera())
-    assert next(frames).shape == next(frames).shape == (32, 32)
+    assert next(frames).shape == next(frames).shape == (17, 23)
     frames.close()
     assert ended.wait(5) and next(taken) < 50
 
 
 def test_error_of_the_images_source_is_raised_after_those_before(model):
     def failing():
-        yield images(3)["patch"]
+        yield images(3)["smaller"]
         raise OSError("unplugged")
 
     results = Predictor(model("classes")).predict_many(failing())
-    assert next(results).shape == (32, 32)
+    assert next(results).shape == (17, 23)
     with pytest.raises(OSError, match="unplugged"):
         next(results)
 

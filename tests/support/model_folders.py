@@ -146,10 +146,11 @@ class UntrainedModel:
 
 @torch.no_grad()
 def _vary(network: nn.Module, images: torch.Tensor) -> None:
-    """Change the last layer so that about as many pixels are of each class."""
-    logits = network(images)[0]
+    """Change the last layer so that about as many pixels are of each class, and logits of a pixel have the mean 0."""
     heads = network.decoder.seg_layers
     head = heads[0] if heads[0].in_channels <= heads[-1].in_channels else heads[-1]
-    deviation, mean = torch.std_mean(logits, dim=(0, 2, 3))
-    head.weight *= (2 / deviation)[:, None, None, None]
-    head.bias.copy_(2 / deviation * (head.bias - mean))
+    if len(head.weight) > 1:
+        head.weight -= head.weight.mean(dim=0)
+    deviation, mean = torch.std_mean(network(images)[0], dim=(0, 2, 3))
+    head.weight *= (1 / deviation)[:, None, None, None]
+    head.bias.copy_(1 / deviation * (head.bias - mean))
