@@ -3,7 +3,7 @@
 #   make test    install into .venv and run the whole test suite, on all cores
 #   make test-fast   the same without tests that take more than a few seconds
 #   make docs    write the generated parts of the documentation
-#   make bench   time the scan, the network and exported files on this CPU
+#   make bench   time the scan, the network, exported files and prediction on this CPU
 #   make bench-gpu   the same on a GPU
 #   make lint    ruff, mypy, import contracts, and whether the generated documentation is up to date
 PYTHON ?= python3
@@ -34,6 +34,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python performance/scan.py
 	$(BIN)/python performance/network.py
 	$(BIN)/python performance/exports.py
+	$(BIN)/python performance/prediction.py
 	$(BIN)/python performance/bounds.py
 
 bench-gpu: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""`mamba_mis predict` against `nnUNetv2_predict` on the same images, on a CPU: both commands as installed, mirroring on.
+"""`mamba_mis predict` against `nnUNetv2_predict` on the same images, on a CPU: commands as installed, mirroring on.
 
 Models have seeded weights that nobody has trained. Refuses to time predictions that differ.
 """
@@ -22,8 +22,8 @@ from measure import print_table, write_json
 from nnunet_mamba_mis.utils.subprocesses import find_executable
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from support.model_folders import UntrainedModel, plain_unet  # noqa: E402
-from support.predictions import nnunet_predictor  # noqa: E402
+from support.model_folders import UntrainedModel, plain_unet
+from support.predictions import nnunet_predictor
 
 # trainer → what nnU-Net's command is to be faster than by
 MODELS = {"nnUNetTrainerMambaMIS": 4.0, "nnUNetTrainer": 1.5}
@@ -95,10 +95,23 @@ def compare(trainer: str, what: str, folder: Path) -> dict:
     cores = {"nnUNet_def_n_proc": str(os.cpu_count())}
 
     def ours(source: str, output: str) -> float:
-        return seconds_of([find_executable("mamba_mis"), "predict", *options, "-i", str(folder / source), "-o", str(folder / output)], {})
+        return seconds_of(
+            [find_executable("mamba_mis"), "predict", *options, "-i", str(folder / source), "-o", str(folder / output)],
+            {},
+        )
 
     def theirs(source: str, output: str) -> float:
-        return seconds_of([find_executable("nnUNetv2_predict_from_modelfolder"), *options, "-i", str(folder / source), "-o", str(folder / output)], cores)
+        return seconds_of(
+            [
+                find_executable("nnUNetv2_predict_from_modelfolder"),
+                *options,
+                "-i",
+                str(folder / source),
+                "-o",
+                str(folder / output),
+            ],
+            cores,
+        )
 
     result = {"trainer": trainer, "images": what, "first result": ours("one", "first")}
     result |= {"ours": ours("images", "ours"), "nnU-Net": theirs("images", "theirs")}
@@ -122,8 +135,19 @@ def main() -> None:
         inside = [f"{result['in process'][name]:.3f} s" for name in ("nnU-Net", "ours")]
         seconds = [f"{result[name]:.1f} s" for name in ("nnU-Net", "ours")]
         name = f"{result['trainer']}, {result['images']}"
-        rows.append([name, *seconds, f"{ratio:.1f}× (≥ {bound})", f"{first:.1f} s (≤ {FIRST_RESULT})", reached, *inside])
-    header = ["", "nnUNetv2_predict", "mamba_mis predict", "faster", "first result", "reached", "nnU-Net, an image", "ours"]
+        rows.append(
+            [name, *seconds, f"{ratio:.1f}× (≥ {bound})", f"{first:.1f} s (≤ {FIRST_RESULT})", reached, *inside]
+        )
+    header = [
+        "",
+        "nnUNetv2_predict",
+        "mamba_mis predict",
+        "faster",
+        "first result",
+        "reached",
+        "nnU-Net, an image",
+        "ours",
+    ]
     print_table(f"Prediction, {torch.get_num_threads()} threads, mirroring on: commands, and in process", header, rows)
     write_json("prediction", {"results": results})
 

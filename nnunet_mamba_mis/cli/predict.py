@@ -1,9 +1,9 @@
 """Segment images or videos with a trained 2D model, of any trainer: labels as nnUNetv2_predict writes them, faster.
 
 The model is loaded once, and images go through it in batches. Images are those that the model was trained on, by name
-and kind (CASE_0000 and so on), and JPEG, PNG, BMP, TIFF and GIF of any kind for models of such pictures. summary.csv has
-the area and number of components of each class, and the mean confidence. A broken image is skipped; the exit status is
-then 1.
+and kind (CASE_0000 and so on), and JPEG, PNG, BMP, TIFF and GIF of any kind for models of such pictures. summary.csv
+has the area and number of components of each class, and the mean confidence. A broken image is skipped; the exit status
+is then 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ _DEPTHS = (8, 10, 12, 14, 16)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis predict`."""
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("-d", dest="dataset", metavar="ID", help="id or name of the dataset that the model was trained on")
+    model.add_argument(
+        "-d", dest="dataset", metavar="ID", help="id or name of the dataset that the model was trained on"
+    )
     folder = "the model's folder: nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
     model.add_argument("-m", dest="model", metavar="MODEL", type=Path, help=folder)
     sources = "folder of images, images, or videos"
@@ -33,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", type=_fold, help=folds)
     trainer = "with -d: the model's trainer (default: the only one, or nnUNetTrainerMambaMIS)"
     parser.add_argument("-tr", dest="trainer", metavar="TRAINER", help=trainer)
-    parser.add_argument("-p", dest="plans", metavar="PLANS", help="with -d: its plans (default: the only ones, or nnUNetPlans)")
+    parser.add_argument(
+        "-p", dest="plans", metavar="PLANS", help="with -d: its plans (default: the only ones, or nnUNetPlans)"
+    )
     configuration = "with -d: its configuration (default: the only one, or 2d)"
     parser.add_argument("-c", dest="configuration", metavar="CONFIGURATION", help=configuration)
     device = "cpu, cuda or mps (default: cuda where there is a GPU, else cpu)"

@@ -6,7 +6,6 @@ import functools
 import importlib
 import importlib.util
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -59,7 +59,12 @@ class BatchedNetworks:
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], tile_size: Size, heads: int, mirror_axes: Sequence[int], device: torch.device
+        self,
+        networks: Sequence[nn.Module],
+        tile_size: Size,
+        heads: int,
+        mirror_axes: Sequence[int],
+        device: torch.device,
     ) -> None:
         self._networks = [network.to(device) for network in networks]
         self._tile_size, self._heads, self._device = tile_size, heads, device
@@ -128,9 +133,9 @@ class BatchedNetworks:
                     return torch.cat([network(part) for part in patches.split(self._batch)])
                 except torch.OutOfMemoryError:
                     if self._batch == 1:
+                        size = " × ".join(map(str, self._tile_size))
                         raise UserError(
-                            f"a patch of {' × '.join(map(str, self._tile_size))} pixels does not fit into the memory of "
-                            f"{self._device}: predict on the CPU"
+                            f"a patch of {size} pixels does not fit into the memory of {self._device}: use the CPU"
                         ) from None
                     self._batch //= 2
                     torch.cuda.empty_cache()

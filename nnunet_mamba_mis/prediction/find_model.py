@@ -55,9 +55,7 @@ def trained_folds(model: Path) -> list[int | str]:
 
 def _matching(models: Sequence[Path], parts: Sequence[str | None]) -> list[Path]:
     return [
-        path
-        for path in models
-        if all(part in (None, found) for part, found in zip(parts, _parts(path), strict=False))
+        path for path in models if all(part in (None, found) for part, found in zip(parts, _parts(path), strict=False))
     ]
 
 

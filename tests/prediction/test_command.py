@@ -11,14 +11,14 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from PIL import Image
+from PIL import ExifTags, Image
 
 from nnunet_mamba_mis.cli.main import main
 from nnunet_mamba_mis.prediction import Predictor
 from support.full_disk import full_disk
 from support.images import disc_image
 from support.model_folders import UntrainedModel
-from support.predictions import MODELS, S, assert_same, nnunet_predictor
+from support.predictions import MODELS, STOCK, S, assert_same, nnunet_predictor
 
 
 def colours(seed: int = 0, size: tuple[int, int] = (40, 50)) -> np.ndarray:
@@ -48,9 +48,9 @@ def photos(tmp_path) -> Path:
 
 
 NIFTI = {
-    "2D": UntrainedModel(S, channels=2, file_ending=".nii.gz", reader="SimpleITKIO",
+    "2D": UntrainedModel(STOCK, channels=2, file_ending=".nii.gz", reader="SimpleITKIO",
                          configuration={"spacing": [0.7, 0.8], "use_mask_for_norm": [True, False]}),
-    "volume": UntrainedModel(S, channels=1, file_ending=".nii.gz", reader="SimpleITKIO",
+    "volume": UntrainedModel(STOCK, channels=1, file_ending=".nii.gz", reader="SimpleITKIO",
                              plans={"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]}),
 }  # fmt: skip
 
@@ -78,12 +78,16 @@ def test_nifti_is_predicted_into_the_files_of_nnunet(kind, tmp_path):
             assert len({getattr(label_map, geometry)() for label_map in label_maps}) == 1
         labels = [sitk.GetArrayFromImage(label_map).reshape(-1, *shape[-2:]) for label_map in label_maps]
         chances = [np.load(folder / f"{case}.npz")["probabilities"] for folder in (ours, theirs)]
-        assert_same(labels[0], chances[0].reshape(2, *labels[0].shape), labels[1], chances[1].reshape(2, *labels[0].shape))
+        assert_same(
+            labels[0], chances[0].reshape(2, *labels[0].shape), labels[1], chances[1].reshape(2, *labels[0].shape)
+        )
         pickled = [np.load(folder / f"{case}.pkl", allow_pickle=True) for folder in (ours, theirs)]
         assert pickled[0].keys() == pickled[1].keys()
         assert (ours / "overlays" / f"{case}.png").exists()
 
 
+TURNED = Image.Exif()
+TURNED[ExifTags.Base.Orientation] = 6
 KINDS = {
     "jpg": lambda image, path: image.save(path, quality=95),
     "bmp": lambda image, path: image.save(path),
@@ -91,7 +95,7 @@ KINDS = {
     "palette.png": lambda image, path: image.quantize(64).save(path),
     "rgba.png": lambda image, path: image.convert("RGBA").save(path),
     "grey.png": lambda image, path: image.convert("L").save(path),
-    "turned.jpg": lambda image, path: image.save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+    "turned.jpg": lambda image, path: image.save(path, exif=TURNED),
     "deep.tif": lambda image, path: imageio.imwrite(path, np.asarray(image).astype(np.uint16) * 16),
 }  # fmt: skip
 
@@ -103,8 +107,8 @@ def test_pictures_are_predicted_as_convert_images_reads_them(model, tmp_path):
     for seed, (name, save) in enumerate(KINDS.items()):
         save(Image.fromarray(colours(seed)), photos / f"{seed}.{name}")
     assert main(["convert", "images", "-i", str(photos), "-o", str(converted)]) == 0
-    predict(model("classes"), photos, tmp_path / "ours", "--overlays")
-    predictor = Predictor(model("classes"))
+    predict(model("stock"), photos, tmp_path / "ours", "--overlays")
+    predictor = Predictor(model("stock"))
     for file in converted.glob("*_0000.png"):
         case = file.name.removesuffix("_0000.png")
         labels = imageio.imread(tmp_path / "ours" / f"{case}.png")
@@ -131,7 +135,7 @@ def test_images_named_as_nnunets_are_read_as_nnunet_reads_them(model, kind, tmp_
 def test_numbers_of_a_camera_are_no_channels(model, tmp_path):
     for number in (0, 1, 2, 3):
         Image.fromarray(colours(number)).save(tmp_path / f"IMG_{number:04d}.png")
-    predict(model("classes"), tmp_path, tmp_path / "out")
+    predict(model("stock"), tmp_path, tmp_path / "out")
     assert set(rows(tmp_path / "out")) == {f"IMG_{number:04d}" for number in (0, 1, 2, 3)}
 
 
@@ -150,7 +154,7 @@ def test_summary_describes_what_was_predicted(model, photos, tmp_path):
 
 
 def test_names_in_the_summary_are_no_formulas(tmp_path):
-    model = UntrainedModel(S, labels={"background": 0, "=1+1": 1}).write(tmp_path / "model")
+    model = UntrainedModel(STOCK, labels={"background": 0, "=1+1": 1}).write(tmp_path / "model")
     (tmp_path / "photos").mkdir()
     Image.fromarray(colours()).save(tmp_path / "photos" / "-1.png")
     predict(model, tmp_path / "photos", tmp_path / "out")
@@ -163,7 +167,7 @@ def test_broken_image_is_named_and_the_others_are_predicted(model, photos, tmp_p
     (photos / "photo 1.png").write_bytes(whole[: len(whole) // 2])
     (photos / "empty.jpg").touch()
     (photos / "notes.txt").touch()
-    predict(model("classes"), photos, tmp_path / "out", status=1)
+    predict(model("stock"), photos, tmp_path / "out", status=1)
     assert set(rows(tmp_path / "out")) == {"photo_0", "photo_2"} == {p.stem for p in (tmp_path / "out").glob("*.png")}
     errors = capsys.readouterr().err
     assert "photo 1.png" in errors and "empty.jpg" in errors and "Traceback" not in errors
@@ -171,23 +175,23 @@ def test_broken_image_is_named_and_the_others_are_predicted(model, photos, tmp_p
 
 def test_images_of_one_name_are_named(model, photos, tmp_path, capsys):
     Image.fromarray(colours()).save(photos / "photo 0.jpg")
-    predict(model("classes"), photos, tmp_path / "out", status=1)
+    predict(model("stock"), photos, tmp_path / "out", status=1)
     assert "photo 0.png" in capsys.readouterr().err and len(rows(tmp_path / "out")) == 3
 
 
 def test_resumed_prediction_skips_what_is_there(model, photos, tmp_path):
     out = tmp_path / "out"
-    predict(model("classes"), photos, out)
+    predict(model("stock"), photos, out)
     before = {file.name: file.stat().st_mtime_ns for file in out.glob("*.png")}
     earlier = rows(out)
     (out / "photo_1.png").unlink()
     with (out / "summary.csv").open("a") as file:
         file.write("photo_2,killed whi")
-    predict(model("classes"), photos, out, "--resume")
+    predict(model("stock"), photos, out, "--resume")
     after = {file.name: file.stat().st_mtime_ns for file in out.glob("*.png")}
     assert {name for name in before if after[name] != before[name]} == {"photo_1.png"}
     assert rows(out).keys() == earlier.keys() and rows(out)["photo_2"] == earlier["photo_2"]
-    predict(model("classes"), photos, out, "--resume", "--overlays")
+    predict(model("stock"), photos, out, "--resume", "--overlays")
     assert len(list((out / "overlays").iterdir())) == 3 and len(rows(out)) == 3
     predict(model("regions"), photos, out, "--resume", status=1)
     assert rows(out).keys() == earlier.keys()
@@ -195,8 +199,8 @@ def test_resumed_prediction_skips_what_is_there(model, photos, tmp_path):
 
 def test_folder_that_cannot_be_written_is_one_line(model, photos, tmp_path, capsys):
     (tmp_path / "file").touch()
-    predict(model("classes"), photos, tmp_path / "file" / "out", status=1)
-    predict(model("classes"), photos, photos, status=1)
+    predict(model("stock"), photos, tmp_path / "file" / "out", status=1)
+    predict(model("stock"), photos, photos, status=1)
     assert capsys.readouterr().err.count("\n") == 2
     assert sorted(path.name for path in photos.iterdir()) == [f"photo {seed}.png" for seed in range(3)]
 
@@ -204,18 +208,20 @@ def test_folder_that_cannot_be_written_is_one_line(model, photos, tmp_path, caps
 @pytest.mark.parametrize("kind", ["classes", "nifti"])
 def test_full_disk_ends_with_one_line_and_loses_nothing(model, photos, tmp_path, capsys, kind):
     out, source, options = tmp_path / "out", photos, ["--save-probabilities"]
-    folder = model("classes")
+    folder = model("stock")
     if kind == "nifti":
-        folder = UntrainedModel(S, channels=1, file_ending=".nii.gz", reader="SimpleITKIO").write(tmp_path / "model")
+        folder = UntrainedModel(STOCK, channels=1, file_ending=".nii.gz", reader="SimpleITKIO").write(
+            tmp_path / "model"
+        )
         source, options = tmp_path / "scan_0000.nii.gz", []
-        noise = np.random.default_rng(0).integers(0, 500, (400, 400)).astype(np.int16)
+        noise = np.random.default_rng(0).integers(0, 500, (100, 100)).astype(np.int16)
         sitk.WriteImage(sitk.GetImageFromArray(noise), source)
     predict(folder, source, out, *options)
     before = {file: file.read_bytes() for file in out.iterdir()}
     largest = max(len(content) for file, content in before.items() if file.suffix in (".npz", ".gz"))
     capsys.readouterr()
     with full_disk(largest - 1):
-        predict(folder, source, out, *options, "--overlays", status=1)
+        predict(folder, source, out, *options, status=1)
     assert capsys.readouterr().err.count("\n") == 1
     for file, content in before.items():
         assert file.name == "summary.csv" or file.read_bytes() == content
@@ -226,13 +232,13 @@ def test_sources_and_models_that_are_none_are_one_line(model, photos, tmp_path, 
     (tmp_path / "empty").mkdir()
     for folder, source in (
         (tmp_path, photos),
-        (model("classes"), tmp_path / "empty"),
-        (model("classes"), tmp_path / "nowhere.png"),
+        (model("stock"), tmp_path / "empty"),
+        (model("stock"), tmp_path / "nowhere.png"),
     ):
         predict(folder, source, tmp_path / "out", status=1)
         errors = capsys.readouterr().err
         assert errors.count("\n") == 1 and "Traceback" not in errors
-    predict(model("classes"), photos, tmp_path / "out", "-f", "3", status=1)
+    predict(model("stock"), photos, tmp_path / "out", "-f", "3", status=1)
     assert "fold_0" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 

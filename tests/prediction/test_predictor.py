@@ -17,7 +17,7 @@ import torch
 from nnunet_mamba_mis.prediction import Predictor
 from nnunet_mamba_mis.utils.errors import UserError
 from support.images import disc_image
-from support.predictions import MODELS, S, assert_same, nnunet_predictor
+from support.predictions import MODELS, assert_same, nnunet_predictor
 
 SIZES = {
     "smaller": (17, 23),

@@ -48,7 +48,7 @@ def predict(model: Path, source: Path, output: Path, *options: str) -> int:
 def test_video_gets_outlines_and_labels(model, tmp_path, size, every):
     clip, out = tmp_path / "clip.mp4", tmp_path / "out"
     write_video(clip, size, 7)
-    assert predict(model("classes"), clip, out, "--every", str(every), "--save-labels") == 0
+    assert predict(model("stock"), clip, out, "--every", str(every), "--save-labels") == 0
     given, drawn = frames_of(clip), frames_of(out / "clip_overlay.mp4")
     assert len(drawn) == 7 and drawn[0].shape == (*size, 3)
     assert np.abs(drawn[0].astype(int) - given[0]).max() > 50
@@ -56,7 +56,7 @@ def test_video_gets_outlines_and_labels(model, tmp_path, size, every):
         assert float(container.duration / av.time_base) == pytest.approx(7 / RATE, abs=0.11)
     predicted = range(0, 7, every)
     assert rows(out) == [f"clip.mp4:{index}" for index in predicted]
-    predictor = Predictor(model("classes"))
+    predictor = Predictor(model("stock"))
     for index in predicted:
         labels = imageio.imread(out / "clip_labels" / f"clip_{index:06d}.png")
         assert (labels == predictor.predict(given[index])).mean() > 0.999
@@ -66,12 +66,12 @@ def test_video_gets_outlines_and_labels(model, tmp_path, size, every):
 def test_finished_video_is_skipped_when_resumed(model, tmp_path):
     clip, out = tmp_path / "clip.mp4", tmp_path / "out"
     write_video(clip, (32, 32), 2)
-    assert predict(model("classes"), clip, out) == 0
+    assert predict(model("stock"), clip, out) == 0
     before = (out / "clip_overlay.mp4").stat().st_mtime_ns
-    assert predict(model("classes"), clip, out, "--resume") == 0
+    assert predict(model("stock"), clip, out, "--resume") == 0
     assert (out / "clip_overlay.mp4").stat().st_mtime_ns == before and len(rows(out)) == 2
     (out / "clip_overlay.mp4").unlink()
-    assert predict(model("classes"), clip, out, "--resume") == 0
+    assert predict(model("stock"), clip, out, "--resume") == 0
     assert len(rows(out)) == 2
 
 
@@ -81,7 +81,7 @@ def test_video_that_cannot_be_read_is_named(model, tmp_path, capsys, damage):
     write_video(clip, (32, 32), 40)
     whole = clip.read_bytes()
     clip.write_bytes({"noise": bytes(range(256)) * 9, "empty": b"", "truncated": whole[: len(whole) // 2]}[damage])
-    status = predict(model("classes"), clip, out)
+    status = predict(model("stock"), clip, out)
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
     if damage == "truncated":
@@ -94,7 +94,7 @@ def test_video_that_cannot_be_read_is_named(model, tmp_path, capsys, damage):
 def test_model_of_other_images_takes_no_video(tmp_path, capsys):
     from support.model_folders import UntrainedModel
 
-    model = UntrainedModel(channels=2).write(tmp_path / "model")
+    model = UntrainedModel("nnUNetTrainer", channels=2).write(tmp_path / "model")
     write_video(tmp_path / "clip.mp4", (32, 32), 2)
     assert predict(model, tmp_path / "clip.mp4", tmp_path / "out") == 1
     assert "channel" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Folders of models that nobody has trained: seeded weights of the network that the trainer builds, and logits that vary.
+"""Folders of untrained models: seeded weights of the network that the trainer builds, and logits that vary.
 
 Also used by performance/prediction.py.
 """

@@ -17,14 +17,15 @@ from nnunet_mamba_mis import trainers
 from support.model_folders import UntrainedModel
 
 S = "nnUNetTrainerMambaMIS_S"
+STOCK = "nnUNetTrainer"
 MODELS = {
     "classes": UntrainedModel(S, labels={"background": 0, "polyp": 1, "vessel": 2}),
-    "regions": UntrainedModel(
-        S, labels={"background": 0, "whole": [1, 2], "core": 2}, dataset={"regions_class_order": [1, 2]}
-    ),
     "folds": UntrainedModel(S, folds=(0, 1)),
-    "grey": UntrainedModel(S, channels=1, file_ending=".tif"),
-    "stock": UntrainedModel("nnUNetTrainer"),
+    "regions": UntrainedModel(
+        STOCK, labels={"background": 0, "whole": [1, 2], "core": 2}, dataset={"regions_class_order": [1, 2]}
+    ),
+    "grey": UntrainedModel(STOCK, channels=1, file_ending=".tif"),
+    "stock": UntrainedModel(STOCK),
 }
 
 
@@ -36,9 +37,7 @@ def nnunet_predictor(folder: Path, folds: Sequence[int | str], mirroring: bool =
     trainer = getattr(trainers, checkpoints[0]["trainer_name"], nnUNetTrainer)
     configuration = manager.get_configuration("2d")
     channels, heads = len(dataset["channel_names"]), manager.get_label_manager(dataset).num_segmentation_heads
-    network = trainer.build_network_architecture(
-        manager, configuration, channels, heads, enable_deep_supervision=False
-    )
+    network = trainer.build_network_architecture(manager, configuration, channels, heads, enable_deep_supervision=False)
     predictor = nnUNetPredictor(use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False)
     weights = [checkpoint["network_weights"] for checkpoint in checkpoints]
     axes = checkpoints[0]["inference_allowed_mirroring_axes"]
