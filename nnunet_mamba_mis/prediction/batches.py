@@ -19,7 +19,7 @@ from nnunet_mamba_mis.utils.errors import UserError
 T = TypeVar("T")
 
 # pixels of a batch, and the most images in it: more of them bring nothing
-_LARGEST = {"cpu": (2**17, 8), "other": (2**22, 64)}
+_LARGEST = {"cpu": (2**18, 8), "other": (2**22, 64)}
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,8 @@ class FilePrediction:
         self.images = len(self._cases)
         self.videos = [video for video in inputs.videos if not self._output.is_done(frame_name(video.name, 0))]
         self.problems = inputs.problems
+        if self.videos:
+            _check_videos(self.videos[0], self._model)
 
     def run(self) -> Iterator[Predicted]:
         """Predict, and yield what is done.
@@ -130,12 +133,16 @@ class FilePrediction:
     def _video(self, predictor: Predictor, video: Path) -> Iterator[Predicted]:
         from nnunet_mamba_mis.prediction.video import predict_video
 
-        yield from (
-            Predicted(video.name, problem)
-            for problem in predict_video(
-                predictor, video, self._output, self._options.every, self._options.frame_labels
-            )
-        )
+        options = self._options
+        for problem in predict_video(predictor, video, self._output, options.every, options.frame_labels):
+            yield Predicted(video.name, problem)
+
+
+def _check_videos(first: Path, model: Model) -> None:
+    if not model.is_of_pictures:
+        raise UserError(f"{first} is a video, which a model of pictures with one or three channels takes alone")
+    if find_spec("av") is None:
+        raise UserError(f"{first} is a video, which needs PyAV: pip install 'nnunet-mamba-mis[video]'")
 
 
 def _image(read: ReadImage) -> Image:

@@ -180,7 +180,10 @@ class Predictor:
             raise ticket.error
         if ticket.logits is None:
             return Outcome(ticket.item, None, ticket.error, ticket.seconds)
-        result = self._preprocessing.restore(ticket.logits.numpy(), ticket.properties, probabilities)
+        try:
+            result = self._preprocessing.restore(ticket.logits.numpy(), ticket.properties, probabilities)
+        except Exception as error:  # of nnU-Net's resampling, and for want of memory
+            return Outcome(ticket.item, None, error, ticket.seconds)
         return Outcome(ticket.item, result, None, ticket.seconds + time.perf_counter() - start)
 
     def from_array(self, image: NDArray[Any]) -> Image:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,11 +18,6 @@ from nnunet_mamba_mis.prediction.predictor import Outcome, Predictor
 from nnunet_mamba_mis.utils.atomic_write import atomic_files
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.overlays import with_outlines
-
-try:
-    import av
-except ImportError:
-    av = None
 
 _QUALITY = {"crf": "18", "preset": "veryfast"}
 
@@ -137,12 +133,8 @@ def predict_video(
         An empty text for each frame that is done, and at the end, in words, why the video could not be read further.
 
     Raises:
-        UserError: PyAV is not installed, the model is not of pictures, or nothing can be written.
+        UserError: A frame cannot be predicted, or nothing can be written.
     """
-    if av is None:
-        raise UserError("videos need PyAV: pip install 'nnunet-mamba-mis[video]'")
-    if not predictor.model.is_of_pictures:
-        raise UserError(f"{path}: the model is not of pictures with one or three channels, and takes no video")
     try:
         video = _Video(path)
     except UserError as error:

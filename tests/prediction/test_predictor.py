@@ -17,6 +17,7 @@ import torch
 from nnunet_mamba_mis.prediction import Predictor
 from nnunet_mamba_mis.utils.errors import UserError
 from support.images import disc_image
+from support.model_folders import UntrainedModel
 from support.predictions import MODELS, assert_same, nnunet_predictor
 
 SIZES = {
@@ -64,6 +65,17 @@ def test_prediction_without_mirroring_is_nnunets(model, tmp_path):
     )
     ours = Predictor(model("classes"), mirroring=False).predict(pixels, probabilities=True)
     assert_same(*ours, theirs[0][0][0], theirs[0][1][:, 0])
+
+
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerUMambaBot", "nnUNetTrainerBN", "nnUNetTrainer_100epochs"])
+def test_network_is_the_trainers(trainer, tmp_path):
+    pixels = images(3)["larger"]
+    imageio.imwrite(tmp_path / "image_0000.png", pixels)
+    folder = UntrainedModel(trainer).write(tmp_path / "model")
+    theirs = nnunet_predictor(folder, [0]).predict_from_files_sequential(
+        [[str(tmp_path / "image_0000.png")]], None, save_probabilities=True
+    )
+    assert_same(*Predictor(folder).predict(pixels, probabilities=True), theirs[0][0][0], theirs[0][1][:, 0])
 
 
 def test_images_that_share_batches_are_predicted_as_alone(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -12,6 +13,7 @@ import pytest
 from nnunet_mamba_mis.cli.main import main
 from nnunet_mamba_mis.prediction import Predictor
 from support.images import disc_image
+from support.model_folders import UntrainedModel
 
 av = pytest.importorskip("av")
 RATE = 10
@@ -91,10 +93,11 @@ def test_video_that_cannot_be_read_is_named(model, tmp_path, capsys, damage):
         assert status == 1 and str(clip) in errors and not (out / "clip_overlay.mp4").exists()
 
 
-def test_model_of_other_images_takes_no_video(tmp_path, capsys):
-    from support.model_folders import UntrainedModel
-
-    model = UntrainedModel("nnUNetTrainer", channels=2).write(tmp_path / "model")
+def test_video_for_a_model_of_other_images_or_without_pyav_is_one_line(model, tmp_path, capsys, monkeypatch):
     write_video(tmp_path / "clip.mp4", (32, 32), 2)
-    assert predict(model, tmp_path / "clip.mp4", tmp_path / "out") == 1
-    assert "channel" in capsys.readouterr().err
+    other = UntrainedModel("nnUNetTrainer", channels=2).write(tmp_path / "model")
+    assert predict(other, tmp_path / "clip.mp4", tmp_path / "out") == 1
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert predict(model("stock"), tmp_path / "clip.mp4", tmp_path / "out") == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and "nnunet-mamba-mis[video]" in errors[1]

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_mamba_mis import trainers
+from nnunet_mamba_mis.nnunet.lookup import find_trainer
 from nnunet_mamba_mis.trainers.network_record import network_record
 
 OURS = "nnUNetTrainerMambaMIS"
@@ -128,8 +127,7 @@ class UntrainedModel:
         torch.manual_seed(seed)
         manager = PlansManager(plans)
         heads = manager.get_label_manager(dataset).num_segmentation_heads
-        trainer = getattr(trainers, self.trainer, nnUNetTrainer)
-        network = trainer.build_network_architecture(
+        network = find_trainer(self.trainer).build_network_architecture(
             manager, manager.get_configuration("2d"), self.channels, heads, enable_deep_supervision=True
         )
         _vary(network, torch.randn(2, self.channels, *self.patch_size))

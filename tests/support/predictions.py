@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba_mis import trainers
+from nnunet_mamba_mis.nnunet.lookup import find_trainer
 from support.model_folders import UntrainedModel
 
 S = "nnUNetTrainerMambaMIS_S"
@@ -34,7 +33,7 @@ def nnunet_predictor(folder: Path, folds: Sequence[int | str], mirroring: bool =
     plans, dataset = (json.loads((folder / name).read_text()) for name in ("plans.json", "dataset.json"))
     manager = PlansManager(plans)
     checkpoints = [torch.load(folder / f"fold_{fold}" / "checkpoint_final.pth", weights_only=False) for fold in folds]
-    trainer = getattr(trainers, checkpoints[0]["trainer_name"], nnUNetTrainer)
+    trainer = find_trainer(checkpoints[0]["trainer_name"])
     configuration = manager.get_configuration("2d")
     channels, heads = len(dataset["channel_names"]), manager.get_label_manager(dataset).num_segmentation_heads
     network = trainer.build_network_architecture(manager, configuration, channels, heads, enable_deep_supervision=False)
