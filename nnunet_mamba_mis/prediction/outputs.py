@@ -100,7 +100,7 @@ class OutputFolder:
             UserError: They cannot be written; earlier ones of their names are unchanged.
         """
         with self.written(), atomic_files(self.folder) as files:
-            if self._probabilities:
+            if self._probabilities and prediction.probabilities is not None:
                 np.savez_compressed(files / f"{identifier}.npz", probabilities=prediction.probabilities)
                 (files / f"{identifier}.pkl").write_bytes(pickle.dumps(prediction.properties))
             if self._overlays:

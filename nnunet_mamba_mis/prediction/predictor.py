@@ -106,7 +106,7 @@ class Predictor:
             ValueError: The array is no image for the model.
         """
         ticket = next(self._networks.stream([self._ticket(image, self.from_array)]))
-        return self._result(self._restored(ticket, probabilities), probabilities)
+        return self._result(self._restored(ticket, probabilities))
 
     def predict_many(
         self, images: Iterable[NDArray[Any]], probabilities: bool = False
@@ -128,7 +128,7 @@ class Predictor:
         """
         with closing(self.stream(images, self.from_array, probabilities)) as outcomes:
             for outcome in outcomes:
-                yield self._result(outcome, probabilities)
+                yield self._result(outcome)
 
     def stream(
         self,
@@ -206,13 +206,13 @@ class Predictor:
             raise ValueError("the image holds values that are not finite")
         return self._preprocessing.from_planes(np.ascontiguousarray(planes))
 
-    def _result(self, outcome: Outcome[Any], probabilities: bool) -> Any:
+    def _result(self, outcome: Outcome[Any]) -> Any:
         if outcome.result is None:
             raise outcome.error or RuntimeError("nothing was predicted")
-        labels = self._preprocessing.to_plane(outcome.result.labels)
-        if not probabilities:
-            return labels
-        return labels, self._preprocessing.to_plane(outcome.result.probabilities)
+        labels, chances = outcome.result.labels, outcome.result.probabilities
+        if chances is None:
+            return self._preprocessing.to_plane(labels)
+        return self._preprocessing.to_plane(labels), self._preprocessing.to_plane(chances)
 
 
 def _usable(device: str | torch.device) -> torch.device:

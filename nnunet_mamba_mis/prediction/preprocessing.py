@@ -70,13 +70,13 @@ class Preprocessing:
         spacing = [properties["spacing"][axis] for axis in self._forward]
         nonzero = (data != 0).any(axis=0)
         box = _bounding_box(nonzero)
-        inside = tuple(slice(*bounds) for bounds in box)
+        inside = _part(box)
         properties = properties | {"shape_before_cropping": data.shape[1:], "bbox_used_for_cropping": box}
         outside = None
         if self._masked:
             # -1 is nnU-Net's label for what holes in the image do not reach
             outside = np.where(binary_fill_holes(nonzero)[inside], np.int8(0), np.int8(-1))
-        data = data[(slice(None), *inside)]
+        data = data[inside]
         properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
         for channel, normalization in enumerate(self._normalizations):
             data[channel] = normalization.run(data[channel], outside)
@@ -98,7 +98,7 @@ class Preprocessing:
         logits = np.asarray(self._resample_logits(logits, cropped, [spacing[0], *self._spacing], spacing))
         chances = self._labels.probabilities(logits) if probabilities or self._labels.regions else None
         shape, box = properties["shape_before_cropping"], properties["bbox_used_for_cropping"]
-        inside = (..., *(slice(*bounds) for bounds in box))
+        inside = _part(box)
         labels = np.zeros(shape, self._labels.type)
         labels[inside] = self._labels.labels(logits if chances is None else chances)
         labels = labels.transpose(self._backward)
@@ -169,6 +169,11 @@ def _bounding_box(mask: NDArray[np.bool_]) -> list[list[int]]:
         along = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         box.append([int(along[0]), int(along[-1]) + 1] if len(along) else [0, size])
     return box
+
+
+def _part(box: list[list[int]]) -> Any:
+    """Index of a box in arrays whose last axes are its own."""
+    return (..., *(slice(*bounds) for bounds in box))
 
 
 def _normalization(model: Model, configuration: ModelConfiguration, channel: int) -> Any:

@@ -52,12 +52,14 @@ class Canvas:
 
     def patch(self, tile: Tile) -> Tensor:
         """Return the tile's part of the image (channels, H, W)."""
-        return self._data[(slice(None), *self._part(tile))]
+        index, rows, columns = self._part(tile)
+        return self._data[:, index, rows, columns]
 
     def add(self, fold: int, tile: Tile, logits: Tensor) -> None:
         """Add a network's logits of a tile (heads, H, W), tile by tile in their order."""
         weights = _weights(self._tile_size, self._sums.device)
-        self._sums[(fold, slice(None), *self._part(tile))] += logits * weights
+        index, rows, columns = self._part(tile)
+        self._sums[fold, :, index, rows, columns] += logits * weights
         self._left -= 1
 
     def logits(self) -> Tensor:

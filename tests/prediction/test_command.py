@@ -55,6 +55,7 @@ NIFTI = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.feature("Prediction", "NIfTI in 2D and volumes of a 2d configuration: the files of `nnUNetv2_predict`")
 @pytest.mark.parametrize("kind", NIFTI)
 def test_nifti_is_predicted_into_the_files_of_nnunet(kind, tmp_path):
@@ -100,6 +101,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.feature("Prediction", "pictures of any kind, as `mamba_mis convert images` reads them")
 def test_pictures_are_predicted_as_convert_images_reads_them(model, tmp_path):
     photos, converted = tmp_path / "photos", tmp_path / "converted"
@@ -179,6 +181,7 @@ def test_images_of_one_name_are_named(model, photos, tmp_path, capsys):
     assert "photo 0.png" in capsys.readouterr().err and len(rows(tmp_path / "out")) == 3
 
 
+@pytest.mark.slow
 def test_resumed_prediction_skips_what_is_there(model, photos, tmp_path):
     out = tmp_path / "out"
     predict(model("stock"), photos, out)
@@ -242,6 +245,7 @@ def test_sources_and_models_that_are_none_are_one_line(model, photos, tmp_path, 
     assert "fold_0" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_model_of_a_dataset_is_found_as_users_expect(model, photos, tmp_path, monkeypatch, capsys):
     results = tmp_path / "results"
     monkeypatch.setenv("nnUNet_results", str(results))

@@ -42,7 +42,9 @@ def images(channels: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.feature("Prediction", "classes, regions, several folds, grey TIFF, `nnUNetTrainer`, images of any size")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("classes", "folds"))) for name in MODELS]
+)
 def test_arrays_are_predicted_as_nnunet_predicts_files(model, name, tmp_path):
     kind, folder = MODELS[name], model(name)
     given = images(kind.channels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +39,8 @@ def nnunet_predictor(folder: Path, folds: Sequence[int | str], mirroring: bool =
     configuration = manager.get_configuration("2d")
     channels, heads = len(dataset["channel_names"]), manager.get_label_manager(dataset).num_segmentation_heads
     network = trainer.build_network_architecture(manager, configuration, channels, heads, enable_deep_supervision=False)
-    predictor = nnUNetPredictor(use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor = nnUNetPredictor(use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False)
     weights = [checkpoint["network_weights"] for checkpoint in checkpoints]
     axes = checkpoints[0]["inference_allowed_mirroring_axes"]
     predictor.manual_initialization(network, manager, configuration, weights, dataset, "", axes)
