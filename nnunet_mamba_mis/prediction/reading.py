@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_mamba_mis.dataset_conversion.decoding import BadFileError, captured_output
-from nnunet_mamba_mis.dataset_conversion.images import SourceImage, upright
 from nnunet_mamba_mis.dataset_conversion.workers import KILLED, Workers, workers
 from nnunet_mamba_mis.prediction.cases import Case
 from nnunet_mamba_mis.prediction.model import NATURAL_READER, Model
@@ -80,6 +79,8 @@ def _may_be_deep(path: Path) -> bool:
 
 
 def _bits(path: Path) -> int:
+    from nnunet_mamba_mis.dataset_conversion.images import SourceImage
+
     try:
         return SourceImage(path).bits
     except BadFileError:
@@ -115,6 +116,9 @@ def _by_the_model(model: Model, case: Case) -> tuple[NDArray[Any] | None, dict[s
 
 def _as_picture(model: Model, bits: int, path: Path) -> tuple[NDArray[Any] | None, dict[str, Any], str]:
     """Read as `mamba_mis convert` does, with 8 bits a channel and upright."""
+    # in the process that reads: the one that predicts starts sooner without
+    from nnunet_mamba_mis.dataset_conversion.images import SourceImage, upright
+
     try:
         image = SourceImage(path)
         image.check()
