@@ -3,7 +3,7 @@
 #   make test    install into .venv and run the whole test suite, on all cores
 #   make test-fast   the same without tests that take more than a few seconds
 #   make docs    write the generated parts of the documentation
-#   make bench   time the scan, the network, epochs and exported files on this CPU;
+#   make bench   time the scan, the network, epochs, exported files and prediction on this CPU;
 #                MAMBA_MIS_INSTRUCTION_SET=avx2 (or baseline, avx512) makes it another instruction set than the best
 #   make bench-gpu   the same on a GPU
 #   make lint    ruff, mypy, import contracts, and whether the generated documentation is up to date
@@ -38,6 +38,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python performance/where_time_goes.py
 	$(BIN)/python performance/epoch.py
 	$(BIN)/python performance/exports.py
+	$(BIN)/python performance/prediction.py
 	$(BIN)/python performance/bounds.py
 
 bench-gpu: $(VENV)/.installed

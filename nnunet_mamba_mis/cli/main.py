@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": ("nnunet_mamba_mis.cli.plan", "choose patch and batch size for a GPU's memory"),
     "benchmark": ("nnunet_mamba_mis.cli.benchmark", "compare trainers by cross-validation"),
     "doctor": ("nnunet_mamba_mis.cli.doctor", "say what is installed, what works here, and what to do"),
+    "predict": ("nnunet_mamba_mis.cli.predict", "segment images, folders and videos, in one process"),
     "export": ("nnunet_mamba_mis.cli.export", "write a trained fold as .pt2 and ONNX, to run without nnU-Net"),
 }
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +15,7 @@ from nnunet_mamba_mis.dataset_conversion.overlaps import REPORT_FILE
 from nnunet_mamba_mis.dataset_conversion.problems import FOREIGN, SAME_NAME, UNREADABLE, Problem, problems_error
 from nnunet_mamba_mis.dataset_conversion.report import Names
 from nnunet_mamba_mis.dataset_conversion.sixteen_bits import report_entry
-from nnunet_mamba_mis.dataset_conversion.tree import IMAGE_SUFFIXES, Tree
+from nnunet_mamba_mis.dataset_conversion.tree import IMAGE_SUFFIXES, Tree, case_identifier
 from nnunet_mamba_mis.dataset_conversion.work_folder import work_folder
 from nnunet_mamba_mis.dataset_conversion.workers import KILLED, Workers, workers
 from nnunet_mamba_mis.utils.errors import UserError
@@ -137,8 +135,7 @@ def _find(source: Path) -> tuple[dict[str, Path], list[Problem]]:
     for path in tree[folders[0]]:
         suffix = path.suffix.lower()
         if suffix in IMAGE_SUFFIXES:
-            # what serves as part of a file name everywhere
-            identifier = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", path.stem))
+            identifier = case_identifier(path)
             first = taken.setdefault(identifier.casefold(), identifier)
             if first in paths:
                 text = f"{path} gets the same case identifier as {paths[first]}: rename one of them"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from fnmatch import fnmatchcase, translate
 from itertools import groupby
@@ -13,6 +14,11 @@ from nnunet_mamba_mis.dataset_conversion.problems import FOREIGN, Problem
 from nnunet_mamba_mis.utils.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif"})
+
+
+def case_identifier(path: Path) -> str:
+    """Return what serves as part of a file name everywhere, for the name of an image."""
+    return re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", path.stem))
 
 
 def stem_match(stem: str, path: Path) -> re.Match[str] | None:

@@ -32,10 +32,12 @@ class Workers:
 
     Args:
         processes: How many.
+        isolated: Whether work is never done here.
     """
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, isolated: bool = False) -> None:
         self._processes = processes
+        self._here = processes == 1 and not isolated
         # its processes start with the first job
         self._pool = _new_pool(processes)
 
@@ -43,7 +45,7 @@ class Workers:
         self,
         function: Callable[[_Job], _Result],
         jobs: Sequence[_Job],
-        what: str,
+        what: str | None,
         killed: Callable[[_Job], _Result],
     ) -> Iterator[_Result]:
         """Yield the result of each job in order, as it comes, and show progress.
@@ -51,14 +53,15 @@ class Workers:
         Args:
             function: A function of a module; called twice with some jobs if a process is killed.
             jobs: What to call it with.
-            what: Name of the work, for the progress bar.
+            what: Name of the work, for a progress bar; None for no bar.
             killed: Returns the result of a job whose process is killed by it.
 
         Raises:
             UserError: Processes cannot be started.
         """
-        results = self._spread(function, jobs, killed) if self._processes > 1 else map(function, jobs)
-        yield from tqdm(results, total=len(jobs), desc=what, unit="case", disable=None, leave=False)
+        results = map(function, jobs) if self._here else self._spread(function, jobs, killed)
+        disable = None if what else True
+        yield from tqdm(results, total=len(jobs), desc=what, unit="case", disable=disable, leave=False)
 
     def close(self) -> None:
         """End the processes."""
@@ -112,9 +115,9 @@ def _new_pool(processes: int) -> ProcessPoolExecutor:
 
 
 @contextmanager
-def workers(processes: int) -> Iterator[Workers]:
-    """Give so many processes, which end with the block and with this process."""
-    pool = Workers(processes)
+def workers(processes: int, isolated: bool = False) -> Iterator[Workers]:
+    """Give `Workers`, which end with the block and with this process."""
+    pool = Workers(processes, isolated)
     try:
         yield pool
     finally:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba_mis import __version__, trainers
 from nnunet_mamba_mis.architectures import MambaMIS
-from nnunet_mamba_mis.nnunet.checkpoint import Network, RecordedNetwork, read_checkpoint
+from nnunet_mamba_mis.nnunet.checkpoint import RecordedNetwork
 from nnunet_mamba_mis.nnunet.dataset import Dataset
+from nnunet_mamba_mis.nnunet.model_folder import PlanarConfiguration, planned, read_fold, read_model_file
 from nnunet_mamba_mis.nnunet.paths import DATASET_FILE
-from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, Configuration, Plans
-from nnunet_mamba_mis.nnunet.records import check_record, read_record
+from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS, Plans
 from nnunet_mamba_mis.nnunet.results import PLANS_FILE
 from nnunet_mamba_mis.utils.errors import UserError
-
-T = TypeVar("T")
 
 
 class TrainedFold(NamedTuple):
@@ -43,11 +40,11 @@ def load_fold(
     Raises:
         UserError: A file is missing or broken, the network is not ours, or weights, plans or trainer contradict it.
     """
-    plans, dataset = _read(model / PLANS_FILE, Plans), _read(model / DATASET_FILE, Dataset)
+    plans, dataset = read_model_file(model / PLANS_FILE, Plans), read_model_file(model / DATASET_FILE, Dataset)
     path = model / f"fold_{fold}" / checkpoint
-    trained = _read_checkpoint(path)
+    trained = read_fold(model, fold, checkpoint, "-f and -chk")
     name = trained.init_args.configuration
-    trained_with = _Trained(dataset, plans, _planned(model / PLANS_FILE, plans, name), name)
+    trained_with = _Trained(dataset, plans, planned(model, plans, name, PlanarConfiguration), name)
     record = trained.optimizer_state.network if trained.optimizer_state else None
     if record is None:
         theirs = trainer or trained.trainer_name
@@ -68,50 +65,18 @@ def load_fold(
     return TrainedFold(network.eval(), about | _describe(trained_with, network))
 
 
-class _Planned(Configuration):
-    """A configuration with all that an export describes; Mamba-MIS is 2D."""
-
-    patch_size: tuple[int, int]
-    spacing: tuple[float, float]
-    normalization_schemes: tuple[str, ...]
-    use_mask_for_norm: tuple[bool, ...]
-
-
 class _Trained(NamedTuple):
     """What a fold was trained on."""
 
     dataset: Dataset
     plans: Plans
-    planned: _Planned
+    planned: PlanarConfiguration
     configuration: str
 
     @property
     def channels(self) -> tuple[int, int]:
         """Of images and of logits."""
         return len(self.dataset.channel_names), self.dataset.heads
-
-
-def _read(path: Path, kind: type[T]) -> T:
-    if not os.path.exists(path):  # False for names that no file can have, too
-        raise UserError(
-            f"there is no {path}: -m takes the folder that nnUNetv2_train made, "
-            "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
-        )
-    return read_record(path, kind)
-
-
-def _read_checkpoint(path: Path) -> Network:
-    if not os.path.exists(path):
-        model = path.parent.parent
-        there = sorted(str(other.relative_to(model)) for other in model.glob("fold_*/*.pth"))
-        raise UserError(f"there is no {path}; choose with -f and -chk: {', '.join(there) or 'there is none'}")
-    return read_checkpoint(path, Network)
-
-
-def _planned(path: Path, plans: Plans, name: str) -> _Planned:
-    if name not in plans.configurations:
-        raise UserError(f"{path} has no configuration {name!r}, which the checkpoint names")
-    return check_record(dict(plans.configuration(name)), _Planned, f"{path}: configurations.{name}")
 
 
 def _build(name: str, trained_with: _Trained) -> MambaMIS:

@@ -6,11 +6,11 @@ import functools
 import importlib
 import importlib.util
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba_mis.ops.selective_scan.inputs import check_tensor
+from nnunet_mamba_mis.ops.tracing import constant_when_traced
 from nnunet_mamba_mis.ops.transforms import transformed
 
 
@@ -46,7 +46,7 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.silu(F.conv1d(F.pad(x, (width - 1, 0)), weight, bias, groups=len(weight)))
 
 
-@torch.compiler.assume_constant_result  # looking for libraries cannot be traced
+@constant_when_traced  # looking for libraries cannot be traced
 def _has_kernel() -> bool:
     return _find_kernel()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from nnunet_mamba_mis.ops.native_structs import STRUCTS, Threads
+from nnunet_mamba_mis.ops.tracing import constant_when_traced
 from nnunet_mamba_mis.ops.transforms import transformed
 from nnunet_mamba_mis.utils.errors import UserError
 
@@ -58,7 +59,7 @@ def why_unavailable() -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result  # loading a library cannot be traced
+@constant_when_traced  # loading a library cannot be traced
 def available() -> bool:
     """Whether the native code can be used on this machine."""
     return why_unavailable() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +52,37 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
             raise cause from None
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """Write files that belong together: they appear in their folder when all are complete, or none does.
+
+    Args:
+        folder: Where they are to appear.
+
+    Yields:
+        A folder to write them into, under their names or in subfolders, which are made. The last one in the order of
+        writing appears last.
+
+    Raises:
+        OSError: Writing failed; earlier files of these names are unchanged.
+    """
+    partial = folder / f".{secrets.token_hex(8)}{SUFFIX}"
+    partial.mkdir()
+    try:
+        yield partial
+        written = sorted((file for file in partial.rglob("*") if file.is_file()), key=lambda f: f.stat().st_mtime_ns)
+        for file in written:
+            with file.open("rb") as content:
+                os.fsync(content.fileno())
+        for file in written:
+            target = folder / file.relative_to(partial)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _sync_folder(folder)
 
 
 def _remove_leftovers(path: Path, older_than: float) -> None:

@@ -1,22 +1,29 @@
-"""Images as pictures, and outlines of masks on them."""
+"""Images as pictures, and outlines of masks on them. Pictures do without matplotlib, which is slow to import."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import patheffects
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
 from nnunet_mamba_mis.utils.text import is_utf8
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import AbstractPathEffect
+
 # apart from each other, and from red and orange mucosa, for every kind of colour vision
 TRUTH_COLOUR = "#f7f7f7"
 PREDICTION_COLOUR = "#00a8ff"
+# of labels from 1 on; the first is that one
+_LABEL_COLOURS = np.array(
+    [(0, 168, 255), (240, 228, 66), (0, 200, 120), (255, 120, 220), (255, 255, 255), (150, 110, 255)], dtype=np.uint8
+)
 
 # pixels of an image in a grid, along its longer side
 _TILE = 420
@@ -64,6 +71,42 @@ def for_display(image: NDArray[Any]) -> NDArray[np.uint8]:
     return (255 * scaled.clip(0, 1)).round().astype(np.uint8)
 
 
+def with_outlines(picture: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a picture with the outline of each label, in a colour of its own.
+
+    Args:
+        picture: (H, W), or (H, W, 3) for colours.
+        labels: (H, W), of which 0 is background.
+    """
+    drawn = np.array(picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1))
+    inner = _border(labels)
+    # visible in large pictures as well
+    for _ in range(max(labels.shape) // 400):
+        inner = _widened(inner, labels)
+    rim = (_widened(inner, np.maximum(inner, 1)) > 0) & (inner == 0)
+    drawn[rim] //= 2
+    shown = inner > 0
+    drawn[shown] = _LABEL_COLOURS[(inner[shown] - 1) % len(_LABEL_COLOURS)]
+    return drawn
+
+
+def _border(labels: NDArray[Any]) -> NDArray[Any]:
+    """Labels where another one is beside, above or below, or the picture ends; 0 elsewhere."""
+    # no label is -1
+    around = np.pad(labels.astype(np.int32), 1, constant_values=-1)
+    own = around[1:-1, 1:-1]
+    differs = [own != other for other in (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])]
+    return np.where(np.logical_or.reduce(differs), own, 0)
+
+
+def _widened(lines: NDArray[Any], within: NDArray[Any]) -> NDArray[Any]:
+    """Lines that are wider by a pixel on each side, where there is something."""
+    around = np.pad(lines, 1)
+    parts = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
+    wider = functools.reduce(np.maximum, parts)
+    return np.where((lines == 0) & (within > 0), wider, lines)
+
+
 def tile(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
     """Return an image no larger than a tile, and by how much it was scaled."""
     height, width = image.shape[:2]
@@ -88,11 +131,15 @@ def outline(ax: Axes, mask: NDArray[np.bool_], scale: float, colour: str) -> Non
 
 def legend_handles() -> list[Line2D]:
     """Return the lines of a legend: ground truth and prediction."""
+    from matplotlib.lines import Line2D
+
     return [
         Line2D([], [], color=colour, linewidth=2.5, label=label, path_effects=_dark_rim(4.5))
         for colour, label in ((TRUTH_COLOUR, "ground truth"), (PREDICTION_COLOUR, "prediction"))
     ]
 
 
-def _dark_rim(width: float) -> list[patheffects.AbstractPathEffect]:
+def _dark_rim(width: float) -> list[AbstractPathEffect]:
+    from matplotlib import patheffects
+
     return [patheffects.Stroke(linewidth=width, foreground="black", alpha=0.65), patheffects.Normal()]

@@ -23,7 +23,7 @@ NETWORKS: dict[str, dict[str, Any]] = {"B": {}} | {
     name.rpartition("_")[2]: getattr(trainers, name).architecture for name in VARIANTS
 }
 COMMANDS = [
-    *("convert", "convert images", "demo", "plan", "doctor", "export"),
+    *("convert", "convert images", "demo", "plan", "doctor", "predict", "export"),
     *("benchmark run", "benchmark status", "benchmark report"),
 ]
 LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500)

@@ -14,6 +14,7 @@ from nnunet_mamba_mis.ops.selective_scan.mamba_ssm import MambaSSMBackend
 from nnunet_mamba_mis.ops.selective_scan.native import NativeBackend
 from nnunet_mamba_mis.ops.selective_scan.reference import ReferenceBackend
 from nnunet_mamba_mis.ops.selective_scan.triton import TritonBackend
+from nnunet_mamba_mis.ops.tracing import constant_when_traced
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-@torch.compiler.assume_constant_result  # looking for libraries cannot be traced
+@constant_when_traced  # looking for libraries cannot be traced
 def available_backends() -> list[str]:
     """Names of the backends that work on this machine, fastest first."""
     return list(_find_available())
@@ -64,7 +65,7 @@ def _find_available() -> tuple[str, ...]:
     return tuple(name for name in names if BACKENDS[name].why_unavailable() is None)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def _why_unavailable(name: str) -> str | None:
     return BACKENDS[name].why_unavailable()
 
@@ -76,7 +77,7 @@ def _why_unsuitable(backend: Backend, u: Tensor, discretization: str) -> str | N
     return backend.why_unsuitable(u, discretization)
 
 
-@torch.compiler.assume_constant_result  # logging cannot be traced
+@constant_when_traced  # logging cannot be traced
 def _explain(device_index: int, dtype: torch.dtype, discretization: str) -> None:
     _warn_once(device_index, dtype, discretization)
 

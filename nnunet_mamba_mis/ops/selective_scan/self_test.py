@@ -11,11 +11,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 from nnunet_mamba_mis.ops.selective_scan.backend import Backend
 from nnunet_mamba_mis.ops.selective_scan.chunked import TorchBackend
 from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
+from nnunet_mamba_mis.ops.tracing import constant_when_traced
 
 _TOLERANCE = 1e-3  # relative to the largest value; float32 gives about 1e-6
 
 
-@torch.compiler.assume_constant_result  # a scan of its own, not of what is being traced
+@constant_when_traced  # a scan of its own, not of what is being traced
 def why_wrong(backend: Backend, device: torch.device) -> str | None:
     """What is wrong with a small scan by a backend on a CUDA device, or None; run once in a process.
 

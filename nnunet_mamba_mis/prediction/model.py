@@ -1,0 +1,119 @@
+"""What a trained model's folder says of images and labels. Imports neither torch nor nnU-Net."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from nnunet_mamba_mis.nnunet.dataset import Dataset
+from nnunet_mamba_mis.nnunet.lookup import find_definition
+from nnunet_mamba_mis.nnunet.model_folder import PlanarConfiguration, read_model_file
+from nnunet_mamba_mis.nnunet.paths import DATASET_FILE
+from nnunet_mamba_mis.nnunet.plans import Plans
+from nnunet_mamba_mis.nnunet.results import PLANS_FILE
+from nnunet_mamba_mis.utils.errors import UserError
+
+NATURAL_READER = "NaturalImage2DIO"
+# of which nnU-Net has no others
+_PREPROCESSOR, _LABEL_MANAGER = "DefaultPreprocessor", "LabelManager"
+
+_Axes = Annotated[tuple[int, int, int], Field()]
+
+
+class ModelPlans(Plans):
+    """Plans with what reading and writing take."""
+
+    image_reader_writer: str
+    transpose_forward: _Axes
+    transpose_backward: _Axes
+
+
+class ModelConfiguration(PlanarConfiguration):
+    """A 2D configuration with what preparing images and restoring their size take."""
+
+    preprocessor_name: str
+    resampling_fn_data: str
+    resampling_fn_data_kwargs: dict[str, Any]
+    resampling_fn_probabilities: str
+    resampling_fn_probabilities_kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model's folder, apart from weights.
+
+    Args:
+        folder: TRAINER__PLANS__CONFIGURATION, in nnUNet_results or elsewhere.
+        plans: Its plans.json.
+        dataset: Its dataset.json.
+    """
+
+    folder: Path
+    plans: ModelPlans
+    dataset: Dataset
+
+    @classmethod
+    def read(cls, folder: Path) -> Model:
+        """Read plans.json and dataset.json.
+
+        Raises:
+            UserError: A file is missing or cannot be used.
+        """
+        plans = read_model_file(folder / PLANS_FILE, ModelPlans)
+        if plans.label_manager not in (None, _LABEL_MANAGER):
+            raise _not_stock(folder, "label_manager", plans.label_manager)
+        return cls(folder, plans, read_model_file(folder / DATASET_FILE, Dataset))
+
+    def check_configuration(self, configuration: ModelConfiguration) -> None:
+        """Check that images are prepared by nnU-Net's own rules, for each channel.
+
+        Raises:
+            UserError: They are not.
+        """
+        if configuration.preprocessor_name != _PREPROCESSOR:
+            raise _not_stock(self.folder, "preprocessor_name", configuration.preprocessor_name)
+        schemes, inside = configuration.normalization_schemes, configuration.use_mask_for_norm
+        if not len(schemes) == len(inside) == self.channels:
+            raise UserError(
+                f"normalization_schemes and use_mask_for_norm in {self.folder / PLANS_FILE} are not of the "
+                f"{self.channels} channels in {DATASET_FILE}: put those of the training back"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return len(self.dataset.channel_names)
+
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether images are PNG, BMP or TIFF of one file, so that pictures from cameras can be taken as well."""
+        return self.plans.image_reader_writer == NATURAL_READER and self.channels in (1, 3)
+
+    @property
+    def label_type(self) -> str:
+        """numpy's name of the type of label maps, as nnU-Net has it."""
+        labels = {number for label in self.dataset.foreground.values() for number in _numbers(label)}
+        return "uint8" if len(labels) < 255 else "uint16"
+
+    def reader_writer(self) -> Any:
+        """Return nnU-Net's object that reads images and writes label maps.
+
+        Raises:
+            UserError: nnU-Net has none of the name in the plans.
+        """
+        name = self.plans.image_reader_writer
+        kind = find_definition("nnunetv2.imageio", name)
+        if not hasattr(kind, "write_seg"):
+            raise UserError(f"{self.folder / PLANS_FILE}: image_reader_writer: nnU-Net has no reader {name!r}")
+        return kind()
+
+
+def _numbers(label: int | tuple[int, ...]) -> tuple[int, ...]:
+    return label if isinstance(label, tuple) else (label,)
+
+
+def _not_stock(folder: Path, key: str, value: str) -> UserError:
+    return UserError(f"{folder / PLANS_FILE} names the {key} {value!r}, which is not nnU-Net's: use nnUNetv2_predict")
