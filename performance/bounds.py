@@ -20,9 +20,9 @@ def at_most(what: str, bound: float, measured: float, unit: str = "×", digits: 
 
 def main() -> None:
     """Read their JSON and print the tables."""
-    files = (RESULTS / f"{name}.json" for name in ("scan", "network", "threads"))
-    scan, network, threads = (json.loads(file.read_text()) for file in files)
-    sets = {measured["machine"]["instruction_set"] for measured in (scan, network, threads)}
+    files = (RESULTS / f"{name}.json" for name in ("scan", "network", "threads", "prediction"))
+    scan, network, threads, prediction = (json.loads(file.read_text()) for file in files)
+    sets = {measured["machine"]["instruction_set"] for measured in (scan, network, threads, prediction)}
     instruction_set, *others = sets
     if others:
         sys.exit(f"{RESULTS} has results of several instruction sets ({', '.join(sets)}): run `make bench`")
@@ -58,6 +58,12 @@ def main() -> None:
     for r in threads["results"]:
         what = f"B training step {r['size']}² × {r['batch']}, OMP_WAIT_POLICY {r['policy']}: one thread"
         goals.append(at_least(what, 1.7, r["seconds"]["1"] / r["seconds"]["2"], 2))
+    small = prediction["results"][0]
+    what = f"B, {small['images']}, mirroring"
+    goals += [
+        at_most(f"{what}, an image in process", 0.12, small["in process"]["ours"], " s", 3),
+        at_most(f"{what}: `mamba_mis predict`", 16, small["ours"], " s", 1),
+    ]
 
     header = ["what: against which baseline", "bound", "measured", "reached"]
     print_table(f"Promised and measured ({instruction_set})", header, promised)
