@@ -301,8 +301,8 @@ def compiled():
 def test_kernels_compile_for_gpus_that_are_not_here(capability, compiled):
     """Every kernel, for both orders of scan and both forms, to machine code that has its states in registers."""
     assert {name for name, _ in compiled[capability]} == {"walk", "carry", "gradients"}
-    # a lane has 128 bytes of states, and as many of each of several things that belong to them; on A100 Triton 3.6 spills
-    # 192, Triton 3.9 at most 160
+    # a lane has 128 bytes of states, and as many of each of several things that belong to them;
+    # Triton 3.6 spills 192 on A100, Triton 3.9 at most 160
     assert max(used for _, used in compiled[capability]) <= 192, f"bytes of a thread's stack: {compiled[capability]}"
 
 
