@@ -225,7 +225,7 @@ def _kernels() -> Any:
 @functools.cache
 def _let_scalars_bound_loops() -> None:
     """Let older Triton's interpreter (3.6) loop up to a scalar: NumPy ≥ 2.4 makes no int of an array of one value."""
-    interpreter = importlib.import_module("triton.runtime.interpreter")
+    interpreter: Any = importlib.import_module("triton.runtime.interpreter")
     patch = interpreter._patch_lang_tensor
 
     def patch_tensor(tensor: type, scope: Any) -> None:
