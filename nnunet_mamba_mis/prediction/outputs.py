@@ -20,7 +20,7 @@ from nnunet_mamba_mis.nnunet.results import PLANS_FILE
 from nnunet_mamba_mis.prediction.model import Model
 from nnunet_mamba_mis.prediction.preprocessing import Restored
 from nnunet_mamba_mis.prediction.summary import Summary
-from nnunet_mamba_mis.utils.atomic_write import atomic_files
+from nnunet_mamba_mis.utils.atomic_write import atomic_files, remove_leftover_folders
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.overlays import for_display, with_outlines
 
@@ -57,6 +57,7 @@ class OutputFolder:
         """
         with self.written():
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_leftover_folders(self.folder)
             # nnU-Net's commands for predictions look for them here
             with atomic_files(self.folder) as files:
                 for name in (DATASET_FILE, PLANS_FILE):

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,6 +84,16 @@ def atomic_files(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _sync_folder(folder)
+
+
+def remove_leftover_folders(folder: Path) -> None:
+    """Remove what killed writers of `atomic_files` left in a folder, once nothing in it has changed for an hour."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=SUFFIX) as file:
+        oldest = os.fstat(file.fileno()).st_mtime - _OLDEST
+    for partial in folder.glob(f".*{SUFFIX}"):
+        with suppress(OSError):  # another process has removed it
+            if partial.is_dir() and max(p.stat().st_mtime for p in (partial, *partial.rglob("*"))) < oldest:
+                shutil.rmtree(partial)
 
 
 def _remove_leftovers(path: Path, older_than: float) -> None:

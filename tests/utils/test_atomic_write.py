@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_mamba_mis.utils.atomic_write import atomic_write
+from nnunet_mamba_mis.utils.atomic_write import atomic_files, atomic_write, remove_leftover_folders
 
 
 @pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
@@ -87,3 +87,29 @@ def test_file_has_the_permissions_of_any_new_file(tmp_path):
     with atomic_write(tmp_path / "atomic"):
         pass
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_files_that_belong_together_appear_together(tmp_path):
+    (tmp_path / "labels").write_text("old")
+    with pytest.raises(OSError, match="full"), atomic_files(tmp_path) as files:
+        (files / "labels").write_text("half")
+        raise OSError("full")
+    assert (tmp_path / "labels").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    with atomic_files(tmp_path) as files:
+        (files / "more").mkdir()
+        (files / "more" / "overlay").write_text("new")
+        (files / "labels").write_text("new")
+        assert (tmp_path / "labels").read_text() == "old"
+    assert (tmp_path / "labels").read_text() == (tmp_path / "more" / "overlay").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_folders_of_killed_writers_do_not_pile_up(tmp_path):
+    old, new = (tmp_path / f".{digit * 16}.partial" for digit in "01")
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "file").touch()
+    for path in (old / "file", old):
+        os.utime(path, (0, 0))
+    remove_leftover_folders(tmp_path)
+    assert list(tmp_path.iterdir()) == [new]
