@@ -40,8 +40,8 @@ class SCABFSS(nn.Module):
         """(B, H, W, C) → (B, H, W, C)."""
         y = x * torch.sigmoid(self._spatial_logits(x))
         mean, peak = y.mean(dim=(1, 2), keepdim=True), y.amax(dim=(1, 2), keepdim=True)
-        of_mean, of_peak = self._channel_logits(torch.cat([mean, peak])).chunk(2)
-        return x + y * torch.sigmoid(of_mean + of_peak)
+        logits = self._channel_logits(torch.cat([mean, peak])).unflatten(0, (2, x.shape[0]))
+        return x + y * torch.sigmoid(logits.sum(0))
 
     def _spatial_logits(self, x: Tensor) -> Tensor:
         pooled = torch.stack([x.mean(-1), x.amax(-1)], dim=1)

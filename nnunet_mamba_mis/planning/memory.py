@@ -56,7 +56,7 @@ class _Bytes(NamedTuple):
 
 
 _DEVICES = {
-    "cpu": _Bytes(per_channel=45.5, per_pixel=0, between_blocks=220, scratch=370, process=0.6e9),
+    "cpu": _Bytes(per_channel=45.5, per_pixel=0, between_blocks=220, scratch=150, process=0.6e9),
     "cuda": _Bytes(per_channel=97.3, per_pixel=296, between_blocks=236, scratch=1000, process=0.5e9),
 }
 
