@@ -200,54 +200,70 @@ EXPORT int32_t mamba_mis_machine_has_avx512() {
 
 namespace {
 
-void scan_forward(const ScanProblem &p) { p.is_double ? run_scan<ScanForward, double>(p) : run_scan<ScanForward, float>(p); }
-
-void scan_backward(const ScanProblem &p) { p.is_double ? run_scan<ScanBackward, double>(p) : run_scan<ScanBackward, float>(p); }
-
 template <template <class> class Kernel, class Problem>
-void run_forward(const Problem &p) {
+void forward(const Problem &p) {
     p.is_double ? Kernel<double>(p).forward() : Kernel<float>(p).forward();
 }
 
 template <template <class> class Kernel, class Problem>
-void run_backward(const Problem &p) {
+void backward(const Problem &p) {
     p.is_double ? Kernel<double>(p).backward() : Kernel<float>(p).backward();
 }
+
+// One function for every kind of problem
+
+void run_forward(const ScanProblem &p) { p.is_double ? run_scan<ScanForward, double>(p) : run_scan<ScanForward, float>(p); }
+void run_forward(const PixelProblem &p) { forward<PixelLayers>(p); }
+void run_forward(const DepthwiseProblem &p) { forward<Depthwise>(p); }
+void run_forward(const GateProblem &p) { forward<SpectralGate>(p); }
+
+void run_backward(const ScanProblem &p) { p.is_double ? run_scan<ScanBackward, double>(p) : run_scan<ScanBackward, float>(p); }
+void run_backward(const PixelProblem &p) { backward<PixelLayers>(p); }
+void run_backward(const DepthwiseProblem &p) { backward<Depthwise>(p); }
+void run_backward(const GateProblem &p) { backward<SpectralGate>(p); }
 
 }  // namespace
 
 EXPORT int32_t mamba_mis_scan_forward(const ScanProblem *problem) {
-    return status_of([&] { scan_forward(*problem); });
+    return status_of([&] { run_forward(*problem); });
 }
 
 EXPORT int32_t mamba_mis_scan_backward(const ScanProblem *problem) {
-    return status_of([&] { scan_backward(*problem); });
+    return status_of([&] { run_backward(*problem); });
 }
 
 EXPORT int32_t mamba_mis_pixelwise_forward(const PixelProblem *problem) {
-    return status_of([&] { run_forward<PixelLayers>(*problem); });
+    return status_of([&] { run_forward(*problem); });
 }
 
 EXPORT int32_t mamba_mis_pixelwise_backward(const PixelProblem *problem) {
-    return status_of([&] { run_backward<PixelLayers>(*problem); });
+    return status_of([&] { run_backward(*problem); });
 }
 
 EXPORT int64_t mamba_mis_spectrum_size(const GateProblem *problem) {
     return problem->is_double ? SpectralGate<double>(*problem).spectrum_size() : SpectralGate<float>(*problem).spectrum_size();
 }
 
+namespace {
+
+// Call run(problem) with the problem of a step, in its own type
+template <class Run>
+void with_problem(const ProgramStep &step, Run run) {
+    switch (step.kind) {
+        case kPixelwise: return run(*static_cast<const PixelProblem *>(step.problem));
+        case kScan: return run(*static_cast<const ScanProblem *>(step.problem));
+        case kDepthwise: return run(*static_cast<const DepthwiseProblem *>(step.problem));
+        case kSpectralGate: return run(*static_cast<const GateProblem *>(step.problem));
+    }
+}
+
+}  // namespace
+
 EXPORT int32_t mamba_mis_program_forward(const Program *program) {
     return status_of([&] {
         with_team(program->threads, [&] {
-            for (int64_t i = 0; i < program->count; ++i) {
-                const ProgramStep &step = program->steps[i];
-                switch (step.kind) {
-                    case kPixelwise: run_forward<PixelLayers>(*static_cast<const PixelProblem *>(step.problem)); break;
-                    case kScan: scan_forward(*static_cast<const ScanProblem *>(step.problem)); break;
-                    case kDepthwise: run_forward<Depthwise>(*static_cast<const DepthwiseProblem *>(step.problem)); break;
-                    case kSpectralGate: run_forward<SpectralGate>(*static_cast<const GateProblem *>(step.problem)); break;
-                }
-            }
+            for (int64_t i = 0; i < program->count; ++i)
+                with_problem(program->steps[i], [](const auto &problem) { run_forward(problem); });
         });
     });
 }
@@ -255,15 +271,8 @@ EXPORT int32_t mamba_mis_program_forward(const Program *program) {
 EXPORT int32_t mamba_mis_program_backward(const Program *program) {
     return status_of([&] {
         with_team(program->threads, [&] {
-            for (int64_t i = program->count - 1; i >= 0; --i) {
-                const ProgramStep &step = program->steps[i];
-                switch (step.kind) {
-                    case kPixelwise: run_backward<PixelLayers>(*static_cast<const PixelProblem *>(step.problem)); break;
-                    case kScan: scan_backward(*static_cast<const ScanProblem *>(step.problem)); break;
-                    case kDepthwise: run_backward<Depthwise>(*static_cast<const DepthwiseProblem *>(step.problem)); break;
-                    case kSpectralGate: run_backward<SpectralGate>(*static_cast<const GateProblem *>(step.problem)); break;
-                }
-            }
+            for (int64_t i = program->count - 1; i >= 0; --i)
+                with_problem(program->steps[i], [](const auto &problem) { run_backward(problem); });
         });
     });
 }

@@ -197,7 +197,6 @@ struct Recurrence {
         }
     }
 
-  private:
     // Run NV vectors of states through a tile, and keep them
     template <int NV, bool exact>
     static void run_states(Scratch &s, const S *a2, const S *inverse, const S *start, Column u, Column delta,
@@ -220,7 +219,6 @@ struct Recurrence {
         for (int v = 0; v < NV; ++v) s.states[kTile * NV + v] = h[v];
     }
 
-  public:
     // Sums of lanes into a column of (kTile, stride)
     static void sum_tile(V *lanes, S *to, int64_t stride) {
         alignas(64) S sums[kTile];

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -63,6 +64,26 @@ def why_unavailable() -> str | None:
 def available() -> bool:
     """Whether the native code can be used on this machine."""
     return why_unavailable() is None
+
+
+def takes(tensors: Sequence[Tensor]) -> bool:
+    """Whether native code can compute with features (batch, H, W, channels): of one size and type, and not autocast."""
+    first = tensors[0]
+    return (
+        first.device.type == "cpu"
+        and first.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and available()
+        and all(
+            t.dim() == 4
+            and t.numel() > 0
+            and t.shape[:3] == first.shape[:3]
+            and t.dtype == first.dtype
+            and t.device == first.device
+            and t.layout is torch.strided
+            for t in tensors
+        )
+    )
 
 
 def needs_operator(*tensors: Tensor) -> bool:

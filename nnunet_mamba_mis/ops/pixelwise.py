@@ -62,7 +62,7 @@ class PixelwiseEvaluator:
 
     def __call__(self, tensors: tuple[Tensor, ...], steps: Steps) -> Tensor:
         """Features (batch, H, W, channels after the last step)."""
-        if not _suits(tensors):
+        if not native.takes(tensors):
             return by_torch(tensors, steps)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         widths = [t.shape[-1] for t in tensors]
@@ -203,25 +203,6 @@ def _add_layer(plan: PixelPlan, layer: Layer, stack: list[int]) -> bool:
 
 def _is_silu(layer: object) -> TypeGuard[nn.SiLU]:
     return is_ordinary(layer, nn.SiLU) and not layer.inplace
-
-
-def _suits(tensors: tuple[Tensor, ...]) -> bool:
-    first = tensors[0]
-    return (
-        first.device.type == "cpu"
-        and first.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
-        and native.available()
-        and all(
-            t.dim() == 4
-            and t.numel() > 0
-            and t.shape[:3] == first.shape[:3]
-            and t.dtype == first.dtype
-            and t.device == first.device
-            and t.layout is torch.strided
-            for t in tensors
-        )
-    )
 
 
 def is_pixelwise(layer: object) -> bool:

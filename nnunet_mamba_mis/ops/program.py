@@ -35,7 +35,7 @@ class Programs:
         That is a hook, a transform, autocast, a device without native code, or a layer that the native code does not
         know.
         """
-        if not self._layers or not _suit(tensors):
+        if not self._layers or not native.takes(tensors) or native.is_watched(*tensors):
             return None
         layers: list[NativeLayer] = []
         for module in self._layers:
@@ -57,26 +57,6 @@ class Programs:
         if torch.is_grad_enabled():
             return _Run.apply(program, len(tensors), *tensors, *parameters)
         return program.forward(tensors, parameters, keep=False)[0]
-
-
-def _suit(tensors: list[Tensor]) -> bool:
-    first = tensors[0]
-    return (
-        first.device.type == "cpu"
-        and first.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
-        and native.available()
-        and not native.is_watched(*tensors)
-        and all(
-            t.dim() == 4
-            and t.numel() > 0
-            and t.shape[:3] == first.shape[:3]
-            and t.dtype == first.dtype
-            and t.device == first.device
-            and t.layout is torch.strided
-            for t in tensors
-        )
-    )
 
 
 class _Run(torch.autograd.Function):
