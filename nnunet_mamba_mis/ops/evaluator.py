@@ -1,4 +1,4 @@
-"""Computing expressions: as one native operation where nothing asks for its parts, otherwise piece by piece."""
+"""Compute expressions: as one native operation where possible, otherwise piece by piece."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nnunet_mamba_mis.ops.program import Programs
 
 
 class Evaluator:
-    """Computes the expressions of one module, and keeps what it needs for each.
+    """Compute the expressions of one module, and keep a plan for each.
 
-    What that depends on is checked at every call, so that layers and parameters can be replaced or moved.
+    Every call checks what a plan depends on, so that layers and parameters can be replaced or moved.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Evaluator:
         return Evaluator, ()  # copies and pickles of a module make their own
 
     def __call__(self, x: Expression) -> Tensor:
-        """Features (batch, H, W, channels)."""
+        """Return features (batch, H, W, channels)."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self._by_pieces(x, cut(x.nodes, x.index))
         key = (tuple(x.nodes), x.index)

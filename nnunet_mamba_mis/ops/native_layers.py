@@ -1,4 +1,4 @@
-"""Layers that need whole images, as the native code takes them: a kind, and parameters."""
+"""Layers that need whole images, in the form of the native code: a kind and parameters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nnunet_mamba_mis.ops.selective_scan.native import NativeBackend
 
 
 class LayerKind:
-    """What layers of a kind compute."""
+    """The computation of one kind of layer."""
 
     def shapes(self, size: tuple[int, int], channels: int, parameters: tuple[Tensor, ...]) -> list[tuple[int, ...]]:
-        """Shapes that the parameters must have for features of this size: the native code does no bounds checks.
+        """Return the shapes that the parameters must have for features of this size, or nothing if no shapes fit.
 
-        Empty if none will do.
+        The native code does no bounds checks.
         """
         raise NotImplementedError
 
@@ -92,6 +92,6 @@ class ProjectedScan(LayerKind):
 
 
 def native_layer_of(layer: object) -> NativeLayer | None:
-    """What a module's method `native_layer` says; None for others, and where a call of the module is more than that."""
+    """Return `module.native_layer()`, or None for a module without that method or with hooks, which must be called."""
     describe = getattr(layer, "native_layer", None)
     return None if describe is None else describe()

@@ -67,7 +67,7 @@ def available() -> bool:
 
 
 def takes(tensors: Sequence[Tensor]) -> bool:
-    """Whether native code can compute with features (batch, H, W, channels): of one size and type, and not autocast."""
+    """Whether native code supports these features (batch, H, W, channels): one size, one type, no autocast."""
     first = tensors[0]
     return (
         first.device.type == "cpu"
@@ -92,7 +92,7 @@ def needs_operator(*tensors: Tensor) -> bool:
 
 
 def is_watched(*tensors: Tensor) -> bool:
-    """Whether torch has to see operations for another reason than to differentiate them once, backward."""
+    """Whether torch must see each operation for a reason other than first derivatives, such as tracing."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()

@@ -1,4 +1,4 @@
-"""All pieces of an expression as one native operation, forward and backward, where nothing asks for the pieces."""
+"""Run all pieces of an expression as one native operation, forward and backward."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ class Programs:
         self._by_shapes: dict[Any, NativeProgram] = {}
 
     def run(self, tensors: list[Tensor]) -> Tensor | None:
-        """The expression's value, or None where something asks for the pieces.
+        """Return the expression's value, or None where its pieces must be computed one by one.
 
-        That is a hook, a transform, autocast, a device without native code, or a layer that the native code does not
-        know.
+        Hooks, transforms, autocast, devices without native code and layers unknown to it require that.
         """
         if not self._layers or not native.takes(tensors) or native.is_watched(*tensors):
             return None
@@ -60,7 +59,7 @@ class Programs:
 
 
 class _Run(torch.autograd.Function):
-    """A program, differentiable. Gradients of its gradients come from PyTorch operations."""
+    """Differentiate a program. PyTorch operations compute second derivatives."""
 
     @staticmethod
     def forward(ctx: Any, program: NativeProgram, count: int, *given: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Programs for the native code (csrc/program.h): where every value lies, and the structs that say what to do with it.
+"""Build programs for the native code (csrc/program.h): memory for every value, and structs for every operation.
 
 Values between pieces lie in two stretches of memory: one that is kept for backward, and one for what a pass itself
-needs. Structs are made once for tensors of given shapes, as one block of bytes in which only addresses are missing.
+needs. Structs are built once for tensors of given shapes, as one block of bytes. A call fills in addresses.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _BLOCK, _KEPT, _SCRATCH, _Y, _FIRST = range(5)  # _Y: the result, or in backward
 
 
 class UnfitError(Exception):
-    """The native code cannot do it."""
+    """The native code does not support an expression."""
 
 
 class Place(NamedTuple):
-    """Where a value lies: (batch, H, W, channels) from `offset` on, in elements."""
+    """Address and strides of a value (batch, H, W, channels), in elements."""
 
     base: int
     offset: int
@@ -58,12 +58,12 @@ class Place(NamedTuple):
     channels: int
 
     def part(self, begin: int, end: int) -> Place:
-        """A part of the channels."""
+        """Return the place of some of the channels."""
         return self._replace(offset=self.offset + begin * self.strides[3], channels=end - begin)
 
 
 class _Work(NamedTuple):
-    """A piece as the native code runs it."""
+    """A piece in the form that the native code runs."""
 
     node: int
     sources: tuple[int, ...]
@@ -80,7 +80,7 @@ class NativeProgram:
     """An expression's work for tensors of given shapes. The tensors themselves, and parameters, come with a call.
 
     Raises:
-        UnfitError: The native code cannot do it.
+        UnfitError: The native code does not support the expression.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class NativeProgram:
         self._backward = BackwardPass(self, self._forward[True])
 
     def parameters(self, layers: list[NativeLayer]) -> list[Tensor] | None:
-        """All parameters in the order of the work; None where layers are no longer what the program was made for."""
+        """Return all parameters in the order of the work, or None if a layer has changed since the build."""
         found: list[Tensor] = []
         for work in self.work:
             plan = work.plan or work.silu
@@ -126,7 +126,7 @@ class NativeProgram:
         return found
 
     def forward(self, tensors: Sequence[Tensor], parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
-        """The result, and what backward needs besides tensors and parameters, if it is to be kept."""
+        """Return the result, and what backward needs besides tensors and parameters (empty unless `keep`)."""
         run = self._forward[keep]
         y = self.like.new_empty(*self.size, self.channels[self.root])
         kept, scratch = self.like.new_empty(run.kept.size), self.like.new_empty(run.scratch.size)
@@ -136,7 +136,7 @@ class NativeProgram:
     def backward(
         self, tensors: Sequence[Tensor], parameters: Sequence[Tensor], kept: Tensor, grad_y: Tensor
     ) -> list[Tensor]:
-        """Gradients of tensors and parameters."""
+        """Return gradients of tensors and parameters."""
         run = self._backward
         grad_y = grad_y.contiguous()
         scratch = self.like.new_empty(run.scratch.size)
@@ -147,7 +147,7 @@ class NativeProgram:
         return grads
 
     def in_torch(self, tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-        """The result by PyTorch operations that all transforms know."""
+        """Compute the result by PyTorch operations that all transforms know."""
         values = {i: tensors[place] for i, place in self.loaded.items()}
 
         def value(i: int) -> Tensor:
@@ -203,7 +203,7 @@ class NativeProgram:
 
     @staticmethod
     def _with_silu(works: list[_Work]) -> list[_Work]:
-        """Let depthwise convolutions apply the SiLU that alone takes their results."""
+        """Merge SiLU into the depthwise convolution before it, where nothing else uses that result."""
         uses = Counter(i for work in works for i in work.sources)
         merged: dict[int, _Work] = {}
         for work in works:
@@ -224,7 +224,7 @@ class NativeProgram:
 def build(
     nodes: Sequence[Node], pieces: Sequence[Piece], tensors: Sequence[Tensor], layers: list[NativeLayer]
 ) -> NativeProgram | None:
-    """A program, or None for what the native code cannot do."""
+    """Return a program, or None for an expression that the native code does not support."""
     try:
         return NativeProgram(nodes, pieces, tensors, layers)
     except UnfitError:
@@ -232,7 +232,7 @@ def build(
 
 
 class _Stretch:
-    """Memory that is handed out from its beginning, in elements."""
+    """A stretch of memory, allocated from its start, in elements."""
 
     def __init__(self, base: int, item: int) -> None:
         self.base = base
@@ -240,20 +240,20 @@ class _Stretch:
         self._step = _ALIGNMENT // item
 
     def take(self, count: int) -> tuple[int, int]:
-        """Base and offset of so many elements."""
+        """Allocate elements and return their base and offset."""
         start = self.size
         self.size += -(-count // self._step) * self._step
         return self.base, start
 
     def image(self, size: tuple[int, ...], channels: int) -> Place:
-        """A place for contiguous features."""
+        """Allocate contiguous features."""
         batch = size[0]
         strides = _contiguous_strides(size, channels)
         return Place(*self.take(batch * strides[0]), strides, channels)
 
 
 class _Block:
-    """Structs one after the other, and the places in them where addresses belong."""
+    """Structs one after the other, with the positions of their addresses."""
 
     def __init__(self, item: int) -> None:
         self._bytes = bytearray()
@@ -262,7 +262,7 @@ class _Block:
         self._words: tuple[np.ndarray, ...] | None = None
 
     def add(self, struct: ctypes.Structure | ctypes.Array, **addresses: tuple[int, int] | int | None) -> int:
-        """Append a struct, and return its position.
+        """Append a struct and return its position.
 
         Args:
             struct: The struct; a multiple of eight bytes.
@@ -276,12 +276,12 @@ class _Block:
         return position
 
     def point(self, position: int, address: tuple[int, int] | int) -> None:
-        """Fill in an address at a position."""
+        """Record an address for a position."""
         base, offset = (_BLOCK, address) if isinstance(address, int) else (address[0], address[1] * self._item)
         self._addresses.append((position, base, offset))
 
     def run(self, function: str, bases: list[int]) -> None:
-        """Call a function of the native code with the last struct."""
+        """Fill in addresses and call a native function with the last struct."""
         if self._words is None:
             positions, kinds, offsets = (np.array(column) for column in zip(*self._addresses, strict=True))
             self._words = np.frombuffer(bytes(self._bytes), dtype=np.int64), positions // 8, kinds, offsets
@@ -293,7 +293,7 @@ class _Block:
 
 
 class _Pass:
-    """One direction of a program: where values lie, and the structs that say what to do."""
+    """One direction of a program: memory for its values, and its structs."""
 
     def __init__(self, program: NativeProgram) -> None:
         self.program = program
@@ -304,22 +304,22 @@ class _Pass:
         self.common = {"threads": native.threads(), "is_double": program.like.dtype == torch.float64}
 
     def result_or_its_gradient(self) -> Place:
-        """Place of what the caller hands over or gets back, contiguous."""
+        """Return the place of the result, or in backward of its gradient."""
         channels = self.program.channels[self.program.root]
         return Place(_Y, 0, _contiguous_strides(self.program.size, channels), channels)
 
     def parameters(self, work: _Work, *fields: str, shift: int = 0) -> dict[str, tuple[int, int]]:
-        """Addresses of the parameters of a piece of work, or of what lies so many bases behind them."""
+        """Return addresses of a piece's parameters, or with `shift` of their gradients."""
         first = self.first_parameter + shift + work.first
         return {field: (first + i, 0) for i, field in enumerate(fields)}
 
     def features(self, work: _Work, channels: int) -> dict[str, Any]:
-        """Sizes for the structs of convolutions and gates."""
+        """Return the sizes in the structs of convolutions and gates."""
         batch, height, width = self.program.size
         return {**self.common, "batch": batch, "height": height, "width": width, "channels": channels}
 
     def scan_problem(self, work: _Work, channels: int) -> ScanProblem:
-        """A scan without its tensors."""
+        """Return a scan's struct without its tensors."""
         batch, height, width = self.program.size
         kind = work.kind
         return ScanProblem(
@@ -336,7 +336,7 @@ class _Pass:
         )
 
     def pixel_tensors(self, places: Sequence[Place], add: Sequence[bool] = ()) -> int:
-        """Position of an array of tensors."""
+        """Append an array of tensors and return its position."""
         array = (PixelTensor * len(places))()
         for tensor, place, adds in zip(array, places, add or [False] * len(places), strict=True):
             tensor.channels, tensor.strides[:], tensor.add = place.channels, place.strides, adds
@@ -346,7 +346,7 @@ class _Pass:
         return position
 
     def pixel_layers(self, work: _Work, grads: int | None) -> int:
-        """Position of an array of layers, with gradients so many bases behind the parameters."""
+        """Append an array of layers and return its position; `grads` is the shift from parameters to gradients."""
         assert work.plan is not None
         plan = work.plan
         array = (PixelLayer * len(plan.kinds))()
@@ -367,7 +367,7 @@ class _Pass:
         return position
 
     def pixel_problem(self, work: _Work, y: Place, tensors: int, grad: int | None, layers: int) -> int:
-        """Position of a pixelwise problem."""
+        """Append a pixelwise problem and return its position."""
         assert work.plan is not None
         batch, height, width = self.program.size
         struct = PixelProblem(batch=batch, height=height, width=width, layers=len(work.plan.kinds), **self.common)
@@ -377,7 +377,7 @@ class _Pass:
         return position
 
     def finish(self, steps: list[tuple[int, int]]) -> None:
-        """Append the program, of kinds and positions of problems."""
+        """Append the program, given the kind and position of each problem."""
         array = (ProgramStep * len(steps))()
         for step, (kind, _) in zip(array, steps, strict=True):
             step.kind = kind
@@ -389,7 +389,7 @@ class _Pass:
 
 
 class ForwardPass(_Pass):
-    """Forward. Keeps for backward what that takes, if asked to."""
+    """The forward pass; with `keep` it saves what backward needs."""
 
     def __init__(self, program: NativeProgram, keep: bool) -> None:
         super().__init__(program)
@@ -408,7 +408,7 @@ class ForwardPass(_Pass):
         self.finish([self._step(work) for work in program.work])
 
     def place(self, i: int) -> Place:
-        """Where the value of a node lies."""
+        """Return the place of a node's value."""
         kind, sources, what = self.program.nodes[i]
         return self.place(sources[0]).part(*what) if kind == PART else self.places[i]
 
@@ -450,7 +450,7 @@ class ForwardPass(_Pass):
 
 
 class BackwardPass(_Pass):
-    """Backward. Gradients of values that more than one piece takes are added up in place."""
+    """The backward pass; gradients of values with several uses are added in place."""
 
     def __init__(self, program: NativeProgram, forward: ForwardPass) -> None:
         super().__init__(program)
@@ -470,7 +470,7 @@ class BackwardPass(_Pass):
         self.finish([self._step(work) for work in reversed(program.work)][::-1])
 
     def _gradient(self, i: int) -> tuple[Place, bool]:
-        """Where the gradient of a value goes, and whether it is added to what is there."""
+        """Return the place of a value's gradient, and whether to add to it."""
         kind, sources, what = self.program.nodes[i]
         whole = sources[0] if kind == PART else i
         adds = whole in self._reached
@@ -533,7 +533,7 @@ def _contiguous_strides(size: tuple[int, ...], channels: int) -> tuple[int, ...]
 
 
 def _contiguous(place: Place, size: tuple[int, ...]) -> tuple[int, int]:
-    """Base and offset of a value that is contiguous."""
+    """Return base and offset of a contiguous value."""
     if place.strides != _contiguous_strides(size, place.channels):
         raise UnfitError
     return place[:2]
