@@ -19,6 +19,8 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.requirements import Requirement
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ["pytest", "hypothesis"]
 # on PyPI without a wheel; pure Python
@@ -34,13 +36,15 @@ def main() -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="folder, which must not exist or be empty")
     parser.add_argument("--python", default="3.12", help="of the machine (default: %(default)s)")
     parser.add_argument("--torch", default="2.11.0", help="of the machine (default: %(default)s)")
-    have = "packages that the machine has, as `pip list --format=freeze` prints them there: their wheels stay out"
+    have = "packages that the machine has, as `pip list --format=freeze` prints them there: their wheels stay out, "
+    have += "unless another version is needed"
     parser.add_argument("--have", metavar="FILE", type=Path, help=have)
     parser.add_argument("--megabytes", type=int, default=60, help="of a part at most (default: %(default)s)")
     args = parser.parse_args()
     if args.out.exists() and any(args.out.iterdir()):
         sys.exit(f"{args.out} is not empty")
-    there = set(map(canonical, re.findall(r"^[\w.-]+", args.have.read_text(), re.MULTILINE))) if args.have else set()
+    listed = re.findall(r"^([\w.-]+)==(\S+)", args.have.read_text(), re.MULTILINE) if args.have else []
+    there = {canonical(name): version for name, version in listed}
     with tempfile.TemporaryDirectory() as work:
         wheels = Path(work, "wheels")
         collect(Path(work), wheels, args.python, args.torch, there)
@@ -55,8 +59,8 @@ def main() -> None:
             show(folder)
 
 
-def collect(work: Path, wheels: Path, python: str, torch: str, there: set[str]) -> None:
-    """Fill the folder with wheels, less those of packages that are there."""
+def collect(work: Path, wheels: Path, python: str, torch: str, there: dict[str, str]) -> None:
+    """Fill the folder with wheels, less those of packages that are there in a version that will do."""
     pip("wheel", "--no-deps", "-w", wheels, *WITHOUT_WHEEL)
     pip("wheel", "--no-deps", "-w", wheels, REPOSITORY)
     shutil.rmtree(REPOSITORY / "build", ignore_errors=True)
@@ -71,12 +75,21 @@ def collect(work: Path, wheels: Path, python: str, torch: str, there: set[str]) 
     pip("install", "--dry-run", "--ignore-installed", "--target", work / "nowhere", "--report", report, *target,
         "-c", constraints, torch_alone(work, torch), own, *REQUIREMENTS)  # fmt: skip
     chosen = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
-    pins = [
-        f"{package['name']}=={package['version']}"
-        for package in chosen
-        if canonical(package["name"]) not in {"torch", *there}
-    ]
+    suitable = {"torch", *there} - unsuitable(chosen, python, there)
+    pins = [f"{p['name']}=={p['version']}" for p in chosen if canonical(p["name"]) not in suitable]
     pip("download", "--no-deps", "-d", wheels, *target, *pins)
+
+
+def unsuitable(chosen: list[dict], python: str, there: dict[str, str]) -> set[str]:
+    """Names of packages that are there in a version that one of the chosen packages excludes."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    requirements = [Requirement(text) for package in chosen for text in package.get("requires_dist", [])]
+    return {
+        name
+        for r in requirements
+        if (name := canonical(r.name)) in there and (r.marker is None or r.marker.evaluate(environment))
+        if not r.specifier.contains(there[name], prereleases=True)
+    }
 
 
 def torch_alone(work: Path, version: str) -> Path:

@@ -226,6 +226,7 @@ done
 "$python" "$helpers/summary.py" "$out" >"$out/summary.txt"
 status=$?
 cat "$out/summary.txt"
+: >"$out/results.tar.gz"  # before tar looks at the folder, which would change under it
 tar -czf "$out/results.tar.gz" -C "$out" --exclude='*.pth' --exclude=results.tar.gz --exclude=./venv --exclude=./cache \
     --exclude=./wheels --exclude=./preprocessed --exclude=./raw .
 exit $status

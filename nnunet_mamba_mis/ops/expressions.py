@@ -43,15 +43,34 @@ def compute(node: Node, values: Sequence[Tensor]) -> Tensor:
     return values[0] * values[1] if kind == TIMES else values[0] + values[1]
 
 
+class _Graph:
+    """What operands that belong together share."""
+
+    __slots__ = ("nodes", "tensors")
+
+    def __init__(self, tensors: list[Tensor], nodes: list[Node]) -> None:
+        self.tensors = tensors
+        self.nodes = nodes
+
+
 class Expression:
     """Features (batch, H, W, channels) to be computed."""
 
-    __slots__ = ("index", "nodes", "tensors")
+    __slots__ = ("graph", "index")
 
-    def __init__(self, tensors: list[Tensor], nodes: list[Node], index: int) -> None:
-        self.tensors = tensors
-        self.nodes = nodes
+    def __init__(self, graph: _Graph, index: int) -> None:
+        self.graph = graph
         self.index = index
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All nodes, in an order in which they can be computed."""
+        return self.graph.nodes
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that the nodes of kind LOAD name."""
+        return self.graph.tensors
 
     def then(self, *layers: Layer) -> Expression:
         """Apply layers in turn. An `nn.Sequential` is its layers, unless it has hooks or the like."""
@@ -61,7 +80,7 @@ class Expression:
             for single in layer if is_chain else (layer,):  # type: ignore[union-attr]
                 self.nodes.append((LAYER, (index,), single))
                 index = len(self.nodes) - 1
-        return Expression(self.tensors, self.nodes, index)
+        return Expression(self.graph, index)
 
     def columns(self, layer: Layer) -> Expression:
         """Apply a layer to the transposed image, and transpose its result back."""
@@ -83,11 +102,11 @@ class Expression:
 
     def _with(self, node: Node) -> Expression:
         self.nodes.append(node)
-        return Expression(self.tensors, self.nodes, len(self.nodes) - 1)
+        return Expression(self.graph, len(self.nodes) - 1)
 
     def _index_of(self, other: Expression) -> int:
         """Place of another expression's node among this one's nodes, which take up the others if need be."""
-        if other.nodes is self.nodes:
+        if other.graph is self.graph:
             return other.index
         nodes, tensors = len(self.nodes), len(self.tensors)
         self.tensors.extend(other.tensors)
@@ -99,7 +118,7 @@ class Expression:
 
 def lazy(x: Tensor) -> Expression:
     """Features (batch, H, W, channels), any strides, to begin an expression with."""
-    return Expression([x], [(LOAD, (), 0)], 0)
+    return Expression(_Graph([x], [(LOAD, (), 0)]), 0)
 
 
 def concat(a: Expression, b: Expression) -> Expression:

@@ -23,7 +23,9 @@ rm -rf "$out/venv"
 "$python" -m venv --without-pip "$out/venv"
 # not --system-site-packages, which passes over PYTHON's packages if that is in an environment itself
 packages=$("$out/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-"$python" -c 'import site; print(*site.getsitepackages(), sep="\n")' >"$packages/python_s_own.pth"
+# with the .pth files in there, as setuptools brings distutils, which nnU-Net imports, by one
+"$python" -c 'import site; [print(f"import site; site.addsitedir({path!r})") for path in site.getsitepackages()]' \
+    >"$packages/python_s_own.pth"
 "$python" -m pip --python "$out/venv/bin/python" install --disable-pip-version-check --no-index --find-links . \
     nnunet-mamba-mis pytest hypothesis
 "$out/venv/bin/python" -c 'import torch, nnunetv2.run.run_training, nnunet_mamba_mis.trainers; print(torch.__version__)'

@@ -242,7 +242,7 @@ def test_float64_is_refused():
 @pytest.mark.slow
 def test_kernels_pass_the_self_test(monkeypatch):
     monkeypatch.setattr(triton_backend, "BLOCK", BLOCK_ON_GPUS)
-    assert self_test._find_wrong.__wrapped__(BACKENDS["triton"], torch.device(DEVICE)) is None
+    assert self_test.why_wrong(BACKENDS["triton"], torch.device(DEVICE)) is None
 
 
 class WrongValues(TorchBackend):
@@ -274,13 +274,13 @@ class Failing(TorchBackend):
     ids=lambda v: getattr(v, "__name__", ""),
 )
 def test_self_test_finds_what_is_wrong(backend, reason):
-    assert reason in self_test._find_wrong.__wrapped__(backend(), torch.device(DEVICE))
+    assert reason in self_test.why_wrong(backend(), torch.device(DEVICE))
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, FakeTensorMode, lambda: torch.device("meta")])
 def test_self_test_works_in_any_mode(mode):
     with mode():
-        assert self_test._find_wrong.__wrapped__(TorchBackend(), torch.device(DEVICE)) is None
+        assert self_test.why_wrong(TorchBackend(), torch.device(DEVICE)) is None
 
 
 @pytest.mark.skipif(COMPILED, reason="kernels are compiled here")
@@ -311,6 +311,14 @@ def test_kernels_compile_for_gpus_that_are_not_here(capability, compiled):
     version = tuple(map(int, importlib.import_module("triton").__version__.split(".")[:2]))
     most = 160 if version > (3, 6) else 192
     assert max(used for _, used in compiled[capability]) <= most, f"bytes of a thread's stack: {compiled[capability]}"
+
+
+def test_a_network_needs_few_kernels():
+    """Each is compiled at the first step on a machine, and `gradients` takes ten seconds."""
+    pytest.importorskip("triton.backends.nvidia")
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    counts = dict(line.split() for line in run_program("count_kernels.py", env=env).splitlines())
+    assert int(counts["gradients"]) <= 3 and int(counts["walk"]) <= 30 and int(counts["carry"]) <= 8
 
 
 @needs_gpu

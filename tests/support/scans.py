@@ -57,7 +57,8 @@ def with_memory_order(change, arguments):
 def with_gradients(results, leaves):
     """Results by name, and the gradients by each leaf of a functional with a different weight for every value."""
     generator = torch.Generator().manual_seed(1)
-    loss = sum((t * torch.randn(t.shape, generator=generator, dtype=torch.float64)).sum() for t in results.values())
+    weights = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device) for t in results.values()]
+    loss = sum((t * weight).sum() for t, weight in zip(results.values(), weights, strict=True))
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     return results | {f"grad {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
 

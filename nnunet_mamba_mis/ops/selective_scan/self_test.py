@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
@@ -11,25 +9,16 @@ from torch.utils._python_dispatch import _disable_current_modes
 from nnunet_mamba_mis.ops.selective_scan.backend import Backend
 from nnunet_mamba_mis.ops.selective_scan.chunked import TorchBackend
 from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
-from nnunet_mamba_mis.ops.tracing import constant_when_traced
 
 _TOLERANCE = 1e-3  # relative to the largest value; float32 gives about 1e-6
 
 
-@constant_when_traced  # a scan of its own, not of what is being traced
 def why_wrong(backend: Backend, device: torch.device) -> str | None:
-    """What is wrong with a small scan by a backend on a CUDA device, or None; run once in a process.
+    """What is wrong with a small scan by a backend on a device, or None.
 
     A new GPU, driver or Triton may break kernels, or worse, make them wrong, which nobody should learn from results.
     The scan is one of the network's, so that the kernels compiled for it are used again.
     """
-    if torch.cuda.is_current_stream_capturing():
-        return None  # nothing else can run now
-    return _find_wrong(backend, device)
-
-
-@functools.cache
-def _find_wrong(backend: Backend, device: torch.device) -> str | None:
     # the caller may be predicting, tracing, or working with fake tensors
     no_autocast = torch.autocast(device.type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), no_autocast, _disable_current_modes():

@@ -14,10 +14,14 @@ from torch import Tensor
 from nnunet_mamba_mis.ops.selective_scan.allocation import empty_gradients, empty_outputs
 from nnunet_mamba_mis.ops.selective_scan.operator import OperatorBackend, Tensors
 from nnunet_mamba_mis.ops.selective_scan.self_test import why_wrong
+from nnunet_mamba_mis.ops.tracing import constant_when_traced
 
 BLOCK = 8  # positions between two states that are kept for backward
 _WARP = 32
-_MOST_CHANNELS = 8  # of a program; more would have kernels compiled for each width of the network
+_STATE_AXIS = 2  # of B and C
+_CHANNELS = (
+    8  # of a program, unless there is one; other numbers would have kernels compiled for each width of a network
+)
 _WIDTH = 4  # states that a lane loads at once
 _TILES_IN_REGISTERS = 8  # of so many states
 _WIDTH_OF_GRADIENTS = 2
@@ -59,7 +63,7 @@ class TritonBackend(OperatorBackend):
             return "it has no float64"
         if u.dim() > 2 and u.shape[2:].numel() > _MOST_POSITIONS:
             return f"it has no sequences of more than {_MOST_POSITIONS} positions"
-        return None if self.is_emulated() else why_wrong(self, u.device)
+        return None if self.is_emulated() else _why_wrong(u.device)
 
     def block(self) -> int:
         """As `OperatorBackend.block`."""
@@ -81,6 +85,8 @@ class TritonBackend(OperatorBackend):
         self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
     ) -> list[Tensor]:
         """As `OperatorBackend.backward`."""
+        if grad_y.data_ptr() % 16:
+            grad_y = grad_y.clone()  # Triton would compile its kernels again for a tensor that is not aligned
         problem = _Problem(inputs, softplus, exact)
         grads = dict(zip(inputs, empty_gradients(inputs.values(), grad_y), strict=True))
         parts = problem.parts()
@@ -108,7 +114,8 @@ class TritonBackend(OperatorBackend):
                 parts=parts,
                 WIDTH=_WIDTH_OF_GRADIENTS,
                 tiles_of_part=-(-problem.tiles // parts),
-                SEVERAL_TILES=problem.tiles > parts,
+                SEVERAL_TILES=problem.tiles > 1,
+                INSIDE=problem.columns % BLOCK == 0 or problem.columns == problem.length,
                 part_size=grads["B"].numel(),
                 **gradients,
             )
@@ -127,19 +134,20 @@ class _Problem:
         u, groups = inputs["u"], inputs["B"].shape[1]
         # those of one or two axes are small
         self.tensors = {name: t.contiguous() if t is not None and t.dim() < 3 else t for name, t in inputs.items()}
-        self.batch, self.channels, height, width = u.shape
+        self.batch, self.channels, height, self.columns = u.shape
         self.device = u.device
         self.states = inputs["A"].shape[1]
         self.rows = self.batch * groups  # sequences of B and C
-        self.length = height * width
+        self.length = height * self.columns
         self.blocks = -(-self.length // BLOCK)
         self.per_group = self.channels // groups
-        P = min(_MOST_CHANNELS, _power_of_two(self.per_group))
+        P = 1 if self.per_group == 1 and self.length > 1 else _CHANNELS
         self.K = _WARP // P
         self.tiles = -(-self.per_group // P)
         tiles_of_states = -(-self.states // _WIDTH)
         self.slices = -(-tiles_of_states // _TILES_IN_REGISTERS)
-        self.sizes = _kernels().Sizes(self.channels, groups, self.length, width, self.tiles)
+        sizes = (self.channels, groups, self.length, self.columns, self.tiles)
+        self.sizes = _kernels().Sizes(*map(_kernels().encoded, sizes))
         self.constants = {
             "SOFTPLUS": softplus,
             "EXACT": exact,
@@ -212,7 +220,21 @@ class _Problem:
         planes = [value for value in given.values() if isinstance(value, Tensor) and value.dim() > 3]
         if "ROWS" in kernel.arg_names:
             given["ROWS"] = not all(map(_is_one_row, planes))
+        if "PACKED" in kernel.arg_names:
+            given["PACKED"] = all(map(_is_packed, planes))
         kernel[(programs,)](**{key: _describe(value) for key, value in given.items()}, num_warps=num_warps)
+
+
+@constant_when_traced  # a scan of its own, not of what is being traced
+def _why_wrong(device: torch.device) -> str | None:
+    if torch.cuda.is_current_stream_capturing():
+        return None  # nothing else can run now
+    return _test_itself(device)
+
+
+@functools.cache
+def _test_itself(device: torch.device) -> str | None:
+    return why_wrong(TritonBackend(), device)
 
 
 @functools.cache
@@ -251,12 +273,25 @@ def _is_one_row(t: Tensor) -> bool:
     return t.shape[-2] == 1 or t.stride(-2) == t.shape[-1] * t.stride(-1)
 
 
+def _is_packed(t: Tensor) -> bool:
+    """Whether channels (batch, D, rows, columns), or every `_WIDTH` states (batch, G, N, rows, columns), are vectors.
+
+    They lie side by side; those of states are aligned to their size.
+    """
+    if t.dim() == 4:
+        return t.stride(1) == 1 or t.shape[1] == 1
+    sizes = zip(t.shape, t.stride(), strict=True)
+    strides = [stride for axis, (size, stride) in enumerate(sizes) if axis != _STATE_AXIS and size > 1]
+    aligned = t.data_ptr() % (_WIDTH * t.element_size()) == 0 and all(stride % _WIDTH == 0 for stride in strides)
+    return aligned and t.stride(_STATE_AXIS) == 1 and t.shape[_STATE_AXIS] % _WIDTH == 0
+
+
 def _describe(value: Any) -> Any:
     """Tensors over positions with their strides, as kernels want them."""
     if not isinstance(value, Tensor) or value.dim() < 4:
         return value
     kind = _kernels().Sequence if value.dim() == 4 else _kernels().Grouped
-    return kind(value, *value.stride())
+    return kind(value, *map(_kernels().encoded, value.stride()))
 
 
 def _for_parts(grad: Tensor, parts: int, tiles: int) -> Tensor:

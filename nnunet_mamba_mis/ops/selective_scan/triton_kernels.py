@@ -16,6 +16,11 @@ each few blocks and added up by torch: there are no atomics, and two runs give t
 Positions are (row, column), scanned along columns, then rows; without `ROWS` there is one row. Everything is float32
 inside. Tensors over positions come as `Sequence` or `Grouped`: a pointer and strides. States between launches are
 (batch, chunks or blocks, D, N). What is not wanted is None.
+
+A network has features of many sizes, and `gradients` takes ten seconds to compile. Triton compiles a kernel again for
+an integer that is 1, and for one that is a multiple of 16. So sizes and strides come `encoded`, as a rule as neither.
+What is lost by that, `PACKED` says: channels lie side by side, and so do WIDTH states of B, C and their gradients,
+aligned to their size.
 """
 
 from __future__ import annotations
@@ -60,6 +65,28 @@ class Sizes(NamedTuple):
     tiles: int  # of P channels, in a group
 
 
+def encoded(value: int) -> int:
+    """A size or stride as the tuples above hold it: above 1, and no multiple of 16 as long as the value is even."""
+    return value + 17
+
+
+@triton.jit
+def _decoded(code):
+    # in 64 bits at once: registers get scarce where the compiler widens what is derived from it
+    return code.to(tl.int64) - 17
+
+
+@triton.jit
+def _decoded_sizes(codes):
+    return Sizes(
+        _decoded(codes.channels),
+        _decoded(codes.groups),
+        _decoded(codes.length),
+        _decoded(codes.columns),
+        _decoded(codes.tiles),
+    )
+
+
 @triton.jit
 def _lanes(pid, sizes, P: tl.constexpr, K: tl.constexpr):
     """Channel of each lane, whether there is one, and which of the program's K chunks it has."""
@@ -70,27 +97,35 @@ def _lanes(pid, sizes, P: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
-def _offset(x, sample, position, columns, ROWS: tl.constexpr):
+def _offset(x, sample, position, columns, ROWS: tl.constexpr, ahead):
     # a position fits into 32 bits, where a division is cheap; an offset need not
     if ROWS:
         row = position // columns
-        offset = row.to(tl.int64) * x.row + (position - row * columns).to(tl.int64) * x.column
+        offset = row.to(tl.int64) * _decoded(x.row) + (position - row * columns).to(tl.int64) * _decoded(x.column)
     else:
-        offset = position.to(tl.int64) * x.column
-    return sample * x.batch + offset
+        offset = position.to(tl.int64) * _decoded(x.column)
+    return sample * _decoded(x.batch) + offset + ahead * _decoded(x.column)
 
 
 @triton.jit
-def _at(x, sample, channel, position, columns, ROWS: tl.constexpr):
-    """Pointers to values of a `Sequence`."""
-    return x.data + _offset(x, sample, position, columns, ROWS) + channel * x.channel
+def _at(x, sample, channel, position, columns, ROWS: tl.constexpr, PACKED: tl.constexpr, ahead=0):
+    """Pointers to values of a `Sequence`, so many positions ahead in the same row."""
+    first = x.data + _offset(x, sample, position, columns, ROWS, ahead)
+    return first + (channel if PACKED else channel * _decoded(x.channel))
 
 
 @triton.jit
-def _at_states(x, sample, group, position, states, columns, ROWS: tl.constexpr):
-    """Pointers to values of a `Grouped`, (lanes, states)."""
-    first = x.data + _offset(x, sample, position, columns, ROWS) + group * x.group
-    return first[:, None] + states.to(tl.int64)[None, :] * x.state
+def _at_states(x, sample, group, position, states, columns, ROWS: tl.constexpr, PACKED: tl.constexpr, ahead=0, part=0):
+    """Pointers to values of a `Grouped`, (lanes, states), as `_at`, and moved by `part` values."""
+    first = x.data + part + _offset(x, sample, position, columns, ROWS, ahead) + group * _decoded(x.group)
+    if PACKED:
+        width: tl.constexpr = states.shape[0]
+        size: tl.constexpr = width * x.data.dtype.element_ty.primitive_bitwidth // 8
+        pointers = first[:, None] + states[None, :]
+        pointers = tl.max_contiguous(tl.multiple_of(pointers, (1, size)), (1, width))
+    else:
+        pointers = first[:, None] + states.to(tl.int64)[None, :] * _decoded(x.state)
+    return pointers
 
 
 @triton.jit
@@ -143,9 +178,11 @@ def _sigmoid(x):
 
 
 @triton.jit
-def _raw_delta(delta, delta_bias, sample, channel, live, position, columns, ROWS: tl.constexpr):
+def _raw_delta(
+    delta, delta_bias, sample, channel, live, position, columns, ROWS: tl.constexpr, PACKED: tl.constexpr, ahead=0
+):
     """Δ before softplus."""
-    raw = _load(_at(delta, sample, channel, position, columns, ROWS), live)
+    raw = _load(_at(delta, sample, channel, position, columns, ROWS, PACKED, ahead), live)
     if delta_bias is not None:
         raw += _load(delta_bias + channel, live)
     return raw
@@ -168,8 +205,7 @@ def _advance(h, x, delta, u, B, inverse_A, EXACT: tl.constexpr):
     return tl.exp2(x) * h + B * (delta * u)[:, None]
 
 
-# what differs from one size of features to the next must not have kernels compiled again
-@triton.jit(do_not_specialize=["sizes", "chunks", "chunk"])
+@triton.jit(do_not_specialize=["chunks", "chunk"])
 def walk(  # noqa: ANN201 (Triton's language)
     u,
     delta,
@@ -193,6 +229,7 @@ def walk(  # noqa: ANN201 (Triton's language)
     EXACT: tl.constexpr,
     BACKWARD: tl.constexpr,
     ROWS: tl.constexpr,
+    PACKED: tl.constexpr,
     BLOCK: tl.constexpr,
     SLICES: tl.constexpr,
     TILES: tl.constexpr,
@@ -208,6 +245,8 @@ def walk(  # noqa: ANN201 (Triton's language)
     (batch, chunks, D), both at i + 1 for the i-th chunk on the way. States are taken in slices of TILES tiles, for want
     of registers; with several, y is float32 and sums them up.
     """
+    sizes = _decoded_sizes(sizes)
+    columns = sizes.columns.to(tl.int32)  # a division for each position
     pid = tl.program_id(0).to(tl.int64)
     channel, live_channel, slot = _lanes(pid, sizes, P, K)
     group = pid // sizes.tiles % sizes.groups
@@ -247,11 +286,11 @@ def walk(  # noqa: ANN201 (Triton's language)
             for j in range(i * BLOCK, i * BLOCK + BLOCK):
                 position = first + (chunk - 1 - j if BACKWARD else j)
                 there = live & (position < sizes.length)
-                raw = _raw_delta(delta, delta_bias, sample, channel, there, position, sizes.columns, ROWS)
+                raw = _raw_delta(delta, delta_bias, sample, channel, there, position, columns, ROWS, PACKED)
                 step_delta = _delta(raw, there, SOFTPLUS)
-                step_u = _load(_at(u, sample, channel, position, sizes.columns, ROWS), there)
+                step_u = _load(_at(u, sample, channel, position, columns, ROWS, PACKED), there)
                 if z is not None:
-                    gate = _load(_at(z, sample, channel, position, sizes.columns, ROWS), there)
+                    gate = _load(_at(z, sample, channel, position, columns, ROWS, PACKED), there)
                     gate *= _sigmoid(gate)
                     if BACKWARD:
                         step_u *= gate
@@ -261,7 +300,7 @@ def walk(  # noqa: ANN201 (Triton's language)
                 for tile in tl.static_range(TILES):
                     states = (slice * TILES + tile) * WIDTH + tl.arange(0, WIDTH)
                     mask = there[:, None] & (states < STATES)[None, :]
-                    step_B = _load(_at_states(B, sample, group, position, states, sizes.columns, ROWS), mask)
+                    step_B = _load(_at_states(B, sample, group, position, states, columns, ROWS, PACKED), mask)
                     x = step_delta[:, None] * values_A[tile]
                     if BACKWARD:
                         after = tl.exp2(x) * (h[tile] + step_B * step_u[:, None])
@@ -269,12 +308,12 @@ def walk(  # noqa: ANN201 (Triton's language)
                         after = _advance(h[tile], x, step_delta, step_u, step_B, inverse_A[tile], EXACT)
                     if y is not None:
                         products += after * _load(
-                            _at_states(C, sample, group, position, states, sizes.columns, ROWS), mask
+                            _at_states(C, sample, group, position, states, columns, ROWS, PACKED), mask
                         )
                     advanced = advanced + (after,)
                 h = advanced
                 if y is not None:
-                    at_y = _at(y, sample, channel, position, sizes.columns, ROWS)
+                    at_y = _at(y, sample, channel, position, columns, ROWS, PACKED)
                     step_y = tl.sum(products, 1)
                     if slice > 0:
                         step_y += _load(at_y, there)
@@ -304,11 +343,12 @@ def _join(decay, state, next_decay, next_state):
     return decay * next_decay, next_decay * state + next_state
 
 
-@triton.jit(do_not_specialize=["sizes", "chunks"])
+@triton.jit(do_not_specialize=["chunks"])
 def carry(  # noqa: ANN201
     A, start, added, sums, sizes, chunks, STATES: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Turn what chunks add into the states that enter them, in place, from `start` (batch, D, N) or zero."""
+    sizes = _decoded_sizes(sizes)
     pid = tl.program_id(0).to(tl.int64)
     values = STATES * sizes.channels
     column = pid % tl.cdiv(values, COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
@@ -348,7 +388,7 @@ def _sum_blocks(x, P: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr):
     return tl.reshape(tl.broadcast_to(total, (K, P, WIDTH)), (P * K, WIDTH))
 
 
-@triton.jit(do_not_specialize=["sizes", "tiles_of_part"])
+@triton.jit(do_not_specialize=["parts", "part_size", "tiles_of_part"])
 def gradients(  # noqa: ANN201
     grad_y,
     u,
@@ -375,7 +415,8 @@ def gradients(  # noqa: ANN201
     tiles_of_part,
     SOFTPLUS: tl.constexpr,
     EXACT: tl.constexpr,
-    ROWS: tl.constexpr,
+    INSIDE: tl.constexpr,
+    PACKED: tl.constexpr,
     BLOCK: tl.constexpr,
     SEVERAL_TILES: tl.constexpr,
     STATES: tl.constexpr,
@@ -387,8 +428,9 @@ def gradients(  # noqa: ANN201
 
     Those of A (batch, blocks / K, D, N), D and the bias of Δ (batch, blocks / K, D) are sums over the K blocks. Those
     of B and C (parts, batch, G, N, ...), `part_size` values a part, are sums over the channels of one of the parts into
-    which a group's tiles of channels are dealt.
+    which a group's tiles of channels are dealt. INSIDE: no block goes on in another row, which spares divisions.
     """
+    sizes = _decoded_sizes(sizes)
     pid = tl.program_id(0).to(tl.int64)
     blocks = tl.cdiv(sizes.length, BLOCK)
     together = tl.cdiv(blocks, K)
@@ -409,13 +451,15 @@ def gradients(  # noqa: ANN201
         sum_delta = ()
         sum_y = ()
         for t in tl.static_range(BLOCK):
+            position = first if INSIDE else first + t
+            ahead = t if INSIDE else 0
             there = live & (first + t < sizes.length)
-            raw = _raw_delta(delta, delta_bias, sample, channel, there, first + t, sizes.columns, ROWS)
+            raw = _raw_delta(delta, delta_bias, sample, channel, there, position, sizes.columns, True, PACKED, ahead)
             deltas = deltas + (_delta(raw, there, SOFTPLUS),)
-            inputs = inputs + (_load(_at(u, sample, channel, first + t, sizes.columns, ROWS), there),)
-            grad = _load(_at(grad_y, sample, channel, first + t, sizes.columns, ROWS), there)
+            inputs = inputs + (_load(_at(u, sample, channel, position, sizes.columns, True, PACKED, ahead), there),)
+            grad = _load(_at(grad_y, sample, channel, position, sizes.columns, True, PACKED, ahead), there)
             if z is not None:
-                gate = _load(_at(z, sample, channel, first + t, sizes.columns, ROWS), there)
+                gate = _load(_at(z, sample, channel, position, sizes.columns, True, PACKED, ahead), there)
                 grad *= gate * _sigmoid(gate)
             grads = grads + (grad,)
             sum_u = sum_u + (tl.zeros((P * K,), tl.float32),)
@@ -434,9 +478,11 @@ def gradients(  # noqa: ANN201
             grown = ()
             values_B = ()
             for t in tl.static_range(BLOCK):
+                position = first if INSIDE else first + t
+                ahead = t if INSIDE else 0
                 mask = (live & (first + t < sizes.length))[:, None] & live_states
                 x = deltas[t][:, None] * value_A
-                at_B = _at_states(B, sample, group, first + t, states, sizes.columns, ROWS)
+                at_B = _at_states(B, sample, group, position, states, sizes.columns, True, PACKED, ahead)
                 values_B = values_B + (_load(at_B, mask),)
                 before = before + (h,)
                 grown = grown + (_exp2m1(x) if EXACT else tl.exp2(x) - 1,)
@@ -447,10 +493,12 @@ def gradients(  # noqa: ANN201
             with_delta = ()
             with_y = ()
             for t in tl.static_range(BLOCK - 1, -1, -1):
+                position = first if INSIDE else first + t
+                ahead = t if INSIDE else 0
                 there = live & (first + t < sizes.length)
                 mask = there[:, None] & live_states
                 writes = (there & first_of_group)[:, None] & live_states
-                step_C = _load(_at_states(C, sample, group, first + t, states, sizes.columns, ROWS), mask)
+                step_C = _load(_at_states(C, sample, group, position, states, sizes.columns, True, PACKED, ahead), mask)
                 step_delta = deltas[t][:, None]
                 step_u = inputs[t][:, None]
                 step_grad = grads[t][:, None]
@@ -479,8 +527,12 @@ def gradients(  # noqa: ANN201
                 by_delta = through_decay * (value_A * LN_2) + grad_weight
                 with_delta = (sum_delta[t] + tl.sum(by_delta, 1),) + with_delta
 
-                to_B = _at_states(grad_B, sample, group, first + t, states, sizes.columns, ROWS) + part * part_size
-                to_C = _at_states(grad_C, sample, group, first + t, states, sizes.columns, ROWS) + part * part_size
+                to_B = _at_states(
+                    grad_B, sample, group, position, states, sizes.columns, True, PACKED, ahead, part * part_size
+                )
+                to_C = _at_states(
+                    grad_C, sample, group, position, states, sizes.columns, True, PACKED, ahead, part * part_size
+                )
                 all_B = _sum_channels(g * weight * step_u, P, K, WIDTH)
                 all_C = _sum_channels(from_grad, P, K, WIDTH)
                 if SEVERAL_TILES:
@@ -498,6 +550,8 @@ def gradients(  # noqa: ANN201
         sum_D = tl.zeros((P * K,), tl.float32)
         sum_bias = tl.zeros((P * K,), tl.float32)
         for t in tl.static_range(BLOCK):
+            position = first if INSIDE else first + t
+            ahead = t if INSIDE else 0
             there = live & (first + t < sizes.length)
             step_grad_u = sum_u[t]
             ungated = sum_y[t]
@@ -506,20 +560,30 @@ def gradients(  # noqa: ANN201
                 step_grad_u += value_D * grads[t]
                 ungated += value_D * inputs[t]
                 sum_D += grads[t] * inputs[t]
-            tl.store(_at(grad_u, sample, channel, first + t, sizes.columns, ROWS), step_grad_u, mask=there)
+            tl.store(
+                _at(grad_u, sample, channel, position, sizes.columns, True, PACKED, ahead), step_grad_u, mask=there
+            )
             step_grad_delta = sum_delta[t]
             if SOFTPLUS:
-                raw = _raw_delta(delta, delta_bias, sample, channel, there, first + t, sizes.columns, ROWS)
+                raw = _raw_delta(
+                    delta, delta_bias, sample, channel, there, position, sizes.columns, True, PACKED, ahead
+                )
                 step_grad_delta *= tl.where(raw > 20, 1.0, _sigmoid(raw))
             step_grad_delta = tl.where(there, step_grad_delta, 0.0)
             sum_bias += step_grad_delta
-            tl.store(_at(grad_delta, sample, channel, first + t, sizes.columns, ROWS), step_grad_delta, mask=there)
+            tl.store(
+                _at(grad_delta, sample, channel, position, sizes.columns, True, PACKED, ahead),
+                step_grad_delta,
+                mask=there,
+            )
             if z is not None:
-                gate = _load(_at(z, sample, channel, first + t, sizes.columns, ROWS), there)
+                gate = _load(_at(z, sample, channel, position, sizes.columns, True, PACKED, ahead), there)
                 sigmoid = _sigmoid(gate)
                 by_gate = ungated * sigmoid * (1 + gate * (1 - sigmoid))
-                by_gate *= _load(_at(grad_y, sample, channel, first + t, sizes.columns, ROWS), there)
-                tl.store(_at(grad_z, sample, channel, first + t, sizes.columns, ROWS), by_gate, mask=there)
+                by_gate *= _load(_at(grad_y, sample, channel, position, sizes.columns, True, PACKED, ahead), there)
+                tl.store(
+                    _at(grad_z, sample, channel, position, sizes.columns, True, PACKED, ahead), by_gate, mask=there
+                )
         row = (sample * together + order) * sizes.channels + channel
         all_D, all_bias = tl.split(_sum_blocks(tl.join(sum_D, sum_bias), P, K, 2))
         if D is not None:
