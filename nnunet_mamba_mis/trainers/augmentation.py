@@ -14,8 +14,6 @@ from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrig
 from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 
 def share_colour(transforms: BasicTransform) -> None:
@@ -70,10 +68,9 @@ def _change(transforms: BasicTransform, kind: type[BasicTransform], **values: ob
 
 
 def _all_within(transform: BasicTransform) -> Iterator[BasicTransform]:
-    """Yield a transform and those in it."""
+    """Yield a transform and those in it: containers name what they hold differently."""
     yield transform
-    inner = transform.transforms if isinstance(transform, ComposeTransforms) else []
-    if isinstance(transform, RandomTransform):
-        inner = [transform.transform]
-    for part in inner:
-        yield from _all_within(part)
+    for value in vars(transform).values():
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, BasicTransform):
+                yield from _all_within(part)

@@ -35,9 +35,9 @@ class AveragedTrainer(RobustTrainer):
         return self.average.used() if self.average else nullcontext()
 
     def on_train_start(self) -> None:
-        """Also begin the average: after pretrained weights or a checkpoint have been loaded."""
+        """Also begin the average, now that pretrained weights are loaded."""
         super().on_train_start()
-        if self.average:
+        if self.average and not self.is_continued:
             self.average.start()
 
     def train_step(self, batch: dict) -> dict:
@@ -64,9 +64,13 @@ class AveragedTrainer(RobustTrainer):
 
     def _load_fitting(self, checkpoint: Training, path: str) -> None:
         super()._load_fitting(checkpoint, path)
+        if self.average is None:
+            return
         record = checkpoint.optimizer_state.average
-        if self.average and record:
-            try:
-                self.average.restore(record.steps, record.own_weights)
-            except ValueError as error:
-                raise UserError(f"{path} is damaged: in optimizer_state.{AVERAGE} {error}") from None
+        if record is None:
+            self.average.start()
+            return
+        try:
+            self.average.restore(record.steps, record.own_weights)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: optimizer_state.{AVERAGE}.{error}") from None

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_mamba_mis.trainers.augmentation import set_geometry, share_colour
 from nnunet_mamba_mis.trainers.averaged import AveragedTrainer
 from nnunet_mamba_mis.trainers.learning_rate import WarmupSchedule
-
-COLOUR_READER = "NaturalImage2DIO"
 
 
 class RecipeTrainer(AveragedTrainer):
@@ -43,8 +42,8 @@ class RecipeTrainer(AveragedTrainer):
         return transforms
 
     def _has_colour_images(self) -> bool:
-        reader = self.plans_manager.image_reader_writer_class.__name__
-        return reader == COLOUR_READER and self.num_input_channels == 3
+        reader = self.plans_manager.image_reader_writer_class
+        return issubclass(reader, NaturalImage2DIO) and len(self.dataset_json["channel_names"]) == 3
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
         """nnU-Net's optimiser, with the schedule of this recipe."""
@@ -64,6 +63,7 @@ class RecipeTrainer(AveragedTrainer):
 
     def train_step(self, batch: dict) -> dict:
         """As its base class, with the step's own learning rate in epochs that begin in the warm-up."""
-        if self.current_epoch < self.warmup_epochs:
-            self.lr_scheduler.step(self.current_epoch + len(self.train_outputs) / self.num_iterations_per_epoch)
+        schedule = self.lr_scheduler
+        if isinstance(schedule, WarmupSchedule) and self.current_epoch < schedule.warmup_epochs:
+            schedule.step(self.current_epoch + len(self.train_outputs) / self.num_iterations_per_epoch)
         return super().train_step(batch)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 # its name in the optimizer's state
 AVERAGE = "average"
@@ -21,7 +22,7 @@ class WeightAverage:
 
     Args:
         network: The network, without wrappers.
-        decay: Part of the average that a step keeps. Of step t, from 0, it is at most (1 + t) / (10 + t), so that the
+        decay: Part of the average that a step keeps. In step t, from 0, it is at most (1 + t) / (10 + t), so that the
             first weights are soon forgotten.
 
     Raises:
@@ -33,21 +34,19 @@ class WeightAverage:
             raise ValueError(f"ema_decay must be between 0 and 1, found {decay}")
         self.parameters = dict(network.named_parameters())
         self.decay = decay
-        self.steps = 0
-        # the average, or while the network holds it, its own weights
-        self.others: list[Tensor] = []
-        self.is_used = False
+        self.start()
 
     def start(self) -> None:
-        """Begin with the network's weights, unless there is an average already."""
-        if not self.others:
-            self.others = self._copies()
+        """Begin with the weights that the network has now."""
+        self.steps = 0
+        # the average; while the network holds it, the network's own weights
+        self.others = self._copies()
+        self.is_used = False
 
-    @torch.no_grad()
     def update(self) -> None:
         """Take the weights after a step into the average."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.others, list(self.parameters.values()), 1 - decay)
+        get_ema_multi_avg_fn(decay)(self.others, list(self.parameters.values()), self.steps)
         self.steps += 1
 
     @contextmanager
@@ -56,28 +55,17 @@ class WeightAverage:
         if self.is_used:
             yield
             return
-        self.start()
         self._exchange()
         try:
             yield
         finally:
             self._exchange()
 
-    @torch.no_grad()
-    def _exchange(self) -> None:
-        held = self._copies()
-        torch._foreach_copy_(list(self.parameters.values()), self.others)
-        self.others, self.is_used = held, not self.is_used
-
-    def _copies(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.parameters.values()]
-
     def record(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside the average: the network's own weights."""
-        own = self.others if self.is_used else [parameter.detach() for parameter in self.parameters.values()]
+        own = self.others if self.is_used else self._copies()
         return {"steps": self.steps, "own_weights": dict(zip(self.parameters, own, strict=True))}
 
-    @torch.no_grad()
     def restore(self, steps: int, own_weights: Mapping[str, Tensor]) -> None:
         """Take the average from the network, and give the network its own weights.
 
@@ -86,11 +74,24 @@ class WeightAverage:
             own_weights: By name, as in `record`.
 
         Raises:
-            ValueError: The weights are of another network.
+            ValueError: The weights are of another network; nothing was changed.
         """
         for name, parameter in self.parameters.items():
             if name not in own_weights or own_weights[name].shape != parameter.shape:
-                raise ValueError(f"own_weights lack {name} of shape {tuple(parameter.shape)}")
-        self.steps, self.others = steps, self._copies()
-        for name, parameter in self.parameters.items():
-            parameter.copy_(own_weights[name])
+                raise ValueError(f"own_weights has no {name} of shape {tuple(parameter.shape)}")
+        self.start()
+        self.steps = steps
+        self._set([own_weights[name] for name in self.parameters])
+
+    def _exchange(self) -> None:
+        held = self._copies()
+        self._set(self.others)
+        self.others, self.is_used = held, not self.is_used
+
+    def _copies(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.parameters.values()]
+
+    @torch.no_grad()
+    def _set(self, weights: list[Tensor]) -> None:
+        for parameter, weight in zip(self.parameters.values(), weights, strict=True):
+            parameter.copy_(weight)
