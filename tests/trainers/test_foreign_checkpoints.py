@@ -20,11 +20,11 @@ from nnunet_mamba_mis.cli.main import main as mamba_mis
 from nnunet_mamba_mis.nnunet.checkpoint import Training, read_checkpoint
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
 from nnunet_mamba_mis.utils.errors import UserError
-from support.trainer_in_process import make_trainer
+from support.trainer_in_process import FEW_WEIGHTS, make_trainer
 
 
 class Small(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
-    architecture: ClassVar = {"variant": "S", "block": "cnn", "attention_bridge": False, "fusion_bridge": False}
+    architecture: ClassVar = FEW_WEIGHTS
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 1, 1
     ema_decay = 0.9
 

@@ -24,7 +24,7 @@ from support.full_disk import full_disk
 from support.nnunet_workplace import Dataset, Running, Workplace
 from support.paths import PROGRAMS
 from support.small_dataset import NUMBER, discs
-from support.trainer_in_process import make_trainer
+from support.trainer_in_process import FEW_WEIGHTS, make_trainer
 from support.waiting import children
 
 
@@ -36,12 +36,9 @@ def dataset(nnunet) -> Dataset:
 
 
 class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
-    """Three tiny epochs without augmentation; sends itself a signal at the given moment.
+    """Three tiny epochs without augmentation; sends itself a signal at the given moment."""
 
-    Few weights: nnU-Net compares each of a checkpoint with all of the network's.
-    """
-
-    architecture: ClassVar = {"variant": "S", "block": "cnn", "attention_bridge": False, "fusion_bridge": False}
+    architecture: ClassVar = FEW_WEIGHTS
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 2
     moment: tuple[str, int] = ("", 0)
     signals = (signal.SIGTERM,)

@@ -19,7 +19,7 @@ from nnunet_mamba_mis.prediction.networks import load_networks
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
 from nnunet_mamba_mis.trainers.pretrained_weights import unwrap
 from nnunet_mamba_mis.trainers.weight_average import WeightAverage
-from support.trainer_in_process import make_trainer
+from support.trainer_in_process import FEW_WEIGHTS, make_trainer
 
 Weights = dict[str, torch.Tensor]
 
@@ -34,7 +34,7 @@ class FinalValidation(nnUNetTrainer):
 class Watched(nnUNetTrainerMambaMIS, FinalValidation, nnUNetTrainerNoDA):
     """Two epochs of four steps, the third of which is skipped; notes the weights after steps and in validation."""
 
-    architecture: ClassVar = {"variant": "S", "block": "cnn", "attention_bridge": False, "fusion_bridge": False}
+    architecture: ClassVar = FEW_WEIGHTS
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 2, 4, 1
     ema_decay = 0.3
 
@@ -43,7 +43,6 @@ class Watched(nnUNetTrainerMambaMIS, FinalValidation, nnUNetTrainerNoDA):
         self.logger.plot_progress_png = lambda folder: None
         self.trained: list[Weights] = []
         self.validated: list[Weights] = []
-        self.rates: list[float] = []
 
     def train_step(self, batch):
         if not self.trained:
@@ -55,7 +54,6 @@ class Watched(nnUNetTrainerMambaMIS, FinalValidation, nnUNetTrainerNoDA):
         if self.loss is loss:
             self.trained.append(parameters(self))
         self.loss = loss
-        self.rates.append(self.optimizer.param_groups[0]["lr"])
         return output
 
     def validation_step(self, batch):
@@ -159,13 +157,6 @@ def test_checkpoint_from_before_the_average_begins_it(in_this_process):
     continued = make(in_this_process, continued=True, ema_decay=0.5)
     assert_equal(dict(zip(continued.average.parameters, continued.average.others, strict=True)), parameters(continued))
     assert continued.average.steps == 0
-
-
-@pytest.mark.feature("Recipe", "`warmup_epochs`, `schedule`")
-def test_each_step_of_the_warm_up_has_its_own_rate(in_this_process):
-    trainer = make(in_this_process, warmup_epochs=1, schedule="cosine", initial_lr=0.4)
-    trainer.run_training()
-    assert trainer.rates == pytest.approx([0.1, 0.2, 0.3, 0.4] + [0.4] * 4)
 
 
 def test_compiled_network_computes_with_the_average():
