@@ -84,11 +84,20 @@ class Network(Weights):
     optimizer_state: _Optimizer | None = None
 
 
+class RecordedAverage(Record):
+    """What trainers of this package record where `network_weights` are averages."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    steps: Annotated[int, Field(ge=0)]
+    own_weights: dict[str, torch.Tensor]
+
+
 class _OptimizerState(_Optimizer):
     state: dict[int, dict[str, _Number | None]]
     param_groups: list[dict[str, Any]]
     # of each process, what trainers of this package add
     resume: list[dict[str, Any]] = Field(default_factory=list)
+    average: RecordedAverage | None = None
 
 
 class Training(Network):

@@ -37,6 +37,7 @@ class ConfiguredTrainer(nnUNetTrainer):
     # nnU-Net's values, under nnU-Net's names where an instance has these too
     initial_lr: float = 1e-2
     weight_decay: float = 3e-5
+    oversample_foreground_percent: float = 0.33
     epochs: ClassVar[int] = 1000
     iterations_per_epoch: ClassVar[int] = 250
     validation_iterations_per_epoch: ClassVar[int] = 50
@@ -66,6 +67,7 @@ class ConfiguredTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = type(self).initial_lr
         self.weight_decay = type(self).weight_decay
+        self.oversample_foreground_percent = type(self).oversample_foreground_percent
         self.num_epochs = self.epochs
         self.num_iterations_per_epoch = self.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.validation_iterations_per_epoch

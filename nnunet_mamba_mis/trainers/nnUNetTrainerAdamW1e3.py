@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from nnunet_mamba_mis.trainers.robust import RobustTrainer
+from nnunet_mamba_mis.trainers.recipe import RecipeTrainer
 
 # decay would pull A towards −1 and D towards 0, which are no neutral values
 NO_DECAY = {"A_log", "D", "bias"}
 NORMS = (nn.LayerNorm, _NormBase)  # the second is batch and instance norm of any dimension
 
 
-class nnUNetTrainerAdamW1e3(RobustTrainer):
+class nnUNetTrainerAdamW1e3(RecipeTrainer):
     """nnU-Net's network of the plans, any configuration, with AdamW at 1e-3, weight decay 0.01, polynomial decay.
 
     The Mamba-MIS trainers derive from it and change the network alone, so that a comparison with it is one of networks.
@@ -26,10 +25,10 @@ class nnUNetTrainerAdamW1e3(RobustTrainer):
     weight_decay = 1e-2
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
-        """AdamW with nnU-Net's polynomial decay."""
+        """AdamW, with the schedule of the recipe."""
         groups = parameter_groups(self.network, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        return optimizer, self.make_schedule(optimizer)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:

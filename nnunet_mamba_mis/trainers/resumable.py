@@ -70,13 +70,16 @@ class ResumableTrainer(ConfiguredTrainer):
         self.on_train_epoch_start()
         self._take_steps(self.train_step, self.dataloader_train, self.train_outputs, self.num_iterations_per_epoch)
         self.on_train_epoch_end(self.train_outputs)
-        with torch.no_grad():
-            self.on_validation_epoch_start()
-            steps = self.num_val_iterations_per_epoch
-            self._take_steps(self.validation_step, self.dataloader_val, self.val_outputs, steps)
-            self.on_validation_epoch_end(self.val_outputs)
+        self._validate_epoch()
         self.train_outputs, self.val_outputs = [], []
         self.on_epoch_end()
+
+    @torch.no_grad()
+    def _validate_epoch(self) -> None:
+        self.on_validation_epoch_start()
+        steps = self.num_val_iterations_per_epoch
+        self._take_steps(self.validation_step, self.dataloader_val, self.val_outputs, steps)
+        self.on_validation_epoch_end(self.val_outputs)
 
     def _take_steps(self, step: Callable[[dict], dict], batches: Iterator[dict], outputs: list, count: int) -> None:
         """Run steps until `outputs` has `count` entries."""
@@ -208,7 +211,7 @@ class ResumableTrainer(ConfiguredTrainer):
             present = {name: getattr(self, name) for name in self.kept}
             progress = recorded_progress(checkpoint, path, self.local_rank, processes, present, self.device)
             check_log(checkpoint, path, self.logger.get_checkpoint())
-            self._load_fitting(path)
+            self._load_fitting(checkpoint, path)
         except UserError as error:
             raise SystemExit(f"{error}. Without this file, --c takes the next best checkpoint: move it away") from None
         self.is_continued = True
@@ -219,7 +222,7 @@ class ResumableTrainer(ConfiguredTrainer):
         for name, value in progress.items():
             setattr(self, name, value)
 
-    def _load_fitting(self, path: str) -> None:
+    def _load_fitting(self, checkpoint: Training, path: str) -> None:
         try:
             with without_code():
                 super().load_checkpoint(path)

@@ -22,6 +22,8 @@ class RobustTrainer(ResumableTrainer):
     Network, optimiser and schedule are nnU-Net's.
     """
 
+    # nnU-Net's value
+    clip_norm: ClassVar[float] = 12
     max_skipped_in_a_row: ClassVar[int] = 20
     kept: ClassVar[tuple[str, ...]] = (*ResumableTrainer.kept, "skipped_steps", "skipped_in_a_row")
     skipped_steps: int = 0
@@ -84,7 +86,7 @@ class RobustTrainer(ResumableTrainer):
         else:
             self.grad_scaler.scale(loss).backward()
             self.grad_scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         finite = self._all_finite(loss, norm)
         if self.grad_scaler is not None:
             if finite:

@@ -9,12 +9,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
-from nnunet_mamba_mis.trainers.robust import RobustTrainer
+from nnunet_mamba_mis.trainers.recipe import RecipeTrainer
 
 NETWORK_CLASS = "nnunet_mamba_mis.architectures.umamba.UMamba"
 
 
-class nnUNetTrainerUMambaBot(RobustTrainer):
+class nnUNetTrainerUMambaBot(RecipeTrainer):
     """U-Mamba_Bot in 2D: nnU-Net's optimiser and schedule, stages as the plans of a U-Net have them.
 
     Raises:

@@ -14,6 +14,7 @@ from support.ddp_on_cpu import OnCPU
 
 class TwoProcesses(OnCPU, nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 1
+    ema_decay = 0.9
 
     def initialize(self):
         # the first seeds count: those of the continued training must not matter

@@ -12,6 +12,7 @@ from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
 
 class Uninterrupted(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 5, 4, 2
+    ema_decay = 0.9
 
     def initialize(self):
         # the first seeds count: those of the continued training must not matter

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+# nnU-Net compares each weight of a checkpoint with all of the network's
+FEW_WEIGHTS = {"variant": "S", "block": "cnn", "attention_bridge": False, "fusion_bridge": False}
+
 
 def make_trainer(trainer: type, preprocessed: Path, continued: bool = False, **configuration: object) -> Any:
     """A trainer as nnU-Net's command makes it on a CPU, with some entries of the plans' 2D configuration replaced."""

@@ -20,12 +20,13 @@ from nnunet_mamba_mis.cli.main import main as mamba_mis
 from nnunet_mamba_mis.nnunet.checkpoint import Training, read_checkpoint
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
 from nnunet_mamba_mis.utils.errors import UserError
-from support.trainer_in_process import make_trainer
+from support.trainer_in_process import FEW_WEIGHTS, make_trainer
 
 
 class Small(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
-    architecture: ClassVar = {"variant": "S", "block": "cnn", "attention_bridge": False, "fusion_bridge": False}
+    architecture: ClassVar = FEW_WEIGHTS
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 1, 1
+    ema_decay = 0.9
 
 
 class WithSGD(Small):
@@ -78,6 +79,7 @@ def replaced(checkpoint: dict, keys: tuple, value: object) -> None:
 
 
 RESUME = ("optimizer_state", "resume", 0)
+OWN = ("optimizer_state", "average", "own_weights")
 
 
 @pytest.mark.feature("Resuming", "full disk, unreadable checkpoint: one message, nothing lost")
@@ -112,6 +114,10 @@ RESUME = ("optimizer_state", "resume", 0)
         (("trainer_name",), torch.zeros(2, 2), "trainer_name"),
         (("trainer_name",), KeyError, "trainer_name"),
         (("optimizer_state", "network"), 1, "optimizer_state.network"),
+        (("optimizer_state", "average"), 1, "optimizer_state.average"),
+        (("optimizer_state", "average", "steps"), -1, "average.steps"),
+        (OWN, {}, "average.own_weights"),
+        ((*OWN, "decoder.seg_layers.0.bias"), torch.zeros(9), "average.own_weights .*seg_layers.0.bias"),
         (("inference_allowed_mirroring_axes",), "xy", "inference_allowed_mirroring_axes"),
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else "",

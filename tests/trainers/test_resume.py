@@ -24,7 +24,7 @@ from support.full_disk import full_disk
 from support.nnunet_workplace import Dataset, Running, Workplace
 from support.paths import PROGRAMS
 from support.small_dataset import NUMBER, discs
-from support.trainer_in_process import make_trainer
+from support.trainer_in_process import FEW_WEIGHTS, make_trainer
 from support.waiting import children
 
 
@@ -36,12 +36,9 @@ def dataset(nnunet) -> Dataset:
 
 
 class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
-    """Three tiny epochs without augmentation; sends itself a signal at the given moment.
+    """Three tiny epochs without augmentation; sends itself a signal at the given moment."""
 
-    Few weights: nnU-Net compares each of a checkpoint with all of the network's.
-    """
-
-    architecture: ClassVar = {"variant": "S", "block": "cnn", "attention_bridge": False, "fusion_bridge": False}
+    architecture: ClassVar = FEW_WEIGHTS
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 2
     moment: tuple[str, int] = ("", 0)
     signals = (signal.SIGTERM,)
@@ -105,6 +102,9 @@ def assert_equal(one: dict, other: dict) -> None:
     for index, state in one["optimizer_state"]["state"].items():
         for name, value in state.items():
             assert torch.equal(value, other["optimizer_state"]["state"][index][name])
+    own_weights = one["optimizer_state"].get("average", {}).get("own_weights", {})
+    for name, weight in own_weights.items():
+        assert torch.equal(weight, other["optimizer_state"]["average"]["own_weights"][name]), name
     assert one["optimizer_state"]["param_groups"] == other["optimizer_state"]["param_groups"]
     assert (one["current_epoch"], one["_best_ema"]) == (other["current_epoch"], other["_best_ema"])
     for name, values in one["logging"].items():
@@ -126,20 +126,27 @@ MOMENTS = [
 ]
 
 
+RECIPE = {"ema_decay": 0.3, "warmup_epochs": 1, "schedule": "cosine", "clip_norm": 1}
+
+
 @pytest.mark.feature("Resuming", "SIGTERM at any moment; `--c` gives the same weights, bit for bit")
 @pytest.mark.slow
-def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(in_this_process, tmp_path, monkeypatch):
-    uninterrupted = make(in_this_process, seed=1)
+@pytest.mark.parametrize("recipe", [{}, RECIPE], ids=["default", "recipe"])
+def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(
+    in_this_process, tmp_path, monkeypatch, recipe
+):
+    uninterrupted = make(in_this_process, seed=1, **recipe)
     uninterrupted.run_training()
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "stopped"))
     steps = Counter()
     for index, moment in enumerate(MOMENTS):
-        trainer = make(in_this_process, seed=1 + index, continued=index > 0, moment=moment)
+        trainer = make(in_this_process, seed=1 + index, continued=index > 0, moment=moment, **recipe)
         assert stop(trainer) == 128 + signal.SIGTERM, moment
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         steps += trainer.count
-    trainer = make(in_this_process, seed=99, continued=True)
+    trainer = make(in_this_process, seed=99, continued=True, **recipe)
     trainer.run_training()
+    assert ("average" in final(trainer)["optimizer_state"]) == bool(recipe)
     assert_equal(final(trainer), final(uninterrupted))
     assert (steps["train_step"], steps["validation_step"]) == (3 * 3, 3 * 2)
     assert not list(Path(trainer.output_folder).glob("*.partial"))

@@ -1,0 +1,76 @@
+"""Changes to nnU-Net's augmentation, made in the transforms that it returns.
+
+nnU-Net composes its augmentation in one function without parameters for what is changed here. A copy of it would miss
+what later versions add; instead the transforms are looked up by class, and one that is missing ends training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+
+
+def share_colour(transforms: BasicTransform) -> None:
+    """Let brightness, contrast and gamma change all channels by the same factor, drawn once per image.
+
+    Args:
+        transforms: nnU-Net's augmentation, changed in place.
+
+    Raises:
+        SystemExit: One of these transforms is missing.
+    """
+    for kind in (MultiplicativeBrightnessTransform, ContrastTransform, GammaTransform):
+        _change(transforms, kind, synchronize_channels=True)
+
+
+def set_geometry(
+    transforms: BasicTransform,
+    rotation: float | None = None,
+    scaling: tuple[float, float] | None = None,
+    p_rotation: float | None = None,
+    p_scaling: float | None = None,
+) -> None:
+    """Replace what nnU-Net has of rotation and scale; None keeps it.
+
+    Args:
+        transforms: nnU-Net's augmentation, changed in place.
+        rotation: Largest angle in degrees, in either direction.
+        scaling: Range of the scale; larger numbers make objects smaller.
+        p_rotation: Probability of a rotation.
+        p_scaling: Probability of a change in scale.
+
+    Raises:
+        SystemExit: The spatial transform is missing.
+    """
+    radians = None if rotation is None else (-math.radians(rotation), math.radians(rotation))
+    values = {"rotation": radians, "scaling": scaling, "p_rotation": p_rotation, "p_scaling": p_scaling}
+    if chosen := {name: value for name, value in values.items() if value is not None}:
+        _change(transforms, SpatialTransform, **chosen)
+
+
+def _change(transforms: BasicTransform, kind: type[BasicTransform], **values: object) -> None:
+    """Set attributes of all transforms of a kind."""
+    found = [transform for transform in _all_within(transforms) if isinstance(transform, kind)]
+    if not found or any(not hasattr(transform, name) for transform in found for name in values):
+        raise SystemExit(
+            f"The augmentation has no {kind.__name__} with {', '.join(values)}, which this trainer changes: "
+            "another version of nnU-Net or batchgeneratorsv2 is installed, or a trainer replaces the augmentation"
+        )
+    for transform in found:
+        for name, value in values.items():
+            setattr(transform, name, value)
+
+
+def _all_within(transform: BasicTransform) -> Iterator[BasicTransform]:
+    """Yield a transform and those in it: containers name what they hold differently."""
+    yield transform
+    for value in vars(transform).values():
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, BasicTransform):
+                yield from _all_within(part)

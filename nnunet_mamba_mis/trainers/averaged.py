@@ -1,0 +1,76 @@
+"""nnU-Net's trainer, whose validation and checkpoints have averaged weights."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
+
+from nnunet_mamba_mis.nnunet.checkpoint import Training
+from nnunet_mamba_mis.trainers.pretrained_weights import unwrap
+from nnunet_mamba_mis.trainers.robust import RobustTrainer
+from nnunet_mamba_mis.trainers.weight_average import AVERAGE, WeightAverage
+from nnunet_mamba_mis.utils.errors import UserError
+
+
+class AveragedTrainer(RobustTrainer):
+    """nnU-Net's trainer, with an exponential moving average of the weights where `ema_decay` is set.
+
+    Training goes on with the network's own weights. Validation, the choice of the best checkpoint and the
+    `network_weights` in checkpoints, which prediction and export read, have the average. Checkpoints hold the own
+    weights too, in the optimizer's state.
+    """
+
+    ema_decay: ClassVar[float | None] = None
+    average: WeightAverage | None = None
+
+    def initialize(self) -> None:
+        """Also prepare the average."""
+        super().initialize()
+        if self.ema_decay is not None:
+            average = self.average = WeightAverage(unwrap(self.network), self.ema_decay)
+            self.optimizer.register_state_dict_post_hook(lambda _, state: state | {AVERAGE: average.record()})
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """While entered, the network holds the average, if there is one."""
+        return self.average.used() if self.average else nullcontext()
+
+    def on_train_start(self) -> None:
+        """Also begin the average, now that pretrained weights are loaded."""
+        super().on_train_start()
+        if self.average and not self.is_continued:
+            self.average.start()
+
+    def train_step(self, batch: dict) -> dict:
+        """As its base class; a skipped step does not count in the average."""
+        skipped = self.skipped_steps
+        output = super().train_step(batch)
+        if self.average and self.skipped_steps == skipped:
+            self.average.update()
+        return output
+
+    def _validate_epoch(self) -> None:
+        with self.averaged_weights():
+            super()._validate_epoch()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's final validation, of the average."""
+        with self.averaged_weights():
+            super().perform_actual_validation(save_probabilities)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As its base class, with the average as `network_weights`."""
+        with self.averaged_weights():
+            super().save_checkpoint(filename)
+
+    def _load_fitting(self, checkpoint: Training, path: str) -> None:
+        super()._load_fitting(checkpoint, path)
+        if self.average is None:
+            return
+        record = checkpoint.optimizer_state.average
+        if record is None:
+            self.average.start()
+            return
+        try:
+            self.average.restore(record.steps, record.own_weights)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: optimizer_state.{AVERAGE}.{error}") from None

@@ -1,0 +1,66 @@
+"""The learning rate over the epochs of a training."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+# from 1 at the start to 0 at the end, of the part that is done
+SHAPES = {
+    "poly": lambda done: (1 - done) ** 0.9,  # nnU-Net's
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+
+
+class WarmupSchedule(LRScheduler):
+    """A linear warm-up, then a fall to 0; set for an epoch, and in the warm-up for a step.
+
+    Args:
+        optimizer: Its groups all get the same rate.
+        initial_lr: The highest rate.
+        epochs: Length of training.
+        shape: Name of the fall, in `SHAPES`.
+        warmup_epochs: Length of the warm-up; at most half of training is.
+        steps_per_epoch: Training steps in an epoch.
+
+    Raises:
+        ValueError: There is no such shape.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        initial_lr: float,
+        epochs: int,
+        shape: str = "poly",
+        warmup_epochs: float = 0,
+        steps_per_epoch: int = 1,
+    ) -> None:
+        if shape not in SHAPES:
+            raise ValueError(f"schedule {shape!r} does not exist: use one of {', '.join(SHAPES)}")
+        self.initial_lr = initial_lr
+        self.epochs = epochs
+        self.shape = SHAPES[shape]
+        self.warmup_epochs = min(warmup_epochs, epochs / 2)
+        self.steps_per_epoch = steps_per_epoch
+        super().__init__(optimizer)
+
+    def step(self, epoch: float | None = None) -> None:  # type: ignore[override]
+        """Set the rate.
+
+        Args:
+            epoch: Number of the epoch from 0; with a fraction, of a step in it.
+        """
+        # torch's constructor gives none
+        rate = self.rate(epoch or 0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._last_lr = [rate] * len(self.optimizer.param_groups)
+
+    def rate(self, epoch: float) -> float:
+        """Return the rate of an epoch, or of a step in it; in the warm-up the first step is above 0."""
+        if epoch < self.warmup_epochs:
+            return self.initial_lr * min(1, (epoch + 1 / self.steps_per_epoch) / self.warmup_epochs)
+        return self.initial_lr * self.shape((epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs))

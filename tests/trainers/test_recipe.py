@@ -1,0 +1,69 @@
+"""Attributes of a trainer that change its steps, as a training runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
+
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS, nnUNetTrainerUMambaBot
+from support.trainer_in_process import FEW_WEIGHTS, make_trainer
+
+
+class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
+    """Two epochs of four steps; notes learning rate and gradient norm of each."""
+
+    architecture: ClassVar = FEW_WEIGHTS
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 2, 4, 1
+
+    def initialize(self):
+        super().initialize()
+        self.logger.plot_progress_png = lambda folder: None
+        self.rates: list[float] = []
+        self.norms: list[float] = []
+
+    def train_step(self, batch):
+        output = super().train_step(batch)
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        gradients = [parameter.grad.norm() for parameter in self.network.parameters() if parameter.grad is not None]
+        self.norms.append(torch.stack(gradients).norm().item())
+        return output
+
+
+def trained(preprocessed: Path, **attributes: object) -> Any:
+    trainer = make_trainer(type("Brief", (Brief,), attributes), preprocessed)
+    trainer.run_training()
+    return trainer
+
+
+@pytest.mark.feature("Recipe", "`warmup_epochs`, `schedule`")
+def test_each_step_of_the_warm_up_has_its_own_rate(in_this_process):
+    trainer = trained(in_this_process, warmup_epochs=1, schedule="cosine", initial_lr=0.004)
+    assert trainer.rates == pytest.approx([0.001, 0.002, 0.003, 0.004] + [0.004] * 4)
+
+
+@pytest.mark.feature("Recipe", "`warmup_epochs`, `schedule`")
+def test_the_schedule_of_a_trainer_with_nnunets_optimizer_is_the_recipes(in_this_process):
+    cosine = type("Cosine", (nnUNetTrainerUMambaBot,), {"schedule": "cosine", "epochs": 2})
+    trainer = make_trainer(cosine, in_this_process)
+    trainer.initialize()
+    trainer.lr_scheduler.step(1)
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+
+
+@pytest.mark.feature("Recipe", "`clip_norm`, `oversample_foreground_percent`")
+def test_gradients_are_clipped_at_the_recipes_norm(in_this_process):
+    norms = trained(in_this_process, clip_norm=0.01).norms
+    assert norms == pytest.approx([0.01] * 8, rel=1e-3)
+
+
+@pytest.mark.feature("Recipe", "`clip_norm`, `oversample_foreground_percent`")
+@pytest.mark.parametrize(("attributes", "expected"), [({}, 0.33), ({"oversample_foreground_percent": 0.75}, 0.75)])
+def test_the_recipes_part_of_patches_has_foreground(in_this_process, attributes, expected):
+    trainer = trained(in_this_process, epochs=1, iterations_per_epoch=1, **attributes)
+    for loader in (trainer.dataloader_train, trainer.dataloader_val):
+        assert loader.data_loader.oversample_foreground_percent == expected
