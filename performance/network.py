@@ -24,7 +24,7 @@ from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
 from nnunet_mamba_mis.ops.selective_scan import registry
 
-NETWORKS = ("MambaMIS B", "PlainConvUNet")
+NETWORKS = ("MambaMIS B", "MambaMIS B conv", "PlainConvUNet")
 
 # (size, batch): repeats
 INFERENCE = {(96, 1): 25, (96, 8): 9, (256, 1): 9, (512, 1): 5}
@@ -44,11 +44,11 @@ def plain_conv_unet(size: int) -> nn.Module:
 
 
 def make(name: str, size: int) -> nn.Module:
-    """One of the two networks, with deep supervision."""
+    """One of the networks, with deep supervision."""
     torch.manual_seed(0)
     if name == "PlainConvUNet":
         return plain_conv_unet(size)
-    return MambaMIS(3, 2, (size, size), deep_supervision=True)
+    return MambaMIS(3, 2, (size, size), stem="conv" if name.endswith("conv") else "patch", deep_supervision=True)
 
 
 def infer(network: nn.Module, size: int, batch: int = 1):

@@ -63,8 +63,9 @@ class ConvUpsampling(nn.Module):
         super().__init__()
         full, half = STEM_WIDTHS
         self.norm = nn.LayerNorm(channels)
-        self.at_half = StackedConvBlocks(2, input_channels=channels + half, output_channels=half, **_LAYER)
-        self.at_full = StackedConvBlocks(1, input_channels=half + full, output_channels=full, **_LAYER)
+        # to the skip's width before it is brought to full resolution, where every channel costs most
+        self.at_half = StackedConvBlocks(2, input_channels=channels + half, output_channels=[half, full], **_LAYER)
+        self.at_full = StackedConvBlocks(1, input_channels=2 * full, output_channels=full, **_LAYER)
 
     def forward(self, x: Tensor, full: Tensor, half: Tensor) -> Tensor:
         """(B, H/4, W/4, C), and the skips of `ConvStem` → (B, H, W, full)."""
