@@ -37,7 +37,7 @@ TINY = [("patch", "S", 32, 2)]
 def main() -> None:
     """Print measured and modelled peaks, and write them as JSON; with arguments, measure one setup."""
     parser = argparse.ArgumentParser(description=__doc__)
-    one = "DEVICE STEM VARIANT HEIGHT WIDTH BATCH: print the peak bytes of one setup, over those that the process had before"
+    one = "DEVICE STEM VARIANT HEIGHT WIDTH BATCH: print a setup's peak bytes, over those that the process had before"
     parser.add_argument("setup", nargs="*", help=one)
     options = gpu_options(__doc__, parser)
     if options.setup:

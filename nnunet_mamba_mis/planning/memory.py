@@ -60,7 +60,7 @@ _DEVICES = {
         per_channel=45.5,
         per_pixel=0,
         between_blocks={"patch": 220, "conv": 815},
-        scratch={"patch": 150, "conv": 300},
+        scratch={"patch": 150, "conv": 650},
         process=0.6e9,
     ),
     "cuda": _Bytes(

@@ -21,10 +21,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def planned(nnunet):
-    """A dataset with plans for S; returns its folder in nnUNet_preprocessed."""
+    """A dataset with plans for S with a convolutional stem; returns its folder in nnUNet_preprocessed."""
     cases = {f"case{case}": disc_image(case) for case in range(6)}
     dataset = nnunet.add(Dataset(NUMBER, cases, {"background": 0, "disc": 1}))
-    said = nnunet.run("mamba_mis", "plan", "-d", NUMBER, "--variant", "S")
+    said = nnunet.run("mamba_mis", "plan", "-d", NUMBER, "--variant", "S", "--stem", "conv")
     assert f"nnUNetv2_train {NUMBER} 2d 0 -tr nnUNetTrainerMambaMIS -p {PLANS}" in said
     assert "nnUNetv2_preprocess" not in said  # nnU-Net's data serve
     return nnunet.preprocessed / dataset.name
