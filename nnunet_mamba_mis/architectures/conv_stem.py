@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 
-# channels at full and at half resolution: most of the cost of a pixel is here
+# channels at full and at half resolution, where most of a network's cost is
 STEM_WIDTHS = (16, 32)
-# as nnU-Net's networks have them, but for the bias, which an instance norm removes again
-_LAYER: dict[str, Any] = {
-    "conv_op": nn.Conv2d,
-    "kernel_size": 3,
-    "initial_stride": 1,
-    "norm_op": nn.InstanceNorm2d,
-    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-    "nonlin": nn.LeakyReLU,
-    "nonlin_kwargs": {"inplace": True},
-}
 
 
 class ConvStem(nn.Module):
@@ -38,8 +25,8 @@ class ConvStem(nn.Module):
     def __init__(self, input_channels: int, channels: int) -> None:
         super().__init__()
         full, half = STEM_WIDTHS
-        self.at_full = StackedConvBlocks(1, input_channels=input_channels, output_channels=full, **_LAYER)
-        self.at_half = StackedConvBlocks(2, input_channels=full, output_channels=half, **_LAYER | {"initial_stride": 2})
+        self.at_full = _convolution(input_channels, full)
+        self.at_half = nn.Sequential(_convolution(full, half, stride=2), _convolution(half, half))
         self.conv = nn.Conv2d(half, channels, kernel_size=3, stride=2, padding=1)
         self.norm = nn.LayerNorm(channels)
 
@@ -63,9 +50,9 @@ class ConvUpsampling(nn.Module):
         super().__init__()
         full, half = STEM_WIDTHS
         self.norm = nn.LayerNorm(channels)
-        # to the skip's width before it is brought to full resolution, where every channel costs most
-        self.at_half = StackedConvBlocks(2, input_channels=channels + half, output_channels=[half, full], **_LAYER)
-        self.at_full = StackedConvBlocks(1, input_channels=2 * full, output_channels=full, **_LAYER)
+        # the second narrows to the next skip's width, as at full resolution a channel costs most
+        self.at_half = nn.Sequential(_convolution(channels + half, half), _convolution(half, full))
+        self.at_full = _convolution(2 * full, full)
 
     def forward(self, x: Tensor, full: Tensor, half: Tensor) -> Tensor:
         """(B, H/4, W/4, C), and the skips of `ConvStem` → (B, H, W, full)."""
@@ -73,6 +60,19 @@ class ConvUpsampling(nn.Module):
             x = self.norm(at_least_float32(x)).permute(0, 3, 1, 2)
         x = self.at_half(_join(x, half))
         return self.at_full(_join(x, full)).permute(0, 2, 3, 1)
+
+
+def _convolution(channels: int, output_channels: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, norm and nonlinearity of nnU-Net's networks, but for the bias, which the norm would remove again.
+
+    dynamic-network-architectures' own block registers each of them twice. With modules of two names, torch.export
+    wraps all of a network in proxies, for which native code does not stand in.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, output_channels, kernel_size=3, stride=stride, padding=1, bias=False),
+        nn.InstanceNorm2d(output_channels, affine=True),
+        nn.LeakyReLU(inplace=True),
+    )
 
 
 def _join(x: Tensor, skip: Tensor) -> Tensor:
