@@ -146,6 +146,13 @@ def test_padding_leaves_a_divisible_patch_alone(stem):
         torch.testing.assert_close(small(x), expected)
 
 
+@pytest.mark.parametrize("stem", STEMS)
+def test_every_module_has_one_name(stem):
+    """torch.export wraps a network in proxies otherwise, for which native code does not stand in."""
+    net = network(stem=stem)
+    assert len(list(net.named_modules(remove_duplicate=False))) == len(list(net.modules()))
+
+
 @pytest.mark.parametrize("resolution", [0, 1], ids=["full", "half"])
 def test_features_of_a_convolutional_stem_are_skips(resolution):
     net = network(stem="conv")
