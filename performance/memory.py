@@ -20,18 +20,24 @@ CHANNELS, CLASSES = 3, 2
 
 
 SETUPS = {
-    "cpu": [("S", 128, 8), ("S", 256, 4), ("B", 128, 8), ("B", 256, 4), ("L", 128, 8), ("L", 256, 4)],
-    "cuda": [("S", 256, 12), ("B", 256, 12), ("B", 512, 4), ("L", 256, 12), ("L", 512, 4)],
+    "cpu": [
+        *(("patch", variant, side, batch) for variant in "SBL" for side, batch in ((128, 8), (256, 4))),
+        *(("conv", "B", side, batch) for side, batch in ((128, 8), (256, 4))),
+    ],
+    "cuda": [
+        *(("patch", "S", 256, 12), ("patch", "B", 256, 12), ("patch", "B", 512, 4)),
+        *(("patch", "L", 256, 12), ("patch", "L", 512, 4), ("conv", "B", 256, 12), ("conv", "B", 512, 4)),
+    ],
 }
 
 
-TINY = [("S", 32, 2)]
+TINY = [("patch", "S", 32, 2)]
 
 
 def main() -> None:
     """Print measured and modelled peaks, and write them as JSON; with arguments, measure one setup."""
     parser = argparse.ArgumentParser(description=__doc__)
-    one = "DEVICE VARIANT HEIGHT WIDTH BATCH: print the peak bytes of one setup, over those that the process had before"
+    one = "DEVICE STEM VARIANT HEIGHT WIDTH BATCH: print a setup's peak bytes, over those that the process had before"
     parser.add_argument("setup", nargs="*", help=one)
     options = gpu_options(__doc__, parser)
     if options.setup:
@@ -40,12 +46,12 @@ def main() -> None:
     device = options.device
     journal = Journal(f"memory_{device}", options)
     rows = []
-    for variant, side, batch in TINY if options.tiny else SETUPS[device]:
-        name = f"{variant} {side}² batch {batch}"
-        setup = (device, variant, str(side), str(side), str(batch))
+    for stem, variant, side, batch in TINY if options.tiny else SETUPS[device]:
+        name = f"{variant}{' conv' if stem == 'conv' else ''} {side}² batch {batch}"
+        setup = (device, stem, variant, str(side), str(side), str(batch))
 
         def compare():
-            model = training_bytes(device, variant, (side, side), batch)
+            model = training_bytes(device, variant, (side, side), batch, stem=stem)
             return {"peak": peak_memory(Path(__file__), *setup), "model": model}
 
         result = journal.measure(name, compare)
@@ -56,18 +62,18 @@ def main() -> None:
     journal.finish()
 
 
-def measure(device: str, variant: str, height: str, width: str, batch: str) -> None:
+def measure(device: str, stem: str, variant: str, height: str, width: str, batch: str) -> None:
     """Print the bytes that training takes at most."""
     keep_freed_memory()  # as in nnU-Net
     peak = _peak_on_cuda if device == "cuda" else _peak_on_cpu
-    print(int(peak(variant, (int(height), int(width)), int(batch))))
+    print(int(peak(stem, variant, (int(height), int(width)), int(batch))))
 
 
-def _peak_on_cpu(variant: str, size: tuple[int, int], batch: int) -> int:
-    _train("cpu", "S", (32, 32), 1)  # what libraries allocate once
+def _peak_on_cpu(stem: str, variant: str, size: tuple[int, int], batch: int) -> int:
+    _train("cpu", stem, "S", (32, 32), 1)  # what libraries allocate once
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     before = _status("VmRSS")
-    _train("cpu", variant, size, batch)
+    _train("cpu", stem, variant, size, batch)
     return _status("VmHWM") - before
 
 
@@ -75,14 +81,14 @@ def _status(name: str) -> int:
     return 1024 * int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-def _peak_on_cuda(variant: str, size: tuple[int, int], batch: int) -> int:
-    _train("cuda", variant, size, batch)
+def _peak_on_cuda(stem: str, variant: str, size: tuple[int, int], batch: int) -> int:
+    _train("cuda", stem, variant, size, batch)
     return torch.cuda.max_memory_allocated()
 
 
-def _train(device: str, variant: str, size: tuple[int, int], batch: int) -> None:
+def _train(device: str, stem: str, variant: str, size: tuple[int, int], batch: int) -> None:
     """Two steps as nnU-Net does them: the second has AdamW's moments."""
-    network = MambaMIS(CHANNELS, CLASSES, size, variant=variant, deep_supervision=True).to(device)
+    network = MambaMIS(CHANNELS, CLASSES, size, variant=variant, stem=stem, deep_supervision=True).to(device)
     optimizer = torch.optim.AdamW(network.parameters())
     scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
     dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}

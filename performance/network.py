@@ -1,4 +1,6 @@
-"""Mamba-MIS B against PlainConvUNet as nnU-Net plans it for the same patch, on a CPU: time, memory, growth with size.
+"""Mamba-MIS B, with either stem, against nnU-Net's PlainConvUNet on a CPU: time, memory, growth with size.
+
+PlainConvUNet is as nnU-Net plans it for the same patch.
 
 `network.py NETWORK SIZE BATCH` runs one training step and prints the peak resident bytes.
 """
@@ -24,7 +26,7 @@ from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
 from nnunet_mamba_mis.ops.selective_scan import registry
 
-NETWORKS = ("MambaMIS B", "PlainConvUNet")
+NETWORKS = ("MambaMIS B", "MambaMIS B conv", "PlainConvUNet")
 
 # (size, batch): repeats
 INFERENCE = {(96, 1): 25, (96, 8): 9, (256, 1): 9, (512, 1): 5}
@@ -44,11 +46,11 @@ def plain_conv_unet(size: int) -> nn.Module:
 
 
 def make(name: str, size: int) -> nn.Module:
-    """One of the two networks, with deep supervision."""
+    """One of the networks, with deep supervision."""
     torch.manual_seed(0)
     if name == "PlainConvUNet":
         return plain_conv_unet(size)
-    return MambaMIS(3, 2, (size, size), deep_supervision=True)
+    return MambaMIS(3, 2, (size, size), stem="conv" if name.endswith("conv") else "patch", deep_supervision=True)
 
 
 def infer(network: nn.Module, size: int, batch: int = 1):
@@ -69,10 +71,15 @@ def train(network: nn.Module, size: int, batch: int) -> None:
 
 
 def check() -> None:
-    """Stop if the network, as it will be timed, differs from itself in float64 on PyTorch operations."""
+    """Stop if a network, as it will be timed, differs from itself in float64 on PyTorch operations."""
+    for name in NETWORKS[:-1]:
+        _check(name)
+
+
+def _check(name: str) -> None:
     results = []
     for dtype in (torch.float32, torch.float64):
-        network = make("MambaMIS B", 64).to(dtype)
+        network = make(name, 64).to(dtype)
         torch.manual_seed(1)
         with on_torch_operations() if dtype == torch.float64 else nullcontext():
             y = network(torch.rand(1, 3, 64, 64).to(dtype))[0]
@@ -80,7 +87,7 @@ def check() -> None:
     for a, e in zip(*results, strict=True):
         error = (a - e).abs().max() / e.abs().max().clamp(min=1e-3)
         if error > 1e-3:
-            sys.exit(f"the network is wrong by {error:.1e}: nothing is timed")
+            sys.exit(f"{name} is wrong by {error:.1e}: nothing is timed")
 
 
 @contextmanager
@@ -92,7 +99,7 @@ def on_torch_operations():
 
 
 def compare(what: str, work, size: int, batch: int, repeats: int) -> dict:
-    """Seconds of both networks."""
+    """Seconds of all networks."""
     networks = {name: make(name, size) for name in NETWORKS}
     times = medians({n: partial(work, network, size, batch) for n, network in networks.items()}, repeats)
     print(".", end="", flush=True)
@@ -100,7 +107,7 @@ def compare(what: str, work, size: int, batch: int, repeats: int) -> dict:
 
 
 def peaks(size: int, batch: int) -> dict:
-    """Peak resident bytes of both networks in a training step, each in a process of its own."""
+    """Peak resident bytes of all networks in a training step, each in a process of its own."""
     print(".", end="", flush=True)
     peak = {name: peak_memory(Path(__file__), name, str(size), str(batch)) for name in NETWORKS}
     return {"what": "peak memory", "size": size, "batch": batch, **peak}
@@ -123,7 +130,8 @@ def row(result: dict) -> list[str]:
         cells = [f"{value / result['batch'] * 1e3:.1f} ms a patch" for value in values]
     else:
         cells = [f"{value * 1e3:.0f} ms" for value in values]
-    return [f"{what} {patch}", *cells, f"{values[0] / values[1]:.2f}×"]
+    *ours, theirs = values
+    return [f"{what} {patch}", *cells, *(f"{value / theirs:.2f}×" for value in ours)]
 
 
 def main() -> None:
@@ -133,7 +141,9 @@ def main() -> None:
     results += [compare("training step", train, *setup, repeats) for setup, repeats in TRAINING.items()]
     results += [peaks(*setup) for setup in PEAKS]
     title = f"Networks with deep supervision, patch × batch ({describe_cpu()})"
-    print_table(title, ["", *NETWORKS, "ratio"], [row(result) for result in results])
+    print_table(
+        title, ["", *NETWORKS, *(f"ratio of {name}" for name in NETWORKS[:-1])], [row(result) for result in results]
+    )
     seconds = growth()
     per_pixel = {size: t / size**2 for size, t in seconds.items()}
     print_table(

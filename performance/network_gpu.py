@@ -42,10 +42,16 @@ def make(name: str, size: int) -> nn.Module:
         return plain_conv_unet(size)
     if name == "ResidualEncoderUNet M":
         return residual_encoder_unet(size)
-    return MambaMIS(3, 2, (size, size), variant=name[-1], deep_supervision=True)
+    _, variant, stem = name.split()
+    return MambaMIS(3, 2, (size, size), variant=variant, stem=stem, deep_supervision=True)
 
 
-NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet M", "MambaMIS S", "MambaMIS B", "MambaMIS L")
+NETWORKS = (
+    "PlainConvUNet",
+    "ResidualEncoderUNet M",
+    *(f"MambaMIS {variant} patch" for variant in "SBL"),
+    "MambaMIS B conv",
+)
 
 
 def training_step(name: str, size: int, batch: int, device: str):

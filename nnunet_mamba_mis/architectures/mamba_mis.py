@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.amffb import AMFFB
 from nnunet_mamba_mis.architectures.basic_blocks import BLOCKS
+from nnunet_mamba_mis.architectures.conv_stem import STEM_WIDTHS, ConvStem, ConvUpsampling
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
-from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge, Stem
+from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge, PatchStem
 from nnunet_mamba_mis.architectures.scan_blocks import SCANS, NoSSM
 from nnunet_mamba_mis.ops.selective_scan.inputs import DISCRETIZATIONS
 
 BASE_WIDTH = 16
 ENCODER_STRIDES = (4, 8, 16, 32)
 DECODER_STRIDES = (32, 16, 8, 4, 1)
+_LEVELS = len(ENCODER_STRIDES)
 # the same as nnU-Net's plans have them: each relative to the one before, from full resolution down, and last the
 # bottleneck, which has no logits of its own
 PLANS_STRIDES = ((1, 1), (4, 4), (2, 2), (2, 2), (2, 2), (1, 1))
@@ -37,6 +39,7 @@ VARIANTS = {
     "B": Depths((2, 2, 2, 2), (2, 2, 2, 2, 2)),
     "L": Depths((3, 4, 4, 9), (9, 4, 4, 3, 3)),
 }
+STEMS: dict[str, type[PatchStem | ConvStem]] = {"patch": PatchStem, "conv": ConvStem}
 
 
 class Stage(nn.Module):
@@ -59,18 +62,25 @@ class Encoder(nn.Module):
     Args:
         input_channels: Channels of the image.
         size: Height and width of the image, multiples of 32.
+        stem: Name of the stem.
         block: Name of the basic block.
         depths: Blocks in each stage.
         block_kwargs: Further arguments of the block.
     """
 
     def __init__(
-        self, input_channels: int, size: tuple[int, int], block: str, depths: tuple[int, ...], **block_kwargs: Any
+        self,
+        input_channels: int,
+        size: tuple[int, int],
+        stem: str,
+        block: str,
+        depths: tuple[int, ...],
+        **block_kwargs: Any,
     ) -> None:
         super().__init__()
         self.strides = ENCODER_STRIDES
         self.output_channels = [BASE_WIDTH * 2**i for i in range(len(depths))]
-        self.stem = Stem(input_channels, BASE_WIDTH)
+        self.stem = STEMS[stem](input_channels, BASE_WIDTH)
         self.stages = nn.ModuleList(
             Stage(block, depth, channels, _feature_size(size, stride), **block_kwargs)
             for depth, channels, stride in zip(depths, self.output_channels, self.strides, strict=True)
@@ -78,9 +88,12 @@ class Encoder(nn.Module):
         self.merges = nn.ModuleList(PatchMerge(channels) for channels in self.output_channels[:-1])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, in, H, W) → features of each stage (B, H/stride, W/stride, C), highest resolution first."""
-        x = self.stages[0](self.stem(x))
-        features = [x]
+        """(B, in, H, W) → features, highest resolution first: skips of the stem (B, C, H/stride, W/stride), if it has
+        any, then of each stage (B, H/stride, W/stride, C).
+        """
+        *features, x = self.stem(x)
+        x = self.stages[0](x)
+        features.append(x)
         for merge, stage in zip(self.merges, self.stages[1:], strict=True):
             x = stage(merge(x))
             features.append(x)
@@ -90,6 +103,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Five stages with a patch expand before all but the first, and segmentation layers.
 
+    With a convolutional stem, convolutions take the place of the last stage and its expand.
+
     Segmentation layers stand full resolution first, so that a network without deep supervision has the first of
     them; checkpoints of a network with deep supervision load into it.
 
@@ -97,6 +112,7 @@ class Decoder(nn.Module):
         encoder: The encoder to decode.
         num_classes: Channels of the logits.
         size: Height and width of the image, multiples of 32.
+        stem: Name of the encoder's stem.
         block: Name of the basic block.
         depths: Blocks in each stage.
         deep_supervision: Whether there are segmentation layers below full resolution, and `forward` runs them.
@@ -108,6 +124,7 @@ class Decoder(nn.Module):
         encoder: Encoder,
         num_classes: int,
         size: tuple[int, int],
+        stem: str,
         block: str,
         depths: tuple[int, ...],
         deep_supervision: bool,
@@ -115,31 +132,35 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision
-        channels = [*reversed(encoder.output_channels), BASE_WIDTH // 2]
+        coarse = [*reversed(encoder.output_channels)]
+        self.upsampling = ConvUpsampling(coarse[-1]) if stem == "conv" else None
+        channels = [*coarse, STEM_WIDTHS[0] if self.upsampling else BASE_WIDTH // 2]
+        of_stages = coarse if self.upsampling else channels
         factors = [upper // lower for upper, lower in itertools.pairwise(DECODER_STRIDES)]
         self.stages = nn.ModuleList(
             Stage(block, depth, c, _feature_size(size, stride), **block_kwargs)
-            for depth, c, stride in zip(depths, channels, DECODER_STRIDES, strict=True)
+            for depth, c, stride in zip(depths, of_stages, DECODER_STRIDES, strict=False)
         )
         self.expands = nn.ModuleList(
             PatchExpand(before, after, factor)
-            for (before, after), factor in zip(itertools.pairwise(channels), factors, strict=True)
+            for (before, after), factor in zip(itertools.pairwise(of_stages), factors, strict=False)
         )
         heads = [nn.Conv2d(c, num_classes, kernel_size=1) for c in reversed(channels)]
         self.seg_layers = nn.ModuleList(heads if deep_supervision else heads[:1])
         self.register_load_state_dict_pre_hook(_drop_auxiliary_heads)
 
     def forward(self, skips: list[Tensor]) -> list[Tensor]:
-        """Skips (B, H/stride, W/stride, C) → logits (B, classes, H/stride, W/stride), full resolution first.
+        """Features of the encoder → logits (B, classes, H/stride, W/stride), full resolution first.
 
         The list holds the full resolution alone unless deep supervision is on.
         """
-        x = self.stages[0](skips[-1])
+        fine, (*coarse, x) = skips[:-_LEVELS], skips[-_LEVELS:]
+        x = self.stages[0](x)
         features = [x]
-        for expand, stage, skip in zip(self.expands, self.stages[1:], [*reversed(skips[:-1]), None], strict=True):
-            x = expand(x)
-            x = stage(x if skip is None else x + skip)
+        for expand, stage, skip in zip(self.expands, self.stages[1:], reversed(coarse), strict=False):
+            x = stage(expand(x) + skip)
             features.append(x)
+        features.append(self.upsampling(x, *fine) if self.upsampling else self.stages[-1](self.expands[-1](x)))
         wanted = len(features) if self.deep_supervision else 1
         return [
             _segment(layer, x)
@@ -164,6 +185,8 @@ class MambaMIS(nn.Module):
         spectral_gate: Whether blocks have the spectral part.
         attention_bridge: Whether the bridge has the attention part.
         fusion_bridge: Whether the bridge has the multi-scale part.
+        stem: "patch" (the paper's), or "conv": convolutions at full and half resolution, the features of which are
+            skips, and convolutions instead of the decoder's last stage.
         deep_supervision: Whether to return logits of every decoder stage.
         strides: None, or `PLANS_STRIDES`: nnU-Net's trainers read the sizes of deep supervision from a plan's entry of
             this name, and hand it on.
@@ -189,6 +212,7 @@ class MambaMIS(nn.Module):
         spectral_gate: bool = True,
         attention_bridge: bool = True,
         fusion_bridge: bool = True,
+        stem: str = "patch",
         deep_supervision: bool = False,
         strides: Sequence[Sequence[int]] | None = None,
     ) -> None:
@@ -197,6 +221,7 @@ class MambaMIS(nn.Module):
         _check_choice("discretization", discretization, DISCRETIZATIONS)
         _check_choice("block", block, BLOCKS)
         _check_choice("scan", scan, SCANS)
+        _check_choice("stem", stem, STEMS)
         if block == "nossm" and scan != "bfss":
             raise ValueError(f"block 'nossm' has no scans, so that there is no scan {scan!r}")
         if len(patch_size) != 2:
@@ -219,6 +244,7 @@ class MambaMIS(nn.Module):
             "spectral_gate": spectral_gate,
             "attention_bridge": attention_bridge,
             "fusion_bridge": fusion_bridge,
+            "stem": stem,
         }
         depths = VARIANTS[variant]
         coarsest = ENCODER_STRIDES[-1]
@@ -226,7 +252,7 @@ class MambaMIS(nn.Module):
         self.padding = (0, padded[1] - width, 0, padded[0] - height)
         scans: dict[str, Any] = {"d_state": d_state, "discretization": discretization}
         blocks: dict[str, Any] = {"block": block, "scan": scan, "spectral_gate": spectral_gate, **scans}
-        self.encoder = Encoder(input_channels, padded, depths=depths.encoder, **blocks)
+        self.encoder = Encoder(input_channels, padded, stem, depths=depths.encoder, **blocks)
         self.bridge = AMFFB(
             self.encoder.output_channels,
             attention=attention_bridge,
@@ -235,7 +261,7 @@ class MambaMIS(nn.Module):
             **scans,
         )
         self.decoder = Decoder(
-            self.encoder, num_classes, padded, depths=depths.decoder, deep_supervision=deep_supervision, **blocks
+            self.encoder, num_classes, padded, stem, depths=depths.decoder, deep_supervision=deep_supervision, **blocks
         )
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -251,8 +277,9 @@ class MambaMIS(nn.Module):
         if tuple(x.shape[1:]) != expected:
             raise ValueError(f"expected images (B, {', '.join(map(str, expected))}), not {tuple(x.shape)}")
         skips = self.encoder(F.pad(x, self.padding))
-        bridged = self.bridge(skips)
-        logits = self.decoder([*bridged[:-1], skips[-1] + bridged[-1]])
+        fine, coarse = skips[:-_LEVELS], skips[-_LEVELS:]
+        bridged = self.bridge(coarse)
+        logits = self.decoder([*fine, *bridged[:-1], coarse[-1] + bridged[-1]])
         # padding stands below and to the right, so the upper left part is the image
         sizes = deep_supervision_sizes(self.patch_size)
         cropped = [y[..., :height, :width] for y, (height, width) in zip(logits, sizes, strict=False)]

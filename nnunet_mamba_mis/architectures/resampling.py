@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 
 
-class Stem(nn.Module):
+class PatchStem(nn.Module):
     """Non-overlapping 4×4 patches to channels: convolution with stride 4, then LayerNorm."""
 
     def __init__(self, input_channels: int, channels: int) -> None:
@@ -15,9 +15,9 @@ class Stem(nn.Module):
         self.conv = nn.Conv2d(input_channels, channels, kernel_size=4, stride=4)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) → (B, H/4, W/4, C)."""
-        return self.norm(self.conv(x).permute(0, 2, 3, 1))
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, in, H, W) → (B, H/4, W/4, C), in a list, as stems with skips have it."""
+        return [self.norm(self.conv(x).permute(0, 2, 3, 1))]
 
 
 class PatchMerge(nn.Module):

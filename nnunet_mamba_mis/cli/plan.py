@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory = "what training may take on the GPU, in GB (default: 8, as nnU-Net's)"
     parser.add_argument("--gpu-memory", metavar="GB", type=float, default=8.0, help=memory)
     parser.add_argument("--variant", choices=("S", "B", "L"), default="B", help="of the network (default: B)")
+    stem = "patches, as in the paper, or convolutions (default: patch)"
+    parser.add_argument("--stem", choices=("patch", "conv"), default="patch", help=stem)
     name = f"of the plans, which nnU-Net's -p takes (default: {PLANS_NAME})"
     parser.add_argument("--plans-name", metavar="NAME", default=PLANS_NAME, help=name)
 
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_mamba_mis.nnunet.dataset import first_fold
     from nnunet_mamba_mis.planning.planner import CONFIGURATION, GIGABYTE, plan  # takes seconds to import
 
-    planner = plan(folder.name, args.gpu_memory, args.variant, args.plans_name)
+    planner = plan(folder.name, args.gpu_memory, args.variant, args.stem, args.plans_name)
     name = args.plans_name
     configuration = planner.plans["configurations"][CONFIGURATION]
     patch_size, batch_size = configuration["patch_size"], configuration["batch_size"]

@@ -32,7 +32,8 @@ class Architecture(Record):
         """Keyword arguments of `MambaMIS`; empty if it is another network."""
         if self.network_class_name != NETWORK_CLASS:
             return {}
-        return {name: value for name, value in self.arch_kwargs.items() if name not in _NOT_ARCHITECTURE}
+        stated = {name: value for name, value in self.arch_kwargs.items() if name not in _NOT_ARCHITECTURE}
+        return {"stem": "patch"} | stated
 
 
 class Configuration(Record):
@@ -111,10 +112,13 @@ def check_plans(content: Mapping[str, Any]) -> Plans:
     return check_json(json.dumps(content), Plans, f"plans {name!r:.100} cannot be used")
 
 
-def architecture_entry(patch_size: tuple[int, int], variant: str) -> dict[str, Any]:
+def architecture_entry(patch_size: tuple[int, int], variant: str, stem: str = "patch") -> dict[str, Any]:
     """Return the entry `architecture` of a configuration: with it nnU-Net's own trainers train Mamba-MIS."""
     from nnunet_mamba_mis.architectures.mamba_mis import PLANS_STRIDES  # torch takes seconds to import
 
     strides = [list(stride) for stride in PLANS_STRIDES]
     kwargs = {"patch_size": list(patch_size), "variant": variant, "strides": strides}
+    # plans from before there was a choice have no stem: those for the paper's stay as they are
+    if stem != "patch":
+        kwargs["stem"] = stem
     return {"network_class_name": NETWORK_CLASS, "arch_kwargs": kwargs, "_kw_requires_import": []}

@@ -7,8 +7,8 @@ A step holds most when backward begins. Then there are
 - what blocks keep for backward. All of it belongs to pixels of the block's features, so that a block of C channels and
   H × W features keeps `per_channel` · C + `per_pixel` bytes for each of them, the scans' states among it;
 - what the layers between blocks keep (stem, merges, expands, bridge, heads) and the loss: bytes for each pixel of the
-  image;
-- scratch of the operation that runs. It is largest in the decoder's last stage, which has full resolution, and so
+  image. With a convolutional stem these are most of it, and there are no blocks at full resolution;
+- scratch of the operation that runs. It is largest in the decoder's last layers, which have full resolution, and so
   belongs to pixels of the image, too.
 
 All but the parameters grows with the batch. Numbers are of this code as it runs on the two kinds of devices:
@@ -50,14 +50,26 @@ class _Bytes(NamedTuple):
 
     per_channel: float  # a block keeps this for each channel of a pixel of its features
     per_pixel: float  # and this for each pixel
-    between_blocks: float  # for each pixel of the image
-    scratch: float  # for each pixel of the image
+    between_blocks: dict[str, float]  # for each pixel of the image, by stem
+    scratch: dict[str, float]  # for each pixel of the image, by stem
     process: float  # before there is a network: CUDA's context and libraries, or Python with nnU-Net
 
 
 _DEVICES = {
-    "cpu": _Bytes(per_channel=45.5, per_pixel=0, between_blocks=220, scratch=150, process=0.6e9),
-    "cuda": _Bytes(per_channel=97.3, per_pixel=296, between_blocks=236, scratch=1000, process=0.5e9),
+    "cpu": _Bytes(
+        per_channel=45.5,
+        per_pixel=0,
+        between_blocks={"patch": 220, "conv": 815},
+        scratch={"patch": 150, "conv": 650},
+        process=0.6e9,
+    ),
+    "cuda": _Bytes(
+        per_channel=97.3,
+        per_pixel=296,
+        between_blocks={"patch": 236, "conv": 595},
+        scratch={"patch": 1000, "conv": 500},
+        process=0.5e9,
+    ),
 }
 
 
@@ -71,7 +83,13 @@ class Stage(NamedTuple):
 
 
 def training_bytes(
-    device: str, variant: str, patch_size: tuple[int, int], batch_size: int, input_channels: int = 3, classes: int = 2
+    device: str,
+    variant: str,
+    patch_size: tuple[int, int],
+    batch_size: int,
+    input_channels: int = 3,
+    classes: int = 2,
+    stem: str = "patch",
 ) -> float:
     """Bytes that training with deep supervision takes at most, over those of the process.
 
@@ -82,23 +100,27 @@ def training_bytes(
         batch_size: Images in a batch.
         input_channels: Channels of an image.
         classes: Channels of the logits.
+        stem: "patch" or "conv".
     """
-    kept = kept_bytes(device, variant, patch_size, input_channels)
+    kept = kept_bytes(device, variant, patch_size, input_channels, stem)
     # logits, their softmax in cross entropy and Dice, and gradients; targets
     loss = 20 * classes + 20
     pixels = math.prod(_padded(patch_size))
-    an_image = kept + pixels * (loss + _DEVICES[device].scratch)
-    return _BYTES_PER_PARAMETER * parameters(variant, patch_size, input_channels, classes) + batch_size * an_image
+    an_image = kept + pixels * (loss + _DEVICES[device].scratch[stem])
+    weights = _BYTES_PER_PARAMETER * parameters(variant, patch_size, input_channels, classes, stem)
+    return weights + batch_size * an_image
 
 
-def kept_bytes(device: str, variant: str, patch_size: tuple[int, int], input_channels: int = 3) -> float:
+def kept_bytes(
+    device: str, variant: str, patch_size: tuple[int, int], input_channels: int = 3, stem: str = "patch"
+) -> float:
     """Bytes that the network keeps for backward, for one image; arguments as `training_bytes`."""
     bytes_ = _DEVICES[device]
     blocks = sum(
         s.depth * s.height * s.width * (bytes_.per_channel * s.channels + bytes_.per_pixel)
-        for s in stages(variant, patch_size)
+        for s in stages(variant, patch_size, stem)
     )
-    return blocks + math.prod(_padded(patch_size)) * (bytes_.between_blocks + 4 * input_channels)
+    return blocks + math.prod(_padded(patch_size)) * (bytes_.between_blocks[stem] + 4 * input_channels)
 
 
 def process_bytes(device: str) -> float:
@@ -106,33 +128,37 @@ def process_bytes(device: str) -> float:
     return _DEVICES[device].process
 
 
-def parameters(variant: str, patch_size: tuple[int, int], input_channels: int = 3, classes: int = 2) -> int:
+def parameters(
+    variant: str, patch_size: tuple[int, int], input_channels: int = 3, classes: int = 2, stem: str = "patch"
+) -> int:
     """Parameters of a network with deep supervision; arguments as `training_bytes`."""
     smallest = (_COARSEST, _COARSEST)
-    without_gates = _count(variant, input_channels, classes) - _gate_parameters(variant, smallest)
-    return without_gates + _gate_parameters(variant, patch_size)
+    without_gates = _count(variant, input_channels, classes, stem) - _gate_parameters(variant, smallest, stem)
+    return without_gates + _gate_parameters(variant, patch_size, stem)
 
 
-def stages(variant: str, patch_size: tuple[int, int]) -> Iterator[Stage]:
+def stages(variant: str, patch_size: tuple[int, int], stem: str) -> Iterator[Stage]:
     """All stages of the network, encoder first."""
     height, width = _padded(patch_size)
     depths = VARIANTS[variant]
     encoder = zip(depths.encoder, _ENCODER_CHANNELS, ENCODER_STRIDES, strict=True)
     decoder = zip(depths.decoder, _DECODER_CHANNELS, DECODER_STRIDES, strict=True)
     for depth, channels, stride in (*encoder, *decoder):
-        yield Stage(depth, channels, height // stride, width // stride)
+        # a convolutional stem has convolutions at full resolution
+        if stem == "patch" or stride > 1:
+            yield Stage(depth, channels, height // stride, width // stride)
 
 
-def _gate_parameters(variant: str, patch_size: tuple[int, int]) -> int:
+def _gate_parameters(variant: str, patch_size: tuple[int, int], stem: str) -> int:
     # weight and bias, both complex
-    return sum(4 * s.depth * s.channels * s.height * (s.width // 2 + 1) for s in stages(variant, patch_size))
+    return sum(4 * s.depth * s.channels * s.height * (s.width // 2 + 1) for s in stages(variant, patch_size, stem))
 
 
 @functools.cache
-def _count(variant: str, input_channels: int, classes: int) -> int:
+def _count(variant: str, input_channels: int, classes: int, stem: str) -> int:
     with torch.device("meta"):
         patch_size = (_COARSEST, _COARSEST)
-        network = MambaMIS(input_channels, classes, patch_size, variant=variant, deep_supervision=True)
+        network = MambaMIS(input_channels, classes, patch_size, variant=variant, stem=stem, deep_supervision=True)
     return sum(parameter.numel() for parameter in network.parameters())
 
 

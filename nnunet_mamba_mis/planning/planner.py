@@ -34,7 +34,7 @@ _PREPROCESSING = (
 )  # fmt: skip
 
 
-def plan(dataset: str, gpu_memory: float, variant: str, plans_name: str) -> MambaMISPlanner:
+def plan(dataset: str, gpu_memory: float, variant: str, stem: str, plans_name: str) -> MambaMISPlanner:
     """Write plans; arguments as `MambaMISPlanner`.
 
     Raises:
@@ -43,7 +43,7 @@ def plan(dataset: str, gpu_memory: float, variant: str, plans_name: str) -> Mamb
     # nnU-Net prints the U-Net that it begins with, and tracebacks of readers that it tries
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            planner = MambaMISPlanner(dataset, gpu_memory, variant, plans_name)
+            planner = MambaMISPlanner(dataset, gpu_memory, variant, stem, plans_name)
             planner.plan_experiment()
         except OSError as error:
             raise UserError(f"{dataset} cannot be planned: {error}") from error
@@ -57,15 +57,16 @@ class MambaMISPlanner(ExperimentPlanner):
         dataset: Full name.
         gpu_memory: What training may take, in GB.
         variant: "S", "B" or "L".
+        stem: "patch" or "conv".
         plans_name: Name of the plans, which is the file's.
     """
 
-    def __init__(self, dataset: str, gpu_memory: float, variant: str, plans_name: str) -> None:
+    def __init__(self, dataset: str, gpu_memory: float, variant: str, stem: str, plans_name: str) -> None:
         # the planner below has a U-Net's memory in mind: let it have enough for the largest patch
         self.description = read_dataset(folder("nnUNet_preprocessed") / dataset)
         super().__init__(dataset, gpu_memory_target_in_gb=1e6, plans_name=plans_name)
         self.budget = gpu_memory * GIGABYTE
-        self.variant = variant
+        self.variant, self.stem = variant, stem
 
     @staticmethod
     def static_estimate_VRAM_usage(*_network: object) -> int:
@@ -107,7 +108,7 @@ class MambaMISPlanner(ExperimentPlanner):
         return configuration | {
             "patch_size": patch_size,
             "batch_size": self._batch_size(patch_size, approximate_n_voxels_dataset),
-            "architecture": architecture_entry(patch_size, self.variant),
+            "architecture": architecture_entry(patch_size, self.variant, self.stem),
         }
 
     def _patch_size(self, spacing: np.ndarray, median_shape: np.ndarray) -> tuple[int, int]:
@@ -135,7 +136,7 @@ class MambaMISPlanner(ExperimentPlanner):
     def memory(self, patch_size: tuple[int, int], batch_size: int, device: str = "cuda") -> float:
         """Bytes that training takes, the process included."""
         channels, classes = len(self.description.channel_names), self.description.heads
-        step = training_bytes(device, self.variant, patch_size, batch_size, channels, classes)
+        step = training_bytes(device, self.variant, patch_size, batch_size, channels, classes, self.stem)
         return process_bytes(device) + step
 
     def save_plans(self, plans: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import re
 from nnunet_mamba_mis.trainers.ablations import *  # noqa: F403
 from nnunet_mamba_mis.trainers.ablations import ABLATIONS
 from nnunet_mamba_mis.trainers.base import ConfiguredTrainer
+from nnunet_mamba_mis.trainers.conv import nnUNetTrainerMambaMIS_conv, nnUNetTrainerMambaMIS_conv_noSSM
 from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import nnUNetTrainerAdamW1e3
 from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import (
     nnUNetTrainerMambaMIS,
@@ -24,6 +25,8 @@ __all__ = [
     "nnUNetTrainerMambaMIS",
     "nnUNetTrainerMambaMIS_L",
     "nnUNetTrainerMambaMIS_S",
+    "nnUNetTrainerMambaMIS_conv",
+    "nnUNetTrainerMambaMIS_conv_noSSM",
     "nnUNetTrainerMambaMIS_demo",
     "nnUNetTrainerMambaMIS_paper",
     "nnUNetTrainerUMambaBot",

@@ -31,6 +31,7 @@ ABLATIONS = [
     {"discretization": "mamba"},
     {"d_state": 4},
 ]
+STEMS = ["patch", "conv"]
 
 
 def network(patch_size=(32, 32), input_channels=3, num_classes=2, variant="S", **kwargs) -> MambaMIS:
@@ -84,9 +85,13 @@ def test_parameter_counts_are_the_papers(variant, millions):
     assert round(sum(p.numel() for p in net.parameters()) / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("variant", ["S", "B", "L"])
-def test_every_parameter_gets_a_gradient(variant):
-    net = network(variant=variant, deep_supervision=True)
+@pytest.mark.parametrize(
+    "kwargs",
+    [*({"variant": variant} for variant in "SBL"), {"stem": "conv"}, {"stem": "conv", "block": "nossm"}],
+    ids=str,
+)
+def test_every_parameter_gets_a_gradient(kwargs):
+    net = network(**kwargs, deep_supervision=True)
     sum(y.square().mean() for y in net(torch.randn(2, 3, 32, 32))).backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
@@ -101,16 +106,18 @@ def test_ablations_run_and_every_parameter_gets_a_gradient(kwargs):
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
+@pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("patch_size", [(32, 32), (33, 40), (70, 31), (1, 1), (17, 96)], ids=str)
 @pytest.mark.parametrize(("input_channels", "num_classes"), [(1, 4), (5, 1)])
-def test_any_patch_size_channels_and_classes(patch_size, input_channels, num_classes):
-    net = network(patch_size, input_channels, num_classes)
+def test_any_patch_size_channels_and_classes(stem, patch_size, input_channels, num_classes):
+    net = network(patch_size, input_channels, num_classes, stem=stem)
     assert net(torch.randn(1, input_channels, *patch_size)).shape == (1, num_classes, *patch_size)
 
 
+@pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("patch_size", [(32, 64), (70, 50), (100, 36)], ids=str)
-def test_deep_supervision_has_the_sizes_of_nnunets_targets(patch_size):
-    net = network(patch_size, deep_supervision=True)
+def test_deep_supervision_has_the_sizes_of_nnunets_targets(stem, patch_size):
+    net = network(patch_size, stem=stem, deep_supervision=True)
     outputs = net(torch.randn(1, 3, *patch_size))
     scales = [[1 / stride] * 2 for stride in (1, 4, 8, 16, 32)]
     targets = DownsampleSegForDSTransform(scales)(segmentation=torch.zeros(1, *patch_size))["segmentation"]
@@ -118,8 +125,9 @@ def test_deep_supervision_has_the_sizes_of_nnunets_targets(patch_size):
     assert [tuple(y.shape[2:]) for y in outputs] == deep_supervision_sizes(patch_size)
 
 
-def test_deep_supervision_weights_load_into_a_network_without_it():
-    trained, plain = network(deep_supervision=True), network()
+@pytest.mark.parametrize("stem", STEMS)
+def test_deep_supervision_weights_load_into_a_network_without_it(stem):
+    trained, plain = network(stem=stem, deep_supervision=True), network(stem=stem)
     plain.load_state_dict(trained.state_dict())
     x = torch.randn(1, 3, 32, 32)
     trained.decoder.deep_supervision = False  # as nnU-Net does for validation
@@ -127,14 +135,35 @@ def test_deep_supervision_weights_load_into_a_network_without_it():
         torch.testing.assert_close(plain(x), trained(x), rtol=0, atol=0)
 
 
-def test_padding_leaves_a_divisible_patch_alone():
+@pytest.mark.parametrize("stem", STEMS)
+def test_padding_leaves_a_divisible_patch_alone(stem):
     """A 40×40 network is the 64×64 one on an image that stands in the upper left corner."""
-    small, large = network((40, 40)), network((64, 64))
+    small, large = network((40, 40), stem=stem), network((64, 64), stem=stem)
     large.load_state_dict(small.state_dict())
     x = torch.randn(1, 3, 40, 40)
     with torch.no_grad():
         expected = large(torch.nn.functional.pad(x, (0, 24, 0, 24)))[..., :40, :40]
         torch.testing.assert_close(small(x), expected)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_every_module_has_one_name(stem):
+    """torch.export wraps a network in proxies otherwise, for which native code does not stand in."""
+    net = network(stem=stem)
+    assert len(list(net.named_modules(remove_duplicate=False))) == len(list(net.modules()))
+
+
+@pytest.mark.parametrize("resolution", [0, 1], ids=["full", "half"])
+def test_features_of_a_convolutional_stem_are_skips(resolution):
+    net = network(stem="conv")
+    with torch.no_grad():
+        features = net.encoder(torch.randn(1, 3, 32, 32))
+        assert [x.shape[2] for x in features[:2]] == [32, 16]
+        (logits,) = net.decoder(features)
+        features[resolution] = torch.zeros_like(features[resolution])
+        (without,) = net.decoder(features)
+    changed = (logits - without).abs() > 1e-3 * logits.abs().mean()
+    assert changed.float().mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -143,6 +172,7 @@ def test_padding_leaves_a_divisible_patch_alone():
         ({"variant": "XL"}, "'XL'.*'S', 'B', 'L'"),
         ({"block": "resnet"}, "'resnet'"),
         ({"scan": "snake"}, "'snake'"),
+        ({"stem": "pyramid"}, "'pyramid'.*'patch', 'conv'"),
         ({"block": "nossm", "scan": "ss2d"}, "'nossm'.*'ss2d'"),
         ({"discretization": "euler"}, "'euler'"),
         ({"patch_size": (32, 32, 32)}, r"patch_size.*\(32, 32, 32\)"),
@@ -163,9 +193,10 @@ def test_wrong_image_is_a_value_error(shape):
         network()(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_autocast_keeps_values_finite_and_close(dtype):
-    net = network(deep_supervision=True)
+def test_autocast_keeps_values_finite_and_close(stem, dtype):
+    net = network(stem=stem, deep_supervision=True)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = net(x)
@@ -176,14 +207,15 @@ def test_autocast_keeps_values_finite_and_close(dtype):
     assert error < (0.02 if dtype == torch.float16 else 0.1)
 
 
-def test_bridge_products_beyond_half_precision_stay_finite():
+@pytest.mark.parametrize("stem", STEMS)
+def test_bridge_products_beyond_half_precision_stay_finite(stem):
     """Factors of 30 multiply to 810,000, more than float16 holds."""
-    net = network(deep_supervision=True)
+    net = network(stem=stem, deep_supervision=True)
     with torch.no_grad():
         for smooth in net.bridge.smooth.parameters():
             smooth.fill_(30.0) if smooth.dim() == 1 else smooth.zero_()
         with torch.autocast("cpu", dtype=torch.float16):
-            skips = net.bridge(net.encoder(torch.randn(1, 3, 32, 32)))
+            skips = net.bridge(net.encoder(torch.randn(1, 3, 32, 32))[-4:])
             outputs = net(torch.randn(1, 3, 32, 32))
     assert skips[0].abs().max() > torch.finfo(torch.float16).max
     assert all(y.isfinite().all() for y in outputs)
@@ -246,9 +278,9 @@ def test_control_without_state_spaces_has_the_parameters_and_cost_of_scans(chann
 
 
 @pytest.mark.feature("Ablations", "`_noSSM` has no scan left, the bridge included")
-@pytest.mark.parametrize("variant", ["S", "B", "L"])
-def test_control_without_state_spaces_has_none(variant):
-    net, control = network(variant=variant), network(variant=variant, block="nossm")
+@pytest.mark.parametrize("kwargs", [*({"variant": variant} for variant in "SBL"), {"stem": "conv"}], ids=str)
+def test_control_without_state_spaces_has_none(kwargs):
+    net, control = network(**kwargs), network(**kwargs, block="nossm")
     assert not any(isinstance(module, S6) for module in control.modules())
     counts = [sum(p.numel() for p in n.parameters()) for n in (net, control)]
     assert counts[0] == counts[1]
@@ -403,10 +435,15 @@ def test_patch_expand_puts_rows_before_columns():
 
 
 @pytest.mark.slow
-def test_network_compiles_without_graph_breaks(monkeypatch):
-    """With one block in each stage; the others of a stage are compiled like the first."""
-    monkeypatch.setitem(VARIANTS, "S", Depths((1, 1, 1, 1), (1, 1, 1, 1, 1)))
-    net = network()
+@pytest.mark.parametrize(
+    ("depth", "kwargs"),
+    [(1, {}), (0, {"stem": "conv", "attention_bridge": False, "fusion_bridge": False})],
+    ids=["whole", "conv stem"],
+)
+def test_network_compiles_without_graph_breaks(depth, kwargs, monkeypatch):
+    """With one block in each stage, as the others are compiled like the first; another stem alone."""
+    monkeypatch.setitem(VARIANTS, "S", Depths((depth,) * 4, (depth,) * 5))
+    net = network(**kwargs)
     x = torch.randn(1, 3, 32, 32)
     y = torch.compile(net, backend="aot_eager", fullgraph=True)(x)
     torch.testing.assert_close(y, net(x))

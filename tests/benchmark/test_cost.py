@@ -116,7 +116,9 @@ def test_a_scan_has_nine_operations_a_state_whoever_computes_it(backend, gradien
 
 @pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
 @pytest.mark.parametrize(
-    "arguments", [{}, {"block": "nossm"}, {"block": "vit"}, {"block": "cnn"}, {"scan": "ss2d"}], ids=str
+    "arguments",
+    [{}, {"block": "nossm"}, {"block": "vit"}, {"block": "cnn"}, {"scan": "ss2d"}, {"stem": "conv"}],
+    ids=str,
 )
 def test_a_network_has_the_operations_that_run_with_and_without_native_code(arguments, monkeypatch):
     def build():
@@ -152,6 +154,7 @@ NETWORKS = {
     "Mamba-MIS B": lambda: MambaMIS(3, 2, (256, 256)),
     "Mamba-MIS L": lambda: MambaMIS(3, 2, (256, 256), variant="L"),
     "Mamba-MIS B `_noSSM`": lambda: MambaMIS(3, 2, (256, 256), block="nossm"),
+    "Mamba-MIS B `_conv`": lambda: MambaMIS(3, 2, (256, 256), stem="conv"),
 }
 
 

@@ -211,7 +211,7 @@ def trained_variants(nnunet, polyps) -> None:
     nnunet.train(NUMBER, 0, f"{OURS}_paper", "-p", "paper")
 
 
-VARIANTS = [f"{OURS}_S", f"{OURS}_L", *ABLATIONS]
+VARIANTS = [*(f"{OURS}_{name}" for name in ("S", "L", "conv", "conv_noSSM")), *ABLATIONS]
 
 
 @pytest.mark.feature("Ablations", "`_paper` trains, validates and predicts at 256 × 256")

@@ -156,6 +156,9 @@ PARTS = {
     "patch of no multiple of 32": lambda: tiny_network(
         (20, 37), block="cnn", attention_bridge=False, fusion_bridge=False
     ),
+    "convolutional stem": lambda: tiny_network(
+        (20, 37), Depths((0,) * 4, (0,) * 5), stem="conv", attention_bridge=False, fusion_bridge=False
+    ),
     "nossm": lambda: Part(NoSSMBlock(6, (4, 6), 4), 6),
     "cnn": lambda: Part(CNNBlock(6, (4, 6)), 6),
     "vit": lambda: Part(ViTBlock(8, (4, 6)), 8),

@@ -101,6 +101,14 @@ def forget_network(model):
     torch.save(checkpoint, path)
 
 
+def change_record(model, change):
+    """Change the network's arguments in the checkpoint."""
+    path = model / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    change(checkpoint["optimizer_state"]["network"]["arguments"])
+    torch.save(checkpoint, path)
+
+
 @pytest.mark.feature("Export", "the network is the checkpoint's; contradictions are refused")
 def test_fold_of_a_trainer_of_ones_own_has_the_network_that_it_was_trained_with(train, model):
     trained = train(OwnTrainer).eval()
@@ -109,6 +117,10 @@ def test_fold_of_a_trainer_of_ones_own_has_the_network_that_it_was_trained_with(
     torch.testing.assert_close(fold.network(x), trained(x)[0])
     assert fold.description["network"] == trained.arguments
     assert (fold.description["network"]["discretization"], fold.description["trainer"]) == ("mamba", "OwnTrainer")
+
+    # checkpoints from before there was a choice name no stem
+    change_record(model, lambda arguments: arguments.pop("stem"))
+    assert load_fold(model, "0").network.arguments == trained.arguments
 
     # which weights alone do not tell
     forget_network(model)
@@ -148,10 +160,7 @@ def contradict_plans(train, model):
 
 def contradict_record(train, model):
     train(OwnTrainer)
-    path = model / "fold_0" / "checkpoint_final.pth"
-    checkpoint = torch.load(path, weights_only=False)
-    checkpoint["optimizer_state"]["network"]["arguments"]["scan"] = "of next year"
-    torch.save(checkpoint, path)
+    change_record(model, lambda arguments: arguments.update(scan="of next year"))
 
 
 def contradict_class(train, model):

@@ -18,17 +18,17 @@ from support.scans import use_backend
 
 @pytest.mark.feature("Planning", "the memory model against autograd and the peak on a CPU")
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (100, 40)], ids=str)
-@pytest.mark.parametrize("variant", ["S", "B", "L"])
-def test_parameters_are_counted_as_the_network_has_them(variant, size):
+@pytest.mark.parametrize(("variant", "stem"), [("S", "patch"), ("B", "patch"), ("L", "patch"), ("B", "conv")])
+def test_parameters_are_counted_as_the_network_has_them(variant, stem, size):
     with torch.device("meta"):
-        network = MambaMIS(3, 4, size, variant=variant, deep_supervision=True)
-    assert parameters(variant, size, 3, 4) == sum(p.numel() for p in network.parameters())
+        network = MambaMIS(3, 4, size, variant=variant, stem=stem, deep_supervision=True)
+    assert parameters(variant, size, 3, 4, stem) == sum(p.numel() for p in network.parameters())
 
 
-def bytes_at_autograd(device: str, variant: str, size: tuple[int, int], batch: int) -> float:
+def bytes_at_autograd(device: str, stem: str, variant: str, size: tuple[int, int], batch: int) -> float:
     """Bytes kept for backward for an image, counted at autograd's hooks; a GPU's need none, as tensors are fake."""
     with FakeTensorMode(), torch.device(device):
-        network = MambaMIS(3, 2, size, variant=variant, deep_supervision=True)
+        network = MambaMIS(3, 2, size, variant=variant, stem=stem, deep_supervision=True)
         x = torch.empty(batch, 3, *size)
         mine = {p.untyped_storage()._cdata for p in network.parameters()}
         kept: dict[int, torch.UntypedStorage] = {}
@@ -52,18 +52,29 @@ def bytes_at_autograd(device: str, variant: str, size: tuple[int, int], batch: i
 @pytest.mark.feature("Planning", "the memory model against autograd and the peak on a CPU")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
-    ("variant", "size"), [("S", (192, 512)), ("B", (256, 256)), ("B", (512, 512)), ("L", (256, 128))], ids=str
+    ("stem", "variant", "size"),
+    [
+        *(
+            ("patch", "S", (192, 512)),
+            ("patch", "B", (256, 256)),
+            ("patch", "B", (512, 512)),
+            ("patch", "L", (256, 128)),
+        ),
+        *(("conv", "S", (192, 512)), ("conv", "B", (512, 512)), ("conv", "L", (256, 128))),
+    ],
+    ids=str,
 )
-def test_model_counts_what_autograd_keeps(device, variant, size, monkeypatch):
+def test_model_counts_what_autograd_keeps(device, stem, variant, size, monkeypatch):
     if device == "cuda":  # which there need not be
         use_backend("triton", monkeypatch)
-    counted = bytes_at_autograd(device, variant, size, batch=4)
-    assert kept_bytes(device, variant, size) == pytest.approx(counted, rel=0.03)
+    counted = bytes_at_autograd(device, stem, variant, size, batch=4)
+    assert kept_bytes(device, variant, size, stem=stem) == pytest.approx(counted, rel=0.03)
 
 
-def measured_peak(device: str, variant: str, size: tuple[int, int], batch: int) -> int:
+def measured_peak(device: str, stem: str, variant: str, size: tuple[int, int], batch: int) -> int:
     """Peak of training steps in a process of their own."""
-    command = [sys.executable, REPOSITORY / "performance" / "memory.py", device, variant, *map(str, (*size, batch))]
+    setup = (device, stem, variant, *map(str, (*size, batch)))
+    command = [sys.executable, REPOSITORY / "performance" / "memory.py", *setup]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return int(done.stdout.split()[-1])
@@ -74,13 +85,15 @@ def measured_peak(device: str, variant: str, size: tuple[int, int], batch: int) 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
 @pytest.mark.parametrize(
-    ("variant", "size", "batch"),
-    [("S", (128, 128), 8), ("B", (256, 256), 4), ("L", (128, 128), 4)],
+    ("stem", "variant", "size", "batch"),
+    [
+        *(("patch", "B", (256, 256), 4), ("patch", "L", (128, 128), 4), ("conv", "B", (128, 128), 8)),
+    ],
     ids=str,
 )
-def test_model_agrees_with_the_peak_on_a_cpu(variant, size, batch):
-    assert training_bytes("cpu", variant, size, batch) == pytest.approx(
-        measured_peak("cpu", variant, size, batch), rel=0.2
+def test_model_agrees_with_the_peak_on_a_cpu(stem, variant, size, batch):
+    assert training_bytes("cpu", variant, size, batch, stem=stem) == pytest.approx(
+        measured_peak("cpu", stem, variant, size, batch), rel=0.2
     )
 
 
@@ -88,9 +101,14 @@ def test_model_agrees_with_the_peak_on_a_cpu(variant, size, batch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(
-    ("variant", "size", "batch"), [("S", (256, 256), 8), ("B", (256, 256), 12), ("B", (512, 512), 4)], ids=str
+    ("stem", "variant", "size", "batch"),
+    [
+        *(("patch", "S", (256, 256), 8), ("patch", "B", (256, 256), 12), ("patch", "B", (512, 512), 4)),
+        ("conv", "B", (256, 256), 12),
+    ],
+    ids=str,
 )
-def test_model_agrees_with_the_peak_on_a_gpu(variant, size, batch):
-    assert training_bytes("cuda", variant, size, batch) == pytest.approx(
-        measured_peak("cuda", variant, size, batch), rel=0.2
+def test_model_agrees_with_the_peak_on_a_gpu(stem, variant, size, batch):
+    assert training_bytes("cuda", variant, size, batch, stem=stem) == pytest.approx(
+        measured_peak("cuda", stem, variant, size, batch), rel=0.2
     )

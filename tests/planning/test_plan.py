@@ -118,16 +118,17 @@ def test_larger_variant_gets_less_of_an_image(preprocessed):
 
 
 @pytest.mark.feature("Planning", "deep supervision of nnU-Net's trainers in the network's sizes")
-def test_plans_name_the_network_with_strides_that_give_its_deep_supervision(preprocessed):
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_plans_name_the_network_with_strides_that_give_its_deep_supervision(preprocessed, stem):
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     write_fingerprint(preprocessed, 70, 90)
-    planned(preprocessed, "--variant", "S")
+    planned(preprocessed, "--variant", "S", "--stem", stem)
     manager = PlansManager(str(preprocessed / f"{PLANS}.json"))
     configuration = manager.get_configuration("2d")
     network = nnUNetTrainer.build_network_architecture(manager, configuration, 1, 2, True)
-    assert type(network) is MambaMIS
+    assert type(network) is MambaMIS and network.arguments["stem"] == stem
 
     trainer = object.__new__(nnUNetTrainer)  # its constructor wants a dataset
     trainer.enable_deep_supervision, trainer.configuration_manager = True, configuration
@@ -185,13 +186,17 @@ def replan_variant(folder):
     return ["--variant", "B"]
 
 
+def replan_stem(folder):
+    return ["--variant", "S", "--stem", "conv"]
+
+
 def replan_patch(folder):
     write_fingerprint(folder, 200, 200)
     return ["--variant", "S"]
 
 
 @pytest.mark.feature("Planning", "plans of trained networks are not replaced; `--plans-name`")
-@pytest.mark.parametrize("change", [replan_variant, replan_patch])
+@pytest.mark.parametrize("change", [replan_variant, replan_stem, replan_patch])
 def test_plans_that_a_network_was_trained_with_are_not_changed(trained, preprocessed, capsys, change):
     path = preprocessed / f"{PLANS}.json"
     before = path.read_bytes()

@@ -18,9 +18,10 @@ from nnunet_mamba_mis import trainers
 from nnunet_mamba_mis.architectures import MambaMIS
 
 FILE = Path(__file__).resolve().parents[1] / "manifest.json"
-VARIANTS = ["nnUNetTrainerMambaMIS_S", "nnUNetTrainerMambaMIS_L", *trainers.ABLATIONS]
+OURS = "nnUNetTrainerMambaMIS_"
+VARIANTS = [*(f"{OURS}{name}" for name in ("S", "L", "conv", "conv_noSSM")), *trainers.ABLATIONS]
 NETWORKS: dict[str, dict[str, Any]] = {"B": {}} | {
-    name.rpartition("_")[2]: getattr(trainers, name).architecture for name in VARIANTS
+    name.removeprefix(OURS): getattr(trainers, name).architecture for name in VARIANTS
 }
 COMMANDS = [
     *("convert", "convert images", "demo", "plan", "doctor", "predict", "export"),

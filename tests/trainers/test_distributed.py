@@ -36,7 +36,7 @@ from support.nnunet_workplace import Dataset, kill_group
 from support.paths import PROGRAMS
 from support.waiting import children, wait_until
 
-NETWORKS = ["nnUNetTrainerMambaMIS", *(f"nnUNetTrainerMambaMIS_{size}" for size in ("S", "L", "paper"))]
+NETWORKS = ["nnUNetTrainerMambaMIS", *(f"nnUNetTrainerMambaMIS_{name}" for name in ("S", "L", "conv", "paper"))]
 NETWORKS += trainers.ABLATIONS
 
 

@@ -1,0 +1,19 @@
+"""The network with a convolutional stem, and its control without state spaces."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
+
+
+class nnUNetTrainerMambaMIS_conv(nnUNetTrainerMambaMIS):
+    """Convolutions at full and half resolution instead of 4×4 patches and the last stage."""
+
+    architecture: ClassVar[dict[str, Any]] = {"stem": "conv"}
+
+
+class nnUNetTrainerMambaMIS_conv_noSSM(nnUNetTrainerMambaMIS):
+    """The same with depthwise convolutions instead of scans (control)."""
+
+    architecture: ClassVar[dict[str, Any]] = {"stem": "conv", "block": "nossm"}
