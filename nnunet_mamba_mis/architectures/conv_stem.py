@@ -44,18 +44,22 @@ class ConvUpsampling(nn.Module):
 
     Args:
         channels: Channels of the features at a quarter of the resolution.
+
+    Attributes:
+        output_channels: Channels of the features at full resolution.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         full, half = STEM_WIDTHS
+        self.output_channels = full
         self.norm = nn.LayerNorm(channels)
         # the second narrows to the next skip's width, as at full resolution a channel costs most
         self.at_half = nn.Sequential(_convolution(channels + half, half), _convolution(half, full))
         self.at_full = _convolution(2 * full, full)
 
     def forward(self, x: Tensor, full: Tensor, half: Tensor) -> Tensor:
-        """(B, H/4, W/4, C), and the skips of `ConvStem` → (B, H, W, full)."""
+        """(B, H/4, W/4, C), with the skips of `ConvStem` → (B, H, W, output_channels)."""
         with no_autocast(x):
             x = self.norm(at_least_float32(x)).permute(0, 3, 1, 2)
         x = self.at_half(_join(x, half))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.amffb import AMFFB
 from nnunet_mamba_mis.architectures.basic_blocks import BLOCKS
-from nnunet_mamba_mis.architectures.conv_stem import STEM_WIDTHS, ConvStem, ConvUpsampling
+from nnunet_mamba_mis.architectures.conv_stem import ConvStem, ConvUpsampling
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge, PatchStem
 from nnunet_mamba_mis.architectures.scan_blocks import SCANS, NoSSM
@@ -88,8 +88,9 @@ class Encoder(nn.Module):
         self.merges = nn.ModuleList(PatchMerge(channels) for channels in self.output_channels[:-1])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, in, H, W) → features, highest resolution first: skips of the stem (B, C, H/stride, W/stride), if it has
-        any, then of each stage (B, H/stride, W/stride, C).
+        """(B, in, H, W) → features of each stage (B, H/stride, W/stride, C), highest resolution first.
+
+        Skips of a convolutional stem, (B, C, H, W) and (B, C, H/2, W/2), stand before them.
         """
         *features, x = self.stem(x)
         x = self.stages[0](x)
@@ -133,9 +134,12 @@ class Decoder(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision
         coarse = [*reversed(encoder.output_channels)]
-        self.upsampling = ConvUpsampling(coarse[-1]) if stem == "conv" else None
-        channels = [*coarse, STEM_WIDTHS[0] if self.upsampling else BASE_WIDTH // 2]
-        of_stages = coarse if self.upsampling else channels
+        if stem == "conv":
+            self.upsampling: ConvUpsampling | None = ConvUpsampling(coarse[-1])
+            channels, of_stages = [*coarse, self.upsampling.output_channels], coarse
+        else:
+            self.upsampling = None
+            channels = of_stages = [*coarse, BASE_WIDTH // 2]
         factors = [upper // lower for upper, lower in itertools.pairwise(DECODER_STRIDES)]
         self.stages = nn.ModuleList(
             Stage(block, depth, c, _feature_size(size, stride), **block_kwargs)
@@ -160,7 +164,10 @@ class Decoder(nn.Module):
         for expand, stage, skip in zip(self.expands, self.stages[1:], reversed(coarse), strict=False):
             x = stage(expand(x) + skip)
             features.append(x)
-        features.append(self.upsampling(x, *fine) if self.upsampling else self.stages[-1](self.expands[-1](x)))
+        if self.upsampling is not None:
+            features.append(self.upsampling(x, *fine))
+        else:
+            features.append(self.stages[-1](self.expands[-1](x)))
         wanted = len(features) if self.deep_supervision else 1
         return [
             _segment(layer, x)

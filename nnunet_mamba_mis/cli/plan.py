@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> None:
     patch_size, batch_size = configuration["patch_size"], configuration["batch_size"]
     gpu, cpu = (planner.memory(patch_size, batch_size, device) / GIGABYTE for device in ("cuda", "cpu"))
     median = " × ".join(f"{side:g}" for side in configuration["median_image_size_in_voxels"])
+    network = f"Mamba-MIS {args.variant}{' with a convolutional stem' if args.stem == 'conv' else ''}"
     print(
-        f"{one_line(f'{folder / name}.json')}: Mamba-MIS {args.variant}, patch {patch_size[0]} × {patch_size[1]} "
+        f"{one_line(f'{folder / name}.json')}: {network}, patch {patch_size[0]} × {patch_size[1]} "
         f"(median image {median}), batch {batch_size}\n"
         f"Training takes about {gpu:.1f} GB on a GPU, {cpu:.1f} GB on a CPU"
     )

@@ -24,7 +24,7 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
         SystemExit: The plans have another patch size.
     """
 
-    architecture: ClassVar[dict[str, Any]] = {"variant": "B"}
+    architecture: ClassVar[dict[str, Any]] = {"variant": "B", "stem": "patch"}
     epochs = 300
     recipe_batch_size: ClassVar[int] = 32
 

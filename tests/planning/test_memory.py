@@ -54,13 +54,9 @@ def bytes_at_autograd(device: str, stem: str, variant: str, size: tuple[int, int
 @pytest.mark.parametrize(
     ("stem", "variant", "size"),
     [
-        *(
-            ("patch", "S", (192, 512)),
-            ("patch", "B", (256, 256)),
-            ("patch", "B", (512, 512)),
-            ("patch", "L", (256, 128)),
-        ),
-        *(("conv", "S", (192, 512)), ("conv", "B", (512, 512)), ("conv", "L", (256, 128))),
+        (stem, *setup)
+        for stem in ("patch", "conv")
+        for setup in (("S", (192, 512)), ("B", (512, 512)), ("L", (256, 128)))
     ],
     ids=str,
 )
@@ -86,9 +82,7 @@ def measured_peak(device: str, stem: str, variant: str, size: tuple[int, int], b
 @pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
 @pytest.mark.parametrize(
     ("stem", "variant", "size", "batch"),
-    [
-        *(("patch", "B", (256, 256), 4), ("patch", "L", (128, 128), 4), ("conv", "B", (128, 128), 8)),
-    ],
+    [("patch", "B", (256, 256), 4), ("patch", "L", (128, 128), 4), ("conv", "B", (128, 128), 8)],
     ids=str,
 )
 def test_model_agrees_with_the_peak_on_a_cpu(stem, variant, size, batch):

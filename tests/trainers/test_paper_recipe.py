@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from nnunet_mamba_mis.nnunet.plans import architecture_entry
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_paper
 from support.trainer_in_process import make_trainer
 
 
 @pytest.mark.feature("Ablations", "`_paper` is the paper's recipe")
 def test_paper_trainer_is_the_papers_recipe(in_this_process):
-    trainer = make_trainer(nnUNetTrainerMambaMIS_paper, in_this_process, patch_size=[256, 256])
+    planned = architecture_entry((256, 256), "S", "conv")
+    trainer = make_trainer(nnUNetTrainerMambaMIS_paper, in_this_process, patch_size=[256, 256], architecture=planned)
     trainer.initialize()
+    assert trainer.network.arguments.items() >= {"variant": "B", "stem": "patch"}.items(), "whatever was planned"
     rates = {}
     for epoch in range(101):
         trainer.lr_scheduler.step(epoch)
