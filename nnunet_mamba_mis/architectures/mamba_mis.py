@@ -92,9 +92,9 @@ class Encoder(nn.Module):
 
         Skips of a convolutional stem, (B, C, H, W) and (B, C, H/2, W/2), stand before them.
         """
-        *features, x = self.stem(x)
-        x = self.stages[0](x)
-        features.append(x)
+        stem = self.stem(x)
+        x = self.stages[0](stem[-1])
+        features = [*stem[:-1], x]
         for merge, stage in zip(self.merges, self.stages[1:], strict=True):
             x = stage(merge(x))
             features.append(x)
