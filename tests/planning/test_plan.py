@@ -23,6 +23,8 @@ from support.images import disc_image
 PLANS = "nnUNetMambaMISPlans"
 DATASET = "Dataset007_Discs"
 
+pytestmark = pytest.mark.usefixtures("listed_in_one_process")
+
 
 def write_dataset(raw: Path, ending: str, write: Callable[[Path, np.ndarray], object]) -> None:
     """Four grey images with a bright disc, and their labels."""
