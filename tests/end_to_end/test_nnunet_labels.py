@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -166,7 +167,12 @@ def test_benchmark_shows_measured_costs(nnunet, learned, tmp_path, monkeypatch):
         == 0
     )
     text = (tmp_path / "report.md").read_text()
-    assert "FLOPs of a patch, billions" in text and "seconds to predict an image" in text
+    columns = (
+        r"parameters, millions \| FLOPs of a patch, billions \| peak memory of training, GB<br>on (.*) \| seconds to "
+    )
+    found = re.search(columns + r"predict an image<br>on \1 \|", text)
+    assert found and "thread" in found[1]
+    assert re.search(r"\| Learning \|( [\d.]+ \|){4,}", text[found.end() :])
 
 
 @pytest.mark.feature("Labels", "region-based training (`regions_class_order`)")
