@@ -23,7 +23,8 @@ for name in trainers.__all__:
 class Learning(trainers.nnUNetTrainerMambaMIS_S):
     """Long enough to tell bright discs apart, and always the same."""
 
-    epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 80, 1
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 40, 1
+    initial_lr = 3e-3
 
     def initialize(self):
         for seed in (random.seed, np.random.seed, torch.manual_seed):
