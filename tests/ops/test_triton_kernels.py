@@ -294,7 +294,7 @@ def test_what_is_interpreted_comes_last():
     assert fastest_backend(torch.empty(0), "zoh").name != "triton"
 
 
-CAPABILITIES = {"A100": 80, "H100": 90, "B200": 100}
+CAPABILITIES = {"H100": 90, "A100": 80, "B200": 100}
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def compiled():
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES.values(), ids=CAPABILITIES)
 def test_kernels_compile_for_gpus_that_are_not_here(capability, compiled):
-    """Every kernel, for both orders of scan and both forms, to machine code that has its states in registers."""
+    """Every kernel to machine code that has its states in registers; for H100s both orders of scan and both forms."""
     assert {name for name, _ in compiled[capability]} == {"walk", "carry", "gradients"}
     # a lane has 128 bytes of states, and as many of each of several things that belong to them
     version = tuple(map(int, importlib.import_module("triton").__version__.split(".")[:2]))
