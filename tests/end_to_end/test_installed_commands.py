@@ -63,7 +63,7 @@ def trained(preprocessed) -> Path:
 def test_training_ends_with_a_validation(trained):
     (log,) = trained.glob("training_log_*.txt")
     assert "Epoch 0" in log.read_text() and "Training done" in log.read_text()
-    assert (trained / "validation" / "summary.json").exists()
+    assert (trained / "validation" / "summary.json").exists() and (trained / "progress.png").exists()
     assert not list(trained.glob("*.partial"))
 
 

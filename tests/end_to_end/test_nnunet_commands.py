@@ -40,7 +40,7 @@ def polyps(nnunet) -> Dataset:
 
 @pytest.fixture(scope="session")
 def folds(nnunet, polyps) -> Path:
-    """Folds of our trainer and of nnU-Net's, trained for two steps; returns our model's folder."""
+    """Folds of our trainer and of nnU-Net's, trained for a step; returns our model's folder."""
     nnunet.train_all([(NUMBER, fold, trainer) for trainer in (OURS, STOCK) for fold in FOLDS], "--npz")
     return nnunet.model(NUMBER, OURS)
 
@@ -202,7 +202,7 @@ def test_plans_of_the_residual_encoder_presets_are_trained_with(nnunet, polyps):
 
 @pytest.fixture(scope="session")
 def trained_variants(nnunet, polyps) -> None:
-    """The networks other than B, trained for two steps; the paper's at its patch size."""
+    """The networks other than B, trained for a step; the paper's at its patch size."""
     folder = nnunet.preprocessed / polyps.name
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     plans["configurations"]["2d"]["patch_size"] = [256, 256]

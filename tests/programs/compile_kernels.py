@@ -1,6 +1,7 @@
 """Compile Triton's kernels for GPUs that are not here, in two forms: both orders of scan and both discretizations.
 
-Arguments: compute capabilities; the first gets both forms, each other one of them, in turn. Prints capability, kernel and bytes of a thread's stack, a line for each kernel.
+Arguments: compute capabilities; the first gets both forms, each other one of them, in turn. Prints capability, kernel
+and bytes of a thread's stack, a line for each kernel.
 """
 
 import re
