@@ -170,9 +170,7 @@ def test_documented_costs_are_those_counted(name):
 @pytest.mark.slow
 def test_cost_of_a_model_is_measured_as_nnunet_runs_it(nnunet, monkeypatch, tmp_path):
     dataset = discs(nnunet)
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_extTrainer"):
-        monkeypatch.setenv(name, nnunet.variables[name])
-    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    nnunet.set_here(monkeypatch, nnUNet_results=str(tmp_path))
     cost = measure_cost(NUMBER, Model("nnUNetTrainer"))
     plans = json.loads((nnunet.preprocessed / dataset.name / "nnUNetPlans.json").read_text())["configurations"]["2d"]
     patch = plans["patch_size"]
@@ -193,7 +191,6 @@ def test_cost_of_a_model_is_measured_as_nnunet_runs_it(nnunet, monkeypatch, tmp_
 @pytest.mark.feature("Controls", "memory and time of a model, measured as nnU-Net runs it")
 def test_a_cost_that_cannot_be_measured_is_one_message(nnunet, monkeypatch):
     discs(nnunet)
-    monkeypatch.setenv("nnUNet_preprocessed", nnunet.variables["nnUNet_preprocessed"])
-    monkeypatch.setenv("nnUNet_raw", nnunet.variables["nnUNet_raw"])
+    nnunet.set_here(monkeypatch)
     with pytest.raises(UserError, match="nnUNetTrainerMambaMIS__nnUNetPlans__4d on dataset 41"):
         measure_cost(NUMBER, Model("nnUNetTrainerMambaMIS", configuration="4d"))

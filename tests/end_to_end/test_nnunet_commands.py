@@ -218,8 +218,7 @@ VARIANTS = [f"{OURS}_S", f"{OURS}_L", *ABLATIONS]
 @pytest.mark.feature("Ablations", "each size and ablation trains, validates and predicts")
 @pytest.mark.parametrize("trainer", [*VARIANTS, f"{OURS}_paper"])
 def test_variants_train_and_can_be_loaded_to_predict(nnunet, trained_variants, trainer, monkeypatch):
-    for name in ("nnUNet_results", "nnUNet_extTrainer"):
-        monkeypatch.setenv(name, nnunet.variables[name])
+    nnunet.set_here(monkeypatch)
     plans = "paper" if trainer.endswith("_paper") else "nnUNetPlans"
     (model,) = nnunet.results.glob(f"Dataset031_*/{trainer}__{plans}__2d")
     assert (model / "fold_0" / "validation" / "summary.json").exists()

@@ -74,6 +74,11 @@ class Workplace:
         }
         self.commands = 0
 
+    def set_here(self, environment: pytest.MonkeyPatch, **variables: str) -> None:
+        """Set nnU-Net's folders, or others in their place, for this process."""
+        for name, value in (self.variables | variables).items():
+            environment.setenv(name, value)
+
     def start(self, command: str, *arguments: object, **variables: str | None) -> Running:
         """Start one of nnU-Net's commands; a variable that is None is not set."""
         self.commands += 1
