@@ -99,7 +99,7 @@ def test_planning_takes_files_or_names_them(place, capsys, which):
     arguments = ["plan", "-d", "7"]
     assert main(arguments) == 0
     path = PLANNING[which](place)
-    statuses = [assert_no_trace(capsys, arguments, path, state) for state in states(path, 30)]
+    statuses = [assert_no_trace(capsys, arguments, path, state) for state in states(path, 15)]
     assert 1 in statuses
     assert main(arguments) == 0
 
