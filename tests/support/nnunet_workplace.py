@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from support.fingerprint import write_fingerprint
 from support.paths import PROGRAMS
 
 PRELOADED = [
@@ -139,24 +140,12 @@ class Workplace:
             **dataset.further,
         }
         (raw / "dataset.json").write_text(json.dumps(description))
-        self._write_fingerprint(dataset, channels)
-        self.run("nnUNetv2_plan_and_preprocess", "-d", dataset.number, "-c", "2d", "-npfp", 1, "-np", 1)
-        return dataset
-
-    def _write_fingerprint(self, dataset: Dataset, channels: int) -> None:
-        """What nnU-Net would find: it draws ten million intensities a channel, however small the dataset."""
         folder = self.preprocessed / dataset.name
         folder.mkdir()
         shapes = [(1, *image.shape[1:])[-3:] for image, _ in dataset.cases.values()]
-        intensities = {"mean": 100, "median": 100, "std": 50, "min": 0, "max": 255}
-        intensities |= {"percentile_00_5": 0, "percentile_99_5": 255}
-        fingerprint = {
-            "spacings": [dataset.spacing] * len(shapes),
-            "shapes_after_crop": shapes,
-            "foreground_intensity_properties_per_channel": {str(channel): intensities for channel in range(channels)},
-            "median_relative_size_after_cropping": 1.0,
-        }
-        (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+        write_fingerprint(folder, shapes, channels, dataset.spacing)
+        self.run("nnUNetv2_plan_and_preprocess", "-d", dataset.number, "-c", "2d", "-npfp", 1, "-np", 1)
+        return dataset
 
 
 @dataclass
