@@ -192,11 +192,18 @@ def undrawn() -> Iterator[None]:
         yield
 
 
-def report(place: Place, *arguments: object, dataset: str = "7", pictures: bool = False) -> str:
-    """Run the command, and return report.md; without pictures, none are of cases and figures are `undrawn`."""
+def report(place: Place, *arguments: object, dataset: str = "7", pictures: str = "") -> str:
+    """Run the command, and return report.md.
+
+    Args:
+        place: What is reported on.
+        arguments: Further ones.
+        dataset: Its name or number.
+        pictures: "drawn", "undrawn" (see there), or none of cases.
+    """
     output = place.root / "report"
     command = ["benchmark", "report", "-d", dataset, "-o", str(output), *map(str, arguments)]
-    with nullcontext() if pictures else undrawn():
+    with nullcontext() if pictures == "drawn" else undrawn():
         assert main(command if pictures else [*command, "--no-overlays"]) == 0
     return (output / "report.md").read_text()
 
