@@ -238,9 +238,9 @@ def _call(command: str, arguments: list[str], variables: dict[str, str], log: Pa
     multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
     # to list a folder, nnU-Net forks twelve processes
     importlib.import_module("nnunetv2.utilities.utils").create_lists_from_splitted_dataset_folder.__defaults__ = None, 1
-    # a third of a short training; the commands as installed draw it
+    # to draw it is a third of a short training; the commands as installed do
     logger = importlib.import_module("nnunetv2.training.logging.nnunet_logger").LocalLogger
-    logger.plot_progress_png = lambda self, folder: None
+    logger.plot_progress_png = lambda self, folder: Path(folder, "progress.png").touch()
     sys.argv = [command, *arguments]
     (script,) = entry_points(group="console_scripts", name=command)
     sys.exit(script.load()())
