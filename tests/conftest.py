@@ -79,6 +79,13 @@ def raw(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture
+def listed_in_one_process(monkeypatch):
+    """To list the images of a folder, nnU-Net forks twelve processes, which takes longer than to plan."""
+    utilities = importlib.import_module("nnunetv2.utilities.utils")
+    monkeypatch.setattr(utilities.create_lists_from_splitted_dataset_folder, "__defaults__", (None, 1))
+
+
 @pytest.fixture(scope="session")
 def nnunet(tmp_path_factory):
     """nnU-Net's folders and commands, for tests that share datasets and trainings."""

@@ -38,6 +38,7 @@ from support.benchmark_results import (
     predicted,
     report,
     rows_of_csv,
+    undrawn,
     write_folds,
 )
 from support.images import disc
@@ -60,8 +61,15 @@ def warning(text: str, *words: str) -> str:
 # ------------------------------------------------------------------------------------------- what is written
 
 
-def test_the_page_needs_no_other_file_and_no_network(compared):
-    report(compared, overlays=True)
+def test_figures_are_files_and_the_page_needs_none_and_no_network(compared):
+    text = report(compared, pictures="drawn")
+    pictures = re.findall(r"\]\((\S+\.png)\)", text)
+    assert [name.split("_")[-1] for name in pictures] == [
+        "differences.png", "cost.png", "training.png", "overlays.png"
+    ]  # fmt: skip
+    for name in pictures:
+        assert (compared.root / "report" / name).read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (compared.root / "report" / name).with_suffix(".svg").read_text()
     page = (compared.root / "report" / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert len(sources) == 4
@@ -74,7 +82,7 @@ def test_words_of_the_report(tested):
     expected = Path(__file__).with_name("report_words.md")
     lines = [
         line
-        for line in report(tested, overlays=True).splitlines()
+        for line in report(tested, pictures="undrawn").splitlines()
         if line and line[0] != "|" and "Made with" not in line
     ]
     words = re.sub(r"(?<![\w.])[+-]?\d+(?:[.,]\d+)*", "#", "\n".join(lines)) + "\n"
@@ -130,7 +138,7 @@ def test_names_are_data_wherever_they_are_shown(odd, capsys):
     image.write_bytes(b"no image")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = report(odd, overlays=True)
+        text = report(odd, pictures="drawn")
     page = (odd.root / "report" / "report.html").read_text()
     terminal = capsys.readouterr()
     # a picture shows what is left, and a line says what is missing
@@ -151,16 +159,14 @@ def test_names_are_data_wherever_they_are_shown(odd, capsys):
 def test_a_dataset_is_found_by_its_very_name(compared, name):
     for folder in (compared.raw, compared.preprocessed, compared.results / compared.name):
         folder.rename(folder.with_name("Dataset007_Di[sc]s"))
-    output = compared.root / "report"
-    assert main(["benchmark", "report", "-d", name, "-o", str(output), "--no-overlays"]) == 0
-    assert "Dataset007_Di[sc]s" in (output / "report.md").read_text()
+    assert "Dataset007_Di[sc]s" in report(compared, dataset=name)
 
 
 def test_a_figure_that_fails_is_a_line_and_all_else_is_written(compared, capsys):
     blocked = compared.root / "report" / "Dataset007_Discs_cost.png"
     blocked.mkdir(parents=True)
     (blocked / "file").touch()
-    text = report(compared, overlays=True)
+    text = report(compared, pictures="undrawn")
     assert warning(text, blocked.name) and blocked.name in capsys.readouterr().err
     assert len(re.findall(r"\]\(\S+\.png\)", text)) == 3 and len(rows_of_csv(compared)) == 16
 
@@ -215,17 +221,6 @@ def test_figures_of_values_that_cannot_be_placed_are_drawn(tmp_path, value):
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
-def test_figures_are_there_as_png_and_svg(compared):
-    text = report(compared, overlays=True)
-    pictures = re.findall(r"\]\((\S+\.png)\)", text)
-    assert [name.split("_")[-1] for name in pictures] == [
-        "differences.png", "cost.png", "training.png", "overlays.png"
-    ]  # fmt: skip
-    for name in pictures:
-        assert (compared.root / "report" / name).read_bytes().startswith(b"\x89PNG")
-        assert "<svg" in (compared.root / "report" / name).with_suffix(".svg").read_text()
-
-
 def test_pictures_of_cases_can_be_left_out(compared):
     text = report(compared)
     assert "overlays" not in text and not list((compared.root / "report").glob("*overlays*"))
@@ -272,11 +267,11 @@ def test_a_single_trainer_is_scored_but_not_tested(place):
 
 @pytest.mark.slow
 def test_the_same_results_give_the_same_files_also_in_parallel(compared):
-    report(compared, overlays=True)
+    report(compared, pictures="drawn")
     folder = compared.root / "report"
     first = {file.name: file.read_bytes() for file in folder.iterdir()}
     shutil.rmtree(folder)
-    report(compared, "-np", 2, overlays=True)
+    report(compared, "-np", 2, pictures="drawn")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
 
 
@@ -307,7 +302,8 @@ def test_costs_given_by_others_are_shown_beside_accuracy(compared):
     def measure(dataset, models):
         return {"parameters": dict.fromkeys(models, 33.5e6)} if dataset == "Dataset007_Discs" else {}
 
-    make_report(["7"], None, None, compared.root / "report", 2.0, measure=measure)
+    with undrawn():
+        make_report(["7"], None, None, compared.root / "report", 2.0, measure=measure)
     text = (compared.root / "report" / "report.md").read_text()
     assert f"| {STOCK} | 12.5 | 0.0208 | 33.5 M | cpu, workstation |" in text
 
@@ -327,7 +323,7 @@ def test_cases_are_shown_by_rule(compared):
 
 def test_pictures_can_be_made_without_the_images(compared):
     shutil.rmtree(compared.raw / "imagesTr")
-    report(compared, overlays=True)
+    report(compared, pictures="undrawn")
     assert (compared.root / "report" / "Dataset007_Discs_overlays.png").is_file()
 
 

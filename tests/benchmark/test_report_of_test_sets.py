@@ -14,7 +14,7 @@ from support.small_dataset import OTHER
 
 
 def test_each_test_set_has_tables_and_pictures_of_its_own(tested):
-    text = report(tested, overlays=True)
+    text = report(tested, pictures="undrawn")
     for title, groups in (
         (f"{tested.name} on imagesTs_far", "7 cases (no groups are recorded"),
         (f"{tested.name} on {OTHER} imagesTr", "7 cases in 5 groups"),

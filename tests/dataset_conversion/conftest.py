@@ -124,7 +124,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def verify_with_nnunet(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+def verify_with_nnunet(monkeypatch: pytest.MonkeyPatch, listed_in_one_process: None) -> Callable[[Path], None]:
     """nnU-Net's check of a dataset, whose workers are forked: spawned ones import nnU-Net anew for every dataset."""
     from nnunetv2.experiment_planning import verify_dataset_integrity as module
 

@@ -46,7 +46,7 @@ def test_killed_at_any_moment_nothing_is_broken(overwrite: bool, tmp_path: Path,
     new = contents(raw / "Dataset002_KvasirSEG")
     moments = random.Random(0)
     # from shortly before it writes, as until then it imports, to after its end
-    first, last, count = 0.9 * begun, 1.1 * ended, 8 if overwrite else 14
+    first, last, count = 0.9 * begun, 1.1 * ended, 5 if overwrite else 8
     for index in range(count):
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(first + (index + moments.random()) / count * (last - first))

@@ -48,8 +48,7 @@ def preprocessed(tmp_path_factory) -> Path:
     shutil.copy(PROGRAMS / "brief_trainers.py", root / "trainers")
     source = write_kvasir(root / "source", 10)
     run(root, "mamba_mis", "convert", "kvasir-seg", "-i", source, "-d", 7, "-np", 1)
-    plan = ["-d", 7, "-c", "2d", "--verify_dataset_integrity", "-npfp", 1, "-np", 1]
-    run(root, "nnUNetv2_plan_and_preprocess", *plan)
+    run(root, "nnUNetv2_plan_and_preprocess", "-d", 7, "-c", "2d", "-npfp", 1, "-np", 1)
     return root
 
 
@@ -64,7 +63,7 @@ def trained(preprocessed) -> Path:
 def test_training_ends_with_a_validation(trained):
     (log,) = trained.glob("training_log_*.txt")
     assert "Epoch 0" in log.read_text() and "Training done" in log.read_text()
-    assert (trained / "validation" / "summary.json").exists()
+    assert (trained / "validation" / "summary.json").exists() and (trained / "progress.png").exists()
     assert not list(trained.glob("*.partial"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -13,8 +14,10 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_mamba_mis.cli.main import main
+from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
 from support.images import disc
 from support.nnunet_workplace import Dataset, write_image
+from support.trainer_in_process import make_trainer
 
 GREY, VOLUME, REGIONS = 21, 22, 23
 
@@ -139,8 +142,7 @@ def test_regions_of_five_channels_are_learned(nnunet, learned):
 
 
 def test_benchmark_scores_classes_and_regions_as_nnunet_does(nnunet, learned, tmp_path, monkeypatch):
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, nnunet.variables[name])
+    nnunet.set_here(monkeypatch)
     datasets = [str(number) for number in (GREY, VOLUME, REGIONS)]
     command = ["benchmark", "report", "-d", *datasets, "--trainers", "Learning", "-o", str(tmp_path)]
     assert main(command) == 0
@@ -158,15 +160,14 @@ def test_benchmark_scores_classes_and_regions_as_nnunet_does(nnunet, learned, tm
 
 
 def test_benchmark_shows_measured_costs(nnunet, learned, tmp_path, monkeypatch):
-    for name, value in nnunet.variables.items():
-        if name.startswith("nnUNet_"):
-            monkeypatch.setenv(name, value)
-    assert (
-        main(["benchmark", "report", "-d", str(GREY), "--trainers", "Learning", "--cost", "cpu", "-o", str(tmp_path)])
-        == 0
-    )
+    nnunet.set_here(monkeypatch)
+    command = ["benchmark", "report", "-d", str(GREY), "--trainers", "Learning", "--cost", "cpu"]
+    assert main([*command, "-o", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
-    assert "FLOPs of a patch, billions" in text and "seconds to predict an image" in text
+    network = r"parameters, millions \| FLOPs of a patch, billions \| "
+    machine = r"peak memory of training, GB<br>on (.* threads?.*) \| seconds to predict an image<br>on \1 \|"
+    found = re.search(network + machine, text)
+    assert re.search(r"\| Learning \|( [\d.]+ \|){4,}", text[found.end() :])
 
 
 @pytest.mark.feature("Labels", "region-based training (`regions_class_order`)")
@@ -203,17 +204,10 @@ def test_prediction_of_five_channels_uses_regions_in_their_order(nnunet, learned
 
 
 @pytest.mark.feature("Labels", "`ignore` label: no loss at any scale of deep supervision")
-def test_loss_does_not_see_ignored_pixels(nnunet, grey):
-    from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
-
-    folder = nnunet.preprocessed / grey.name
-    plans = json.loads((folder / "nnUNetPlans.json").read_text()) | {"continue_training": False}
-    dataset = json.loads((folder / "dataset.json").read_text())
-    with pytest.MonkeyPatch.context() as environment:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            environment.setenv(name, nnunet.variables[name])
-        trainer = nnUNetTrainerMambaMIS_S(plans, "2d", 0, dataset, torch.device("cpu"))
-        trainer.initialize()
+def test_loss_does_not_see_ignored_pixels(nnunet, grey, monkeypatch):
+    nnunet.set_here(monkeypatch)
+    trainer = make_trainer(nnUNetTrainerMambaMIS_S, nnunet.preprocessed / grey.name)
+    trainer.initialize()
     height, width = trainer.configuration_manager.patch_size
     target = torch.randint(0, 3, (2, 1, height, width)).float()
     target[..., width // 2 :] = 3

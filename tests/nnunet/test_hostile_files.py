@@ -14,6 +14,7 @@ from nnunet_mamba_mis.benchmark.running.jobs import LOG
 from nnunet_mamba_mis.cli.main import main
 from nnunet_mamba_mis.utils.errors import UserError
 from support.benchmark_results import CASES, FAR, OURS, SHAPES, Place, predicted, write_folds
+from support.fingerprint import write_fingerprint
 from support.hostile_files import damage_content, damage_values
 from support.images import disc
 from support.small_dataset import OTHER
@@ -30,14 +31,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
         monkeypatch.setenv(name, value)
     write_folds(place, OURS, 1)
     (place.raw / "splits_final.json").write_bytes((place.preprocessed / "splits_final.json").read_bytes())
-    intensities = {"max": 255, "mean": 100, "median": 100, "min": 0, "percentile_00_5": 0, "percentile_99_5": 255}
-    fingerprint = {
-        "spacings": [[999, 1, 1]] * 2,
-        "shapes_after_crop": [[1, 48, 64]] * 2,
-        "foreground_intensity_properties_per_channel": {str(i): intensities | {"std": 50} for i in range(3)},
-        "median_relative_size_after_cropping": 1.0,
-    }
-    (place.preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    write_fingerprint(place.preprocessed, [(1, 48, 64)] * 2, channels=3)
     return place
 
 
@@ -99,7 +93,7 @@ def test_planning_takes_files_or_names_them(place, capsys, which):
     arguments = ["plan", "-d", "7"]
     assert main(arguments) == 0
     path = PLANNING[which](place)
-    statuses = [assert_no_trace(capsys, arguments, path, state) for state in states(path, 30)]
+    statuses = [assert_no_trace(capsys, arguments, path, state) for state in states(path, 15)]
     assert 1 in statuses
     assert main(arguments) == 0
 

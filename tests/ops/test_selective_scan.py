@@ -43,7 +43,7 @@ def test_backend_agrees_with_reference(backend, discretization, groups, length):
 # so few values PyTorch itself computes on one thread
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backend", "count"), [(name, count) for name in FAST_BACKENDS for count in ((1, 2, 5) if name == "cpp" else (1,))]
+    ("backend", "count"), [(name, count) for name in FAST_BACKENDS for count in ((1, 5) if name == "cpp" else (1,))]
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -17,11 +17,14 @@ import torch
 from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
 from nnunet_mamba_mis.cli.main import main
 from nnunet_mamba_mis.planning.memory import training_bytes
+from support import fingerprint
 from support.full_disk import full_disk
 from support.images import disc_image
 
 PLANS = "nnUNetMambaMISPlans"
 DATASET = "Dataset007_Discs"
+
+pytestmark = pytest.mark.usefixtures("listed_in_one_process")
 
 
 def write_dataset(raw: Path, ending: str, write: Callable[[Path, np.ndarray], object]) -> None:
@@ -49,14 +52,7 @@ def preprocessed(raw, tmp_path, monkeypatch):
 
 def write_fingerprint(folder: Path, height: int, width: int, spacing=(999, 1, 1), slices: int = 1) -> None:
     """What nnU-Net would find in images of this size."""
-    intensities = {"max": 255, "mean": 100, "median": 100, "min": 0, "percentile_00_5": 0, "percentile_99_5": 255}
-    fingerprint = {
-        "spacings": [spacing] * 4,
-        "shapes_after_crop": [[slices, height, width]] * 4,
-        "foreground_intensity_properties_per_channel": {"0": intensities | {"std": 50}},
-        "median_relative_size_after_cropping": 1.0,
-    }
-    (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    fingerprint.write_fingerprint(folder, [(slices, height, width)] * 4, 1, spacing)
 
 
 def set_number_of_cases(folder: Path, number: int) -> None:

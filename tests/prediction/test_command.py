@@ -20,6 +20,8 @@ from support.images import disc_image
 from support.model_folders import UntrainedModel
 from support.predictions import MODELS, STOCK, S, assert_same, nnunet_predictor
 
+pytestmark = pytest.mark.usefixtures("listed_in_one_process")
+
 
 def colours(seed: int = 0, size: tuple[int, int] = (40, 50)) -> np.ndarray:
     """(H, W, 3)."""

@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_mamba_mis import trainers
 
 # the paper's batch of 32 at 256 × 256 takes minutes on a CPU
-BRIEF = {"recipe_batch_size": 1, "epochs": 1, "iterations_per_epoch": 2, "validation_iterations_per_epoch": 1}
+BRIEF = {"recipe_batch_size": 1, "epochs": 1, "iterations_per_epoch": 1, "validation_iterations_per_epoch": 1}
 for name in trainers.__all__:
     globals()[name] = type(name, (getattr(trainers, name),), BRIEF)
 
@@ -23,7 +23,8 @@ for name in trainers.__all__:
 class Learning(trainers.nnUNetTrainerMambaMIS_S):
     """Long enough to tell bright discs apart, and always the same."""
 
-    epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 80, 1
+    epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 40, 1
+    initial_lr = 3e-3
 
     def initialize(self):
         for seed in (random.seed, np.random.seed, torch.manual_seed):
@@ -68,4 +69,4 @@ class nnUNetTrainer_brief(nnUNetTrainer):
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 1, 1

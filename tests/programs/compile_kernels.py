@@ -1,6 +1,7 @@
-"""Compile Triton's kernels for GPUs that are not here, both orders of scan and both discretizations.
+"""Compile Triton's kernels for GPUs that are not here, in two forms: both orders of scan and both discretizations.
 
-Arguments: compute capabilities. Prints capability, kernel and bytes of a thread's stack, a line for each kernel.
+Arguments: compute capabilities; the first gets both forms, each other one of them, in turn. Prints capability, kernel
+and bytes of a thread's stack, a line for each kernel.
 """
 
 import re
@@ -51,8 +52,9 @@ def compile_only(self, *args, grid, warmup, **kwargs):
 JITFunction.run = compile_only
 driver.set_active(Driver())
 backend = TritonBackend()
-for Driver.capability in map(int, sys.argv[1:]):
-    for dtype, exact, columns in ((torch.float16, True, False), (torch.float32, False, True)):
+forms = (torch.float16, True, False), (torch.float32, False, True)
+for number, Driver.capability in enumerate(map(int, sys.argv[1:])):
+    for dtype, exact, columns in (forms[number % 2],) if number else forms:
         u = torch.empty(2, 64, 64, 8, dtype=dtype).permute(0, 3, 1, 2)
         B, C = torch.empty(2, 64, 64, 64, dtype=dtype).permute(0, 3, 1, 2).unsqueeze(1).chunk(2, dim=2)
         if columns:

@@ -100,8 +100,7 @@ def test_what_has_ended_is_left_as_it_is_until_retry(out, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_a_step_is_profiled(nnunet, tmp_path, monkeypatch):
-    for name, value in (nnunet.variables | {"nnUNet_results": str(tmp_path), "nnUNet_n_proc_DA": "0"}).items():
-        monkeypatch.setenv(name, value)
+    nnunet.set_here(monkeypatch, nnUNet_results=str(tmp_path), nnUNet_n_proc_DA="0")
     trainer = make_trainer(nnUNetTrainerMambaMIS_S, nnunet.preprocessed / small_dataset.discs(nnunet).name)
     trainer.on_train_start()
     trainer.on_train_epoch_start()

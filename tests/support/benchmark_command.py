@@ -40,8 +40,7 @@ class Benchmark:
         """Run the command in this process, and return what it printed."""
         output = io.StringIO()
         with pytest.MonkeyPatch.context() as environment:
-            for name, value in {**self.nnunet.variables, **self.variables}.items():
-                environment.setenv(name, value)
+            self.nnunet.set_here(environment, **self.variables)
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 assert main(["benchmark", *map(str, arguments)]) == status, output.getvalue()
         return output.getvalue()

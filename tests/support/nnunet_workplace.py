@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from support.fingerprint import write_fingerprint
 from support.paths import PROGRAMS
 
 PRELOADED = [
@@ -73,6 +74,11 @@ class Workplace:
             "nnUNet_extTrainer": os.pathsep.join([str(root / "trainers"), os.environ.get("nnUNet_extTrainer", "")]),
         }
         self.commands = 0
+
+    def set_here(self, environment: pytest.MonkeyPatch, **variables: str) -> None:
+        """Set nnU-Net's folders, or others in their place, for this process."""
+        for name, value in (self.variables | variables).items():
+            environment.setenv(name, value)
 
     def start(self, command: str, *arguments: object, **variables: str | None) -> Running:
         """Start one of nnU-Net's commands; a variable that is None is not set."""
@@ -134,24 +140,12 @@ class Workplace:
             **dataset.further,
         }
         (raw / "dataset.json").write_text(json.dumps(description))
-        self._write_fingerprint(dataset, channels)
-        self.run("nnUNetv2_plan_and_preprocess", "-d", dataset.number, "-c", "2d", "-npfp", 1, "-np", 1)
-        return dataset
-
-    def _write_fingerprint(self, dataset: Dataset, channels: int) -> None:
-        """What nnU-Net would find: it draws ten million intensities a channel, however small the dataset."""
         folder = self.preprocessed / dataset.name
         folder.mkdir()
         shapes = [(1, *image.shape[1:])[-3:] for image, _ in dataset.cases.values()]
-        intensities = {"mean": 100, "median": 100, "std": 50, "min": 0, "max": 255}
-        intensities |= {"percentile_00_5": 0, "percentile_99_5": 255}
-        fingerprint = {
-            "spacings": [dataset.spacing] * len(shapes),
-            "shapes_after_crop": shapes,
-            "foreground_intensity_properties_per_channel": {str(channel): intensities for channel in range(channels)},
-            "median_relative_size_after_cropping": 1.0,
-        }
-        (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+        write_fingerprint(folder, shapes, channels, dataset.spacing)
+        self.run("nnUNetv2_plan_and_preprocess", "-d", dataset.number, "-c", "2d", "-npfp", 1, "-np", 1)
+        return dataset
 
 
 @dataclass
@@ -244,6 +238,9 @@ def _call(command: str, arguments: list[str], variables: dict[str, str], log: Pa
     multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
     # to list a folder, nnU-Net forks twelve processes
     importlib.import_module("nnunetv2.utilities.utils").create_lists_from_splitted_dataset_folder.__defaults__ = None, 1
+    # to draw it is a third of a short training; the commands as installed do
+    logger = importlib.import_module("nnunetv2.training.logging.nnunet_logger").LocalLogger
+    logger.plot_progress_png = lambda self, folder: Path(folder, "progress.png").touch()
     sys.argv = [command, *arguments]
     (script,) = entry_points(group="console_scripts", name=command)
     sys.exit(script.load()())

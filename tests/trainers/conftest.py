@@ -12,7 +12,5 @@ from support.small_dataset import discs
 @pytest.fixture
 def in_this_process(nnunet, tmp_path, monkeypatch) -> Path:
     """The preprocessed discs, for trainers made here, with a results folder of their own."""
-    results = {"nnUNet_results": str(tmp_path / "results"), "nnUNet_n_proc_DA": "0"}
-    for name, value in (nnunet.variables | results).items():
-        monkeypatch.setenv(name, value)
+    nnunet.set_here(monkeypatch, nnUNet_results=str(tmp_path / "results"), nnUNet_n_proc_DA="0")
     return nnunet.preprocessed / discs(nnunet).name

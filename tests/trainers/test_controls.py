@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(nnunet):
-    """Fold 0 of each control, trained for two steps; returns the checkpoints by trainer."""
+    """Fold 0 of each control, trained for a step; returns the checkpoints by trainer."""
     discs(nnunet)
     nnunet.train_all([(NUMBER, 0, trainer) for trainer in CONTROLS])
     return {

@@ -34,7 +34,7 @@ from support.ddp_on_cpu import (
 )
 from support.nnunet_workplace import Dataset, kill_group
 from support.paths import PROGRAMS
-from support.waiting import children, wait_until
+from support.waiting import children, runs, wait_until
 
 NETWORKS = ["nnUNetTrainerMambaMIS", *(f"nnUNetTrainerMambaMIS_{name}" for name in ("S", "L", "conv", "paper"))]
 NETWORKS += trainers.ABLATIONS
@@ -193,13 +193,6 @@ def test_fold_that_another_process_trains_is_refused_by_the_first_of_two(discs, 
     assert [path.name for path in folder.iterdir()] == [LOCK]
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @pytest.mark.feature("Processes", "SIGTERM to `-num_gpus 2` leaves a checkpoint and no process")
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -223,7 +216,7 @@ def test_sigterm_with_num_gpus_leaves_a_checkpoint_and_no_process(
         os.kill(pid, signal.SIGTERM)
     try:
         command.end(-signal.SIGTERM if signalled == "command" else 1)
-        wait_until(lambda: not any(map(is_alive, processes)), 60, "the end of the processes")
+        wait_until(lambda: not any(map(runs, processes)), 60, "the end of the processes")
     finally:
         kill_group(command.process)
     assert command.output().count("continue with --c") == 1, command.output()

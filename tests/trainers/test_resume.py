@@ -292,7 +292,7 @@ def test_training_stopped_and_killed_at_random_moments_equals_an_uninterrupted_o
     for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
         assert_equal(*(torch.load(path / name, weights_only=False) for path in (folder, other)))
     assert {file.name for file in folder.glob("checkpoint*")} == {"checkpoint_final.pth", "checkpoint_best.pth"}
-    assert (folder / "progress.png").exists() and (folder / "validation" / "summary.json").exists()
+    assert (folder / "validation" / "summary.json").exists()
 
 
 @pytest.mark.feature("Commands", "`nnUNetv2_train --c`: a killed training")

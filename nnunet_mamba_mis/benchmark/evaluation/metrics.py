@@ -26,7 +26,6 @@ METRICS = {
     "hd95": "HD95",
     "nsd": "NSD",
 }
-LOWER_IS_BETTER = frozenset({"hd95"})
 
 _UNDEFINED = float("nan")
 
