@@ -2,7 +2,7 @@
 #   make demo    install into .venv and run the demo
 #   make test    install into .venv and run the whole test suite, on all cores
 #   make test-fast   the same without tests that take more than a few seconds
-#   make docs    write the generated parts of the documentation
+#   make docs    write the generated parts of the documentation, and build it as a site: site/index.html
 #   make bench   time the scan, the network, epochs, exported files and prediction on this CPU;
 #                MAMBA_MIS_INSTRUCTION_SET=avx2 (or baseline, avx512) makes it another instruction set than the best
 #   make bench-gpu   the same on a GPU
@@ -27,8 +27,10 @@ test: $(VENV)/.installed-test
 test-fast: $(VENV)/.installed-test
 	$(BIN)/pytest $(WORKERS) -m "not slow"
 
-docs: $(VENV)/.installed-test
+docs: $(VENV)/.installed-docs
 	$(BIN)/python scripts/feature_tables.py
+	$(BIN)/python scripts/command_reference.py
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[bench]'
@@ -52,6 +54,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/feature_tables.py --check
+	$(BIN)/python scripts/command_reference.py --check
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
@@ -73,5 +76,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[test]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info mamba_mis_demo
+	rm -rf $(VENV) build *.egg-info mamba_mis_demo site

@@ -1,4 +1,4 @@
-"""Write the tables of documentation/nnunet_features.md from the markers `feature(section, text)` on tests.
+"""Write the tables of documentation/reference/nnunet_features.md from the markers `feature(section, text)` on tests.
 
 `--check` writes nothing, and ends with status 1 where the page is not what it would write.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGE = REPOSITORY / "documentation" / "nnunet_features.md"
+PAGE = REPOSITORY / "documentation" / "reference" / "nnunet_features.md"
 # a table stands between these two comments, the first with its section
 TABLE = re.compile(r"(<!-- features: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -31,7 +31,7 @@ def tables() -> dict[str, str]:
     """Return the Markdown of each section's table."""
     rows: dict[str, dict[str, list[str]]] = {}
     for file in sorted((REPOSITORY / "tests").rglob("test_*.py")):
-        link = f"../{file.relative_to(REPOSITORY).as_posix()}"
+        link = f"../../{file.relative_to(REPOSITORY).as_posix()}"
         for section, text, name in features(file):
             rows.setdefault(section, {}).setdefault(text, []).append(f"[`{name}`]({link})")
     head = "\n| feature | test |\n| --- | --- |\n"

@@ -143,7 +143,7 @@ def test_operations_grow_with_pixels_but_for_the_logarithm_of_transforms():
 
 def documented() -> dict[str, tuple[str, str]]:
     """Parameters and operations in the table of the documentation."""
-    text = (REPOSITORY / "documentation" / "benchmark.md").read_text()
+    text = (REPOSITORY / "documentation" / "reference" / "cost.md").read_text()
     table = text.split("| network | parameters, millions | FLOPs, billions |")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.strip().splitlines()[1:]]
     return {name: (parameters, flops) for name, parameters, flops in rows}

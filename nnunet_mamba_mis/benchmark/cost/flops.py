@@ -1,7 +1,7 @@
 """Operations that a network takes, the scan's and Fourier transforms' among them.
 
-Counted are, for one image and the forward pass, the operations of documentation/benchmark.md, section "Cost". torch
-counts those of matrix products, convolutions and attention; formulas here add what it does not know.
+The count covers the operations in documentation/reference/cost.md, for one image and the forward pass. torch counts
+matrix products, convolutions and attention; formulas here add the operations that it does not know.
 """
 
 from __future__ import annotations
