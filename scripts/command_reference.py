@@ -18,8 +18,9 @@ from nnunet_mamba_mis.cli.main import COMMANDS
 PAGE = Path(__file__).resolve().parents[1] / "documentation" / "reference" / "commands.md"
 HEAD = """# Commands
 
-`make docs` writes this page from the commands' `--help`. Exit status: 0 for success, 1 for a problem that the message explains, 2 for
-wrong arguments, 130 after Ctrl-C.
+`make docs` writes this page from the commands' `--help`.
+
+Exit status: 0 for success, 1 for a problem that the message explains, 2 for wrong arguments, 130 after Ctrl-C.
 """
 
 
