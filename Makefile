@@ -30,7 +30,7 @@ test-fast: $(VENV)/.installed-test
 docs: $(VENV)/.installed-docs
 	$(BIN)/python scripts/feature_tables.py
 	$(BIN)/python scripts/command_reference.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[bench]'
