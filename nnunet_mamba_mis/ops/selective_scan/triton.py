@@ -222,7 +222,9 @@ class _Problem:
             given["ROWS"] = not all(map(_is_one_row, planes))
         if "PACKED" in kernel.arg_names:
             given["PACKED"] = all(map(_is_packed, planes))
-        kernel[(programs,)](**{key: _describe(value) for key, value in given.items()}, num_warps=num_warps)
+        # fused multiplications and additions, whatever Triton's default is
+        options = {"num_warps": num_warps, "enable_fp_fusion": True}
+        kernel[(programs,)](**{key: _describe(value) for key, value in given.items()}, **options)
 
 
 @constant_when_traced  # a scan of its own, not of what is being traced
