@@ -8,7 +8,8 @@
 #             where the package is installed already
 #   tests     tests marked `gpu`, then all tests of the kernels, compiled
 #   bench     the benchmarks of `make bench-gpu`
-#   profile   a training step of nnU-Net's trainer and of ours: operators, trace, memory; compiled, then eager
+#   profile   a training step of nnU-Net's trainer and of ours: operators, trace, memory; compiled, compiled with CUDA
+#             graphs, eager
 #   train     short trainings of both
 # Options:
 #   --minutes N     stop after N minutes (default: 9); the same command continues
@@ -146,16 +147,16 @@ bench() {
 }
 
 profile() {
-    local trainer data steps=20
+    local trainer mode data steps=20
     data=$(dataset) || return
     [[ $device == cuda ]] || steps=1
-    for compiled in true false; do
-        for trainer in nnUNetTrainer nnUNetTrainerMambaMIS; do
-            local name=$trainer
-            [[ $compiled == true ]] || name+=_eager
+    for mode in default reduce-overhead eager; do
+        for trainer in nnUNetTrainer nnUNetTrainerMambaMIS nnUNetTrainerMambaMIS_conv; do
+            local name=${trainer}_$mode compiled=true options=(--mode "$mode")
+            [[ $mode != eager ]] || compiled=false options=()
             unit "profile_$name" env nnUNet_compile="$compiled" nnUNet_results="$out/profile/results" \
                 "$python" "$helpers/profile_step.py" "$trainer" "$data" "$out/profile" --name "$name" \
-                --device "$device" --steps "$steps"
+                --device "$device" --steps "$steps" "${options[@]}"
         done
         [[ $device == cuda ]] || break  # never compiled
     done

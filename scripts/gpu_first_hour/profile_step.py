@@ -8,6 +8,7 @@ networks are compiled.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -30,10 +31,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", help="of the files (default: the trainer's)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--mode", help="of torch.compile, where networks are compiled; with reduce-overhead CUDA graphs")
     parser.add_argument("--steps", type=int, default=20, help="that are timed (default: %(default)s)")
     args = parser.parse_args()
     if args.device == "cuda":
         torch.backends.cudnn.benchmark = True  # as nnUNetv2_train
+    if args.mode:
+        torch.compile = functools.partial(torch.compile, mode=args.mode)
     trainer = get_trainer_from_args(args.dataset, "2d", 0, args.trainer, device=torch.device(args.device))
     trainer.on_train_start()
     trainer.on_train_epoch_start()

@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.util
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -215,14 +215,20 @@ class _Problem:
         """Run a kernel, with the scan's own tensors for arguments that are not given."""
         kernel = getattr(_kernels(), name)
         given = self.tensors | self.constants | {"sizes": self.sizes} | arguments
-        given = {key: value for key, value in given.items() if key in kernel.arg_names}
         # with one row, or rows that follow on each other, positions need no division
-        planes = [value for value in given.values() if isinstance(value, Tensor) and value.dim() > 3]
-        if "ROWS" in kernel.arg_names:
-            given["ROWS"] = not all(map(_is_one_row, planes))
-        if "PACKED" in kernel.arg_names:
-            given["PACKED"] = all(map(_is_packed, planes))
-        kernel[(programs,)](**{key: _describe(value) for key, value in given.items()}, num_warps=num_warps)
+        flags = {"ROWS": False, "PACKED": True}
+        values = {}
+        for key in kernel.arg_names:
+            value = given.get(key)
+            if isinstance(value, Tensor) and value.dim() > 3:
+                layout = _layout(value.shape, value.stride(), value.element_size())
+                flags["ROWS"] |= not layout.is_one_row
+                flags["PACKED"] &= layout.is_packed and value.data_ptr() % layout.alignment == 0
+                value = layout.kind(value, *layout.strides)
+            values[key] = value
+        values |= {key: flag for key, flag in flags.items() if key in values}
+        # fused multiplications and additions, whatever Triton's default is
+        kernel[(programs,)](**values, num_warps=num_warps, enable_fp_fusion=True)
 
 
 @constant_when_traced  # a scan of its own, not of what is being traced
@@ -269,29 +275,27 @@ def _power_of_two(value: int) -> int:
     return 1 << (value - 1).bit_length()
 
 
-def _is_one_row(t: Tensor) -> bool:
-    return t.shape[-2] == 1 or t.stride(-2) == t.shape[-1] * t.stride(-1)
+class _Layout(NamedTuple):
+    """What kernels are told of a tensor over positions."""
+
+    kind: type  # `Sequence` or `Grouped`
+    strides: tuple[int, ...]  # encoded
+    is_one_row: bool  # or rows that follow on each other
+    is_packed: bool  # channels, or every `_WIDTH` states, lie side by side
+    alignment: int  # of the data in bytes, for that
 
 
-def _is_packed(t: Tensor) -> bool:
-    """Whether channels (batch, D, rows, columns), or every `_WIDTH` states (batch, G, N, rows, columns), are vectors.
-
-    They lie side by side; those of states are aligned to their size.
-    """
-    if t.dim() == 4:
-        return t.stride(1) == 1 or t.shape[1] == 1
-    sizes = zip(t.shape, t.stride(), strict=True)
-    strides = [stride for axis, (size, stride) in enumerate(sizes) if axis != _STATE_AXIS and size > 1]
-    aligned = t.data_ptr() % (_WIDTH * t.element_size()) == 0 and all(stride % _WIDTH == 0 for stride in strides)
-    return aligned and t.stride(_STATE_AXIS) == 1 and t.shape[_STATE_AXIS] % _WIDTH == 0
-
-
-def _describe(value: Any) -> Any:
-    """Tensors over positions with their strides, as kernels want them."""
-    if not isinstance(value, Tensor) or value.dim() < 4:
-        return value
-    kind = _kernels().Sequence if value.dim() == 4 else _kernels().Grouped
-    return kind(value, *map(_kernels().encoded, value.stride()))
+@functools.lru_cache(4096)  # a network has as many as it has scans, and finding out takes longer than a launch
+def _layout(shape: torch.Size, strides: tuple[int, ...], itemsize: int) -> _Layout:
+    is_one_row = shape[-2] == 1 or strides[-2] == shape[-1] * strides[-1]
+    encoded = tuple(map(_kernels().encoded, strides))
+    if len(shape) == 4:
+        is_packed = strides[1] == 1 or shape[1] == 1
+        return _Layout(_kernels().Sequence, encoded, is_one_row, is_packed, 1)
+    others = [strides[axis] for axis, size in enumerate(shape) if axis != _STATE_AXIS and size > 1]
+    vectors = strides[_STATE_AXIS] == 1 and shape[_STATE_AXIS] % _WIDTH == 0
+    is_packed = vectors and all(stride % _WIDTH == 0 for stride in others)
+    return _Layout(_kernels().Grouped, encoded, is_one_row, is_packed, _WIDTH * itemsize)
 
 
 def _for_parts(grad: Tensor, parts: int, tiles: int) -> Tensor:

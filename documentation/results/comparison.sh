@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Compare stock nnU-Net, its network with our optimiser, Mamba-MIS and its convolutional stem on skin lesions and polyps:
+#
+#   comparison.sh [--device cuda] DATA [WORK [STEP…]]
+#
+# DATA holds ISIC-2017_256 (the challenge's images at 256 × 256) and Polyps-256 (PraNet's layout, longest side 256). WORK
+# (default: mamba_mis_comparison) gets everything. Stop it at any time; the same command goes on.
+#
+# On a CPU: half the resolution, patch 128 × 128, batch 4, 25 epochs of 250 iterations, fold 0. A training takes hours on
+# two cores. With --device cuda: full resolution, patch 256 × 256, nnU-Net's own batch, 250 epochs, five folds.
+# Steps (default: all, in this order):
+#   networks   the four trainers on both datasets
+#   scans      the convolutional stem without scans, on both
+#   seeds      two more seeds of the two best, polyps
+#   umamba     U-Mamba, polyps
+#   report     one for each dataset, in WORK/isic2017 and WORK/polyps
+set -euo pipefail
+device=cpu
+if [[ ${1:-} == --device ]]; then
+    device=$2
+    shift 2
+fi
+[[ $# -ge 1 && $device =~ ^(cpu|cuda)$ ]] || { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
+data=$(realpath "$1")
+work=$(realpath -m "${2:-mamba_mis_comparison}")
+steps=("${@:3}")
+[[ ${#steps[@]} -gt 0 ]] || steps=(networks scans seeds umamba report)
+here=$(dirname "$(realpath "$0")")
+export nnUNet_raw=$work/raw nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
+export nnUNet_extTrainer=$here/trainers
+mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"
+
+skin=117 polyps=170 plans=nnUNetPlans_comparison
+if [[ $device == cpu ]]; then
+    epochs=25 folds=(0) spacing=(999 2 2) patch=128 batch=4
+else
+    epochs=250 folds=(0 1 2 3 4) spacing=(999 1 1) patch=256 batch=
+fi
+ours=nnUNetTrainerMambaMIS stock=nnUNetTrainer_${epochs}epochs adamw=nnUNetTrainerAdamW1e3_${epochs}epochs
+conv=${ours}_conv_${epochs}epochs
+
+cd "$work"
+[[ -d $nnUNet_raw/Dataset${skin}_ISIC2017 ]] || mamba_mis convert isic2017 -i "$data/ISIC-2017_256" -d $skin
+[[ -d $nnUNet_raw/Dataset${polyps}_PraNet ]] || mamba_mis convert pranet -i "$data/Polyps-256" -d $polyps
+for dataset in $skin $polyps; do
+    [[ ! -e $work/planned_$dataset ]] || continue
+    nnUNetv2_plan_and_preprocess -d $dataset -c 2d -overwrite_target_spacing "${spacing[@]}" -overwrite_plans_name $plans
+    # the same patch for both datasets and all networks
+    python - "$nnUNet_preprocessed/Dataset${dataset}_"*"/$plans.json" $patch $batch <<'PYTHON'
+import json
+import sys
+
+path, patch, *batch = sys.argv[1:]
+with open(path) as file:
+    plans = json.load(file)
+configuration = plans["configurations"]["2d"]
+configuration["patch_size"] = [int(patch), int(patch)]
+if batch:
+    configuration["batch_size"] = int(batch[0])
+with open(path, "w") as file:
+    json.dump(plans, file, indent=4)
+PYTHON
+    touch "$work/planned_$dataset"
+done
+
+run() {
+    local dataset=$1
+    shift
+    mamba_mis benchmark run -d "$dataset" --plans $plans --folds "${folds[@]}" -device $device --test-sets "$@"
+}
+
+report() {
+    mamba_mis benchmark report -d "$1" --results "$nnUNet_results"/seed_* --cost $device --no-overlays -o "$work/$2" \
+        --trainers "$stock" "$adamw" "${ours}_${epochs}epochs" "$conv" "${ours}_conv_noSSM_${epochs}epochs"
+}
+
+for step in "${steps[@]}"; do
+    case $step in
+        networks)
+            for dataset in $skin $polyps; do
+                run $dataset --seeds 1 --trainers "$stock" "$adamw" "${ours}_${epochs}epochs" "$conv"
+            done
+            ;;
+        scans) for dataset in $skin $polyps; do run $dataset --seeds 1 --trainers "${ours}_conv_noSSM_${epochs}epochs"; done ;;
+        seeds) run $polyps --seeds 2 3 --trainers "$adamw" "$conv" ;;
+        umamba) run $polyps --seeds 1 --trainers "nnUNetTrainerUMambaBot_${epochs}epochs" ;;
+        report)
+            report $skin isic2017
+            report $polyps polyps
+            ;;
+        *)
+            echo "no step $step: networks, scans, seeds, umamba and report are" >&2
+            exit 2
+            ;;
+    esac
+done
