@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", help="of the files (default: the trainer's)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--mode", help="of torch.compile, where networks are compiled; with reduce-overhead CUDA graphs")
+    parser.add_argument("--mode", help="of torch.compile, where networks are compiled")
     parser.add_argument("--steps", type=int, default=20, help="that are timed (default: %(default)s)")
     args = parser.parse_args()
     if args.device == "cuda":
