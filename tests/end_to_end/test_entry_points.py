@@ -35,7 +35,7 @@ def patched(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_patched_nnunet_finds_every_trainer_in_every_length_without_the_variable(patched):
+def test_patched_nnunet_finds_every_trainer_without_the_variable(patched):
     names = [*trainers.__all__, *(f"{name}_7epochs" for name in trainers.__all__)]
     command = [sys.executable, "-W", "ignore", "-c", WITHOUT_VARIABLE, PROGRAMS / "find_trainers.py", *names]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(patched)}, capture_output=True, text=True)
