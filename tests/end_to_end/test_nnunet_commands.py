@@ -120,7 +120,8 @@ def test_test_time_augmentation_can_be_left_out(nnunet, predicted, one_image, tm
         output: np.abs(probabilities(tmp_path / output)[..., ::-1] - probabilities(tmp_path / output, "mirrored")).max()
         for output in ("with", "without")
     }
-    assert asymmetry["with"] < 0.01 < asymmetry["without"], asymmetry
+    # nnU-Net adds logits up in half precision
+    assert 10 * asymmetry["with"] < asymmetry["without"], asymmetry
 
 
 @pytest.fixture
