@@ -1,11 +1,12 @@
-"""A training step of Mamba-MIS S, B and L against nnU-Net's U-Nets on a GPU: compiled, fp16 autocast, peak memory.
+"""A training step of Mamba-MIS S, B and L against nnU-Net's U-Nets on a GPU, under fp16 autocast: time, peak memory.
 
 Networks, patches and batch sizes are nnU-Net's: PlainConvUNet of its default planner, and ResidualEncoderUNet of its
-preset M, for 256² (batch 12 and more, as 8 GB hold) and 512².
+preset M, for 256² and 512². With --eager nothing is compiled, and patches and batches are smaller.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import sys
 import time
@@ -19,8 +20,10 @@ from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS
 
-BATCHES = {256: 49, 512: 12}  # of nnU-Net's default planner for RGB images of this size
-TINY = {32: 2}
+# patch and batch; compiled those of nnU-Net's default planner for RGB images of this size
+COMPILED = ((256, 49), (512, 12))
+EAGER = ((128, 8), (256, 12), (256, 49))
+TINY = ((32, 2),)
 
 
 def residual_encoder_unet(size: int) -> nn.Module:
@@ -54,11 +57,11 @@ NETWORKS = (
 )
 
 
-def training_step(name: str, size: int, batch: int, device: str):
-    """Forward, a loss over all outputs, backward and an optimizer's step; on a GPU compiled, under fp16 autocast."""
+def training_step(name: str, size: int, batch: int, device: str, compiled: bool):
+    """Forward, a loss over all outputs, backward and an optimizer's step; on a GPU under fp16 autocast."""
     network = make(name, size).to(device)
     on_gpu = device == "cuda"
-    called = torch.compile(network) if on_gpu else network
+    called = torch.compile(network) if compiled else network
     optimizer = torch.optim.AdamW(network.parameters())
     scaler = torch.amp.GradScaler(device, enabled=on_gpu)
     image = torch.rand(batch, 3, size, size, device=device)
@@ -77,12 +80,12 @@ def training_step(name: str, size: int, batch: int, device: str):
     return step
 
 
-def measure(name: str, size: int, batch: int, device: str) -> dict:
+def measure(name: str, size: int, batch: int, device: str, compiled: bool) -> dict:
     """Seconds of a step and of the first one, which compiles; peak memory."""
     torch._dynamo.reset()
     gc.collect()
     torch.cuda.empty_cache()
-    step = training_step(name, size, batch, device)
+    step = training_step(name, size, batch, device, compiled)
     start = time.perf_counter()
     step()
     if device == "cpu":
@@ -98,16 +101,19 @@ def measure(name: str, size: int, batch: int, device: str) -> dict:
 
 def main() -> None:
     """Print ratios and write them as JSON."""
-    options = gpu_options(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    options = gpu_options(__doc__, parser)
+    compiled = options.device == "cuda" and not options.eager
     if options.device == "cpu" and not options.tiny:
         sys.exit("there is no usable CUDA device: nothing is timed")
-    journal = Journal("network_gpu", options)
+    journal = Journal("network_gpu_eager" if options.eager else "network_gpu", options)
     rows = []
-    for size, batch in (TINY if options.tiny else BATCHES).items():
+    for size, batch in TINY if options.tiny else EAGER if options.eager else COMPILED:
         results = {}
         for name in NETWORKS:
             full_name = f"{size}² batch {batch} {name}"
-            results[name] = journal.measure(full_name, lambda: measure(name, size, batch, options.device))
+            results[name] = journal.measure(full_name, lambda: measure(name, size, batch, options.device, compiled))
             row = [full_name]
             for key, unit, scale in (("seconds", "ms", 1e3), ("peak_bytes", "GiB", 2**-30)):
                 value, reference = (result.get(key) for result in (results[name], results[NETWORKS[0]]))
@@ -115,7 +121,8 @@ def main() -> None:
                 row.append(f"{value / reference:.2f}×" if value and reference else "")
             rows.append(row)
     header = ["", "time", "of PlainConvUNet", "peak memory", "of PlainConvUNet"]
-    print_table(f"Training step, compiled, fp16 autocast, {describe_gpu()}", header, rows)
+    how = "compiled" if compiled else "not compiled"
+    print_table(f"Training step, {how}, fp16 autocast, {describe_gpu()}", header, rows)
     journal.finish()
 
 

@@ -127,8 +127,6 @@ PLAIN_TRANSFORMS = TRANSFORMS | {"linearize": lambda f: jvp(f, (X[FEW],), (V[FEW
 def test_transform_gives_what_it_gives_of_plain_operations(transform, operation, context):
     if context is torch.no_grad and transform in ("second derivative", "batched gradients", "hessian"):
         pytest.skip("needs gradients, the hessian for SiLU")
-    if context is torch.no_grad and transform == "linearize":
-        pytest.skip("traces for a second: seen with gradients")
     function, plain = OPERATIONS[operation]
     with context():
         expected, actual = PLAIN_TRANSFORMS[transform](plain), TRANSFORMS[transform](function)

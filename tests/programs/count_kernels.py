@@ -1,9 +1,11 @@
 """Count the Triton kernels that a training step of the network needs on a GPU: a line "name count" for each.
 
+Argument: the side of the patch (default: 256).
 Nothing is compiled and no GPU is needed: kernels write nothing, and the network runs on a CPU, under autocast.
 """
 
 import contextlib
+import sys
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from nnunet_mamba_mis.ops import native_library
 from nnunet_mamba_mis.ops.selective_scan import registry
 from nnunet_mamba_mis.ops.selective_scan import triton as triton_backend
 
-SIZE = 256
+SIZE = int(sys.argv[1]) if sys.argv[1:] else 256
 
 
 class Driver:

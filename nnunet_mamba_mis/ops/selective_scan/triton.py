@@ -19,9 +19,8 @@ from nnunet_mamba_mis.ops.tracing import constant_when_traced
 BLOCK = 8  # positions between two states that are kept for backward
 _WARP = 32
 _STATE_AXIS = 2  # of B and C
-_CHANNELS = (
-    8  # of a program, unless there is one; other numbers would have kernels compiled for each width of a network
-)
+# of a program, unless there is one; other numbers would have kernels compiled for each width of a network
+_CHANNELS = 8
 _WIDTH = 4  # states that a lane loads at once
 _TILES_IN_REGISTERS = 8  # of so many states
 _WIDTH_OF_GRADIENTS = 2
