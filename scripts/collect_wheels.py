@@ -43,6 +43,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.exists() and any(args.out.iterdir()):
         sys.exit(f"{args.out} is not empty")
+    if args.have and not args.have.is_file():
+        sys.exit(f"--have {args.have}: there is no such file")
     listed = re.findall(r"^([\w.-]+)==(\S+)", args.have.read_text(), re.MULTILINE) if args.have else []
     there = {canonical(name): version for name, version in listed}
     with tempfile.TemporaryDirectory() as work:

@@ -21,7 +21,10 @@ if [[ ${1:-} == --device ]]; then
     shift 2
 fi
 [[ $# -ge 1 && $device =~ ^(cpu|cuda)$ ]] || { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
-data=$(realpath "$1")
+data=$(realpath -m "$1")
+for folder in ISIC-2017_256 Polyps-256; do
+    [[ -d $data/$folder ]] || { echo "$data/$folder is not there: DATA must hold it" >&2; exit 1; }
+done
 work=$(realpath -m "${2:-mamba_mis_comparison}")
 steps=("${@:3}")
 [[ ${#steps[@]} -gt 0 ]] || steps=(networks scans seeds umamba report)
