@@ -6,7 +6,7 @@
 #   make bench   time the scan, the network, epochs, exported files and prediction on this CPU;
 #                MAMBA_MIS_INSTRUCTION_SET=avx2 (or baseline, avx512) makes it another instruction set than the best
 #   make bench-gpu   the same on a GPU
-#   make lint    ruff, mypy, import contracts, and whether the generated documentation is up to date
+#   make lint    ruff, mypy, import contracts, English, and whether the generated documentation is up to date
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,6 +53,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/prose.py
 	$(BIN)/python scripts/feature_tables.py --check
 	$(BIN)/python scripts/command_reference.py --check
 
