@@ -1,8 +1,8 @@
 """Check English: list phrases that CONTRIBUTING.md replaces, and the mistakes that proselint knows.
 
-Without options, the script reads the Markdown that people write: documentation/ and the pages beside it. `--code` adds
-comments, docstrings and messages of Python, comments of C++ and shell scripts, and what is generated from them. Named
-files are read in full, instead of these.
+Without options, the script reads Markdown that people write: in documentation/, beside it, and in notebooks. `--code`
+adds comments, docstrings and messages of Python, comments of C++ and shell scripts, and what is generated from them.
+Named files are read in full, instead of these.
 
 The exit status is 1 if there are findings.
 """
@@ -10,6 +10,7 @@ The exit status is 1 if there are findings.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -62,6 +63,8 @@ MARKDOWN_CODE = re.compile(
     r'|"[^"\n]+(?:\n[^"\n]+)?"',  # quotations: names, and examples of what not to write
     re.DOTALL | re.MULTILINE,
 )
+# in the JSON of a notebook, a line of a cell
+SOURCE_LINE = re.compile(r'\s+("(?:\\.|[^"\\])*"),?$')
 MARKDOWN_TABLE_OF_FEATURES = re.compile(r"(?<=-->\n)\n\| feature.*?(?=<!-- end)", re.DOTALL)
 # what of a file of code is prose: comments, and strings of several words
 STRING = r"""\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
@@ -120,6 +123,17 @@ def markdown_prose(text: str, generated: bool) -> str:
     return MARKDOWN_CODE.sub(_filled, text)
 
 
+def notebook_prose(text: str) -> str:
+    """Return the Markdown of a notebook's cells, in the lines of its file."""
+    lines, is_markdown = [], False
+    for line in text.splitlines():
+        if '"cell_type"' in line:
+            is_markdown = '"markdown"' in line
+        source = SOURCE_LINE.match(line) if is_markdown else None
+        lines.append(json.loads(source[1]).rstrip("\n") if source else FILLER)
+    return markdown_prose("\n".join(lines), generated=True)
+
+
 def code_prose(text: str, pattern: re.Pattern[str]) -> str:
     """Return comments and strings at their places; those that follow each other are one text."""
     parts, end = [], 0
@@ -141,8 +155,12 @@ def _filled(code: re.Match[str] | str) -> str:
 def prose(file: Path, generated: bool) -> str:
     """Return a file's prose, each word in its line."""
     text = file.read_text(encoding="utf-8")
-    pattern = CODE.get(file.suffix)
-    text = code_prose(text, pattern) if pattern else markdown_prose(text, generated)
+    if file.suffix == ".ipynb":
+        text = notebook_prose(text)
+    elif file.suffix in CODE:
+        text = code_prose(text, CODE[file.suffix])
+    else:
+        text = markdown_prose(text, generated)
     # no phrase extends over an empty line
     return re.sub(r"^$", FILLER, text, flags=re.MULTILINE)
 
@@ -153,7 +171,7 @@ def files(code: bool) -> Iterator[Path]:
     for folder in FOLDERS if code else FOLDERS[:1]:
         for file in sorted((REPOSITORY / folder).rglob("*")):
             name = file.relative_to(REPOSITORY).as_posix()
-            is_text = file.suffix == ".md" and (code or name not in GENERATED)
+            is_text = file.suffix in (".md", ".ipynb") and (code or name not in GENERATED)
             if (is_text or (code and file.suffix in CODE)) and not REPORTS.search(name):
                 yield file
 

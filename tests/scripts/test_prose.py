@@ -11,6 +11,22 @@ import pytest
 from support.paths import REPOSITORY
 
 SCRIPT = REPOSITORY / "scripts" / "prose.py"
+NOTEBOOK = """{"cells": [
+ {
+  "cell_type": "markdown",
+  "source": [
+   "Broken files are\\n",
+   "passed over."
+  ]
+ },
+ {
+  "cell_type": "code",
+  "source": [
+   "passed over"
+  ]
+ }
+]}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +58,14 @@ def findings(prose, config, tmp_path):
     [
         ("page.md", "# Title\n\nBroken files are\npassed over.\n", 4),
         ("page.md", "| option | meaning |\n| --- | --- |\n| `-o` | passed over |\n", 3),
+        ("notebook.ipynb", NOTEBOOK, 6),
         ("code.py", "x = 1  # files are\n# passed over\n", 2),
         ("code.py", 'def f():\n    """Return files.\n\n    Broken ones are passed over.\n    """\n', 4),
         ("code.py", 'raise ValueError(\n    "broken files are passed "\n    f"over: {name}"\n)\n', 2),
         ("code.h", "int n; // files are\n       // passed over\n", 2),
         ("code.sh", "set -e\n# broken files are passed over\n", 2),
     ],
-    ids=["paragraph", "table", "comments", "docstring", "message", "C++", "shell"],
+    ids=["paragraph", "table", "notebook", "comments", "docstring", "message", "C++", "shell"],
 )
 def test_phrase_is_reported_with_its_replacement(findings, name, text, line):
     (found,) = findings(name, text)
