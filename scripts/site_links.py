@@ -17,7 +17,9 @@ log = logging.getLogger("mkdocs.hooks.site_links")
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """Return a page's text without links that leave the documentation's folder."""
-    root, source = Path(config["docs_dir"]).resolve(), Path(page.file.abs_src_path)
+    root = Path(config["docs_dir"]).resolve()
+    # pages that a hook has made have a place, but no file
+    source = root / page.file.src_uri
 
     def shown(link: re.Match[str]) -> str:
         target = (source.parent / link[2]).resolve()
