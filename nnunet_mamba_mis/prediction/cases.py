@@ -137,6 +137,6 @@ def _single_file_case(file: Path, model: Model) -> Case:
     """Return the case of one file, named after the file."""
     ending = model.dataset.file_ending
     if _is_picture(file, model):
-        # `mamba_mis convert` turns everything into RGB; one-channel images come from nnU-Net datasets made elsewhere
+        # `mamba_mis convert` turns everything into RGB, so one-channel models trained on what nnU-Net reads
         return Case(case_identifier(file), (file,), model.channels == 1 and file.name.endswith(ending))
     return Case(file.name.removesuffix(ending), (file,), True)

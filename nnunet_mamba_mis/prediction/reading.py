@@ -54,7 +54,7 @@ def read_images(cases: Sequence[Case], model: Model, bits: int | None = None) ->
         bits: Bit depth that 16-bit pictures are scaled from; None means the depth that the brightest picture needs.
     """
     processes = max(1, min(_MAX_PROCESSES, count_cores() // 2))
-    # isolated, as decoders print, crash and leak memory
+    # isolated, as decoders print, crash and use much memory
     with workers(processes, isolated=True) as pool:
         if bits is None:
             bits = _bits_of_all(cases, pool)
