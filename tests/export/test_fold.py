@@ -294,7 +294,7 @@ def test_error_names_plans_whose_network_cannot_be_built(model, kwargs):
     plans["configurations"]["2d"]["architecture"] = entry
     (model / "plans.json").write_text(json.dumps(plans))
     write_checkpoint(model, trainer_name="nnUNetTrainer")
-    with pytest.raises(UserError, match=r"plans\.json .*architecture"):
+    with pytest.raises(UserError, match=r"plans\.json: .*configurations\.2d\.architecture"):
         load_fold(model, "0")
 
 
