@@ -69,7 +69,7 @@ def saved(start) -> Path:
     return path
 
 
-def replaced(checkpoint: dict, keys: tuple, value: object) -> None:
+def set_value(checkpoint: dict, keys: tuple, value: object) -> None:
     *outer, last = keys
     target = functools.reduce(lambda inner, key: inner[key], outer, checkpoint)
     if value is KeyError:
@@ -124,7 +124,7 @@ OWN = ("optimizer_state", "average", "own_weights")
 )
 def test_wrong_value_in_a_checkpoint_is_named(start, saved, keys, value, named):
     checkpoint = torch.load(saved, weights_only=False)
-    replaced(checkpoint, keys, value)
+    set_value(checkpoint, keys, value)
     torch.save(checkpoint, saved)
     before = saved.read_bytes()
     with pytest.raises(SystemExit, match=f"(?s)checkpoint_latest.pth .*{named}") as stopped:
@@ -151,7 +151,7 @@ def test_checkpoint_of_another_optimizer_is_named(start, saved):
 @pytest.mark.parametrize("way", ["--c", "-pretrained_weights", "export"])
 def test_code_in_a_checkpoint_is_not_run(start, saved, in_this_process, tmp_path, capsys, way, keys):
     checkpoint = torch.load(saved, weights_only=False)
-    replaced(checkpoint, keys, Code(tmp_path / "run"))
+    set_value(checkpoint, keys, Code(tmp_path / "run"))
     torch.save(checkpoint, saved)
     if way == "export":
         model = saved.parent.parent
