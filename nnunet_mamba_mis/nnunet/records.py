@@ -60,7 +60,7 @@ def read_record(path: Path, kind: type[T], way_out: str = "") -> T:
 
 
 def check_record(content: object, kind: type[T], source: str) -> T:
-    """Check content that another library has read, and return it; raise as `read_record`, with `source` as the name."""
+    """Check content that another library has read, and return it; raise like `read_record`, with `source` as the name."""
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
@@ -68,7 +68,7 @@ def check_record(content: object, kind: type[T], source: str) -> T:
 
 
 def check_json(content: str, kind: type[T], source: str) -> T:
-    """Check content as `check_record` does, but given as JSON, so lists count as tuples."""
+    """Check content like `check_record`, but from JSON, so lists count as tuples."""
     try:
         return TypeAdapter(kind).validate_json(content)
     except ValidationError as error:

@@ -215,7 +215,7 @@ class ResumableTrainer(ConfiguredTrainer):
         except UserError as error:
             raise SystemExit(f"{error}. Move the file away to let --c resume from another checkpoint") from None
         self.is_continued = True
-        # the rest of a stopped epoch logs its values again
+        # a stopped epoch logs its values again when it is resumed
         for values in self.logger.get_checkpoint().values():
             del values[self.current_epoch :]
         self.random_state = progress.pop(RANDOM_STATE, None)

@@ -89,7 +89,7 @@ def test_lowest_output_has_a_weight_even_in_compiled_training(group):
     assert all(weight > 0 for weight in trainer._build_loss().weight_factors)
 
 
-@pytest.mark.feature("Processes", "Two processes have the gradients of one with the joined batch")
+@pytest.mark.feature("Processes", "Two processes have the gradients of one with the joint batch")
 def test_gradients_of_two_processes_equal_those_of_one_with_the_joint_batch(in_this_process, variables, tmp_path):
     trainer = make(in_this_process, OnCPU, batch_size=4)
     trainer.initialize()
