@@ -60,7 +60,7 @@ def read_record(path: Path, kind: type[T], way_out: str = "") -> T:
 
 
 def check_record(content: object, kind: type[T], source: str) -> T:
-    """Check content that another library has read, and return it; raise like `read_record`, with `source` as the name."""
+    """Check and return content that another library has read; raise like `read_record`, with `source` as the name."""
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:

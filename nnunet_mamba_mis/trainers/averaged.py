@@ -65,8 +65,8 @@ class AveragedTrainer(RobustTrainer):
     def _load_fitting(self, checkpoint: Training, path: str) -> None:
         record = checkpoint.optimizer_state.average
         if self.average is None and record is not None:
-            # network_weights are the average: training would continue from it without a word
-            raise UserError(f"{path} has averaged weights: set ema_decay in {type(self).__name__}, as the run had it")
+            # network_weights are the average, from which training would silently continue
+            raise UserError(f"{path} has averaged weights: set ema_decay in {type(self).__name__} as in that run")
         super()._load_fitting(checkpoint, path)
         if self.average is None:
             return
