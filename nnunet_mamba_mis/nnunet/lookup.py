@@ -39,7 +39,7 @@ def overrides(trainer: str, method: str) -> bool:
     seen: set[str] = set()
     while trainer != _BASE_TRAINER and trainer not in seen:
         seen.add(trainer)
-        definition = next((found for _, found in _defining(_TRAINERS, trainer)), None)
+        definition = next((statement for _, statement in _defining(_TRAINERS, trainer)), None)
         if not isinstance(definition, ast.ClassDef) or definition.keywords or definition.decorator_list:
             return True
         plain = (ast.FunctionDef, ast.Expr)  # a docstring is an expression
@@ -92,11 +92,11 @@ def _modules(package: str) -> Iterator[tuple[str, Path]]:
     """Yield name and file of each module of a package in nnU-Net's search order: modules before subpackages."""
     specification = importlib.util.find_spec(package)
     folders = list(specification.submodule_search_locations or ()) if specification else []
-    found = list(pkgutil.iter_modules(folders))
-    for finder, name, is_package in found:
+    modules = list(pkgutil.iter_modules(folders))
+    for finder, name, is_package in modules:
         path = Path(getattr(finder, "path", "")) / f"{name}.py"
         if not is_package and path.is_file():
             yield f"{package}.{name}", path
-    for _, name, is_package in found:
+    for _, name, is_package in modules:
         if is_package:
             yield from _modules(f"{package}.{name}")

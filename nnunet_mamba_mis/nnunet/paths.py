@@ -31,10 +31,10 @@ def folder(variable: str) -> Path:
     Raises:
         UserError: The variable is not set, or begins with ~.
     """
-    found = folder_if_set(variable)
-    if found is None:
+    path = folder_if_set(variable)
+    if path is None:
         raise UserError(not_set(variable))
-    return found
+    return path
 
 
 def folder_if_set(variable: str) -> Path | None:

@@ -97,9 +97,9 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "json_invalid":
         return first["msg"]
     key = repr(".".join(map(str, first["loc"])))[1:-1]  # keys are untrusted text
-    found = ""
+    actual = ""
     if first["type"] not in ("missing", "value_error"):
         value = " ".join(repr(first["input"]).split())  # an array's has several lines
-        found = f", found {value if len(value) <= _LONGEST_VALUE else value[:_LONGEST_VALUE] + '…'}"
+        actual = f", found {value if len(value) <= _LONGEST_VALUE else value[:_LONGEST_VALUE] + '…'}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{key}{': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{found}{more}"
+    return f"{key}{': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{actual}{more}"

@@ -41,13 +41,13 @@ def find_executable(name: str) -> str:
     if name == "python":
         return sys.executable
     folders = scripts_folders()
-    found = shutil.which(name, path=os.pathsep.join(folders)) or shutil.which(name)
-    if found is None:
+    path = shutil.which(name, path=os.pathsep.join(folders)) or shutil.which(name)
+    if path is None:
         raise UserError(
             f"the command {name} is neither in {' nor in '.join(folders)} nor on PATH: install nnU-Net into this "
             "environment (pip install nnunetv2)"
         )
-    return found
+    return path
 
 
 def as_typed(command: Sequence[str], variables: Mapping[str, str]) -> str:
