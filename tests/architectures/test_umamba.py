@@ -92,7 +92,7 @@ def test_every_parameter_has_a_gradient(place, deep_supervision):
     assert without == (set() if deep_supervision else {"decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"})
 
 
-def test_plans_of_residual_unets_give_their_blocks():
+def test_plans_of_residual_unets_set_the_number_of_blocks():
     arguments = {name: value for name, value in SMALL.items() if name != "n_conv_per_stage"}
     network = make_umamba("encoder", arguments | {"n_blocks_per_stage": [1, 3, 2]})
     assert [len(stage.blocks) for stage in network.encoder.stages] == [1, 3, 2]

@@ -31,7 +31,7 @@ def fold(tmp_path):
 
 
 @pytest.mark.parametrize("name, number", [("fold_0", 0), ("fold_12", 12), ("fold_all", None), ("3", None)])
-def test_fold_has_the_number_of_its_folder(tmp_path, name, number):
+def test_fold_number_is_read_from_the_folders_name(tmp_path, name, number):
     assert fold_number(tmp_path / name) == number
 
 
@@ -82,7 +82,7 @@ def test_informative_files_may_be_missing_or_broken(fold, content, problems):
     "content, dice",
     [('{"foreground_mean": {"Dice": 0.5}}', 0.5), ('{"foreground_mean": {"Dice": NaN}}', None), ("{}", None)],
 )
-def test_dice_of_a_summary(fold, content, dice):
+def test_mean_dice_is_read_from_a_summary(fold, content, dice):
     (fold / "summary.json").write_text(content)
     assert read_record(fold / "summary.json", Summary).mean_dice == dice
 

@@ -89,7 +89,7 @@ def test_probabilities_of_0_leave_the_image_unchanged(in_this_process):
     assert all(torch.equal(augmented(transforms, image), image) for _ in range(20))
 
 
-def test_without_attributes_the_augmentation_is_nnunets(in_this_process):
+def test_augmentation_without_attributes_is_nnunets(in_this_process):
     assert str(augmentation(in_this_process)) == str(nnUNetTrainer.get_training_transforms(*ARGUMENTS))
 
 

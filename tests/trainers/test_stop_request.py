@@ -22,7 +22,7 @@ def test_ctrl_c_twice_ends_at_once():
 
 
 @pytest.mark.feature("Processes", "SIGTERM to `-num_gpus 2` leaves a checkpoint and no process")
-def test_second_ctrl_c_is_not_obeyed_in_one_of_several_processes():
+def test_second_ctrl_c_is_ignored_in_one_of_several_processes():
     """The kernel may have sent it: it sends one or several when the command has died."""
     with StopRequest(spawned=True) as request:
         for _ in range(3):
