@@ -45,6 +45,7 @@ def make_grid(
     seeds: Sequence[int | None],
     own_test_sets: bool = False,
     test_on: Sequence[str] = (),
+    probabilities: bool = False,
 ) -> tuple[list[Training], dict[str, list[TestSet]]]:
     """Return all combinations, each once, and the test sets of each dataset.
 
@@ -59,6 +60,7 @@ def make_grid(
         seeds: Or None for nnU-Net's own way, which seeds nothing.
         own_test_sets: Whether models are tested on the test sets of their dataset.
         test_on: Ids or names of other datasets that they are tested on.
+        probabilities: Whether jobs save them.
 
     Raises:
         UserError: Some combination cannot be trained or tested; the text has all reasons.
@@ -80,7 +82,7 @@ def make_grid(
         raise UserError("\n  ".join(["nothing was started:", *problems]))
     grid = itertools.product(names, *map(_each_once, (seeds, folds, plans, trainers)))
     trainings = [
-        Training(Candidate(results.absolute(), dataset, Model(trainer, plan, configuration), seed), fold)
+        Training(Candidate(results.absolute(), dataset, Model(trainer, plan, configuration), seed), fold, probabilities)
         for dataset, seed, fold, plan, trainer in grid
     ]
     return trainings, test_sets

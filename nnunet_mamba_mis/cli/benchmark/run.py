@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", metavar="N", nargs="+", type=int, help=seeds)
     add("--test-sets", action="store_true", help="then predict each dataset's test sets with the ensemble of the folds")
     add("--test-on", metavar="ID", nargs="+", default=[], help="and all labelled images of these other datasets")
+    probabilities = (
+        "save probabilities, for the report's calibration; validates and predicts again where they are missing"
+    )
+    add("--save-probabilities", action="store_true", help=probabilities)
     device = "default: cuda if there is a usable GPU or with --slurm, else cpu"
     add("-device", choices=("cpu", "cuda", "mps"), help=device)
     add("--dry-run", action="store_true", help="print the command of each job that is not done; start nothing")
@@ -70,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     own_test_sets = args.test_sets or (args.preset is not None and PRESETS[args.preset].test_sets)
     trainings, test_sets = make_grid(
         args.datasets, *_trainers_and_plans(args), args.configuration, args.folds, args.seeds or [None],
-        own_test_sets, args.test_on,
+        own_test_sets, args.test_on, args.save_probabilities,
     )  # fmt: skip
     jobs: list[Job] = [*trainings, *predictions(trainings, test_sets)]
     if args.dry_run:
