@@ -30,12 +30,14 @@ class Labels:
         ignored: Label of pixels to ignore, if any.
         file_ending: File ending of label maps.
         reader: nnU-Net's reader class for them.
+        has_regions: Whether classes may overlap, so that probabilities have no background channel.
     """
 
     of_class: Mapping[str, Label]
     ignored: int | None
     file_ending: str
     reader: type[BaseReaderWriter]
+    has_regions: bool
 
     @classmethod
     def read(cls, file: Path) -> Labels:
@@ -57,7 +59,7 @@ class Labels:
         if not (isinstance(reader, type) and issubclass(reader, BaseReaderWriter)):
             name = dataset.overwrite_image_reader_writer
             raise UserError(f"{file}: overwrite_image_reader_writer: {name!r} is not one of nnU-Net's readers")
-        return cls(dataset.foreground, dataset.ignored, dataset.file_ending, reader)
+        return cls(dataset.foreground, dataset.ignored, dataset.file_ending, reader, dataset.has_regions)
 
     @property
     def known(self) -> list[int]:
@@ -69,6 +71,21 @@ class Labels:
     def masks(self, label_map: NDArray[Any]) -> dict[str, Mask]:
         """Return the mask of each class: where a label map has its label, or one of the labels of its region."""
         return {name: np.isin(label_map, label) for name, label in self.of_class.items()}
+
+    def of_channels(self, probabilities: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Return the probabilities of each class: channels are regions in their order, or labels.
+
+        Raises:
+            ValueError: The number of channels is wrong.
+        """
+        channels = len(self.of_class) + (not self.has_regions)
+        if len(probabilities) != channels:
+            raise ValueError(f"it has {len(probabilities)} channels, expected {channels}")
+        places = enumerate(self.of_class.values())
+        return {
+            name: probabilities[place if self.has_regions else label]
+            for name, (place, label) in zip(self.of_class, places, strict=True)
+        }
 
 
 def labelled_cases(labels: Path, ending: str) -> list[str]:
@@ -104,3 +121,38 @@ def read_label_map(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[floa
             f"{path} contains {unknown}, but dataset.json has the labels {shortened(list(map(str, labels.known)))}"
         )
     return (volume[0], spacing[1:]) if len(volume) == 1 else (volume, spacing)
+
+
+def probabilities_file(prediction: Path, ending: str) -> Path:
+    """Return the file in which nnU-Net saves the probabilities of a prediction."""
+    return prediction.with_name(prediction.name.removesuffix(ending) + ".npz")
+
+
+def read_probabilities(path: Path, labels: Labels, shape: tuple[int, ...]) -> dict[str, NDArray[np.floating]]:
+    """Read the probabilities that nnU-Net saved, without running code that the file may contain.
+
+    Args:
+        path: The file.
+        labels: Labels of the dataset.
+        shape: (H, W) or (D, H, W) of the prediction.
+
+    Returns:
+        Probabilities of each class, (H, W) or (D, H, W).
+
+    Raises:
+        ValueError: The file cannot be read, or does not contain probabilities of this shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            probabilities = arrays["probabilities"]
+        if not np.issubdtype(probabilities.dtype, np.floating) or probabilities.ndim != 4:
+            raise ValueError(f"expected an array of numbers (channels, D, H, W), found shape {probabilities.shape}")
+        if probabilities.shape[1:] not in (shape, (1, *shape)):
+            raise ValueError(f"the probabilities have shape {probabilities.shape[1:]}, but the prediction has {shape}")
+        of_class = labels.of_channels(probabilities)
+    except Exception as error:  # zipfile, zlib and numpy have their own exceptions
+        raise ValueError(f"{path} cannot be used: {type(error).__name__} {error}") from None
+    # half precision rounds sums slightly beyond 1
+    if not (probabilities.min() >= -1e-3 and probabilities.max() <= 1 + 1e-3):
+        raise ValueError(f"{path} cannot be used: probabilities are not between 0 and 1")
+    return {name: values.reshape(shape).clip(0, 1) for name, values in of_class.items()}

@@ -63,10 +63,13 @@ class AveragedTrainer(RobustTrainer):
             super().save_checkpoint(filename)
 
     def _load_fitting(self, checkpoint: Training, path: str) -> None:
+        record = checkpoint.optimizer_state.average
+        if self.average is None and record is not None:
+            # network_weights are the average: training would continue from it without a word
+            raise UserError(f"{path} has averaged weights: set ema_decay in {type(self).__name__}, as the run had it")
         super()._load_fitting(checkpoint, path)
         if self.average is None:
             return
-        record = checkpoint.optimizer_state.average
         if record is None:
             self.average.start()
             return

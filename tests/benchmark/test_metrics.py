@@ -154,7 +154,8 @@ def test_values_without_a_label_are_named(of_class, ignored, named, spoilt, tmp_
         write(tmp_path / name / "a.png", np.arange(64, dtype=np.uint8).reshape(8, 8) % (top + 1))
     truth, prediction = tmp_path / "truth" / "a.png", tmp_path / "prediction" / "a.png"
 
-    result = score_case(truth, prediction, Labels(of_class, ignored, ".png", NaturalImage2DIO), tolerance=1)
+    labels = Labels(of_class, ignored, ".png", NaturalImage2DIO, has_regions="both" in of_class)
+    result = score_case(truth, prediction, labels, tolerance=1)
 
     if named:
         assert f"{tmp_path / spoilt / 'a.png'} contains {named}" in result

@@ -159,6 +159,11 @@ def test_checkpoint_from_before_the_average_begins_it(in_this_process):
     assert continued.average.steps == 0
 
 
+def test_checkpoint_with_an_average_needs_a_trainer_that_averages(trained, in_this_process):
+    with pytest.raises(SystemExit, match=r"checkpoint_final.pth has averaged weights: set ema_decay in Watched"):
+        make(in_this_process, continued=True, ema_decay=None)
+
+
 def test_compiled_network_computes_with_the_average():
     network = nn.Linear(3, 2)
     compiled = torch.compile(network, backend="eager")

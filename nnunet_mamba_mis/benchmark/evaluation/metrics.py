@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_mamba_mis.benchmark.evaluation.calibration import Reliability
 from nnunet_mamba_mis.benchmark.label_maps import Mask
 
 # metric → its name in tables
@@ -87,11 +88,13 @@ class Score:
         hd95: 95th percentile of the Hausdorff distance, in units of the spacing; the image's diagonal if one mask is
             empty.
         nsd: Normalised surface Dice at the tolerance; 0 if one mask is empty.
+        reliability: Reliability of the probabilities; None if they were not saved.
     """
 
     counts: Counts
     hd95: float
     nsd: float
+    reliability: Reliability | None = None
 
     def value(self, metric: str) -> float:
         """Return a metric of METRICS; NaN if it is undefined."""

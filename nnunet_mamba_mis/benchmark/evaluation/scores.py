@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from multiprocessing import get_context
+from operator import add
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnunet_mamba_mis.benchmark.evaluation.calibration import Reliability
 from nnunet_mamba_mis.benchmark.evaluation.folds import FoldSet, Truth
 from nnunet_mamba_mis.benchmark.evaluation.metrics import Counts, Score, score
-from nnunet_mamba_mis.benchmark.label_maps import Labels, read_label_map
+from nnunet_mamba_mis.benchmark.label_maps import Labels, probabilities_file, read_label_map, read_probabilities
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.utils.text import one_line, shortened
 
@@ -63,7 +65,9 @@ class Scores:
         """The cases, which every model has."""
         return sorted({run.case for run in self.runs})
 
-    def values(self, model: Model, metric: str, row: str, fold: int | str | None = None) -> dict[str, float]:
+    def values(
+        self, model: Model, metric: str, row: str, fold: int | str | None = None, seed: str | None = None
+    ) -> dict[str, float]:
         """Return a metric of each case, averaged over seeds; NaN if it is undefined.
 
         Args:
@@ -71,17 +75,24 @@ class Scores:
             metric: A key of METRICS.
             row: A class, or MEAN for the mean over a case's classes that have a value.
             fold: Restrict to the cases of this fold.
+            seed: Restrict to the runs of this seed.
         """
         classes = self.classes if row == MEAN else [row]
         by_case: dict[str, list[float]] = {}
         for run, scored in self.by_model[model].items():
-            if fold in (None, run.fold):
+            if fold in (None, run.fold) and seed in (None, run.seed):
                 by_case.setdefault(run.case, []).append(mean_of_defined(scored[name].value(metric) for name in classes))
         return {case: mean_of_defined(values) for case, values in sorted(by_case.items())}
 
     def counts(self, model: Model, name: str) -> list[Counts]:
         """Return the pixel counts of a class for all runs."""
         return [scored[name].counts for scored in self.by_model[model].values()]
+
+    def reliability(self, model: Model, name: str) -> Reliability | None:
+        """Return the reliability of a class's probabilities over all runs; None unless all runs have probabilities."""
+        of_runs = [scored[name].reliability for scored in self.by_model[model].values()]
+        known = [reliability for reliability in of_runs if reliability is not None]
+        return reduce(add, known) if known and len(known) == len(of_runs) else None
 
 
 def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int) -> Scores:
@@ -122,9 +133,18 @@ def score_case(truth_file: Path, predicted_file: Path, labels: Labels, tolerance
     if truth.shape != prediction.shape:
         return f"{predicted_file} has shape {prediction.shape}, but the ground truth has {truth.shape}"
     counted = None if labels.ignored is None else truth != labels.ignored
-    predicted = labels.masks(prediction)
+    masks, predicted = labels.masks(truth), labels.masks(prediction)
+    scores = {name: score(mask, predicted[name], spacing, tolerance, counted) for name, mask in masks.items()}
+    saved = probabilities_file(predicted_file, labels.file_ending)
+    if not saved.is_file():
+        return scores
+    try:
+        probabilities = read_probabilities(saved, labels, truth.shape)
+    except ValueError as error:
+        return str(error)
     return {
-        name: score(mask, predicted[name], spacing, tolerance, counted) for name, mask in labels.masks(truth).items()
+        name: replace(scored, reliability=Reliability.measure(probabilities[name], masks[name], counted))
+        for name, scored in scores.items()
     }
 
 

@@ -28,6 +28,7 @@ _MOST_MARKERS = 15
 _COLUMNS = 3
 # more cannot be distinguished, and their figure would exceed Agg's maximum size
 MOST_MODELS = 12
+MOST_CLASSES = 6
 _TILE_INCHES = 2.2
 
 
@@ -104,6 +105,34 @@ def draw_cost(dice: Mapping[str, Estimate], costs: Mapping[str, Mapping[str, flo
     for ax in axes[::_COLUMNS]:
         ax.set_ylabel("mean Dice with 95% interval")
     _legend_below(figure, dice, linestyle="")
+    save_figure(figure, file, svg=True)
+
+
+@plain_figures()
+def draw_reliability(
+    curves: Mapping[str, Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]],
+    names: Sequence[str],
+    file: Path,
+) -> None:
+    """Draw the frequency of each class against its predicted probability.
+
+    Args:
+        curves: Class → model → mean probability and frequency of each bin.
+        names: Names of the models, in the order of their colours.
+        file: PNG to write; an SVG is written beside it.
+    """
+    figure, axes = _panels(len(curves), share_y=True)
+    for ax, (name, by_model) in zip(axes, curves.items(), strict=True):
+        ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
+        for index, model in enumerate(names):
+            if model in by_model:
+                ax.plot(*by_model[model], ms=4, **_style(index))
+        ax.set_title(for_figure(name), fontsize=10)
+        ax.set_xlabel("predicted probability")
+        ax.set_aspect("equal")
+    for ax in axes[::_COLUMNS]:
+        ax.set_ylabel("frequency of the class")
+    _legend_below(figure, names)
     save_figure(figure, file, svg=True)
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
+from nnunet_mamba_mis.benchmark.evaluation.calibration import BINS
 from nnunet_mamba_mis.benchmark.evaluation.evaluate import DatasetEvaluation, Evaluation
 from nnunet_mamba_mis.benchmark.evaluation.scores import MEAN
 from nnunet_mamba_mis.benchmark.evaluation.statistics import RESAMPLES, estimate
@@ -59,7 +60,9 @@ def dataset_sections(dataset: DatasetEvaluation, output: Path, overlays: bool) -
         *_scores(validated),
         Text(f"Mean Dice of each fold{_of_row(validated)}:"),
         tables.fold_table(validated.scores, validated.names, validated.main_row),
+        *_seeds(validated),
         *_pixels(validated),
+        *_calibration(validated, output),
         *_comparisons(validated, output),
         *_cost(validated, output),
         Heading(3, "Training settings"),
@@ -69,7 +72,8 @@ def dataset_sections(dataset: DatasetEvaluation, output: Path, overlays: bool) -
         *_all_sets(dataset),
     ]
     for test in dataset.tested:
-        blocks += [*_head(test), *_scores(test), *_pixels(test), *_comparisons(test, output)]
+        blocks += [*_head(test), *_scores(test), *_seeds(test), *_pixels(test)]
+        blocks += [*_calibration(test, output), *_comparisons(test, output)]
         if overlays:
             blocks += _overlays(test, output)
     return blocks
@@ -106,6 +110,46 @@ def _scores(evaluation: Evaluation) -> list[Block]:
             blocks.append(Text(f"{row[:1].upper()}{row[1:]}:"))
         blocks.append(tables.score_table(evaluation.scores, evaluation.names, row, evaluation.truth.group_of))
     return blocks
+
+
+def _seeds(evaluation: Evaluation) -> list[Block]:
+    if len({run.seed for run in evaluation.scores.runs}) < 2:
+        return []
+    return [
+        Text(f"Mean Dice of each seed{_of_row(evaluation)}:"),
+        tables.seed_table(evaluation.scores, evaluation.names, evaluation.main_row),
+    ]
+
+
+def _calibration(evaluation: Evaluation, output: Path) -> list[Block]:
+    scores, names = evaluation.scores, evaluation.names
+    reliability = {
+        label: {name: known for model, name in names.items() if (known := scores.reliability(model, label))}
+        for label in scores.classes
+    }
+    with_probabilities = reliability[scores.classes[0]]
+    if not with_probabilities:
+        return []
+    blocks: list[Block] = [
+        Heading(3, "Calibration"),
+        Text(
+            f"Predicted probabilities compared with the frequency of the class, in {BINS} bins of equal width, over "
+            "all pixels of all cases. Easy pixels dominate the expected calibration error, while the figure shows all "
+            "bins equally. Below the diagonal, probabilities are too high."
+        ),
+        Warnings(
+            [f"{name}: not all probabilities were saved." for name in names.values() if name not in with_probabilities]
+        ),
+        tables.calibration_table(reliability),
+    ]
+    drawn = set(_drawn(evaluation).values())
+    curves = {
+        label: {name: of_class[name].curve for name in of_class if name in drawn}
+        for label, of_class in islice(reliability.items(), figures.MOST_CLASSES)
+    }
+    draw = partial(figures.draw_reliability, curves, list(_drawn(evaluation).values()))
+    caption = "Frequency of the class against its predicted probability. Dotted line: perfect calibration."
+    return [*blocks, Picture(_figure(evaluation, output, "calibration"), caption, draw)]
 
 
 def _pixels(evaluation: Evaluation) -> list[Block]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from nnunet_mamba_mis.benchmark.evaluation.calibration import Reliability
 from nnunet_mamba_mis.benchmark.evaluation.evaluate import Costs
 from nnunet_mamba_mis.benchmark.evaluation.folds import Fold
 from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS, total
@@ -71,6 +72,33 @@ def pixel_table(scores: Scores, names: Names) -> Table:
             rows.append([*_class_and_model(scores, name, shown), *(f"{value:.3f}" for value in values)])
     columns = ["global-pixel Dice", "global-pixel IoU", "global-pixel mean IoU (foreground and background)"]
     return Table([*_class_and_model(scores, "class", ""), *columns], rows)
+
+
+def calibration_table(reliability: Mapping[str, Mapping[str, Reliability]]) -> Table:
+    """Return the expected calibration error and bias of each model.
+
+    Args:
+        reliability: Class → model → reliability.
+    """
+    several = len(reliability) > 1
+    rows = [
+        [*[one_line(name)] * several, _wrapped_name(model), f"{known.error:.4f}", f"{known.bias:+.4f}"]
+        for name, by_model in reliability.items()
+        for model, known in by_model.items()
+    ]
+    header = ["expected calibration error", "mean probability minus frequency"]
+    return Table([*["class"] * several, "", *header], rows)
+
+
+def seed_table(scores: Scores, names: Names, row: str) -> Table:
+    """Return the mean Dice of each seed, and mean ± SD of these means."""
+    seeds = sorted({run.seed for run in scores.runs})
+    rows = []
+    for model, name in names.items():
+        means = np.array([estimate(scores.values(model, "dice", row, seed=seed), {}).mean for seed in seeds])
+        last = f"{means.mean():.3f} ± {means.std(ddof=1):.3f}"
+        rows.append([_wrapped_name(name), *(f"{mean:.3f}" for mean in means), last])
+    return Table(["", *(f"seed {seed or 'none'}" for seed in seeds), "mean ± SD of seeds"], rows)
 
 
 def fold_table(scores: Scores, names: Names, row: str) -> Table:

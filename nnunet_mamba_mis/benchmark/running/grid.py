@@ -46,6 +46,7 @@ def make_grid(
     seeds: Sequence[int | None],
     own_test_sets: bool = False,
     test_on: Sequence[str] = (),
+    probabilities: bool = False,
 ) -> tuple[list[Training], dict[str, list[TestSet]]]:
     """Return the training jobs of all combinations, and the test sets of each dataset.
 
@@ -60,6 +61,7 @@ def make_grid(
         seeds: Seeds; None for nnU-Net's unseeded training.
         own_test_sets: Whether to test models on the test sets of their dataset.
         test_on: Ids or names of other datasets to test on.
+        probabilities: Whether jobs save probabilities.
 
     Raises:
         UserError: A combination cannot be trained or tested; the message lists all problems.
@@ -81,7 +83,7 @@ def make_grid(
         raise UserError("\n  ".join([f"nothing was started; {counted(len(problems), 'problem')}:", *problems]))
     grid = itertools.product(names, *map(_each_once, (seeds, folds, plans, trainers)))
     trainings = [
-        Training(Candidate(results.absolute(), dataset, Model(trainer, plan, configuration), seed), fold)
+        Training(Candidate(results.absolute(), dataset, Model(trainer, plan, configuration), seed), fold, probabilities)
         for dataset, seed, fold, plan, trainer in grid
     ]
     return trainings, test_sets

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba_mis.benchmark.label_maps import Labels, labelled_cases, read_label_map
+from nnunet_mamba_mis.benchmark.label_maps import Labels, labelled_cases, probabilities_file, read_label_map
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.test_sets import TestSet, parse_predictions_folder, predictions_folder
 from nnunet_mamba_mis.nnunet.dataset import Dataset
@@ -73,6 +73,15 @@ class Candidate:
     def _results_of_seed(self) -> Path:
         return self.results if self.seed is None else self.results / f"seed_{self.seed}"
 
+    @property
+    def file_ending(self) -> str:
+        """File ending of predictions, from the model's dataset.json.
+
+        Raises:
+            UserError: The file is missing or broken.
+        """
+        return read_record(self.folder / DATASET_FILE, Dataset).file_ending
+
     def __str__(self) -> str:
         return " ".join([self.dataset, *self.model])
 
@@ -89,10 +98,12 @@ class Training:
     Args:
         candidate: The model.
         fold: Number of the fold.
+        probabilities: Whether validation saves probabilities.
     """
 
     candidate: Candidate
     fold: int
+    probabilities: bool = field(default=False, compare=False)
 
     @classmethod
     def parse(cls, results: Path, folder: Path) -> Training | None:
@@ -135,7 +146,9 @@ class Training:
 
     def is_done(self) -> bool:
         """Whether the fold is trained and validated; a validation older than the training belongs to an earlier one."""
-        return _is_newer(self.summary, [self.final_checkpoint])
+        return _is_newer(self.summary, [self.final_checkpoint]) and not (
+            self.probabilities and _lacks_probabilities(self)
+        )
 
     def prepare(self) -> None:
         """Rename truncated checkpoints, so that `--c` uses an intact older one; torch writes zip archives."""
@@ -155,6 +168,7 @@ class Training:
             arguments.append("--val")
         elif self.has_begun():
             arguments.append("--c")
+        arguments += ["--npz"] * self.probabilities
         seed = self.candidate.seed
         if seed is None:
             return [["nnUNetv2_train", *arguments]]
@@ -169,11 +183,13 @@ class Prediction:
         candidate: The model.
         folds: Numbers of the folds.
         test_set: The test set.
+        probabilities: Whether to save probabilities.
     """
 
     candidate: Candidate
     folds: tuple[int, ...]
     test_set: TestSet
+    probabilities: bool = field(default=False, compare=False)
 
     @classmethod
     def parse(cls, results: Path, folder: Path) -> Prediction | None:
@@ -207,7 +223,11 @@ class Prediction:
 
     def is_done(self) -> bool:
         """Whether the current checkpoints have predicted all labelled images, and these are evaluated."""
-        return _is_newer(self.summary, self._checkpoints) and self._is_complete()
+        return (
+            _is_newer(self.summary, self._checkpoints)
+            and self._is_complete()
+            and not (self.probabilities and _lacks_probabilities(self))
+        )
 
     def has_begun(self) -> bool:
         """Whether nnU-Net has started to predict."""
@@ -224,7 +244,9 @@ class Prediction:
         newest = _newest(self._checkpoints)
         for case in labelled_cases(self.folder, ending):
             file = self.folder / f"{case}{ending}"
-            if case not in cases or file.stat().st_mtime < newest or not _is_readable(file, labels):
+            is_usable = case in cases and file.stat().st_mtime >= newest and _is_readable(file, labels)
+            # nnU-Net only checks whether files exist; npz files are zip archives
+            if not is_usable or (self.probabilities and not zipfile.is_zipfile(probabilities_file(file, ending))):
                 file.unlink()
 
     def commands(self, device: str) -> list[list[str]]:
@@ -235,6 +257,7 @@ class Prediction:
         # the network uses all cores, so more workers would only slow it down
         workers = ["-npp", "1", "-nps", "1"] if device == "cpu" else []
         options = [*workers, "-device", device, "--continue_prediction"]
+        options += ["--save_probabilities"] * self.probabilities
         described = ["-djfile", str(self.folder / DATASET_FILE), "-pfile", str(self.folder / PLANS_FILE)]
         return [
             ["nnUNetv2_predict", *model, "-f", *map(str, self.folds), *folders, *options],
@@ -258,7 +281,7 @@ class Prediction:
         if folder_if_set("nnUNet_raw") is None or not self.test_set.labels.is_dir():
             return True
         try:
-            ending = read_record(self.candidate.folder / DATASET_FILE, Dataset).file_ending
+            ending = self.candidate.file_ending
             evaluated = {name.removesuffix(ending) for name in predicted_files(self.summary)}
         except UserError:
             return False
@@ -281,12 +304,12 @@ def predictions(trainings: Iterable[Training], test_sets: Mapping[str, Sequence[
         trainings: The training jobs.
         test_sets: Test sets for each training dataset.
     """
-    folds: dict[Candidate, list[int]] = {}
+    folds: dict[Candidate, list[Training]] = {}
     for training in trainings:
-        folds.setdefault(training.candidate, []).append(training.fold)
+        folds.setdefault(training.candidate, []).append(training)
     return [
-        Prediction(candidate, tuple(sorted(numbers)), test_set)
-        for candidate, numbers in folds.items()
+        Prediction(candidate, tuple(sorted(job.fold for job in jobs)), test_set, jobs[0].probabilities)
+        for candidate, jobs in folds.items()
         for test_set in test_sets[candidate.dataset]
     ]
 
@@ -343,6 +366,16 @@ def _is_newer(summary: Path, checkpoints: Sequence[Path]) -> bool:
         return summary.stat().st_mtime >= _newest(checkpoints) and bool(read_record(summary, Summary).model_fields_set)
     except (OSError, UserError):
         return False
+
+
+def _lacks_probabilities(job: Job) -> bool:
+    """Return whether probabilities are missing for a prediction listed in the job's summary."""
+    try:
+        ending = job.candidate.file_ending
+        predictions = [job.summary.with_name(name) for name in predicted_files(job.summary)]
+    except UserError:
+        return True
+    return not all(probabilities_file(file, ending).is_file() for file in predictions)
 
 
 def _newest(files: Sequence[Path]) -> float:

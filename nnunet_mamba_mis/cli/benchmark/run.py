@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", metavar="N", nargs="+", type=int, help=seeds)
     add("--test-sets", action="store_true", help="then predict each dataset's test sets with the ensemble of its folds")
     add("--test-on", metavar="ID", nargs="+", default=[], help="also predict all labelled images of these datasets")
+    probabilities = "save probabilities for calibration in the report; repeats validation or prediction to add them"
+    add("--save-probabilities", action="store_true", help=probabilities)
     device = "default: cuda if a usable GPU exists or with --slurm, else cpu"
     add("-device", choices=("cpu", "cuda", "mps"), help=device)
     add("--dry-run", action="store_true", help="print the commands of all unfinished jobs; start nothing")
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     own_test_sets = args.test_sets or (args.preset is not None and PRESETS[args.preset].test_sets)
     trainings, test_sets = make_grid(
         args.datasets, *_trainers_and_plans(args), args.configuration, args.folds, args.seeds or [None],
-        own_test_sets, args.test_on,
+        own_test_sets, args.test_on, args.save_probabilities,
     )  # fmt: skip
     jobs: list[Job] = [*trainings, *predictions(trainings, test_sets)]
     if args.dry_run:
