@@ -103,7 +103,7 @@ def _held_out(subset_of: Mapping[str, str], number: int) -> list[str]:
         raise UserError("no training case is left: every one has a problem")
     if number >= len(training):
         raise UserError(
-            f"--hold-out {number}: there are only {counted(len(training), 'training case')}, and one must remain"
+            f"--hold-out {number}: the source has only {counted(len(training), 'training case')}, and one must remain"
         )
     return [training[(2 * i + 1) * len(training) // (2 * number)] for i in range(number)]
 
