@@ -31,7 +31,7 @@ def introduction(tolerance: float) -> list[Block]:
     return [
         Text(
             "This report covers cross-validation, in which nnU-Net predicts each case with the fold that was not "
-            "trained on it, and test sets, which the average of a model's folds predicts. Each test set has its own "
+            "trained on it, and test sets, predicted with the average of a model's folds. Each test set has its own "
             "section. In every table, all models are compared on the same cases; warnings list what was left out."
         ),
         Text(
@@ -39,8 +39,8 @@ def introduction(tolerance: float) -> list[Block]:
             f"of {RESAMPLES:,} bootstrap samples, which draw whole groups (patients, lesions, sequences) if the "
             "dataset's conversion recorded them, and single cases otherwise. A case in which a class is in neither "
             "ground truth nor prediction has no score and is counted separately. HD95 and NSD compare surfaces with "
-            f"subvoxel accuracy. HD95 and NSD's tolerance of {tolerance:g} are in units of the images' spacing (pixels "
-            "for PNGs). If one mask is empty, HD95 is the image's diagonal and NSD is 0."
+            f"subvoxel accuracy. HD95 and the tolerance of NSD ({tolerance:g}) are in units of the images' spacing "
+            "(pixels for PNGs). If one mask is empty, HD95 is the image's diagonal and NSD is 0."
         ),
         Text(f"Made with {packages}."),
     ]
@@ -160,7 +160,7 @@ def _pixels(evaluation: Evaluation) -> list[Block]:
         ),
         tables.empty_table(evaluation.scores, evaluation.names),
         Text(
-            "Scores of the pixels of all cases together, which papers on skin lesions and polyps report as Dice, IoU "
+            "Scores over the pixels of all cases together, which papers on skin lesions and polyps report as Dice, IoU "
             "and mIoU. Large objects dominate them, so do not compare them with means over cases."
         ),
         tables.pixel_table(evaluation.scores, evaluation.names),
@@ -174,11 +174,12 @@ def _comparisons(evaluation: Evaluation, output: Path) -> list[Block]:
         return [*blocks, Text("No two models have scores on the same cases, so there is nothing to test.")]
     blocks.append(
         Text(
-            "Differences on the same cases. Wilcoxon's two-sided signed-rank test compares the means of groups, or "
-            "single cases if no groups are recorded; higher / lower / equal counts them. The effect size is the "
-            "matched-pairs rank-biserial correlation: 1 if the model named first is higher everywhere, -1 if it is "
-            "lower everywhere. Holm's adjustment covers all pairs of a table. For HD95, lower is better. Folds share "
-            f"training images, which these tests do not account for.{_of_row(evaluation)}"
+            "Differences are computed on the same cases. Wilcoxon's two-sided signed-rank test compares the means of "
+            "groups, or single cases if no groups are recorded; the column higher / lower / equal counts these. The "
+            "effect size is the matched-pairs rank-biserial correlation: 1 if the model named first is higher "
+            "everywhere, -1 if it is lower everywhere. Holm's adjustment covers all pairs of a table. For HD95, lower "
+            "is better. Folds share training images, which these tests do not account for."
+            f"{_of_row(evaluation)}"
         )
     )
     fewest = min(pair.difference.groups for pairs in compared.values() for pair in pairs)
