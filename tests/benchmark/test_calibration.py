@@ -1,4 +1,4 @@
-"""Calibration in the report, and the probabilities that it is computed from."""
+"""Calibration in the report, and reading the probabilities that it is computed from."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from support.small_dataset import ELSEWHERE, NUMBER, OTHER
 
 
 def save_probabilities(place: Place, trainer: str, inside: float, outside: float) -> None:
-    """Save, beside each validated case, these probabilities of what was predicted as polyp and as background."""
+    """Save probabilities beside each validated case: `inside` where polyp was predicted, `outside` elsewhere."""
     for prediction in (place.results / place.name).glob(f"{trainer}__*/fold_*/validation/*.png"):
         polyp = np.where(imageio.imread(prediction), inside, outside).astype(np.float32)[None]
         np.savez_compressed(prediction.with_suffix(".npz"), probabilities=np.stack([1 - polyp, polyp]))
 
 
-def test_error_and_bias_are_those_of_the_definition():
+def test_error_and_bias_follow_their_definitions():
     probability = np.array([[0.05, 0.05, 0.95, 0.95], [0.5, 0.5, 1.0, 0.0]])
     truth = np.array([[True, False, True, False], [True, False, True, False]])
     reliability = Reliability.measure(probability, truth)
@@ -37,13 +37,13 @@ def test_error_and_bias_are_those_of_the_definition():
     assert mean == pytest.approx([0.1 / 3, 0.5, 2.9 / 3]) and frequency == pytest.approx([1 / 3, 1 / 2, 2 / 3])
 
 
-def test_pixels_that_do_not_count_are_in_no_bin():
+def test_ignored_pixels_are_in_no_bin():
     counted = np.array([[True, False]])
     reliability = Reliability.measure(np.array([[0.2, 0.9]]), np.array([[False, False]]), counted)
     assert reliability.pixels.sum() == 1 and reliability.error == pytest.approx(0.2)
 
 
-def test_reliability_of_two_images_is_that_of_all_their_pixels():
+def test_sum_of_reliabilities_is_the_reliability_of_all_pixels():
     random = np.random.default_rng(0)
     probability, truth = random.random((2, 6, 7)), random.random((2, 6, 7)) > 0.5
     parts = [Reliability.measure(*part) for part in zip(probability, truth, strict=True)]
@@ -52,7 +52,7 @@ def test_reliability_of_two_images_is_that_of_all_their_pixels():
     assert len(together.pixels) == BINS
 
 
-def test_report_has_the_calibration_of_models_whose_probabilities_are_saved(compared):
+def test_report_shows_the_calibration_of_models_with_saved_probabilities(compared):
     assert "Calibration" not in report(compared)
     save_probabilities(compared, STOCK, 0.9, 0.2)
     text = report(compared, pictures="drawn")
@@ -72,7 +72,7 @@ def test_report_has_the_calibration_of_models_whose_probabilities_are_saved(comp
     assert min(by_trainer[STOCK]) > max(by_trainer[OURS])
 
 
-def test_damaged_probabilities_leave_their_case_out_by_name(compared):
+def test_cases_with_damaged_probabilities_are_left_out_and_named(compared):
     save_probabilities(compared, STOCK, 0.9, 0.1)
     (file,) = compared.results.glob(f"*/{STOCK}__*/fold_0/validation/case0.npz")
     file.write_bytes(file.read_bytes()[:90])
@@ -89,13 +89,13 @@ def labels(place: Place) -> Labels:
     [
         ({"softmax": np.zeros((2, 1, 3, 4), np.float32)}, "probabilities"),
         ({"probabilities": np.zeros((2, 1, 4, 3), np.float32)}, "shape"),
-        ({"probabilities": np.zeros((3, 1, 3, 4), np.float32)}, "3 channels, 2 are expected"),
+        ({"probabilities": np.zeros((3, 1, 3, 4), np.float32)}, "3 channels, expected 2"),
         ({"probabilities": np.full((2, 1, 3, 4), 7, np.float32)}, "not between 0 and 1"),
         ({"probabilities": np.full((2, 1, 3, 4), np.nan, np.float32)}, "not between 0 and 1"),
         ({"probabilities": np.full((2, 1, 3, 4), None)}, "allow_pickle"),
     ],
 )
-def test_probabilities_that_cannot_be_used_are_named(tmp_path, labels, arrays, problem):
+def test_unusable_probabilities_are_named(tmp_path, labels, arrays, problem):
     file = tmp_path / "case.npz"
     np.savez(file, **arrays)
     with pytest.raises(ValueError, match=problem) as error:
@@ -103,7 +103,7 @@ def test_probabilities_that_cannot_be_used_are_named(tmp_path, labels, arrays, p
     assert str(file) in str(error.value)
 
 
-def test_file_of_probabilities_runs_no_code(tmp_path, labels):
+def test_reading_probabilities_runs_no_code(tmp_path, labels):
     class Code:
         def __reduce__(self):
             return Path.touch, (tmp_path / "ran",)
@@ -114,7 +114,7 @@ def test_file_of_probabilities_runs_no_code(tmp_path, labels):
     assert not (tmp_path / "ran").exists()
 
 
-def test_regions_have_a_channel_each_and_classes_one_more(place):
+def test_each_region_has_a_channel_and_classes_have_one_more(place):
     place.labels = {"background": 0, "whole": [1, 2], "core": 2}
     place.write_dataset({})
     description = (place.raw / "dataset.json").read_text()
@@ -126,16 +126,16 @@ def test_regions_have_a_channel_each_and_classes_one_more(place):
 # ------------------------------------------------------------------------------------------- run
 
 
-def test_finished_job_without_probabilities_is_validated_again_for_them(place):
+def test_finished_job_without_probabilities_is_validated_again(place):
     job = make_job(place.results)
     finish_training(job)
     (job.candidate.folder / "dataset.json").write_text((place.raw / "dataset.json").read_text())
     job.summary.write_text('{"metric_per_case": [{"prediction_file": "a.b.png"}]}')
-    wanted = type(job)(job.candidate, job.fold, probabilities=True)
-    assert wanted == job and job.is_done() and not wanted.is_done()
-    assert wanted.commands("cpu")[0][-2:] == ["--val", "--npz"]
+    with_probabilities = type(job)(job.candidate, job.fold, probabilities=True)
+    assert with_probabilities == job and job.is_done() and not with_probabilities.is_done()
+    assert with_probabilities.commands("cpu")[0][-2:] == ["--val", "--npz"]
     (job.summary.parent / "a.b.npz").touch()
-    assert wanted.is_done()
+    assert with_probabilities.is_done()
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_run_saves_probabilities_that_the_report_reads(benchmark, tmp_path):
     test = training.candidate.folder / "test_folds_0" / OTHER / "imagesTr"
     for summary in (training.summary, test / "summary.json"):
         assert all((summary.parent / name).with_suffix(".npz").is_file() for name in predicted_files(summary))
-    # half an archive, as of a process that was killed
+    # a truncated archive, as from a killed process
     damaged = next(test.glob("*.npz"))
     os.truncate(damaged, damaged.stat().st_size // 2)
     (test / "summary.json").unlink()

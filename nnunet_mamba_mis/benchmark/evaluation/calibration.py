@@ -1,4 +1,4 @@
-"""How far predicted probabilities agree with how often a class is there: reliability and calibration error."""
+"""Compare predicted probabilities with the frequency of a class: reliability and calibration error."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 
 from nnunet_mamba_mis.benchmark.label_maps import Mask
 
-# of equal width, as in Guo et al., On calibration of modern neural networks (2017)
+# bins of equal width, as in Guo et al., On calibration of modern neural networks (2017)
 BINS = 15
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Pixels of one class, binned by their predicted probability of it.
+    """Pixels binned by their predicted probability of one class.
 
     Args:
         pixels: Number of pixels in each bin.
-        probability: Sum of their probabilities.
-        positives: Number of those that are of the class.
+        probability: Sum of the probabilities in each bin.
+        positives: Number of pixels of the class in each bin.
     """
 
     pixels: NDArray[np.int64]
@@ -29,12 +29,12 @@ class Reliability:
 
     @classmethod
     def measure(cls, probability: NDArray[np.floating], truth: Mask, counted: Mask | None = None) -> Reliability:
-        """Bin pixels.
+        """Bin the pixels of an image.
 
         Args:
-            probability: Of the class, between 0 and 1; (H, W) or (D, H, W).
-            truth: Where the class is; of the same shape.
-            counted: Where pixels count; everywhere by default.
+            probability: Probability of the class, between 0 and 1; (H, W) or (D, H, W).
+            truth: Mask of the class, of the same shape.
+            counted: Pixels to include; all by default.
         """
         where = slice(None) if counted is None else counted.ravel()
         values, positive = probability.ravel()[where].astype(np.float64), truth.ravel()[where]
@@ -57,12 +57,12 @@ class Reliability:
 
     @property
     def bias(self) -> float:
-        """Mean probability less the frequency of the class: above 0, the class is predicted too large."""
+        """Mean probability minus the frequency of the class: positive if the class is predicted too large."""
         return float((self.probability.sum() - self.positives.sum()) / self.pixels.sum())
 
     @property
     def curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean probability and frequency of the class, of each bin that has pixels."""
+        """Mean probability and frequency of the class in each bin that contains pixels."""
         filled = self.pixels > 0
         pixels = self.pixels[filled]
         return self.probability[filled] / pixels, self.positives[filled] / pixels

@@ -16,7 +16,7 @@ _IDENTITY = ("dataset", "test_set", "case", "group", "fold", *Model._fields, "se
 
 
 def cases_csv(evaluations: Iterable[Evaluation]) -> str:
-    """Return one row per case, fold, model, seed and class; names as `for_spreadsheet` has them."""
+    """Return one row per case, fold, model, seed and class, with names escaped by `for_spreadsheet`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_IDENTITY, "tp", "fp", "fn", "tn", *METRICS, "ece"])
