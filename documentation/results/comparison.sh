@@ -70,7 +70,8 @@ done
 run() {
     local dataset=$1
     shift
-    mamba_mis benchmark run -d "$dataset" --plans $plans --folds "${folds[@]}" -device $device --test-sets "$@"
+    mamba_mis benchmark run -d "$dataset" --plans $plans --folds "${folds[@]}" -device $device \
+        --test-sets --save-probabilities "$@"
 }
 
 report() {
