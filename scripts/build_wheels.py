@@ -135,19 +135,27 @@ def build_plain_wheel(source: Path, temporary: Path) -> dict[str, bytes]:
 def build_libraries(source: Path, platform: Platform, folder: Path) -> dict[str, bytes]:
     """Compile the native code for each instruction set of a platform, as many at a time as there are cores."""
     folder.mkdir()
+    # zig keeps what it has compiled, which would hide that a second build differs
+    environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
 
-    def compile_library(instruction_set: str) -> tuple[str, bytes]:
-        name = f"_native_{instruction_set}{platform.suffix}"
-        command = [*compiler(platform), *SETUP["FLAGS"], *platform.flags[instruction_set], "-shared", "-s"]
+    def compile_object(instruction_set: str) -> Path:
+        target = folder / f"{instruction_set}.o"
+        flags = [*SETUP["FLAGS"], *platform.flags[instruction_set]]
+        run(*compiler(platform), *flags, "-c", "csrc/native.cpp", "-o", target, cwd=source, env=environment)
+        return target
+
+    # linked without an instruction set's flags, for which zig would compile the standard library anew
+    def link(compiled: Path) -> tuple[str, bytes]:
+        name = f"_native_{compiled.stem}{platform.suffix}"
+        command = [*compiler(platform), "-O3", "-shared", "-s", compiled.name, "-o", name]
         if "macos" in platform.target:
             command.append(f"-Wl,-install_name,{name}")  # by default the path that it is built at
-        # zig keeps what it has compiled, which would hide that a second build differs
-        environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder / f"cache-{instruction_set}")}
-        run(*command, "csrc/native.cpp", "-o", folder / name, cwd=source, env=environment)
+        run(*command, cwd=folder, env=environment)
         return f"nnunet_mamba_mis/ops/{name}", (folder / name).read_bytes()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(pool.map(compile_library, platform.flags))
+        objects = list(pool.map(compile_object, platform.flags))
+    return dict(map(link, objects))
 
 
 def compiler(platform: Platform) -> list[str]:

@@ -23,6 +23,7 @@ _REBUILD = (
 )
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
 VARIABLE = "MAMBA_MIS_INSTRUCTION_SET"
+_WINDOWS = os.name == "nt"
 
 
 def threads() -> Threads:
@@ -147,7 +148,7 @@ def load_library(instruction_set: str) -> ctypes.CDLL:
 
 
 def _library_path(instruction_set: str) -> Path:
-    return Path(__file__).with_name(f"_native_{instruction_set}{'.dll' if os.name == 'nt' else '.so'}")
+    return Path(__file__).with_name(f"_native_{instruction_set}{'.dll' if _WINDOWS else '.so'}")
 
 
 @functools.cache
