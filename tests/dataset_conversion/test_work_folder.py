@@ -14,6 +14,7 @@ import pytest
 
 from nnunet_mamba_mis.dataset_conversion import DATASETS, work_folder
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+from nnunet_mamba_mis.dataset_conversion.options import Options
 from support.convert_trees import command, contents, names, only, photograph, read, report, rgb, write, write_kvasir
 from support.images import centred_disc
 from support.waiting import runs, wait_until
@@ -274,7 +275,7 @@ def test_system_without_fcntl_converts_and_overwrites_too(kvasir: Path, raw: Pat
 
     folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder
     before = contents(folder)
-    convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1, overwrite=True)
+    convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1, options=Options(overwrite=True))
 
     assert contents(folder) == before
     assert names(raw) == [left.name, TARGET]

@@ -40,6 +40,7 @@ from nnunet_mamba_mis.ops.native_structs import (
 from nnunet_mamba_mis.ops.program_builder import DEPTHWISE, GATE, PIXELWISE, SCAN
 
 TILE = 32  # kTile of csrc/scan.h
+VARIANTS = ((torch.float32, 1), (torch.float32, 3), (torch.float64, 3))  # types, and numbers of threads
 # relative to the largest expected number: sums of a few hundred products, and the float32 kernels' exponential
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
 
@@ -121,7 +122,7 @@ def _text(value: str) -> bytes:
 def write_cases(path: Path) -> int:
     """Write the file and return the number of cases."""
     torch.manual_seed(0)
-    cases = [bytes(case) for dtype in TOLERANCE for threads in (1, 3) for case in make_cases(dtype, threads)]
+    cases = [bytes(case) for dtype, threads in VARIANTS for case in make_cases(dtype, threads)]
     path.write_bytes(_integers(len(cases)) + b"".join(cases))
     return len(cases)
 
@@ -131,9 +132,9 @@ def make_cases(dtype: torch.dtype, threads: int) -> Iterator[Case]:
     yield scan_case("scan with all arguments", dtype, threads, exact=False, optional=True, groups=2)
     yield scan_case("scan by zero-order hold", dtype, threads, exact=True, optional=True, groups=1)
     yield scan_case("scan without options", dtype, threads, exact=True, optional=False, groups=3)
-    yield scan_case(
-        "long scan of one channel", dtype, threads, exact=True, optional=False, groups=1, size=(1, 1, 40, 50)
-    )
+    if threads > 1:  # which share out the sequence
+        long = (1, 1, 33, 33)
+        yield scan_case("long scan of one channel", dtype, threads, exact=True, optional=False, groups=1, size=long)
     size = (2, 7, 9)
     layers: dict[str, list[Layer]] = {
         "pixelwise layers": [PixelwiseLayer(size, 6)],
