@@ -205,7 +205,9 @@ def runner(tmp_path_factory):
         path = tmp_path_factory.mktemp("runner") / ("run_vectors.exe" if windows else "run_vectors")
         command = BUILD["compiler"](PLATFORMS[name])
         libraries = ["-ldl"] if glibc else []
-        output_of(*command, "-std=c++17", "-O1", PROGRAMS / "run_vectors.cpp", "-o", path, *libraries)
+        # as the libraries were linked: for other flags zig would compile the standard library anew
+        flags = ["-std=c++17", "-O3", "-fPIC", "-s"]
+        output_of(*command, *flags, PROGRAMS / "run_vectors.cpp", "-o", path, *libraries)
         return path
 
     return build
