@@ -1,20 +1,20 @@
-# Everything on a fresh machine with Python ≥ 3.10, pip and make:
-#   make demo    install into .venv and run the demo
-#   make test    install into .venv and run the whole test suite, on all cores
-#   make test-fast   the same without tests that take more than a few seconds
-#   make docs    write the generated parts of the documentation, and build it as a site: site/index.html
-#   make wheels  build the sdist and a wheel for every platform into dist/
+# Works on a fresh machine with Python 3.10 or newer, pip and make:
+#   make demo        install into .venv and run the demo
+#   make test        install into .venv and run the whole test suite on all cores
+#   make test-fast   run only the tests that take a few seconds at most
+#   make docs        write the generated parts of the documentation, and build the site: site/index.html
+#   make wheels      build the sdist and a wheel for every platform into dist/
 #   make wheels-check   check them, and run them where this machine can
-#   make bench   time the scan, the network, epochs, exported files and prediction on this CPU;
-#                MAMBA_MIS_INSTRUCTION_SET=avx2 (or baseline, avx512) makes it another instruction set than the best
-#   make bench-gpu   the same on a GPU
-#   make lint    ruff, mypy, import contracts, and whether the generated documentation is up to date
+#   make bench       time the scan, the network, epochs, exported files and prediction on this CPU;
+#                    MAMBA_MIS_INSTRUCTION_SET=avx2 (or baseline, avx512) replaces the best instruction set
+#   make bench-gpu   time the scan and the network on a GPU, and measure memory
+#   make lint        run ruff and mypy, check import contracts, and check that the generated documentation is up to date
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find nnunet_mamba_mis csrc -name '*.py' -o -path 'csrc/*')
 
-# a module's tests run in one process, which makes its trained models once
+# all tests of a module run in one process, which trains their models only once
 WORKERS := -n auto --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-fast docs wheels wheels-check bench bench-gpu lint format clean
@@ -22,7 +22,7 @@ WORKERS := -n auto --dist loadscope --no-loadscope-reorder
 demo: $(VENV)/.installed
 	$(BIN)/mamba_mis demo
 
-# tests import the installed wheel, not the source tree: `pytest`, not `python -m pytest`
+# `pytest` instead of `python -m pytest`: tests import the installed wheel, not the source tree
 test: $(VENV)/.installed-test
 	$(BIN)/pytest $(WORKERS) --durations=10
 
@@ -72,12 +72,12 @@ format: $(VENV)/.installed-test
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "Python 3.10 or newer is needed, $(PYTHON) is older: make PYTHON=/path/to/python3" >&2; exit 1; }
+		{ echo "$(PYTHON) is older than Python 3.10: run make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	@echo "Installing nnU-Net, torch and this package into $(VENV): about 6 GB, a few minutes"
-	rm -rf build  # setuptools would pack what an earlier build left there
+	rm -rf build  # setuptools would include files of an earlier build
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt .
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot express: the file that lets nnU-Net find the trainers, and the native scan."""
+"""Build what pyproject.toml cannot express: the file that lets nnU-Net find the trainers, and the native code."""
 
 import platform
 import sys
@@ -11,16 +11,16 @@ from setuptools.command.build_py import build_py
 
 TRAINER_FOLDER = "nnunet_ext_trainers"
 
-# One line that Python runs at start. nnU-Net looks trainers up in the directories of nnUNet_extTrainer; ours is
-# appended, once, to whatever the user has there. `sitedir` is the directory of the .pth file.
+# Python runs this line at startup. nnU-Net searches the directories in nnUNet_extTrainer for trainers; the line appends
+# ours once to the user's own value. `sitedir` is the directory of the .pth file.
 PTH = (
     "import os; p = {folder}; v = os.environ.get('nnUNet_extTrainer', ''); "
     "p in v.split(os.pathsep) or os.environ.__setitem__('nnUNet_extTrainer', v + os.pathsep + p if v else p)\n"
 )
 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-pthread"]
-# Library for each instruction set, chosen when it is loaded: never -march=native, so that a wheel runs elsewhere too.
-# Vectors of 16 bytes are what every x86-64 and 64-bit Arm machine has.
+# One library per instruction set; the best one is selected at run time. Never -march=native, so that a wheel also runs
+# on other machines. Every x86-64 and 64-bit Arm machine has vectors of 16 bytes.
 BASELINE = {"baseline": ["-DVECTOR_BYTES=16"]}
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mprefer-vector-width=512"]
@@ -29,7 +29,7 @@ INSTRUCTION_SETS = X86 if platform.machine().lower() in ("x86_64", "amd64") else
 
 
 class BuildPy(build_py):
-    """Also writes nnunet_mamba_mis.pth to the top of site-packages, from a wheel and from an editable install alike."""
+    """Also write nnunet_mamba_mis.pth to the top of site-packages, for wheels and editable installs."""
 
     def run(self) -> None:
         """Build the modules, then the .pth file."""
@@ -38,12 +38,12 @@ class BuildPy(build_py):
         self._pth.write_text(PTH.format(folder=self._folder), encoding="utf-8")
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
-        """List the .pth file as well, so that it is uninstalled with the rest."""
+        """Return the outputs including the .pth file, so that it is uninstalled with the rest."""
         return [*super().get_outputs(include_bytecode), str(self._pth)]
 
     @property
     def _pth(self) -> Path:
-        # an editable wheel takes nothing from build_lib; what lies in install_lib is packed as it is
+        # an editable wheel ignores build_lib, but includes the files in install_lib
         root = self.get_finalized_command("install").install_lib if self.editable_mode else self.build_lib
         return Path(root) / "nnunet_mamba_mis.pth"
 
@@ -55,10 +55,10 @@ class BuildPy(build_py):
 
 
 class BuildScan(build_ext):
-    """Compiles csrc/native.cpp into plain shared libraries, which ctypes loads: no Python.h, no torch header."""
+    """Compile csrc/native.cpp to plain shared libraries for ctypes, without Python.h and torch headers."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Build one instruction set; without a compiler, installation goes on (the extension is optional)."""
+        """Build the library of one instruction set; installation continues without a compiler, as it is optional."""
         flags = INSTRUCTION_SETS[ext.name.rpartition("_")[2]]
         temporary = str(Path(self.build_temp) / ext.name)
         objects = self.compiler.compile(
@@ -69,15 +69,15 @@ class BuildScan(build_ext):
         self.compiler.link_shared_object(objects, target, extra_postargs=["-pthread"], target_lang="c++")
 
     def get_ext_filename(self, ext_name: str) -> str:
-        """A name without Python's version or ABI, as the library has neither."""
+        """Return a name without Python's version and ABI, as the library depends on neither."""
         return str(Path(*ext_name.split("."))) + (".dll" if sys.platform == "win32" else ".so")
 
 
 class AnyPythonWheel(bdist_wheel):
-    """A wheel with native code for the platform, yet for every Python 3."""
+    """Build a wheel with native code for the platform that works with every Python 3."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """Tag without a Python version or ABI."""
+        """Return a tag without Python version and ABI."""
         return "py3", "none", super().get_tag()[2]
 
 

@@ -1,4 +1,4 @@
-"""What is installed, which scan backends work here, whether nnU-Net finds the trainers: findings, as data."""
+"""Inspect the installation: packages, devices, scan backends, nnU-Net's access to the trainers, and its folders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DISTRIBUTION = "nnunet-mamba-mis"
 
 
 class Finding(NamedTuple):
-    """A fact, and what to do about it where something is wrong."""
+    """A fact, and what to do about it if something is wrong."""
 
     status: str
     text: str
@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 
 def inspect_installation() -> Iterator[tuple[str, Iterator[Finding]]]:
-    """Yield titles of sections, each with its findings, which are made as they are read."""
+    """Yield titles of sections, each with its findings, which are computed as they are read."""
     yield "Installed", _guarded(_packages())
     yield "Devices", _guarded(_devices())
     yield "Scan backends, fastest first", _guarded(_backends())
@@ -57,8 +57,8 @@ def _packages() -> Iterator[Finding]:
     try:
         requirements = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or []]
     except importlib.metadata.PackageNotFoundError:
-        problem = f"{DISTRIBUTION} is run without being installed, so the versions it needs are not checked"
-        yield Finding(WRONG, problem, "pip install it into a virtual environment")
+        problem = f"{DISTRIBUTION} runs without being installed, so versions of its requirements are not checked"
+        yield Finding(WRONG, problem, "install it with pip into a virtual environment")
         requirements = []
     for requirement in requirements:
         if requirement.specifier and requirement.marker is None:
@@ -74,24 +74,24 @@ def _package(requirement: Requirement, optional: bool = False) -> Finding:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         if optional:
-            return Finding(NOTE, f"{requirement.name} is not installed (optional, nothing needs it)")
+            return Finding(NOTE, f"{requirement.name} is not installed (optional)")
         return Finding(WRONG, f"{requirement.name} is not installed", f"pip install '{requirement}'")
-    found = f"{requirement.name} {version}"
+    installed = f"{requirement.name} {version}"
     if optional:
-        return Finding(OK, f"{found} (optional)")
+        return Finding(OK, f"{installed} (optional)")
     if not requirement.specifier.contains(version, prereleases=True):
-        return Finding(WRONG, f"{found} is not {requirement.specifier}", f"pip install '{requirement}'")
-    return Finding(OK, found)
+        return Finding(WRONG, f"{installed} is not {requirement.specifier}", f"pip install '{requirement}'")
+    return Finding(OK, installed)
 
 
 def _torchvision() -> Iterator[Finding]:
     try:
         importlib.import_module("torchvision")
     except ImportError:
-        yield Finding(WRONG, "torchvision is not installed, nnU-Net needs it", "pip install torchvision")
+        yield Finding(WRONG, "torchvision is not installed, but nnU-Net needs it", "pip install torchvision")
     except RuntimeError as error:
-        remedy = "install torch and torchvision from one index: pip install --force-reinstall torch torchvision"
-        yield Finding(WRONG, f"torchvision does not fit torch ({error})", remedy)
+        remedy = "install torch and torchvision from the same index: pip install --force-reinstall torch torchvision"
+        yield Finding(WRONG, f"torchvision does not match torch ({error})", remedy)
 
 
 def _devices() -> Iterator[Finding]:
@@ -106,7 +106,7 @@ def _devices() -> Iterator[Finding]:
         yield Finding(NOTE, "no GPU: this torch was built without CUDA. Train with -device cpu")
     else:
         yield Finding(
-            NOTE, f"no GPU: torch (for CUDA {torch.version.cuda}) sees no driver or device. Train with -device cpu"
+            NOTE, f"no GPU: torch (for CUDA {torch.version.cuda}) finds no driver or device. Train with -device cpu"
         )
 
 
@@ -134,9 +134,9 @@ def _backends() -> Iterator[Finding]:
         error = float((actual.cpu() - expected).abs().max())  # type: ignore[union-attr, operator]
         if error < 1e-4:
             code = f" ({native.instruction_set()} code)" if name == "cpp" else ""
-            yield Finding(OK, f"{name}: works{code}, off by {error:.0e} from the reference on {device}")
+            yield Finding(OK, f"{name}: works{code}, error {error:.0e} against the reference on {device}")
         else:
-            yield Finding(WRONG, f"{name}: wrong by {error:.0e} on {device}", "please report this")
+            yield Finding(WRONG, f"{name}: error {error:.0e} against the reference on {device}", "please report this")
 
 
 def _native_code() -> Iterator[Finding]:
@@ -181,12 +181,12 @@ def _trainers() -> Iterator[Finding]:
     if folder not in listed:
         yield Finding(
             WRONG,
-            f"nnUNet_extTrainer ({variable or 'not set'}) does not hold our folder: Python did not read "
-            "nnunet_mamba_mis.pth, as happens with `pip install --target`, or the variable was overwritten after start",
+            f"nnUNet_extTrainer ({variable or 'not set'}) lacks this package's folder: Python did not read "
+            "nnunet_mamba_mis.pth, as after `pip install --target`, or the variable was overwritten after start",
             f"install into a virtual environment, or export nnUNet_extTrainer={folder}",
         )
         return
-    yield Finding(OK, f"nnUNet_extTrainer holds {folder}")
+    yield Finding(OK, f"nnUNet_extTrainer contains {folder}")
     try:
         check_variables()
     except UserError as error:
@@ -194,23 +194,23 @@ def _trainers() -> Iterator[Finding]:
         yield Finding(WRONG, problem, remedy)
         return
 
-    # nnU-Net imports all its own trainers first, which takes seconds, and tells of each step
+    # nnU-Net imports all its own trainers first, which takes seconds, and prints each step
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     from nnunet_mamba_mis import trainers
 
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        found = recursive_find_trainer_class_by_name("nnUNetTrainerMambaMIS")
-    if found is trainers.nnUNetTrainerMambaMIS:
+        trainer = recursive_find_trainer_class_by_name("nnUNetTrainerMambaMIS")
+    if trainer is trainers.nnUNetTrainerMambaMIS:
         yield Finding(
             OK, f"-tr nnUNetTrainerMambaMIS, and {len(trainers.__all__) - 1} others, each in any length (_50epochs)"
         )
     else:
-        module = sys.modules.get(found.__module__)
-        origin = getattr(module, "__file__", found.__module__)
-        yield Finding(WRONG, f"another nnUNetTrainerMambaMIS is found first: {origin}", "remove it, or its folder from "
-                      "nnUNet_extTrainer")  # fmt: skip
+        module = sys.modules.get(trainer.__module__)
+        origin = getattr(module, "__file__", trainer.__module__)
+        problem = f"nnU-Net finds another nnUNetTrainerMambaMIS first: {origin}"
+        yield Finding(WRONG, problem, "remove it, or its folder from nnUNet_extTrainer")
 
 
 def _folders() -> Iterator[Finding]:

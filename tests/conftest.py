@@ -1,4 +1,4 @@
-"""Shared by all tests: where real data lies, if it does."""
+"""Settings and fixtures that all tests share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import signal
 from pathlib import Path
 
-# before torch is imported: threads of two workers would spin in wait for each other on the same cores
+# set before torch is imported: threads of two workers would spin on the same cores while they wait for each other
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# processes that tests start print each line when it is written: tests wait for lines and read their order
+# child processes must print each line at once: tests wait for lines and check their order
 os.environ.setdefault("PYTHONUNBUFFERED", "1")
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "support" / "matplotlibrc")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -21,7 +21,7 @@ import torch
 
 from support.paths import REPOSITORY
 
-# Triton decides when it is first imported whether it interprets, which is all it can do without a GPU
+# Triton decides on import whether to interpret kernels, the only way to run them without a GPU
 if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
@@ -36,29 +36,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put modules with slow tests first, so that no worker begins with one when the others are done."""
+    """Put modules with slow tests first, so no worker starts with one when the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder with real images and parity numbers, which the project builds and passes without."""
+    """Folder with real images and parity numbers; tests that need it are skipped if it does not exist."""
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not here")
+        pytest.skip(f"{folder} does not exist")
     return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """A shell's background job ignores Ctrl-C, and so would the child processes that tests interrupt."""
+    """Restore Ctrl-C: a shell's background job ignores it, and so would child processes that tests interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _elsewhere(tmp_path_factory) -> None:
-    """Child processes must find the installed package, not the source tree, which `python -c` would put first."""
+    """Leave the source tree, which `python -c` would put first: child processes must find the installed package."""
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
@@ -69,7 +69,7 @@ def _seed() -> None:
 
 @pytest.fixture
 def threads():
-    """Set the number of threads for torch, and put it back."""
+    """Set torch's number of threads, and restore it afterwards."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -88,14 +88,14 @@ def raw(tmp_path, monkeypatch):
 
 @pytest.fixture
 def listed_in_one_process(monkeypatch):
-    """To list the images of a folder, nnU-Net forks twelve processes, which takes longer than to plan."""
+    """Keep nnU-Net from forking twelve processes to list a folder's images, which takes longer than planning."""
     utilities = importlib.import_module("nnunetv2.utilities.utils")
     monkeypatch.setattr(utilities.create_lists_from_splitted_dataset_folder, "__defaults__", (None, 1))
 
 
 @pytest.fixture(scope="session")
 def nnunet(tmp_path_factory):
-    """nnU-Net's folders and commands, for tests that share datasets and trainings."""
+    """nnU-Net's folders and commands, for tests that share datasets and trained models."""
     from support.nnunet_workplace import Workplace
 
     return Workplace(tmp_path_factory.mktemp("nnU-Net"))

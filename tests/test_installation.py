@@ -1,4 +1,4 @@
-"""What `mamba_mis doctor` finds; with whole environments in end_to_end/test_install.py."""
+"""Findings of `mamba_mis doctor`; end_to_end/test_install.py tests it in whole environments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.scans import INSTRUCTION_SETS, needs_native
 
 
 def installed(monkeypatch, **versions: str | None) -> dict[str, Finding]:
-    """Findings about packages, by name, where some have other versions, or None."""
+    """Return findings about packages by name, with some versions replaced; None stands for a missing package."""
     real = importlib.metadata.version
 
     def version(name: str) -> str:
@@ -25,10 +25,10 @@ def installed(monkeypatch, **versions: str | None) -> dict[str, Finding]:
     return {finding.text.split()[0]: finding for finding in dict(inspect_installation())["Installed"]}
 
 
-def test_packages_with_a_lowest_version_are_compared_with_it(monkeypatch):
-    found = installed(monkeypatch)
-    assert {"nnunetv2", "torch", "dynamic-network-architectures", "batchgenerators", "SimpleITK"} <= found.keys()
-    assert all(finding.status in (OK, NOTE) for finding in found.values())
+def test_packages_are_compared_with_their_lowest_version(monkeypatch):
+    findings = installed(monkeypatch)
+    assert {"nnunetv2", "torch", "dynamic-network-architectures", "batchgenerators", "SimpleITK"} <= findings.keys()
+    assert all(finding.status in (OK, NOTE) for finding in findings.values())
 
 
 @pytest.mark.parametrize(("version", "status"), [("2.5.1", WRONG), ("2.6.0+cpu", OK), ("2.10.0.dev2026", OK)])
@@ -36,14 +36,14 @@ def test_versions_are_compared_as_versions(monkeypatch, version, status):
     assert installed(monkeypatch, torch=version)["torch"].status == status
 
 
-def test_what_is_missing_comes_with_the_command_that_installs_it(monkeypatch):
+def test_missing_package_comes_with_its_install_command(monkeypatch):
     finding = installed(monkeypatch, SimpleITK=None)["SimpleITK"]
     assert finding.status == WRONG and finding.remedy.startswith("pip install 'SimpleITK>=")
 
 
 def test_accelerators_are_optional(monkeypatch):
-    found = installed(monkeypatch, **{"mamba-ssm": None, "causal-conv1d": "1.5"})
-    assert (found["mamba-ssm"].status, found["causal-conv1d"].status) == (NOTE, OK)
+    findings = installed(monkeypatch, **{"mamba-ssm": None, "causal-conv1d": "1.5"})
+    assert (findings["mamba-ssm"].status, findings["causal-conv1d"].status) == (NOTE, OK)
 
 
 class Distribution:

@@ -1,4 +1,4 @@
-"""Names that plans, checkpoints, scripts and people rely on are as they were recorded in manifest.json."""
+"""Names that plans, checkpoints, scripts and people rely on stay as recorded in manifest.json."""
 
 from __future__ import annotations
 

@@ -17,13 +17,13 @@ from nnunet_mamba_mis.ops import Evaluator, lazy
 
 
 class SCABFSS(nn.Module):
-    """Spatial, then channel attention, each through a BFSS; the result is added to the input.
+    """Spatial, then channel attention, each through a BFSS, with a residual connection.
 
     Args:
         channels: Channels in and out.
-        d_state: States a channel of the scans.
+        d_state: States per channel of the scans.
         discretization: "zoh" or "mamba".
-        scan: BFSS, or what stands in for it.
+        scan: Class of the scans: BFSS, or its replacement.
     """
 
     def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh", scan: type[Scan] = BFSS) -> None:
@@ -45,7 +45,7 @@ class SCABFSS(nn.Module):
 
     def _spatial_logits(self, x: Tensor) -> Tensor:
         pooled = torch.stack([x.mean(-1), x.amax(-1)], dim=1)
-        with no_autocast(x):  # skips are sums that no norm has bounded
+        with no_autocast(x):  # skips are unnormalized sums: half precision could overflow
             pooled = self.spatial_conv(at_least_float32(pooled))
         return self.spatial_scan(pooled.permute(0, 2, 3, 1))
 
@@ -54,16 +54,16 @@ class SCABFSS(nn.Module):
 
 
 class AMFFB(nn.Module):
-    """Attention on each skip, then each level becomes the product of all levels brought to its size.
+    """Attention on each skip, then fusion: each level becomes the product of all levels, resized to match it.
 
     Args:
         channels: Channels of each level, highest resolution first.
-        d_state: States a channel of the scans.
+        d_state: States per channel of the scans.
         discretization: "zoh" or "mamba".
-        attention: Whether there is the attention part.
-        fusion: Whether there is the multi-scale part.
-        width: Channels in which levels are multiplied.
-        scan: BFSS, or what stands in for it.
+        attention: Whether to include the attention part.
+        fusion: Whether to include the multi-scale part.
+        width: Channels of the levels when they are multiplied.
+        scan: Class of the scans: BFSS, or its replacement.
     """
 
     def __init__(
@@ -102,16 +102,16 @@ class AMFFB(nn.Module):
 
 
 def _refuse_bfss_for_ss2d(attention: SCABFSS, state_dict: dict, prefix: str, *_: Any) -> None:
-    """Name the one cause in place of a list of all keys: networks with SS2D once had BFSS in the bridge."""
+    """Raise one clear error instead of torch's list of keys: networks with SS2D once had BFSS in the bridge."""
     if isinstance(attention.spatial_scan, SS2D) and f"{prefix}spatial_scan.fusion.0.weight" in state_dict:
         raise RuntimeError(
-            "these weights have BFSS in the bridge and this network has SS2D there, as in its blocks. They are of "
-            "another network, or of an _ss2d network of a version before its bridge had SS2D: train it again"
+            "these weights have BFSS in the bridge, but this network has SS2D there, as in its blocks. They belong to "
+            "another network, or to an _ss2d network of an earlier version: train it again"
         )
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average pooling from a higher resolution, bilinear from a lower."""
+    """Resize by average pooling from a higher resolution, by bilinear interpolation from a lower one."""
     if x.shape[1:3] == size:
         return x
     x = x.permute(0, 3, 1, 2)

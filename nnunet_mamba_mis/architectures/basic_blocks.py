@@ -1,4 +1,4 @@
-"""The block that encoder and decoder stack: BSSS, and the blocks that it is compared with."""
+"""BSSS, the block that encoder and decoder stack, and the blocks it is compared with."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from nnunet_mamba_mis.ops import Evaluator, concat, lazy
 
 
 class BSSS(nn.Module):
-    """Basic block: a third of the channels gates, a third is scanned (BFSS), a third is filtered (SG).
+    """Basic block: one third of the channels is the gate, one third is scanned (BFSS), one third is filtered (SG).
 
     Args:
         channels: Channels in and out.
         size: Height and width of the features.
-        d_state: States a channel of the scans.
+        d_state: States per channel of the scans.
         discretization: "zoh" or "mamba".
         scan: "bfss" or, as an ablation, "ss2d".
-        spectral_gate: Whether there is a spectral part; without it, its third of the channels is not used (ablation).
+        spectral_gate: Whether to include the spectral part; without it (ablation), its third of the channels is unused.
     """
 
     scans: ClassVar[Mapping[str, type[Scan]]] = SCANS
@@ -68,13 +68,16 @@ class BSSS(nn.Module):
 
 
 class NoSSMBlock(BSSS):
-    """BSSS with depthwise convolutions instead of scans (control). Arguments as `BSSS`; scan is "bfss"."""
+    """BSSS with depthwise convolutions instead of scans (control). Takes the arguments of `BSSS`; scan is "bfss"."""
 
     scans: ClassVar[Mapping[str, type[Scan]]] = {"bfss": NoSSM}
 
 
 class CNNBlock(nn.Module):
-    """Conv 3×3, BatchNorm, ReLU, without a residual (ablation). Arguments as `BSSS`, all but channels unused."""
+    """Conv 3×3, BatchNorm, ReLU, without a residual (ablation).
+
+    Takes the arguments of `BSSS`, and ignores all but channels.
+    """
 
     def __init__(self, channels: int, size: tuple[int, int], **_unused: Any) -> None:
         super().__init__()
@@ -88,7 +91,7 @@ class CNNBlock(nn.Module):
 
 
 class ViTBlock(nn.Module):
-    """Pre-norm self-attention with 4 heads and an MLP of ratio 4 (ablation). Arguments as `CNNBlock`."""
+    """Pre-norm self-attention with 4 heads and an MLP of ratio 4 (ablation). Takes the arguments of `CNNBlock`."""
 
     heads = 4
 

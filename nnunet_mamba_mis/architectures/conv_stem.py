@@ -1,4 +1,4 @@
-"""Convolutions above a quarter of the resolution: a stem whose features are skips, and the way back up to them."""
+"""Convolutions above quarter resolution: a stem that provides skips, and the upsampling that uses them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 
-# channels at full and at half resolution, where most of a network's cost is
+# channels at full and half resolution, which account for most of the network's cost
 STEM_WIDTHS = (16, 32)
 
 
 class ConvStem(nn.Module):
-    """Convolutions 3×3 at full and half resolution, then one with stride 2 and LayerNorm.
+    """3×3 convolutions at full and half resolution, then one with stride 2, then LayerNorm.
 
-    Early convolutions instead of patches (Xiao et al. 2021, "Early convolutions help transformers see better").
+    Replaces patches (Xiao et al. 2021, "Early convolutions help transformers see better").
 
     Args:
         input_channels: Channels of the image.
-        channels: Channels of the features at a quarter of the resolution.
+        channels: Channels of the features at quarter resolution.
     """
 
     def __init__(self, input_channels: int, channels: int) -> None:
@@ -31,19 +31,19 @@ class ConvStem(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, in, H, W) → (B, full, H, W) and (B, half, H/2, W/2), which are skips, and (B, H/4, W/4, C)."""
+        """(B, in, H, W) → skips (B, full, H, W) and (B, half, H/2, W/2), then features (B, H/4, W/4, C)."""
         full = self.at_full(x)
         half = self.at_half(full)
         return [full, half, self.norm(self.conv(half).permute(0, 2, 3, 1))]
 
 
 class ConvUpsampling(nn.Module):
-    """From a quarter of the resolution to full in two steps: bilinear, joined with `ConvStem`'s skip, convolutions.
+    """Upsampling from quarter to full resolution in two steps: interpolate, concatenate `ConvStem`'s skip, convolve.
 
-    The LayerNorm before them is in float32 even under autocast: its input is a sum of blocks that no norm has bounded.
+    The LayerNorm before them runs in float32 even under autocast: its input is an unnormalized sum of block outputs.
 
     Args:
-        channels: Channels of the features at a quarter of the resolution.
+        channels: Channels of the features at quarter resolution.
 
     Attributes:
         output_channels: Channels of the features at full resolution.
@@ -54,12 +54,12 @@ class ConvUpsampling(nn.Module):
         full, half = STEM_WIDTHS
         self.output_channels = full
         self.norm = nn.LayerNorm(channels)
-        # the second narrows to the next skip's width, as at full resolution a channel costs most
+        # the second convolution narrows to the next skip's width: a channel costs most at full resolution
         self.at_half = nn.Sequential(_convolution(channels + half, half), _convolution(half, full))
         self.at_full = _convolution(2 * full, full)
 
     def forward(self, x: Tensor, full: Tensor, half: Tensor) -> Tensor:
-        """(B, H/4, W/4, C), with the skips of `ConvStem` → (B, H, W, output_channels)."""
+        """(B, H/4, W/4, C) and the skips of `ConvStem` → (B, H, W, output_channels)."""
         with no_autocast(x):
             x = self.norm(at_least_float32(x)).permute(0, 3, 1, 2)
         x = self.at_half(_join(x, half))
@@ -67,10 +67,10 @@ class ConvUpsampling(nn.Module):
 
 
 def _convolution(channels: int, output_channels: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, norm and nonlinearity of nnU-Net's networks, but for the bias, which the norm would remove again.
+    """Return the convolution, norm and nonlinearity of nnU-Net's networks, without the bias that the norm would cancel.
 
-    dynamic-network-architectures' own block registers each of them twice. With modules of two names, torch.export
-    wraps all of a network in proxies, for which native code does not stand in.
+    dynamic-network-architectures' own block registers each of them twice. When modules have two names, torch.export
+    wraps the whole network in proxies, which native code does not replace.
     """
     return nn.Sequential(
         nn.Conv2d(channels, output_channels, kernel_size=3, stride=stride, padding=1, bias=False),
@@ -80,6 +80,6 @@ def _convolution(channels: int, output_channels: int, stride: int = 1) -> nn.Seq
 
 
 def _join(x: Tensor, skip: Tensor) -> Tensor:
-    """Twice the size of x, and the skip of that size, side by side in the channels."""
+    """Upsample x to twice its size, and concatenate the skip along the channels."""
     upsampled = F.interpolate(x.to(skip.dtype), scale_factor=2, mode="bilinear", align_corners=False)
     return torch.cat([upsampled, skip], dim=1)

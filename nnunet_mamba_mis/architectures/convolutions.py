@@ -20,14 +20,14 @@ class DepthwiseConv3x3(nn.Conv2d):
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def native_layer(self) -> NativeLayer | None:
-        """As `ops.native_layers.native_layer_of` asks for it."""
+        """Describe this layer to native code; None if it was modified (see `ops.native_layers.native_layer_of`)."""
         if self.bias is None or not is_itself(self, DepthwiseConv3x3, self.weight, self.bias):
             return None
         return NativeLayer(DepthwiseConvolution(), (self.weight, self.bias))
 
 
 class PointwiseConv(nn.Conv2d):
-    """1×1 convolution with bias, computed as the linear layer that it is."""
+    """1×1 convolution with bias, computed as a linear layer."""
 
     def __init__(self, channels: int, output_channels: int) -> None:
         super().__init__(channels, output_channels, kernel_size=1)

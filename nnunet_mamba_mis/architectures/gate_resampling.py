@@ -1,22 +1,22 @@
-"""Spectral gates of one patch size for a network of another.
+"""Resample spectral gates from one patch size to another.
 
-A gate computes y = h ⊛ x + p: its weight W is the transfer function of the filter h, its bias the spectrum of an image
-p. Both are stored on the frequencies of one grid, k/n cycles per pixel along an axis of n pixels, and each means
-something else on another:
+A gate computes y = h ⊛ x + p. Its weight W is the transfer function of the filter h; its bias is the spectrum of an
+image p. Both are stored at the frequencies of one grid, k/n cycles per pixel along an axis of n pixels, so the same
+numbers have another meaning on another grid:
 
-- The filter does the same at every place, so the same image content must meet the same filter: what is to be kept is
-  the response at each frequency in cycles *per pixel*. The response between the stored frequencies is the transform
-  G(f) = Σ h(t) e^{−2πift} of the filter they are samples of, with taps t from −n/2 to n/2; the new weight is G at the
-  new frequencies. This is band-limited interpolation along frequency. On a larger grid it gives h, padded with zeros;
-  on a smaller one the taps that reach beyond it come in again at the other side, as periodic images have it. Hence
-  a filter shorter than both grids stays the same filter, and frequencies that both grids have keep their weights.
-- The image p belongs to places in the patch, as position embeddings do, which are interpolated between patch sizes
+- The filter acts alike everywhere in the image, so the same content must meet the same filter: resampling preserves
+  the response at each frequency in cycles *per pixel*. Between the stored frequencies, the response is the transform
+  G(f) = Σ h(t) e^{−2πift} of the filter that they sample, with taps t from −n/2 to n/2; the new weight is G at the
+  new frequencies. This is band-limited interpolation along frequency. On a larger grid it gives h padded with zeros.
+  On a smaller grid, taps that reach beyond it wrap around, as in periodic images. Hence a filter shorter than both
+  grids is unchanged, and frequencies that both grids share keep their weights.
+- The image p is tied to positions in the patch, like position embeddings, which are interpolated between patch sizes
   (Dosovitskiy et al. 2021, section 3.2). So p is resized: its spectrum keeps its place in cycles *per patch*. A
   constant stays that constant.
 
-To a larger grid and back gives the gate it began with. Tap or frequency n/2 of an even axis is also −n/2: it is halved
-between the two, which keeps real what is real, and summed on the way back. On the columns of frequency 0 and n/2,
-`irfft2` reads the Hermitian part of a weight alone; that is the part which is carried over.
+Resampling to a larger grid and back restores the gate. On an even axis, tap or frequency n/2 is also −n/2: it is split
+equally between the two, which keeps real values real, and summed on the way back. In the columns of frequency 0 and
+n/2, `irfft2` reads only the Hermitian part of a weight, so only that part is carried over.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Size = tuple[int, int]
 
 
 def resample_spectral_gates(state_dict: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Weights for `network.load_state_dict`, from those of the same network for another patch size.
+    """Return weights for `network.load_state_dict`, resampled from those of the same network for another patch size.
 
     Args:
-        state_dict: Weights by the names in the network.
-        network: What they are for.
+        state_dict: Weights, by their names in the network.
+        network: The network to load them into.
 
     Returns:
-        All weights. Gates are resampled where `gates_to_resample` names them; others are the same tensors.
+        All weights: new tensors for the gates in `gates_to_resample`, the same tensors for the rest.
     """
     fitting = dict(state_dict)
     for name, (old, new) in gates_to_resample(state_dict, network).items():
@@ -49,15 +49,16 @@ def resample_spectral_gates(state_dict: Mapping[str, Tensor], network: nn.Module
 
 
 def gates_to_resample(state_dict: Mapping[str, Tensor], network: nn.Module) -> dict[str, tuple[Size, Size]]:
-    """For each gate whose weights are of another grid than the network's: height and width there, and here.
+    """Return the old and the new height and width of each gate whose weights belong to another grid than the network's.
 
-    Empty if all fit. Gates that are not among the weights, or with other channels, are left out: they cannot fit.
+    The result is empty if all gates fit. It omits gates that the weights lack or whose channels differ: resampling
+    cannot make them fit.
     """
     gates = {name: gate for name, gate in network.named_modules() if isinstance(gate, SpectralGate)}
-    gates = {name: gate for name, gate in gates.items() if _is_alike(state_dict.get(f"{name}.weight"), gate)}
+    gates = {name: gate for name, gate in gates.items() if _same_channels(state_dict.get(f"{name}.weight"), gate)}
     if not gates:
         return {}
-    # n // 2 + 1 columns are those of an even n or of an odd one; the finest grid is a multiple of 8
+    # n // 2 + 1 columns do not tell whether n is even; on the finest grid it is, as a multiple of 8
     finest = max(gates, key=lambda name: gates[name].size)
     rows, columns = state_dict[f"{finest}.weight"].shape[:2]
     old_finest, new_finest = (rows, 2 * (columns - 1)), gates[finest].size
@@ -68,12 +69,12 @@ def gates_to_resample(state_dict: Mapping[str, Tensor], network: nn.Module) -> d
 
 
 def resample_weight(weight: Tensor, old: Size, new: Size) -> Tensor:
-    """Transfer function on the frequencies of another grid.
+    """Resample a transfer function to the frequencies of another grid.
 
     Args:
         weight: (old H, old W // 2 + 1, C, 2), real and imaginary part last.
-        old: Height and width of the grid that it is of.
-        new: Height and width of the grid that it is for.
+        old: Height and width of its grid.
+        new: Height and width of the new grid.
 
     Returns:
         (new H, new W // 2 + 1, C, 2).
@@ -85,7 +86,7 @@ def resample_weight(weight: Tensor, old: Size, new: Size) -> Tensor:
 
 
 def resample_bias(bias: Tensor, old: Size, new: Size) -> Tensor:
-    """Spectrum of the image that a bias adds, resized to another grid; arguments and result as `resample_weight`."""
+    """Resize the image that a bias adds, given as its spectrum; arguments and result are those of `resample_weight`."""
     image = torch.fft.irfft2(_as_complex(bias), s=old, dim=(0, 1), norm="ortho")
     rows, columns = (_places(n, m, wrap=False).to(torch.complex128) for n, m in zip(old, new, strict=True))
     spectrum = torch.fft.fft2(image, dim=(0, 1), norm="forward")
@@ -94,7 +95,7 @@ def resample_bias(bias: Tensor, old: Size, new: Size) -> Tensor:
 
 
 def _places(n: int, m: int, wrap: bool) -> Tensor:
-    """(m, n): where each of n taps or frequencies about 0 goes among m; those outside come in again, or are dropped."""
+    """Return the (m, n) matrix that places n taps or frequencies around 0 among m; the excess wraps or is dropped."""
     matrix = torch.zeros(m, n, dtype=torch.float64)
     for i in range(-(n // 2), n // 2 + 1):
         if wrap or 2 * abs(i) <= m:
@@ -110,7 +111,7 @@ def _as_stored(x: Tensor, like: Tensor) -> Tensor:
     return torch.view_as_real(x).to(like.device, like.dtype).contiguous()
 
 
-def _is_alike(weight: Tensor | None, gate: SpectralGate) -> bool:
+def _same_channels(weight: Tensor | None, gate: SpectralGate) -> bool:
     return weight is not None and weight.dim() == 4 and weight.shape[2:] == gate.weight.shape[2:]
 
 

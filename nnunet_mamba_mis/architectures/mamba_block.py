@@ -12,22 +12,22 @@ from nnunet_mamba_mis.ops import selective_scan
 from nnunet_mamba_mis.ops.causal_conv import causal_conv_silu
 from nnunet_mamba_mis.ops.modules import has_ordinary_weights
 
-# Mamba draws its first step sizes from this range, uniformly in their logarithm
+# Mamba draws its initial step sizes log-uniformly from this range
 STEP_SIZES = (1e-3, 1e-1)
 
 
 class Mamba(nn.Module):
     """The Mamba block (Gu and Dao 2023, section 3.4 and figure 3), on any device.
 
-    A projection makes features and a gate, each `expand` times as wide; the features pass a causal depthwise
-    convolution, SiLU and a selective scan, are multiplied by SiLU of the gate, and projected back. Parameters have the
-    names and shapes of mamba_ssm's `Mamba`, so that its weights load.
+    A projection yields features and a gate, each `expand` times as wide as the input. The features pass through a
+    causal depthwise convolution, SiLU and a selective scan, are multiplied by SiLU of the gate, and projected back.
+    Parameters have the names and shapes of mamba_ssm's `Mamba`, so its weights load.
 
     Args:
         d_model: Channels in and out.
-        d_state: States a channel.
+        d_state: States per channel.
         d_conv: Width of the convolution.
-        expand: Inner channels for each outer one.
+        expand: Inner channels per outer channel.
     """
 
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:

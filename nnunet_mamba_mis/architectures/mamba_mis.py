@@ -22,13 +22,13 @@ BASE_WIDTH = 16
 ENCODER_STRIDES = (4, 8, 16, 32)
 DECODER_STRIDES = (32, 16, 8, 4, 1)
 _LEVELS = len(ENCODER_STRIDES)
-# the same as nnU-Net's plans have them: each relative to the one before, from full resolution down, and last the
-# bottleneck, which has no logits of its own
+# the same strides in the format of nnU-Net's plans: each relative to the one before, from full resolution down; the
+# last is the bottleneck's, which has no logits of its own
 PLANS_STRIDES = ((1, 1), (4, 4), (2, 2), (2, 2), (2, 2), (1, 1))
 
 
 class Depths(NamedTuple):
-    """Blocks in each stage, in the order in which features pass them."""
+    """Blocks in each stage, in the order in which features pass through them."""
 
     encoder: tuple[int, int, int, int]
     decoder: tuple[int, int, int, int, int]
@@ -57,7 +57,7 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Stem and four stages with a patch merge between them.
+    """Stem, then four stages with patch merges between them.
 
     Args:
         input_channels: Channels of the image.
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in, H, W) → features of each stage (B, H/stride, W/stride, C), highest resolution first.
 
-        Skips of a convolutional stem, (B, C, H, W) and (B, C, H/2, W/2), stand before them.
+        The skips of a convolutional stem, (B, C, H, W) and (B, C, H/2, W/2), precede them.
         """
         stem = self.stem(x)
         x = self.stages[0](stem[-1])
@@ -104,19 +104,19 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Five stages with a patch expand before all but the first, and segmentation layers.
 
-    With a convolutional stem, convolutions take the place of the last stage and its expand.
+    With a convolutional stem, convolutions replace the last stage and its expand.
 
-    Segmentation layers stand full resolution first, so that a network without deep supervision has the first of
-    them; checkpoints of a network with deep supervision load into it.
+    Segmentation layers are ordered from full resolution down. A network without deep supervision has only the first of
+    them, and loads checkpoints of a network with deep supervision.
 
     Args:
-        encoder: The encoder to decode.
+        encoder: The encoder whose features are decoded.
         num_classes: Channels of the logits.
         size: Height and width of the image, multiples of 32.
         stem: Name of the encoder's stem.
         block: Name of the basic block.
         depths: Blocks in each stage.
-        deep_supervision: Whether there are segmentation layers below full resolution, and `forward` runs them.
+        deep_supervision: Whether to create and run segmentation layers below full resolution.
         block_kwargs: Further arguments of the block.
     """
 
@@ -136,18 +136,18 @@ class Decoder(nn.Module):
         coarse = [*reversed(encoder.output_channels)]
         if stem == "conv":
             self.upsampling: ConvUpsampling | None = ConvUpsampling(coarse[-1])
-            channels, of_stages = [*coarse, self.upsampling.output_channels], coarse
+            channels, stage_channels = [*coarse, self.upsampling.output_channels], coarse
         else:
             self.upsampling = None
-            channels = of_stages = [*coarse, BASE_WIDTH // 2]
+            channels = stage_channels = [*coarse, BASE_WIDTH // 2]
         factors = [upper // lower for upper, lower in itertools.pairwise(DECODER_STRIDES)]
         self.stages = nn.ModuleList(
             Stage(block, depth, c, _feature_size(size, stride), **block_kwargs)
-            for depth, c, stride in zip(depths, of_stages, DECODER_STRIDES, strict=False)
+            for depth, c, stride in zip(depths, stage_channels, DECODER_STRIDES, strict=False)
         )
         self.expands = nn.ModuleList(
             PatchExpand(before, after, factor)
-            for (before, after), factor in zip(itertools.pairwise(of_stages), factors, strict=False)
+            for (before, after), factor in zip(itertools.pairwise(stage_channels), factors, strict=False)
         )
         heads = [nn.Conv2d(c, num_classes, kernel_size=1) for c in reversed(channels)]
         self.seg_layers = nn.ModuleList(heads if deep_supervision else heads[:1])
@@ -156,7 +156,7 @@ class Decoder(nn.Module):
     def forward(self, skips: list[Tensor]) -> list[Tensor]:
         """Features of the encoder → logits (B, classes, H/stride, W/stride), full resolution first.
 
-        The list holds the full resolution alone unless deep supervision is on.
+        Without deep supervision the list holds only the full resolution.
         """
         fine, (*coarse, x) = skips[:-_LEVELS], skips[-_LEVELS:]
         x = self.stages[0](x)
@@ -168,10 +168,10 @@ class Decoder(nn.Module):
             features.append(self.upsampling(x, *fine))
         else:
             features.append(self.stages[-1](self.expands[-1](x)))
-        wanted = len(features) if self.deep_supervision else 1
+        outputs = len(features) if self.deep_supervision else 1
         return [
             _segment(layer, x)
-            for layer, x in zip(self.seg_layers[:wanted], list(reversed(features))[:wanted], strict=False)
+            for layer, x in zip(self.seg_layers[:outputs], list(reversed(features))[:outputs], strict=False)
         ]
 
 
@@ -181,29 +181,29 @@ class MambaMIS(nn.Module):
     Args:
         input_channels: Channels of the image.
         num_classes: Channels of the logits.
-        patch_size: Height and width of the images; any size, padded to multiples of 32 inside. Spectral gates tie the
-            weights to it.
+        patch_size: Height and width of the images, of any size: the network pads to multiples of 32. Spectral gates
+            tie the weights to this size.
         variant: "S", "B" or "L".
-        d_state: States a channel of the scans.
+        d_state: States per channel of the scans.
         discretization: "zoh" (the paper's) or "mamba".
-        block: "bsss" (the paper's), "cnn", "vit", or "nossm": depthwise convolutions instead of all scans,
-            those of the bridge too.
+        block: "bsss" (the paper's), "cnn", "vit", or "nossm", which replaces all scans, even the bridge's, by depthwise
+            convolutions.
         scan: "bfss" (the paper's) or "ss2d", in blocks and bridge alike.
         spectral_gate: Whether blocks have the spectral part.
         attention_bridge: Whether the bridge has the attention part.
         fusion_bridge: Whether the bridge has the multi-scale part.
-        stem: "patch" (the paper's), or "conv": convolutions at full and half resolution, the features of which are
-            skips, and convolutions instead of the decoder's last stage.
+        stem: "patch" (the paper's), or "conv": convolutions at full and half resolution, whose features are skips, and
+            convolutions instead of the decoder's last stage.
         deep_supervision: Whether to return logits of every decoder stage.
-        strides: None, or `PLANS_STRIDES`: nnU-Net's trainers read the sizes of deep supervision from a plan's entry of
-            this name, and hand it on.
+        strides: None or `PLANS_STRIDES`. nnU-Net's trainers read the sizes of deep supervision from the plans' entry
+            of this name, and pass it on.
 
     Attributes:
-        arguments: The arguments that make this network, in values that JSON can hold: all but the last two, which
-            change nothing in its logits.
+        arguments: The arguments that define this network, as JSON values: all but the last two, which do not change
+            its logits.
 
     Raises:
-        ValueError: An argument is none of its choices, or not positive.
+        ValueError: An argument is not one of its choices, or not positive.
     """
 
     def __init__(
@@ -230,11 +230,11 @@ class MambaMIS(nn.Module):
         _check_choice("scan", scan, SCANS)
         _check_choice("stem", stem, STEMS)
         if block == "nossm" and scan != "bfss":
-            raise ValueError(f"block 'nossm' has no scans, so that there is no scan {scan!r}")
+            raise ValueError(f"block 'nossm' has no scans: leave out scan {scan!r}")
         if len(patch_size) != 2:
             raise ValueError(f"Mamba-MIS is a 2D network: patch_size must be (height, width), not {tuple(patch_size)}")
         if strides is not None and tuple(map(tuple, strides)) != PLANS_STRIDES:
-            raise ValueError(f"Mamba-MIS has strides {PLANS_STRIDES}, which cannot be {strides}")
+            raise ValueError(f"the strides of Mamba-MIS are {PLANS_STRIDES} and cannot be changed to {strides}")
         if min(input_channels, num_classes, d_state, *patch_size) < 1:
             raise ValueError("input_channels, num_classes, d_state and patch_size must be at least 1")
         self.input_channels = input_channels
@@ -274,11 +274,11 @@ class MambaMIS(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, *patch_size) → logits (B, num_classes, *patch_size).
 
-        With deep supervision a list of logits, full resolution first, then at 1/4, 1/8, 1/16 and 1/32 of it, in the
-        sizes of `deep_supervision_sizes`.
+        With deep supervision, return a list of logits: full resolution first, then about 1/4, 1/8, 1/16 and 1/32 of it
+        (`deep_supervision_sizes`).
 
         Raises:
-            ValueError: x has another number of channels or another size.
+            ValueError: x has the wrong number of channels or the wrong size.
         """
         expected = (self.input_channels, *self.patch_size)
         if tuple(x.shape[1:]) != expected:
@@ -287,14 +287,14 @@ class MambaMIS(nn.Module):
         fine, coarse = skips[:-_LEVELS], skips[-_LEVELS:]
         bridged = self.bridge(coarse)
         logits = self.decoder([*fine, *bridged[:-1], coarse[-1] + bridged[-1]])
-        # padding stands below and to the right, so the upper left part is the image
+        # padding is at the bottom and on the right, so the image is the upper left part
         sizes = deep_supervision_sizes(self.patch_size)
         cropped = [y[..., :height, :width] for y, (height, width) in zip(logits, sizes, strict=False)]
         return cropped if self.decoder.deep_supervision else cropped[0]
 
 
 def deep_supervision_sizes(patch_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Sizes of the logits under deep supervision, full resolution first, rounded as nnU-Net rounds its targets."""
+    """Return the sizes of deep supervision's logits, full resolution first, rounded as nnU-Net rounds its targets."""
     return [
         (max(1, round(patch_size[0] / stride)), max(1, round(patch_size[1] / stride)))
         for stride in reversed(DECODER_STRIDES)
@@ -311,13 +311,13 @@ def _feature_size(size: tuple[int, ...], stride: int) -> tuple[int, int]:
 
 
 def _segment(layer: nn.Module, x: Tensor) -> Tensor:
-    # the last features are sums that no norm has bounded: half precision could overflow
+    # the last features are unnormalized sums: half precision could overflow
     with no_autocast(x):
         return layer(at_least_float32(x).permute(0, 3, 1, 2))
 
 
 def _drop_auxiliary_heads(decoder: Decoder, state_dict: dict, prefix: str, *_: Any) -> None:
-    """Let a network without deep supervision load the weights of one that was trained with it."""
+    """Let a network without deep supervision load the weights of one trained with it."""
     if len(decoder.seg_layers) > 1:
         return
     heads = f"{prefix}seg_layers."

@@ -1,4 +1,4 @@
-"""Keeping parts of the network in float32 under autocast."""
+"""Keep parts of the network in float32 under autocast."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def no_autocast(x: Tensor) -> torch.autocast:
-    """Context in which autocast leaves the operations on x's device alone."""
+    """Return a context that disables autocast on x's device."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """The half-precision types as float32; float32 and float64 as they are."""
+    """Convert half precision to float32; leave float32 and float64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

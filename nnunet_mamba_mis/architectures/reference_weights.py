@@ -1,4 +1,4 @@
-"""Weights with the authors' parameter names, into our modules."""
+"""Load weights with the authors' parameter names into our modules."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load_reference_weights(net: MambaMIS, state_dict: Mapping[str, Tensor]) -> N
         state_dict: Parameters by the authors' names, for example `encoder.0.blocks.0.scan.scans.1.a_log`.
 
     Raises:
-        ValueError: Parameters are missing, unknown, or of another shape; all are named.
+        ValueError: Parameters are missing, unknown, or have another shape; the message names all of them.
     """
     renamed = {_rename(name): tensor for name, tensor in state_dict.items()}
     own = net.state_dict()
@@ -56,7 +56,7 @@ def _rename(name: str) -> str:
 
 
 def _unused_here(name: str, own: Mapping[str, Tensor]) -> bool:
-    """Whether a parameter belongs to the third part of a block that has no spectral gate: it has no effect there."""
+    """Return whether a parameter belongs to the spectral part of a block without one, where it has no effect."""
     block, _, part = name.rpartition(".blocks.")
     index, _, parameter = part.partition(".")
     return (

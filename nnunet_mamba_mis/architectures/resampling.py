@@ -16,12 +16,12 @@ class PatchStem(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, in, H, W) → (B, H/4, W/4, C), in a list, as stems with skips have it."""
+        """(B, in, H, W) → [(B, H/4, W/4, C)], a list like that of a stem with skips."""
         return [self.norm(self.conv(x).permute(0, 2, 3, 1))]
 
 
 class PatchMerge(nn.Module):
-    """2×2 neighbours side by side, LayerNorm, then twice the channels."""
+    """Concatenation of 2×2 neighbours, LayerNorm, then a projection to twice the channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class PatchMerge(nn.Module):
 
 
 class PatchExpand(nn.Module):
-    """A linear layer makes factor × factor pixels of each, then LayerNorm.
+    """Linear projection of each pixel to factor × factor pixels, then LayerNorm.
 
-    In float32 even under autocast, as its input is a sum of blocks that no norm has bounded.
+    Runs in float32 even under autocast: its input is an unnormalized sum of block outputs.
     """
 
     def __init__(self, channels: int, output_channels: int, factor: int) -> None:

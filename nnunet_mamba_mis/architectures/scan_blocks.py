@@ -14,11 +14,11 @@ from nnunet_mamba_mis.ops.native_layers import NativeLayer, ProjectedScan
 
 
 class S6(nn.Module):
-    """Selective state space layer over an image's pixels, row after row (Mamba's S6, by default with the exact hold).
+    """Selective state-space layer over an image's pixels, row by row (Mamba's S6, by default with the exact hold).
 
     Args:
         channels: Channels in and out.
-        d_state: States a channel.
+        d_state: States per channel.
         discretization: "zoh" or "mamba".
     """
 
@@ -37,14 +37,14 @@ class S6(nn.Module):
         if self._has_ordinary_projections():
             weights = (self.delta.weight, self.delta.bias, self.bc.weight, A, self.D)
             return s6(x, *weights, discretization=self.discretization)
-        # hooked, pruned, replaced: the layers are run as what they are
+        # a hooked, pruned or replaced projection must be called
         u, delta, bc = (t.movedim(-1, 1) for t in (x, self.delta(x), self.bc(x)))
         B, C = bc.chunk(2, dim=1)
         y = selective_scan(u, delta, A, B, C, self.D, delta_softplus=True, discretization=self.discretization)
         return y.movedim(1, -1)  # type: ignore[union-attr]
 
     def native_layer(self) -> NativeLayer | None:
-        """As `ops.native_layers.native_layer_of` asks for it."""
+        """Describe this layer to native code; None if it was modified (see `ops.native_layers.native_layer_of`)."""
         if not is_itself(self, S6, self.A_log, self.D) or not self._has_ordinary_projections():
             return None
         parameters = (self.delta.weight, self.delta.bias, self.bc.weight, self.A_log, self.D)
@@ -55,21 +55,21 @@ class S6(nn.Module):
 
 
 class DepthwiseMixer(nn.Module):
-    """What stands in for an S6 in the control without state spaces: as many parameters and operations, no recurrence.
+    """Replacement for S6 in the control without state spaces: as many parameters and operations, no recurrence.
 
     A linear layer, then two depthwise 7×7 convolutions, each applied twice as a residual step. With 32 states both have
-    C² + 98C parameters. A pixel takes 2C² + 416C operations in S6 (9 for each state, as is usual, and 2 for each weight
-    of a projection), and 2C² + 412C here (5 for SiLU and sum).
+    C² + 98C parameters. S6 takes 2C² + 416C operations per pixel (9 per state, as is usual, and 2 per projection
+    weight), this layer 2C² + 412C (5 for SiLU and sum).
 
     Args:
         channels: Channels in and out.
-        d_state: States of the S6 that it stands in for.
+        d_state: States of the S6 that it replaces.
         discretization: Unused.
     """
 
     def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh") -> None:
         super().__init__()
-        # two kernels have the 3N + 2 parameters a channel of S6's B, C, A, D and the bias of Δ; their sides are odd
+        # two kernels match the 3N + 2 parameters per channel of S6's B, C, A, D and Δ's bias; kernels have odd sides
         side = 2 * round((((3 * d_state + 2) / 2) ** 0.5 - 1) / 2) + 1
         self.proj = nn.Linear(channels, channels, bias=False)
         self.convs = nn.ModuleList(
@@ -90,7 +90,7 @@ class BFSS(nn.Module):
 
     Args:
         channels: Channels in and out.
-        d_state: States a channel.
+        d_state: States per channel.
         discretization: "zoh" or "mamba".
     """
 
@@ -109,12 +109,12 @@ class BFSS(nn.Module):
         return self.evaluate(self.expression(lazy(x)))
 
     def expression(self, x: Expression) -> Expression:
-        """As `forward`, to be computed with the layers before and after."""
+        """Return `forward` as an expression, to be evaluated together with the layers around it."""
         return concat(x.then(self.scans[0]), x.columns(self.scans[1])).then(self.fusion)
 
 
 class NoSSM(BFSS):
-    """BFSS with depthwise convolutions instead of its scans (control). Arguments as `BFSS`."""
+    """BFSS with depthwise convolutions instead of its scans (control). Takes the arguments of `BFSS`."""
 
     mixer = DepthwiseMixer
 
@@ -124,7 +124,7 @@ class SS2D(nn.Module):
 
     Args:
         channels: Channels in and out.
-        d_state: States a channel.
+        d_state: States per channel.
         discretization: "zoh" or "mamba".
     """
 
@@ -141,7 +141,7 @@ class SS2D(nn.Module):
 
 
 def scan_of(scan: nn.Module, x: Expression) -> Expression:
-    """Result of a scan of x; that of an ordinary BFSS is computed with the layers before and after."""
+    """Apply a scan to x; an unmodified BFSS is evaluated together with the layers around it."""
     if isinstance(scan, BFSS) and type(scan) in (BFSS, NoSSM) and runs_forward_alone(scan):
         return scan.expression(x)
     return x.then(scan)

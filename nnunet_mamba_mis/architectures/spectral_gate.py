@@ -13,7 +13,7 @@ from nnunet_mamba_mis.ops.native_layers import NativeLayer, SpectralFilter
 class SpectralGate(nn.Module):
     """Complex weight and bias for each frequency and channel, between rfft2 and irfft2 (both ortho).
 
-    Runs in float32 even under autocast. The grid belongs to the feature size it was built for.
+    Runs in float32 even under autocast. The grid is tied to the feature size it was built for.
 
     Args:
         size: Height and width of the features.
@@ -35,7 +35,7 @@ class SpectralGate(nn.Module):
             return torch.fft.irfft2(spectrum, s=self.size, dim=(1, 2), norm="ortho")
 
     def native_layer(self) -> NativeLayer | None:
-        """As `ops.native_layers.native_layer_of` asks for it."""
+        """Describe this layer to native code; None if it was modified (see `ops.native_layers.native_layer_of`)."""
         if not is_itself(self, SpectralGate, self.weight, self.bias):
             return None
         return NativeLayer(SpectralFilter(self.size), (self.weight, self.bias))

@@ -14,9 +14,9 @@ PLACES = ("bottleneck", "encoder")
 
 
 class MambaLayer(nn.Module):
-    """LayerNorm, then Mamba, over the pixels of an image, row after row.
+    """LayerNorm, then Mamba, over the pixels of an image, row by row.
 
-    In float32 even under autocast: in half precision U-Mamba is known for NaN losses.
+    Runs in float32 even under autocast: U-Mamba is known for NaN losses in half precision.
     """
 
     def __init__(self, channels: int) -> None:
@@ -42,7 +42,7 @@ class UMamba(ResidualUNet):
         residual_unet: Further arguments of `ResidualUNet`.
 
     Raises:
-        ValueError: place is neither.
+        ValueError: place is neither of them.
     """
 
     def __init__(self, input_channels: int, num_classes: int, place: str = "bottleneck", **residual_unet: Any) -> None:
@@ -54,7 +54,7 @@ class UMamba(ResidualUNet):
         self.mamba_layers.append(MambaLayer(bottleneck))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(B, input_channels, H, W) → logits (B, num_classes, H, W); with deep supervision a list, as nnU-Net's."""
+        """(B, input_channels, H, W) → logits (B, num_classes, H, W); with deep supervision a list, as in nnU-Net."""
         x = self.encoder.stem(x)
         skips = []
         for stage, mamba in zip(self.encoder.stages, self.mamba_layers, strict=True):

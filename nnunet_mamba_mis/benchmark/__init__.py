@@ -1,1 +1,1 @@
-"""Trainers compared by cross-validation: training the grid, scores, statistics and the report."""
+"""Compare trainers by cross-validation: train the grid, score, compute statistics and write the report."""

@@ -1,4 +1,4 @@
-"""What identifies a model, and where nnU-Net's results of it lie."""
+"""The identity of a model, and its folders of results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SEED_FOLDER = re.compile(r"seed_(\w+)")
 
 
 class Model(NamedTuple):
-    """What nnU-Net names a folder of results by: TRAINER__PLANS__CONFIGURATION."""
+    """The parts of the name of nnU-Net's folder of results: TRAINER__PLANS__CONFIGURATION."""
 
     trainer: str
     plans: str = "nnUNetPlans"
@@ -19,7 +19,7 @@ class Model(NamedTuple):
 
     @classmethod
     def parse(cls, folder_name: str) -> Model | None:
-        """Return the model of a folder, or None if the name is no model's."""
+        """Return the model of a folder, or None for a folder with another kind of name."""
         parts = folder_name.split("__")
         return cls(*parts) if len(parts) == 3 and all(parts) else None
 
@@ -28,7 +28,7 @@ class Model(NamedTuple):
 
 
 def seed_folders(roots: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield each folder of results and the folders seed_N in it, with the seed."""
+    """Yield each folder of results and its subfolders seed_N, with their seeds."""
     for root in roots:
         for folder in (root, *sorted(root.glob("seed_*"))):
             match = _SEED_FOLDER.fullmatch(folder.name)

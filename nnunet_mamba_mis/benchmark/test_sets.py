@@ -1,4 +1,4 @@
-"""Labelled images that a model was not trained on: test sets of its dataset, and other datasets."""
+"""Labelled images to test a model on: the test sets of its dataset, and other datasets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.text import shortened
 
 TRAINING_PART = "imagesTr"
-# folder of predictions with the folds 0 and 1: test_folds_0_1
+# folder of predictions by folds 0 and 1: test_folds_0_1
 _ENSEMBLE = re.compile(r"test_folds_([0-9]{1,9}(?:_[0-9]{1,9})*)")
 _PART = re.compile(r"images(Tr|Ts(?:_.+)?)")
 
@@ -25,11 +25,11 @@ class TestSet:
     """Images and labels in nnUNet_raw.
 
     Args:
-        dataset: nnU-Net's full name of the dataset that they lie in.
-        part: Folder of the images: imagesTs, imagesTs_NAME, or imagesTr of another dataset than the model's.
+        dataset: nnU-Net's full name of the dataset that contains them.
+        part: Folder of the images: imagesTs, imagesTs_NAME, or imagesTr of a dataset other than the model's.
     """
 
-    __test__ = False  # pytest takes names that begin so for its own
+    __test__ = False  # pytest would collect a class with this name
 
     dataset: str
     part: str
@@ -54,12 +54,12 @@ class TestSet:
 
 
 def predictions_folder(model: Path, folds: Sequence[int], test_set: TestSet) -> Path:
-    """Return the folder of a test set's predictions with the ensemble of a model's folds."""
+    """Return the folder for the predictions of a test set by the ensemble of a model's folds."""
     return model / f"test_folds_{'_'.join(map(str, folds))}" / test_set.dataset / test_set.part
 
 
 def parse_predictions_folder(predictions: Path) -> tuple[tuple[int, ...], TestSet] | None:
-    """Return folds and test set of a folder of predictions, or None if it is no such folder."""
+    """Return the folds and test set of a folder of predictions, or None for another folder."""
     ensemble, dataset, part = predictions.parts[-3:]
     folds = _ENSEMBLE.fullmatch(ensemble)
     if folds is None or not is_dataset_name(dataset) or not _PART.fullmatch(part):
@@ -74,11 +74,11 @@ def find_test_sets(
 
     Args:
         raw: nnUNet_raw.
-        description: dataset.json that the model is trained with.
-        dataset: That the model is trained on.
-        own: Whether to take its own test sets.
-        others: Further datasets: their training images and their test sets.
-        problems: What cannot be used is added, in words.
+        description: The dataset.json that the model is trained with.
+        dataset: The dataset that the model is trained on.
+        own: Whether to include the test sets of this dataset.
+        others: Other datasets, whose training images and test sets to include.
+        problems: Receives a description of everything that cannot be used.
     """
     test_sets = []
     if own:
@@ -88,7 +88,7 @@ def find_test_sets(
             problems.append(f"--test-sets: {dataset} has no {folders} in {raw / dataset}")
     for other in others:
         if other == dataset:
-            problems.append(f"--test-on: {other} is trained on; its test sets are predicted with --test-sets")
+            problems.append(f"--test-on: {other} is the training dataset; predict its test sets with --test-sets")
             continue
         parts = _parts(raw / other)
         if not parts:
@@ -101,27 +101,27 @@ def find_test_sets(
 
 
 def _parts(dataset: Path) -> list[str]:
-    """Folders of images that have labels."""
+    """Return the folders of images that have labels."""
     parts = (path.name for path in sorted(dataset.glob("imagesT*")) if _PART.fullmatch(path.name))
     return [part for part in parts if (dataset / TestSet(dataset.name, part).labels_part).is_dir()]
 
 
 def _unpaired(dataset: Path, test_set: TestSet, ending: str) -> Iterator[str]:
-    """Images without labels and the other way round, for which nnU-Net would fail after all the trainings."""
+    """Yield images without labels, and labels without images, which would make nnU-Net fail after all training."""
     labels = set(labelled_cases(dataset / test_set.labels_part, ending))
     channel = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}")
     matches = (channel.fullmatch(file.name) for file in (dataset / test_set.part).iterdir())
     images = {match[1] for match in matches if match}
     if not labels and not images:
-        yield f"{test_set}: there is no image that ends with _0000{ending}"
+        yield f"{test_set}: no image ends with _0000{ending}"
     if unlabelled := sorted(images - labels):
-        yield f"{test_set}: there are no labels of {shortened(unlabelled)}"
+        yield f"{test_set}: images without labels: {shortened(unlabelled)}"
     if missing := sorted(labels - images):
-        yield f"{test_set}: there are no images of {shortened(missing)}"
+        yield f"{test_set}: labels without images: {shortened(missing)}"
 
 
 def _differences(raw: Path, ours: Dataset, dataset: str, other: str) -> Iterator[str]:
-    """Why a model of a dataset does not fit another: nnU-Net would predict what nobody asked for, or fail late."""
+    """Yield why a model of one dataset cannot be tested on another; nnU-Net would mispredict or fail late."""
     try:
         theirs = read_record(raw / other / DATASET_FILE, Dataset)
     except UserError as error:
@@ -130,4 +130,4 @@ def _differences(raw: Path, ours: Dataset, dataset: str, other: str) -> Iterator
     for key in ("labels", "file_ending", "channel_names"):
         here, there = getattr(ours, key), getattr(theirs, key)
         if here != there:
-            yield f"{key} in {DATASET_FILE} is {here} in {dataset} and {there} in {other}"
+            yield f"{key} in {DATASET_FILE} is {here} in {dataset}, but {there} in {other}"

@@ -1,1 +1,1 @@
-"""The command `mamba_mis`: a module for each subcommand, which parses and prints."""
+"""The command `mamba_mis`: one module per subcommand, which parses arguments and prints results."""

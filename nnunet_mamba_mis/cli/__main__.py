@@ -1,4 +1,4 @@
-"""`python -m nnunet_mamba_mis.cli`, as `mamba_mis`."""
+"""`python -m nnunet_mamba_mis.cli`: the command `mamba_mis`."""
 
 from nnunet_mamba_mis.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Turn a public dataset, as downloaded or unpacked, into a dataset of nnU-Net's in nnUNet_raw."""
+"""Convert a public dataset, as downloaded or unpacked, or your own images, to an nnU-Net dataset in nnUNet_raw."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ _LIST_WIDTH = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis convert`."""
     parser.add_argument("name", metavar="NAME", choices=DATASETS, help=f"the dataset: {', '.join(DATASETS)}")
-    source = "folder it was unpacked to, at any depth, or its archives (zip, tar, tar.gz)"
+    source = "folder that contains the unpacked dataset, at any depth, or its archives (zip, tar, tar.gz)"
     parser.add_argument("-i", dest="sources", metavar="SOURCE", nargs="+", type=Path, required=True, help=source)
     parser.add_argument("-d", dest="dataset_id", metavar="ID", type=int, required=True, help="nnU-Net's id, 1 to 999")
-    name = "what follows Dataset<ID>_ in the name of its folder (default: the dataset's own name)"
+    name = "what follows Dataset<ID>_ in the new folder's name (default: the dataset's own name)"
     parser.add_argument("--name", dest="folder_name", metavar="N", help=name)
-    resize = "make all images N × N pixels, as papers do (default: keep sizes)"
+    resize = "resize all images to N × N pixels, as papers do (default: keep sizes)"
     parser.add_argument("--resize", metavar="N", type=int, help=resize)
     parser.add_argument("--keep-aspect", action="store_true", help="with --resize: pad with black, do not stretch")
     official = "validate on the challenge's own validation set, in one fold (isic2017, isic2018)"
     parser.add_argument("--official-split", action="store_true", help=official)
     hold_out = (
-        "make N training cases, spread evenly over their sorted names, a test set (default: 0); warns if cases that "
-        "belong together end up on both sides"
+        "move N training cases, spread evenly over their sorted names, to a test set (default: 0); warns if related "
+        "cases end up on both sides"
     )
     parser.add_argument("--hold-out", metavar="N", type=int, default=0, help=hold_out)
-    parser.add_argument("--skip-bad", action="store_true", help="leave out what has a problem; the report lists it")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out files with problems; the report lists them")
     parser.add_argument("--dry-run", action="store_true", help="check the whole source, then stop")
-    overwrite = "replace a dataset of the same id and name, once the new one is complete"
+    overwrite = "replace a dataset with the same id and name once the new one is complete"
     parser.add_argument("--overwrite", action="store_true", help=overwrite)
-    stems = "folder only: how images and masks are named, with {} for what they share (default: {}:{})"
+    stems = "folder only: names of images and masks, with {} for the part they share (default: {}:{})"
     parser.add_argument("--stems", metavar="IMAGE:MASK", help=stems)
     labels = (
-        "folder only: what masks hold, as polyp=1 instrument=2 ignore=255 (values in the mask files; indices of "
-        "palette images) or polyp=#ff0000 (colours)"
+        "folder only: classes in the masks, such as polyp=1 instrument=2 ignore=255 (stored values; for palette "
+        "images, indices) or polyp=#ff0000 (colours)"
     )
     parser.add_argument("--labels", metavar="NAME=VALUE", nargs="+", action="extend", help=labels)
-    processes = "number of processes (default: one for each core, at most 8)"
+    processes = "number of processes (default: one per core, at most 8)"
     parser.add_argument("-np", dest="processes", metavar="NP", type=int, help=processes)
     parser.add_argument("--list", action=_ListDatasets, nargs=0, help="list the datasets and exit")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert a dataset and say what to run next."""
+    """Convert a dataset, and print the commands to run next."""
     from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
 
     dataset = DATASETS[args.name]
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     for warning in conversion.warnings:
         print(for_terminal(f"mamba_mis: warning: {warning}"), file=sys.stderr)
     counts = ", ".join(f"{number} in {folder}" for folder, number in conversion.number_of_cases.items())
-    state = "would be" if args.dry_run else "is complete:"
+    state = "would contain:" if args.dry_run else "is complete:"
     print(one_line(f"{conversion.folder} {state} {counts}"))
     print_left_out(conversion.left_out)
     print(one_line(f"Splits: {conversion.splits}"))

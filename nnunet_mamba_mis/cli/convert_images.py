@@ -1,7 +1,7 @@
-"""Turn a folder of new images into one that nnUNetv2_predict reads: RGB PNGs, upright, with 8 bits a channel.
+"""Convert a folder of new images for nnUNetv2_predict: to upright RGB PNGs with 8 bits per channel.
 
-JPEG, PNG, BMP, TIFF and GIF are read, grey, with a palette or an opaque alpha channel, too; images are read exactly as
-`mamba_mis convert` reads those of a dataset.
+Reads JPEG, PNG, BMP, TIFF and GIF, including grey images, palettes and opaque alpha channels, exactly as `mamba_mis
+convert` reads the images of a dataset.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pathlib import Path
 from nnunet_mamba_mis.cli.left_out import print_left_out
 from nnunet_mamba_mis.utils.text import counted, one_line
 
-# those of `sixteen_bits.DEPTHS`, which is not cheap to import
+# the same as `sixteen_bits.DEPTHS`, which is not cheap to import
 _DEPTHS = (8, 10, 12, 14, 16)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis convert images`."""
     parser.add_argument("-i", dest="source", metavar="FOLDER", type=Path, required=True, help="folder of the images")
-    output = "folder to write; must not exist, or be empty"
+    output = "folder to write; must be empty or not exist"
     parser.add_argument("-o", dest="output", metavar="FOLDER", type=Path, required=True, help=output)
     bits = (
-        'what 16-bit images are scaled from, as those of training were: "bits" in the conversion_report.json of the '
-        "model's dataset (default: what the brightest of these images needs)"
+        'bit depth that 16-bit images are scaled from, which must be that of training: "bits" in '
+        "conversion_report.json of the model's dataset (default: what the brightest of these images needs)"
     )
     parser.add_argument("--bits", metavar="N", type=int, choices=_DEPTHS, help=bits)
-    parser.add_argument("--skip-bad", action="store_true", help="leave out what has a problem; the report lists it")
-    processes = "number of processes (default: one for each core, at most 8)"
+    parser.add_argument("--skip-bad", action="store_true", help="leave out files with problems; the report lists them")
+    processes = "number of processes (default: one per core, at most 8)"
     parser.add_argument("-np", dest="processes", metavar="NP", type=int, help=processes)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert the images and say how they were scaled and what to run next."""
+    """Convert the images, and print how they were scaled and the command to run next."""
     from nnunet_mamba_mis.dataset_conversion.new_images import convert_images
 
     images = convert_images(args.source, args.output, args.bits, args.skip_bad, args.processes)
@@ -41,15 +41,15 @@ def run(args: argparse.Namespace) -> None:
     print_left_out(images.left_out)
     if images.bits:
         number = counted(images.with_16_bits, "image")
-        print(f"Scaled {number} with 16 bits a channel from {images.bits} bits to 8.")
+        print(f"Scaled {number} with 16 bits per channel from {images.bits} bits to 8.")
         if args.bits is None:
             print(
-                "  That is what the brightest of them needs. If the model's images were scaled from another number of\n"
-                '  bits ("bits" in the conversion_report.json of its dataset), convert again with --bits.'
+                f"  The brightest image needs {images.bits} bits. If the model's images were scaled from another bit\n"
+                '  depth ("bits" in conversion_report.json of its dataset), convert again with --bits.'
             )
     predictions = images.folder.with_name(f"{images.folder.name}_predictions")
     folders = f"-i {shlex.quote(str(images.folder))} -o {shlex.quote(str(predictions))}"
     print(
-        "Next, with dataset ID, fold and trainer of the model:\n"
+        "Next, with the model's dataset ID, fold and trainer:\n"
         f"  nnUNetv2_predict {one_line(folders)} -d ID -c 2d -f 0 -tr nnUNetTrainerMambaMIS"
     )

@@ -1,6 +1,6 @@
-"""Say what is installed, which scan backends work here, whether nnU-Net finds the trainers, and what to do.
+"""Check the installation: package versions, scan backends, and whether nnU-Net finds the trainers. Suggest fixes.
 
-Exit status 1 if something that training needs is wrong.
+The exit status is 1 if there is a problem that prevents training.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command has no arguments."""
+    """Add nothing: the command has no arguments."""
 
 
 def run(_args: argparse.Namespace) -> int:
-    """Print every finding as it comes; 1 if one of them is wrong."""
+    """Print each finding as soon as it is known; return 1 if there is a problem."""
     from nnunet_mamba_mis.installation import WRONG, inspect_installation
     from nnunet_mamba_mis.utils.text import for_terminal
 

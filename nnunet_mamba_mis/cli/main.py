@@ -16,21 +16,21 @@ from nnunet_mamba_mis.utils.text import for_terminal
 
 # subcommand → module with add_arguments(parser) and run(args), or with COMMANDS; modules must be cheap to import
 COMMANDS = {
-    "convert": ("nnunet_mamba_mis.cli.convert", "turn a public dataset into nnU-Net's raw format"),
-    "convert images": ("nnunet_mamba_mis.cli.convert_images", "turn a folder of new images into one to predict"),
-    "demo": ("nnunet_mamba_mis.cli.demo", "see it all work in minutes, on synthetic polyps or on Kvasir-SEG"),
+    "convert": ("nnunet_mamba_mis.cli.convert", "convert a dataset to nnU-Net's raw format"),
+    "convert images": ("nnunet_mamba_mis.cli.convert_images", "convert a folder of new images for prediction"),
+    "demo": ("nnunet_mamba_mis.cli.demo", "run the whole workflow in minutes, on synthetic polyps or Kvasir-SEG"),
     "plan": ("nnunet_mamba_mis.cli.plan", "choose patch and batch size for a GPU's memory"),
     "benchmark": ("nnunet_mamba_mis.cli.benchmark", "compare trainers by cross-validation"),
-    "doctor": ("nnunet_mamba_mis.cli.doctor", "say what is installed, what works here, and what to do"),
-    "predict": ("nnunet_mamba_mis.cli.predict", "segment images, folders and videos, in one process"),
-    "export": ("nnunet_mamba_mis.cli.export", "write a trained fold as .pt2 and ONNX, to run without nnU-Net"),
+    "doctor": ("nnunet_mamba_mis.cli.doctor", "check the installation and suggest fixes"),
+    "predict": ("nnunet_mamba_mis.cli.predict", "segment images, folders and videos in one process"),
+    "export": ("nnunet_mamba_mis.cli.export", "export a trained fold to .pt2 and ONNX, to run without nnU-Net"),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand and return its exit status: 0, 1 for a problem the user can solve, 130 for Ctrl-C.
 
-    If all went well but for the output, it is 141 where nobody reads it any more, as by `| head`, and 1 elsewhere.
+    If only writing the output fails, the status is 141 for a closed pipe, as with `| head`, and 1 otherwise.
     """
     with dependable_output() as output:
         status = _status(argv)
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             return status
         if isinstance(output.failure, BrokenPipeError):
             return 141
-        print(f"mamba_mis: error: done, but the output was lost: {output.failure.strerror}", file=sys.stderr)
+        print(f"mamba_mis: error: done, but the output is lost: {output.failure.strerror}", file=sys.stderr)
         return 1
 
 
@@ -49,7 +49,7 @@ def _status(argv: list[str] | None) -> int:
     except SystemExit as leave:
         if isinstance(leave.code, str):
             raise
-        return leave.code or 0  # argparse's, for --help and for bad arguments
+        return leave.code or 0  # from argparse, for --help and bad arguments
     except UserError as error:
         print(for_terminal(f"mamba_mis: error: {error}"), file=sys.stderr)
         return 1
@@ -72,14 +72,14 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _expanded(value: object) -> object:
-    """Return a path, or a list of paths, with the home folder for a ~ that the shell left, as in --output=~/x."""
+    """Return a path or list of paths with ~ expanded where the shell did not, as in --output=~/x."""
     if isinstance(value, list):
         return [_expanded(item) for item in value]
     return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
 
 def _add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, tuple[str, str]]) -> None:
-    """Add a subcommand for each module; a package with COMMANDS of its own is a group of subcommands."""
+    """Add a subcommand for each module; a package with its own COMMANDS is a group of subcommands."""
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, (module_name, summary) in commands.items():
         module = importlib.import_module(module_name)

@@ -1,7 +1,7 @@
-"""Plan patch and batch size for Mamba-MIS, for the memory of a GPU.
+"""Choose patch and batch size of Mamba-MIS for the memory of a GPU.
 
-Writes nnUNetMambaMISPlans.json into the dataset's folder in nnUNet_preprocessed, or plans of another name: choose them
-with -p, for nnU-Net's own trainers too, as the network is in them.
+Writes nnUNetMambaMISPlans.json, or plans with another name, to the dataset's folder in nnUNet_preprocessed. Select them
+with -p. As the plans contain the network, they also work with nnU-Net's own trainers.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from nnunet_mamba_mis.utils.text import one_line
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis plan`."""
     parser.add_argument("-d", dest="dataset", metavar="ID", required=True, help="nnU-Net's id of the dataset")
-    memory = "what training may take on the GPU, in GB (default: 8, as nnU-Net's)"
+    memory = "GPU memory that training may use, in GB (default: 8, as in nnU-Net)"
     parser.add_argument("--gpu-memory", metavar="GB", type=float, default=8.0, help=memory)
-    parser.add_argument("--variant", choices=("S", "B", "L"), default="B", help="of the network (default: B)")
-    stem = "patches, as in the paper, or convolutions (default: patch)"
+    parser.add_argument("--variant", choices=("S", "B", "L"), default="B", help="size of the network (default: B)")
+    stem = "first layer of the network: patches, as in the paper, or convolutions (default: patch)"
     parser.add_argument("--stem", choices=("patch", "conv"), default="patch", help=stem)
-    name = f"of the plans, which nnU-Net's -p takes (default: {PLANS_NAME})"
+    name = f"name of the plans, for nnU-Net's -p (default: {PLANS_NAME})"
     parser.add_argument("--plans-name", metavar="NAME", default=PLANS_NAME, help=name)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the plans and say what to run next."""
+    """Write the plans, and print the commands to run next."""
     from nnunet_mamba_mis.planning.checks import check_options, find_fingerprinted
 
     check_variables()
@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"{one_line(f'{folder / name}.json')}: {network}, patch {patch_size[0]} × {patch_size[1]} "
         f"(median image {median}), batch {batch_size}\n"
-        f"Training takes about {gpu:.1f} GB on a GPU, {cpu:.1f} GB on a CPU"
+        f"Training needs about {gpu:.1f} GB on a GPU, {cpu:.1f} GB on a CPU"
     )
     print("Next:")
     data = folder / configuration["data_identifier"]
     if data.is_dir() and any(data.iterdir()):
-        print(one_line(f"  (preprocessed data are there: {data})"))
+        print(one_line(f"  (preprocessed data already exist: {data})"))
     else:
         print(f"  nnUNetv2_preprocess -d {args.dataset} -plans_name {name} -c {CONFIGURATION}")
     fold = first_fold(len(planner.dataset), (folder / SPLITS_FILE).exists())

@@ -1,9 +1,8 @@
-"""Segment images or videos with a trained 2D model, of any trainer: labels as nnUNetv2_predict writes them, faster.
+"""Segment images or videos with a trained 2D model of any trainer. Writes the labels of nnUNetv2_predict, faster.
 
-The model is loaded once, and images go through it in batches. Images are those that the model was trained on, by name
-and kind (CASE_0000 and so on), and JPEG, PNG, BMP, TIFF and GIF of any kind for models of such pictures. summary.csv
-has the area and number of components of each class, and the mean confidence. A broken image is skipped; the exit status
-is then 1.
+Loads the model once and predicts images in batches. Reads images with the names and format of the training set
+(CASE_0000 and so on) and, for models of natural images, any JPEG, PNG, BMP, TIFF or GIF. summary.csv lists the area and
+number of components of each class, and the mean confidence. Skips broken images; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.text import counted, one_line
 
-# those of `sixteen_bits.DEPTHS`, which is not cheap to import
+# the same as `sixteen_bits.DEPTHS`, which is not cheap to import
 _DEPTHS = (8, 10, 12, 14, 16)
 
 
@@ -26,35 +25,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "-d", dest="dataset", metavar="ID", help="id or name of the dataset that the model was trained on"
     )
-    folder = "the model's folder: nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
+    folder = "folder of the model: nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
     model.add_argument("-m", dest="model", metavar="MODEL", type=Path, help=folder)
-    sources = "folder of images, images, or videos"
+    sources = "a folder of images, image files, or video files"
     parser.add_argument("-i", dest="sources", metavar="SOURCE", nargs="+", type=Path, required=True, help=sources)
     parser.add_argument("-o", dest="output", metavar="FOLDER", type=Path, required=True, help="folder to write")
-    folds = "0 1 2 3 4 for the mean of folds, or all (default: every trained fold)"
+    folds = "folds to average, such as 0 1 2 3 4, or all (default: every trained fold)"
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", type=_fold, help=folds)
     trainer = "with -d: the model's trainer (default: the only one, or nnUNetTrainerMambaMIS)"
     parser.add_argument("-tr", dest="trainer", metavar="TRAINER", help=trainer)
     parser.add_argument(
-        "-p", dest="plans", metavar="PLANS", help="with -d: its plans (default: the only ones, or nnUNetPlans)"
+        "-p", dest="plans", metavar="PLANS", help="with -d: the model's plans (default: the only ones, or nnUNetPlans)"
     )
-    configuration = "with -d: its configuration (default: the only one, or 2d)"
+    configuration = "with -d: the model's configuration (default: the only one, or 2d)"
     parser.add_argument("-c", dest="configuration", metavar="CONFIGURATION", help=configuration)
-    device = "cpu, cuda or mps (default: cuda where there is a GPU, else cpu)"
+    device = "cpu, cuda or mps (default: cuda if a GPU is available, else cpu)"
     parser.add_argument("-device", metavar="DEVICE", help=device)
-    mirroring = "do not predict mirrored copies too: faster, less accurate"
+    mirroring = "do not average over mirrored copies of the image: faster, less accurate"
     parser.add_argument("--no-mirroring", action="store_true", help=mirroring)
     probabilities = "also write probabilities, as nnUNetv2_predict does"
     parser.add_argument("--save-probabilities", action="store_true", help=probabilities)
-    overlays = "also write the images with outlines, into OUTPUT/overlays"
+    overlays = "also write the images with outlines to OUTPUT/overlays"
     parser.add_argument("--overlays", action="store_true", help=overlays)
     parser.add_argument("--resume", action="store_true", help="skip images that an earlier run has finished")
     bits = (
-        'what 16-bit pictures are scaled from, as those of training were: "bits" in the conversion_report.json of the '
-        "model's dataset (default: what the brightest of these needs)"
+        'bit depth that 16-bit images are scaled from, which must be that of training: "bits" in '
+        "conversion_report.json of the model's dataset (default: what the brightest of these images needs)"
     )
     parser.add_argument("--bits", metavar="N", type=int, choices=_DEPTHS, help=bits)
-    every = "predict every Nth frame of a video; those between have the outlines of the one before (default: 1)"
+    every = "predict every Nth frame of a video; frames between keep the outlines of the last one (default: 1)"
     parser.add_argument("--every", metavar="N", type=_positive, default=1, help=every)
     labels = "also write the label map of each predicted frame of a video"
     parser.add_argument("--save-labels", action="store_true", help=labels)
@@ -71,7 +70,7 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict, showing progress, and say what was skipped."""
+    """Predict with a progress bar, and print which images were skipped."""
     from tqdm import tqdm
 
     from nnunet_mamba_mis.nnunet.environment import check_variables
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     check_variables()
     choice = (args.trainer, args.plans, args.configuration)
     if args.model and any(choice):
-        raise UserError("-tr, -p and -c go with -d: -m names the model already")
+        raise UserError("-tr, -p and -c need -d: -m already names the model")
     model = args.model or find_model(args.dataset, *choice)
     options = Options(
         folds=args.folds or trained_folds(model) or [0],
@@ -110,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
                 done += 1
     seconds = time.monotonic() - start
     what = counted(done, unit.strip().removesuffix("s"))
-    print(one_line(f"{args.output}: {what} in {seconds:.1f} s ({done / max(seconds, 1e-9):.1f} a second)"))
+    print(one_line(f"{args.output}: {what} in {seconds:.1f} s ({done / max(seconds, 1e-9):.1f} per second)"))
     if problems:
         print(f"mamba_mis: error: {counted(len(problems), 'problem')}:", file=sys.stderr)
         for problem in problems:

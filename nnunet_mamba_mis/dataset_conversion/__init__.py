@@ -1,4 +1,4 @@
-"""Converters of public datasets into nnU-Net's raw format: one file a dataset, in `datasets`."""
+"""Converters from public datasets to nnU-Net's raw format: one file per dataset, in `datasets`."""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -8,7 +8,7 @@ from nnunet_mamba_mis.dataset_conversion.dataset import Dataset
 
 
 def _all_datasets() -> dict[str, Dataset]:
-    modules = (import_module(f"{datasets.__name__}.{found.name}") for found in iter_modules(datasets.__path__))
+    modules = (import_module(f"{datasets.__name__}.{module.name}") for module in iter_modules(datasets.__path__))
     return {dataset.name: dataset for module in modules for dataset in module.DATASETS}
 
 

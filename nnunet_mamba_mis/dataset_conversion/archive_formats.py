@@ -1,4 +1,4 @@
-"""Read zip and tar files to their end marks and checksums, within limits, whatever is in them."""
+"""Read untrusted zip and tar files within limits, verifying checksums and end markers."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from typing import IO, Any, Protocol, TypeVar
 
 from nnunet_mamba_mis.utils.errors import UserError
 
-# how names of archives end
+# file name endings
 READABLE = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 UNREADABLE = (".rar", ".7z", ".tar.zst", ".tzst", ".tar.lzma", ".tlz", ".tar.lz", ".tar.lz4", ".tar.z", ".taz")
 
 MAX_FILES = 500_000
 _BLOCK = 2**20
 
-# bytes of all headers of one member of a tar file: long names, extended attributes, maps of sparse files
+# bytes of all headers of a tar member: long names, extended attributes, maps of sparse files
 _MAX_HEADERS = 2**20
-# bytes of a zip's directory: several times what its most files need
+# bytes of a zip's directory: several times what MAX_FILES entries need
 _MAX_DIRECTORY = 2**27
 _LONGEST_NAME = 4096
 _SHOWN = 200
@@ -43,7 +43,7 @@ _ZIP_ENTRY = b"PK\1\2"
 _ZIP_END_MARK = b"PK\5\6"
 _ZIP_END = struct.Struct("<10xHL4xH")
 _LONGEST_COMMENT = 2**16 - 1
-# before that, the same for large ones: a record and what locates it
+# before it, the same for large archives: a record and its locator
 _ZIP64_END_MARKS = (b"PK\6\6", b"PK\6\7")
 _ZIP64_END = struct.Struct("<4s28xQQ8x4s16x")
 
@@ -55,11 +55,11 @@ class Member:
     """A file in an archive.
 
     Args:
-        name: Its path there.
-        size: How many bytes it claims to hold.
-        refused: Why it must not be unpacked, if it must not.
-        is_folder: It is a folder.
-        source: What the archive's library knows it as.
+        name: Its path in the archive.
+        size: Number of bytes it claims to contain.
+        refused: Why it must not be unpacked; "" if it may be.
+        is_folder: Whether it is a folder.
+        source: The archive library's own object for it.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Member:
 
     @property
     def shown(self) -> str:
-        """The name as it appears in messages."""
+        """The name as shown in messages."""
         return repr(self.name if len(self.name) <= _SHOWN else f"{self.name[:_SHOWN]}…")
 
 
@@ -87,8 +87,8 @@ class Archive:
     """An open archive.
 
     Args:
-        path: Its file.
-        reader: Of its format.
+        path: The archive's file.
+        reader: Reader for its format.
     """
 
     def __init__(self, path: Path, reader: _Reader) -> None:
@@ -97,24 +97,24 @@ class Archive:
 
     @property
     def position(self) -> int:
-        """How many bytes were decompressed to find the members."""
+        """Number of bytes decompressed to find the members."""
         return self._reader.position
 
     def members(self) -> Iterator[Member]:
-        """Yield all members; the end of the iteration is the archive's own.
+        """Yield all members; the iteration ends only at the archive's end marker.
 
         Raises:
             UserError: The archive is damaged.
         """
-        return _blaming(self._path, self._reader.members())
+        return _naming_archive(self._path, self._reader.members())
 
     def blocks(self, member: Member) -> Iterator[bytes]:
-        """Yield what is in a file, piece by piece.
+        """Yield the content of a file in blocks.
 
         Raises:
-            UserError: It is damaged, or its size is not what it claims.
+            UserError: The file is damaged, or its size is not the claimed one.
         """
-        return _blaming(self._path, self._blocks(member))
+        return _naming_archive(self._path, self._blocks(member))
 
     def _blocks(self, member: Member) -> Iterator[bytes]:
         left = member.size
@@ -126,29 +126,29 @@ class Archive:
                 yield block
         if left:
             more = "smaller" if left > 0 else "larger"
-            raise UserError(f"{self._path}: its member {member.shown} is {more} than it claims: download it again")
+            raise UserError(f"{self._path}: its member {member.shown} is {more} than it claims; download it again")
 
 
 def ending(path: Path, endings: Sequence[str]) -> str:
-    """Return which of these, if any, a file's name ends with, in any case."""
+    """Return the ending, if any, that a file's name has in upper or lower case; "" otherwise."""
     return next((end for end in endings if path.name.lower().endswith(end)), "")
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file begins as the archives do that can be read here.
+    """Return whether a file begins like a supported archive.
 
     Raises:
         UserError: The file cannot be read.
     """
-    with _blamed(path):
+    with _errors_name_archive(path):
         return _begins_as_archive(_start(path))
 
 
 def too_large(archive: Path, size: int) -> UserError:
-    """Return the error for an archive that holds so many bytes, or more."""
+    """Return the error for an archive that claims to contain at least this many bytes."""
     return UserError(
-        f"{archive} ({readable_size(archive.stat().st_size)}) claims to hold {readable_size(size)} or more, which no "
-        "dataset does. If you trust it, unpack it yourself and give the folder"
+        f"{archive} ({readable_size(archive.stat().st_size)}) claims to contain {readable_size(size)} or more, unlike "
+        "any known dataset. If you trust it, unpack it yourself and give the folder"
     )
 
 
@@ -167,13 +167,13 @@ def opened(path: Path, most: int) -> Iterator[Archive]:
 
     Args:
         path: The file.
-        most: How many bytes a compressed tar file may hold.
+        most: The most bytes that a compressed tar file may contain.
 
     Raises:
-        UserError: It is no archive, or it is damaged.
+        UserError: The file is not an archive, or is damaged.
     """
     with ExitStack() as stack:
-        with _blamed(path):
+        with _errors_name_archive(path):
             start = _start(path)
             if not _begins_as_archive(start) or (start.startswith(_ZIP) and not zipfile.is_zipfile(path)):
                 raise UserError(f"{path} is neither a folder nor a zip or tar archive, or it is truncated")
@@ -187,15 +187,15 @@ def opened(path: Path, most: int) -> Iterator[Archive]:
 
 
 @contextmanager
-def _blamed(path: Path) -> Iterator[None]:
-    """Turn whatever a library raises while it reads an archive into one line about that archive."""
+def _errors_name_archive(path: Path) -> Iterator[None]:
+    """Turn any exception of an archive library into a one-line error that names the archive."""
     try:
         yield
     except UserError:
         raise
     except NotImplementedError as error:
-        raise UserError(f"{path} cannot be read here ({error}). Unpack it and give the folder") from None
-    # bad data makes these libraries raise nearly everything: struct.error, RecursionError, OSError without a number …
+        raise UserError(f"{path} has an unsupported format ({error}). Unpack it and give the folder") from None
+    # on bad data these libraries raise almost anything: struct.error, RecursionError, OSError without a number …
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -203,10 +203,10 @@ def _blamed(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is truncated or damaged ({why}): download it again") from None
 
 
-def _blaming(path: Path, steps: Iterator[_Step]) -> Iterator[_Step]:
-    """Yield what reading an archive yields; what goes wrong outside of reading is no fault of the archive."""
+def _naming_archive(path: Path, steps: Iterator[_Step]) -> Iterator[_Step]:
+    """Yield the steps of reading an archive; name the archive in their errors, but not in the caller's."""
     while True:
-        with _blamed(path):
+        with _errors_name_archive(path):
             try:
                 step = next(steps)
             except StopIteration:
@@ -237,11 +237,11 @@ def _decompressor(start: bytes) -> Callable[[Path], Any]:
 
 
 class _Zip:
-    """A zip file, all of whose entries its directory lists.
+    """A zip file whose directory lists all of its entries.
 
     Args:
         path: The file.
-        stack: Closes it.
+        stack: Exit stack that closes the file.
     """
 
     position = 0
@@ -250,23 +250,23 @@ class _Zip:
         with path.open("rb") as file:
             entries, modulus = _count_entries(file)
         self._file = stack.enter_context(zipfile.ZipFile(path))
-        found = self._file.infolist()
-        # a damaged length can hide entries as the comment of the one before
-        if len(found) % modulus != entries:
-            raise zipfile.BadZipFile(f"its directory lists {len(found)} of {entries} members")
-        if found and min(info.header_offset for info in found) != 0:
-            raise zipfile.BadZipFile("its first bytes are not those of a member")
+        listed = self._file.infolist()
+        # a damaged length can hide entries in the comment of the previous one
+        if len(listed) % modulus != entries:
+            raise zipfile.BadZipFile(f"its directory lists {len(listed)} of {entries} members")
+        if listed and min(info.header_offset for info in listed) != 0:
+            raise zipfile.BadZipFile("it does not begin with a member")
 
     def members(self) -> Iterator[Member]:
         return map(_zip_member, self._file.infolist())
 
     def open(self, member: Member) -> IO[bytes]:
-        # compares the checksum when the end is read
+        # verifies the checksum at the end of the member
         return self._file.open(member.source)
 
 
 def _count_entries(file: IO[bytes]) -> tuple[int, int]:
-    """Return how many entries the end of a zip claims, and the number that this is a remainder of."""
+    """Return the number of entries that a zip's end record claims, and the modulus it is counted by."""
     size = file.seek(0, os.SEEK_END)
     start = file.seek(max(0, size - _LONGEST_COMMENT - _ZIP_END.size - _ZIP64_END.size))
     tail = file.read()
@@ -279,9 +279,9 @@ def _count_entries(file: IO[bytes]) -> tuple[int, int]:
             at -= _ZIP64_END.size
             entries, length, modulus = large_entries, large_length, 2**64
     file.seek(max(0, start + at - length))
-    # zipfile makes an object of each
+    # zipfile creates an object for each entry
     if length > _MAX_DIRECTORY or file.read(length).count(_ZIP_ENTRY) > MAX_FILES:
-        raise zipfile.BadZipFile("its directory is larger than that of any dataset")
+        raise zipfile.BadZipFile("its directory is larger than that of any known dataset")
     return entries, modulus
 
 
@@ -293,15 +293,15 @@ def _zip_member(info: zipfile.ZipInfo) -> Member:
     elif info.flag_bits & 0x1:
         refused = "is encrypted"
     elif info.is_dir() and info.file_size:
-        refused = "is a folder with content"
+        refused = "is a folder but has content"
     return Member(info.filename, info.file_size, refused, info.is_dir(), info)
 
 
 class _Tar:
-    """A tar file that is whole only if nothing but zeros follows its members.
+    """A tar file, which is complete only if nothing but zeros follows its members.
 
     Args:
-        stream: The file, decompressed.
+        stream: The decompressed file.
     """
 
     def __init__(self, stream: _Stream) -> None:
@@ -317,44 +317,44 @@ class _Tar:
     def members(self) -> Iterator[Member]:
         end = 0
         while info := self._next():
-            # else a negative size leads back, for ever
+            # or a negative size would cause an endless loop
             if info.size < 0 or self._file.offset <= end:
                 raise tarfile.ReadError("a header leads backwards")
             end = self._file.offset
             yield _tar_member(info)
-        # tarfile takes a damaged header for the end, too
+        # tarfile also treats a damaged header as the end
         if len(self._stream.last) < tarfile.BLOCKSIZE:
-            raise tarfile.ReadError(f"it just ends after byte {end}")
+            raise tarfile.ReadError(f"it ends abruptly after byte {end}")
         if self._stream.last != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"bad header at byte {end}")
         if self._stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("its end mark is missing")
-        # the checksum of compressed ones is compared when their end is read
+            raise tarfile.ReadError("its end marker is missing")
+        # reading to the end verifies the checksum of a compressed file
         while block := self._stream.read(_BLOCK):
             if block.count(0) != len(block):
-                raise tarfile.ReadError("something follows its end mark")
+                raise tarfile.ReadError("data follows its end marker")
 
     def _next(self) -> tarfile.TarInfo | None:
         with self._stream.within(_MAX_HEADERS):
             info = self._file.next()
-        # would grow with every member, without use here
+        # these would grow with every member, and are not needed here
         self._file.members = []  # type: ignore[attr-defined]
         self._file.pax_headers = {}
         return info
 
     def open(self, member: Member) -> IO[bytes]:
         file = self._file.extractfile(member.source)
-        assert file is not None, "members that are no files are refused before"
+        assert file is not None, "members that are not files were refused before"
         return file
 
 
 class _Stream:
-    """A decompressed file that gives no more bytes than it may.
+    """A decompressed file that refuses to be read beyond a limit.
 
     Args:
         file: The file.
-        most: How far it may be read.
-        path: Of the archive, for messages.
+        most: Number of bytes that may be read.
+        path: The archive's path, for messages.
     """
 
     def __init__(self, file: IO[bytes], most: int, path: Path) -> None:
@@ -366,7 +366,7 @@ class _Stream:
 
     @contextmanager
     def within(self, number: int) -> Iterator[None]:
-        """Let no more than so many bytes be read in the block."""
+        """Limit the number of bytes that may be read within the block."""
         self._left = number
         yield
         self._left = None
@@ -375,7 +375,7 @@ class _Stream:
         if self._left is not None:
             self._left -= size
             if size < 0 or self._left < 0:
-                raise tarfile.ReadError("the headers of a member are larger than those of any dataset")
+                raise tarfile.ReadError("the headers of a member are larger than in any known dataset")
         self.last = self._file.read(size)
         self._check(self._file.tell())
         return self.last
@@ -412,5 +412,5 @@ def _refusal(name: str) -> str:
     if ".." in parts_of(name):
         return "leads out of the archive with .."
     if len(name) > _LONGEST_NAME:
-        return f"has a name of {len(name)} letters"
-    return "" if "\0" not in name else "has no valid name"
+        return f"has a name of {len(name)} characters"
+    return "" if "\0" not in name else "has an invalid name"

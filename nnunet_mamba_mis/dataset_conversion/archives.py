@@ -1,4 +1,4 @@
-"""Unpack downloads: what could write elsewhere or fill the disk is refused before anything is unpacked."""
+"""Unpack downloads, refusing beforehand anything that would write elsewhere or fill the disk."""
 
 from __future__ import annotations
 
@@ -24,50 +24,50 @@ from nnunet_mamba_mis.dataset_conversion.tree import Tree
 from nnunet_mamba_mis.utils.errors import UserError
 
 _MAX_BYTES = 200 * 2**30
-# Images hardly compress further, masks do, so small archives may; deflate reaches 1032 at most.
+# images hardly compress, but masks do, so small archives may exceed this ratio; deflate reaches 1032 at most
 _MAX_RATIO = 100
 _RATIO_COUNTS_FROM = 2**30
-# left free for all else that writes to the disk
+# left free for other programs
 _RESERVE = 256 * 2**20
 
-# files that some sets are to be downloaded with
+# suffixes of tables that some datasets need
 _TABLES = frozenset({"", ".csv", ".tab"})
 
 
 def archives_among(sources: Sequence[Path]) -> list[Path]:
-    """Return the sources that are to be unpacked; the others are folders, or files of text.
+    """Return the sources to unpack; the others are folders or text files.
 
     Raises:
-        UserError: A source is neither a folder nor an archive that can be read.
+        UserError: A source is neither a folder nor a readable archive.
     """
     archives = []
     for source in sources:
         if not source.exists():
             raise UserError(
-                f"{source} does not exist: -i takes the folder the dataset was unpacked to, or its archives"
+                f"{source} does not exist: give the folder that the dataset was unpacked to, or its archives, with -i"
             )
         if source.is_dir():
             continue
         if not source.is_file():
             raise UserError(f"{source} is neither a folder nor an archive")
         if unreadable := ending(source, UNREADABLE):
-            raise UserError(f"{source}: {unreadable} archives cannot be read here. Unpack it and give the folder")
+            raise UserError(f"{source}: {unreadable} archives are not supported. Unpack it and give the folder")
         if source.suffix.lower() not in _TABLES or is_archive(source):
             archives.append(source)
     return archives
 
 
 def unpack(archives: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Unpack archives, each into a folder of its own named like it, and return these folders.
+    """Unpack each archive into its own folder, named after it, and return these folders.
 
-    All are checked before the first is unpacked. Archives in an archive are unpacked in their turn, but none in those.
+    All archives are checked before the first is unpacked. Archives inside an archive are unpacked too, one level deep.
 
     Args:
         archives: Zip or tar files, compressed or not.
-        folder: Where to make the folders; it must exist.
+        folder: Parent of the new folders; must exist.
 
     Raises:
-        UserError: An archive is damaged, a member is a link, a device or leads elsewhere, or there is no room.
+        UserError: An archive is damaged, a member is a link or device or leads elsewhere, or the disk is too small.
         OSError: A file cannot be written.
     """
     limits = {archive: _Limits(archive) for archive in archives}
@@ -77,7 +77,7 @@ def unpack(archives: Sequence[Path], folder: Path) -> dict[Path, Path]:
         _check_room(archive, total, folder)
     unpacked = {}
     for i, archive in enumerate(archives):
-        # the number keeps apart two archives of one name; the name may be that of a dataset's folder
+        # the number separates archives of the same name; the name may be that of a folder of the dataset
         unpacked[archive] = folder / str(i) / _folder_name(archive)
         unpacked[archive].mkdir(parents=True)
         _unpack_one(archive, unpacked[archive], limits[archive])
@@ -89,7 +89,7 @@ def unpack(archives: Sequence[Path], folder: Path) -> dict[Path, Path]:
 
 
 class _Limits:
-    """How much an archive may hold, and those in it together with it.
+    """Limits for the content of an archive, including the archives inside it.
 
     Args:
         archive: The archive.
@@ -100,10 +100,10 @@ class _Limits:
         self._bytes = self._files = 0
 
     def take(self, archive: Path) -> int:
-        """Read what an archive claims to hold, and return how many bytes that is.
+        """Return the number of bytes that an archive claims to contain, and count them against the limits.
 
         Raises:
-            UserError: It is damaged, holds too much, or something that must not be unpacked.
+            UserError: The archive is damaged, or contains too much or something that must not be unpacked.
         """
         before = self._bytes
         with opened(archive, self.most - before) as file:
@@ -115,8 +115,8 @@ class _Limits:
                 if self._bytes > self.most:
                     raise too_large(archive, self._bytes)
                 if self._files > MAX_FILES:
-                    raise UserError(f"{archive} holds more than {MAX_FILES} files, which no dataset does")
-            # headers and what fills the end, too
+                    raise UserError(f"{archive} contains more than {MAX_FILES} files, unlike any known dataset")
+            # including headers and padding at the end
             self._bytes = max(self._bytes, before + file.position)
         return self._bytes - before
 
@@ -125,7 +125,8 @@ def _check_room(archive: Path, needed: int, folder: Path) -> None:
     free = shutil.disk_usage(folder).free - _RESERVE
     if needed > free:
         raise UserError(
-            f"{archive} needs {readable_size(needed)} unpacked, but {folder.parent} has {readable_size(free)} free"
+            f"{archive} needs {readable_size(needed)} when unpacked, but {folder.parent} has only "
+            f"{readable_size(free)} free"
         )
 
 
@@ -134,8 +135,8 @@ def _folder_name(archive: Path) -> str:
 
 
 def _unpack_inner(folder: Path, limits: _Limits) -> None:
-    # Dataverse makes one archive of all those of a set. Beside images an archive would be a foreign file; beside its
-    # own folder it was unpacked before
+    # Dataverse packs all archives of a dataset into one. An archive beside images is a foreign file, and one beside its
+    # own folder is unpacked already
     tree = Tree([folder])
     inner = [
         path
@@ -159,11 +160,11 @@ def _unpack_one(archive: Path, folder: Path, limits: _Limits) -> None:
             try:
                 _write(file, member, path)
             except (FileExistsError, NotADirectoryError):
-                raise UserError(f"{archive} holds {member.shown} twice: download it again") from None
+                raise UserError(f"{archive} contains {member.shown} twice: download it again") from None
             except (OSError, UnicodeEncodeError) as error:
                 if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
                     raise
-                raise UserError(f"{archive}: the disk does not take the name of its member {member.shown}") from None
+                raise UserError(f"{archive}: the disk cannot store a file named {member.shown}") from None
 
 
 def _write(archive: Archive, member: Member, path: Path) -> None:

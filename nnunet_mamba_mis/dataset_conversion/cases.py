@@ -1,4 +1,4 @@
-"""Check a case and convert it; both run in worker processes."""
+"""Check and convert a case; both functions run in worker processes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from nnunet_mamba_mis.dataset_conversion.workers import KILLED
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What a readable case holds.
+    """The contents of a readable case.
 
     Args:
         case: The case.
-        image_sha256: Of the image's file.
-        masks_sha256: Of the masks' files.
+        image_sha256: Hash of the image's file.
+        masks_sha256: Hash of each mask's file.
         size: Width and height as distributed.
-        orientation: Of EXIF, the same for image and masks.
-        masks: What is in each mask.
-        fingerprint: 256 bits, the same or nearly so for copies at another size or quality; empty for a flat image.
-        bits: How many the samples of a 16-bit image need; 0 for an image with 8 bits a channel.
+        orientation: EXIF orientation, the same for image and masks.
+        masks: Contents of each mask.
+        fingerprint: 256 bits, nearly the same for copies at another size or quality; empty for a flat image.
+        bits: Bits that the samples of a 16-bit image need; 0 for an image with 8 bits per channel.
     """
 
     case: Case
@@ -47,14 +47,14 @@ class ConvertJob:
     """A case to convert.
 
     Args:
-        facts: Of the case.
+        facts: The case's contents.
         rule: How to read its masks.
         level: The `common_level` of all masks.
-        image_file: PNG of the image, to be written.
-        label_file: PNG of the label map, to be written.
-        side: To resize to, in pixels; None keeps the size.
-        keep_aspect: Pad rather than stretch.
-        bits: What 16-bit images are scaled from.
+        image_file: PNG to write the image to.
+        label_file: PNG to write the label map to.
+        side: Side in pixels to resize to; None keeps the size.
+        keep_aspect: Pad instead of stretching.
+        bits: Bit depth that 16-bit images are scaled from.
     """
 
     facts: CaseFacts
@@ -68,15 +68,15 @@ class ConvertJob:
 
 
 def check_case(rule: MaskRule, case: Case) -> CaseFacts | list[Problem]:
-    """Decode a case's files and return what they hold, or what is wrong with them."""
+    """Decode a case's files, and return their contents or their problems."""
     problems: list[Problem] = []
     image = None
     masks: list[tuple[SourceImage, MaskFacts]] = []
     with _reported(case, case.image, problems):
         image = SourceImage(case.image)
         image.check()
-        # of a 16-bit image with its own range: that of the source is not known yet, and changes next to nothing here
-        of_image = fingerprint(upright(image.rgb(image.bits), image.orientation))
+        # a 16-bit image uses its own range; the range of the source is unknown yet, and would hardly change this
+        image_fingerprint = fingerprint(upright(image.rgb(image.bits), image.orientation))
     for path in case.masks:
         with _reported(case, path, problems):
             mask = SourceImage(path)
@@ -90,7 +90,7 @@ def check_case(rule: MaskRule, case: Case) -> CaseFacts | list[Problem]:
         return problems
     sources, facts = zip(*masks, strict=True)
     sha256 = tuple(source.sha256 for source in sources)
-    return CaseFacts(case, image.sha256, sha256, image.size, image.orientation, facts, of_image, image.bits)
+    return CaseFacts(case, image.sha256, sha256, image.size, image.orientation, facts, image_fingerprint, image.bits)
 
 
 def _by_value(rule: MaskRule) -> bool:
@@ -98,7 +98,7 @@ def _by_value(rule: MaskRule) -> bool:
 
 
 def _is_lossy(path: Path) -> bool:
-    # a SourceImage has the suffix of its format
+    # SourceImage has checked that the suffix matches the format
     return path.suffix.lower() in (".jpg", ".jpeg")
 
 
@@ -113,12 +113,12 @@ def _reported(case: Case, path: Path, problems: list[Problem]) -> Iterator[None]
 def _disagreement(case: Case, image: SourceImage, path: Path, mask: SourceImage) -> list[Problem]:
     if image.size != mask.size:
         image_size, mask_size = (" × ".join(map(str, source.size)) for source in (image, mask))
-        text = f"{path} is {mask_size} pixels, but its image {case.image} is {image_size}"
+        text = f"{path} has {mask_size} pixels, but its image {case.image} has {image_size}"
         return [Problem(SIZE_MISMATCH, text, case.identifier)]
     if image.orientation != mask.orientation:
         text = (
-            f"{path} has EXIF orientation {mask.orientation}, but its image {case.image} has {image.orientation}: "
-            "which of them is upright is unknown"
+            f"{path} has EXIF orientation {mask.orientation}, but its image {case.image} has {image.orientation}, so "
+            "it is unclear which is upright"
         )
         return [Problem(SIZE_MISMATCH, text, case.identifier)]
     if image.sha256 == mask.sha256:
@@ -127,15 +127,15 @@ def _disagreement(case: Case, image: SourceImage, path: Path, mask: SourceImage)
 
 
 def _conflicts(case: Case, rule: MaskRule, masks: Sequence[SourceImage]) -> list[Problem]:
-    """Return a problem for each two masks that give a pixel different labels."""
+    """Return a problem for each pair of masks that give a pixel different labels."""
     labels = {
         path: label_map(rule, mask.mask(_by_value(rule)), _is_lossy(path))
         for path, mask in zip(case.masks, masks, strict=True)
     }
     return [
-        Problem(CONFLICT, f"{one} and {other} give {pixels} pixels different labels", case.identifier)
-        for one, other in combinations(labels, 2)
-        if (pixels := conflict(labels[one], labels[other]))
+        Problem(CONFLICT, f"{first} and {second} give different labels to {pixels} pixels", case.identifier)
+        for first, second in combinations(labels, 2)
+        if (pixels := conflict(labels[first], labels[second]))
     ]
 
 
@@ -143,7 +143,7 @@ def convert_case(job: ConvertJob) -> list[str] | Problem:
     """Write a case as an RGB image and a label map.
 
     Returns:
-        What was done, in a few words each, or what is wrong with a file that was fine when it was checked.
+        A description of each change, or the problem of a file that was fine when it was checked.
 
     Raises:
         OSError: A PNG cannot be written.
@@ -171,12 +171,12 @@ def convert_case(job: ConvertJob) -> list[str] | Problem:
 
 
 def killed_check(case: Case) -> list[Problem]:
-    """Return what is wrong with a case that ended the process that checked it."""
+    """Return the problem of a case that killed the process that checked it."""
     return [_killed(case)]
 
 
 def killed_conversion(job: ConvertJob) -> Problem:
-    """Return what is wrong with a case that ended the process that converted it."""
+    """Return the problem of a case that killed the process that converted it."""
     return _killed(job.facts.case)
 
 

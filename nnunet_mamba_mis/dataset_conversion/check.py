@@ -21,15 +21,15 @@ from nnunet_mamba_mis.utils.text import counted, shortened
 
 @dataclass(frozen=True)
 class Checked:
-    """A source as it was found.
+    """The contents of a source.
 
     Args:
-        facts: Of the cases without a problem, sorted by identifier.
-        problems: All that is wrong.
-        notes: What is as the dataset was published, but worth knowing.
+        facts: Facts of each case without a problem, sorted by identifier.
+        problems: All problems of the source.
+        notes: Peculiarities of the published dataset that a user should know.
         level: The `common_level` of all masks.
-        duplicates: Pairs of identifiers that join all with the same image, or nearly so.
-        bits: What 16-bit images are scaled from; 0 if there are none.
+        duplicates: Pairs of identifiers that connect all cases with (nearly) the same image.
+        bits: Bit depth that 16-bit images are scaled from; 0 if there are none.
     """
 
     facts: list[CaseFacts]
@@ -41,10 +41,10 @@ class Checked:
 
 
 def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) -> Checked:
-    """Find the cases, decode all files, and return what is fit to be converted and what is wrong.
+    """Find the cases, decode all files, and return the usable cases and all problems.
 
     Raises:
-        UserError: This is not the dataset's layout.
+        UserError: The source does not have the dataset's layout.
     """
     found = dataset.find_cases(folders)
     problems = list(found.problems)
@@ -56,7 +56,7 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
             problems += outcome
     notes: list[str] = []
     level = common_level(mask for facts in readable for mask in facts.masks)
-    _judge_masks(dataset, readable, level, problems, notes)
+    _check_masks(dataset, readable, level, problems, notes)
     bad = {problem.case for problem in problems}
     usable = [facts for facts in readable if facts.case.identifier not in bad]
     if not dataset.duplicates:
@@ -72,7 +72,7 @@ def check_source(dataset: Dataset, folders: Sequence[Path], workers: Workers) ->
     return Checked(usable, problems, notes, level, _duplicates(usable), max(bits, default=0))
 
 
-def _judge_masks(
+def _check_masks(
     dataset: Dataset, readable: Sequence[CaseFacts], level: Colour, problems: list[Problem], notes: list[str]
 ) -> None:
     empty = []
@@ -87,20 +87,20 @@ def _judge_masks(
     if empty and dataset.empty_masks:
         notes.append(f"{counted(len(empty), 'case')} with empty masks: {shortened(empty)}")
     if isinstance(dataset.mask, LabelMask):
-        there = frozenset().union(*(mask.labels for facts in readable for mask in facts.masks))
-        absent = [dataset.mask.names[label] for label in sorted(set(dataset.mask.names) - there - {0})]
+        present = frozenset().union(*(mask.labels for facts in readable for mask in facts.masks))
+        absent = [dataset.mask.names[label] for label in sorted(set(dataset.mask.names) - present - {0})]
         if absent:
-            notes.append(f"no mask holds {', '.join(absent)}: check --labels")
+            notes.append(f"no mask contains {', '.join(absent)}: check --labels")
 
 
 def _exact_duplicates(facts: Sequence[CaseFacts]) -> list[tuple[CaseFacts, CaseFacts]]:
-    """Return each case whose image is the same file as an earlier one's, after that one."""
+    """Return pairs of a case and a later one whose image has the same bytes."""
     first: dict[str, CaseFacts] = {}
     return [(first[case.image_sha256], case) for case in facts if first.setdefault(case.image_sha256, case) is not case]
 
 
 def _duplicates(facts: Sequence[CaseFacts]) -> list[tuple[str, str]]:
-    """Return pairs of the same image, or nearly so: as few as join all that belong together, however many do."""
+    """Return pairs of cases with (nearly) the same image: the fewest that connect each set of duplicates."""
     with_fingerprint = [case for case in facts if case.fingerprint]
     near = (
         (with_fingerprint[i], with_fingerprint[j])
@@ -108,5 +108,5 @@ def _duplicates(facts: Sequence[CaseFacts]) -> list[tuple[str, str]]:
     )
     forest = Forest(case.case.identifier for case in facts)
     pairs = chain(_exact_duplicates(facts), near)
-    joined = ((one.case.identifier, other.case.identifier) for one, other in pairs)
-    return [pair for pair in joined if forest.join(*pair)]
+    named = ((first.case.identifier, second.case.identifier) for first, second in pairs)
+    return [pair for pair in named if forest.join(*pair)]

@@ -1,4 +1,4 @@
-"""Convert a dataset into nnUNet_raw, from sources to splits."""
+"""Convert a dataset to nnU-Net's raw format, from its source to its splits."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from nnunet_mamba_mis.utils.subprocesses import count_cores
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of a source.
+    """The outcome of a conversion.
 
     Args:
-        folder: Of the dataset in nnUNet_raw; not there after a dry run.
-        number_of_cases: In each folder of images.
-        left_out: What --skip-bad left out, as text.
-        warnings: Worth knowing before the dataset is used.
-        splits: What became of them.
-        first_fold: The one to train first.
+        folder: The dataset's folder in nnUNet_raw; a dry run does not create it.
+        number_of_cases: Number of cases in each folder of images.
+        left_out: Description of each problem that --skip-bad left out.
+        warnings: What to know before using the dataset.
+        splits: How the folds were made, and where they are.
+        first_fold: The fold to train first.
     """
 
     folder: Path
@@ -52,21 +52,21 @@ def convert_dataset(
     processes: int | None = None,
     options: Options | None = None,
 ) -> Conversion:
-    """Convert a dataset into nnU-Net's raw format.
+    """Convert a dataset to nnU-Net's raw format.
 
-    The whole source is checked before anything is written, save for the folder that archives are unpacked to, and the
-    dataset appears under its name only when it is complete.
+    Archives are unpacked into a temporary folder. Nothing else is written until the whole source has been checked, and
+    the dataset appears under its name only once it is complete.
 
     Args:
         dataset: One of `DATASETS`.
-        sources: Folders that hold the dataset as distributed, at any depth, or archives of it.
-        dataset_id: 1 to 999; no dataset of nnU-Net's may have it yet.
+        sources: Folders that contain the dataset as distributed, at any depth, or its archives.
+        dataset_id: 1 to 999; no nnU-Net dataset may use it yet.
         name: What follows "Dataset027_" in the folder's name; default: the dataset's own.
-        processes: How many cases to work on at a time; with 1 no process is started. The result is the same.
+        processes: Number of cases to process in parallel; 1 starts no process. The result is the same.
         options: How to convert.
 
     Raises:
-        UserError: An argument, a file of the source or nnUNet_raw is unusable; nothing is left in nnUNet_raw.
+        UserError: An argument, a source file or nnUNet_raw cannot be used; nothing is left in nnUNet_raw.
     """
     options = options or Options()
     processes = min(8, count_cores()) if processes is None else processes
@@ -84,11 +84,11 @@ def convert_dataset(
             if checked.problems and not options.skip_bad:
                 raise problems_error(checked.problems)
             plan = make_plan(dataset, options, folders, checked)
-            splits = "a dry run writes none"
+            splits = "not written in a dry run"
             if not options.dry_run:
                 built = work.subfolder("dataset")
                 write_dataset(built, dataset, options, target.name, checked, plan, names, pool)
-                splits = target.give_nnunet_splits(built) if plan.splits else "none"
+                splits = target.give_nnunet_splits(built) if plan.splits else "none written"
                 work.publish(built)
             return _conversion(target, names, checked, plan, splits)
         except UserError as error:

@@ -1,4 +1,4 @@
-"""What a dataset, a case and a rule for masks are to the converters. Cheap to import."""
+"""The converters' view of datasets, cases and mask rules. Cheap to import."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ BLACK = (0, 0, 0)
 
 
 def colour_texts(colours: Sequence[Colour], as_values: bool | None = None) -> list[str]:
-    """Return colours as --labels takes them: grey values as numbers, colours as #rrggbb.
+    """Return colours in the syntax of --labels: grey values as numbers, colours as #rrggbb.
 
     Args:
-        colours: All that are named together.
-        as_values: Whether as numbers; by default if all are grey.
+        colours: Colours to list together.
+        as_values: Whether to write numbers; by default if all colours are grey.
     """
     if as_values is None:
         as_values = all(red == green == blue for red, green, blue in colours)
@@ -31,46 +31,47 @@ def colour_texts(colours: Sequence[Colour], as_values: bool | None = None) -> li
 
 @dataclass(frozen=True)
 class BinaryMask:
-    """How a set draws its one class: in one bright level, the same in all masks, on black.
+    """Rule for masks of one class: one bright level, the same in all masks, on black.
 
     Args:
-        painted: Values up to it, of 255, are background painted where an annotation ran over the border.
+        painted: Values from 1 up to this, of 255, are background that was painted where an annotation crossed the
+            image border.
     """
 
     painted: int = 0
 
     @property
     def rule(self) -> str:
-        """The rule in words, for the report."""
-        painted = f"; up to {self.painted} is background" if self.painted else ""
-        return f"two levels, black and one that all masks share; foreground above half of it{painted}"
+        """Description of the rule, for the report."""
+        painted = f"; values up to {self.painted} are background" if self.painted else ""
+        return f"two levels: black, and one that all masks share; foreground is above half of that level{painted}"
 
 
 @dataclass(frozen=True)
 class ColourMask:
-    """How a set draws several classes: each in a colour, on black, with noise.
+    """Rule for noisy masks of several classes: each class in a colour, on black.
 
     Args:
-        colours: The label of each colour; a pixel belongs to the nearest colour, black included.
+        colours: Label of each colour. A pixel belongs to the nearest colour, including black.
     """
 
     colours: Mapping[Colour, int]
 
     @property
     def rule(self) -> str:
-        """The rule in words, for the report."""
-        return "nearest of the colours black, " + ", ".join(map(str, self.colours))
+        """Description of the rule, for the report."""
+        return "nearest colour among black, " + ", ".join(map(str, self.colours))
 
 
 @dataclass(frozen=True)
 class LabelMask:
-    """What each value or colour in a user's masks means; there are no others, but for the noise of a JPEG.
+    """Rule for a user's masks: the label of each value or colour. Apart from JPEG noise, no others are allowed.
 
     Args:
-        meaning: The label of each colour or grey value, background included.
-        names: Of the labels.
-        by_value: Whether a palette image's indices are read, not its colours.
-        ignored: The label of pixels that do not count, if there is one.
+        meaning: Label of each colour or grey value, including the background.
+        names: Name of each label.
+        by_value: Whether to read a palette image's indices instead of its colours.
+        ignored: Label of pixels to ignore, if any.
     """
 
     meaning: Mapping[Colour, int]
@@ -80,7 +81,7 @@ class LabelMask:
 
     @property
     def rule(self) -> str:
-        """The rule in words, for the report."""
+        """Description of the rule, for the report."""
         texts = colour_texts(list(self.meaning), self.by_value)
         return ", ".join(
             f"{text} is {self.names[label]}" for text, label in zip(texts, self.meaning.values(), strict=True)
@@ -99,7 +100,7 @@ class Case:
         image: The image as distributed.
         mask: The mask as distributed.
         subset: "Tr", or the name of a test set.
-        further_masks: Of other objects in the same image.
+        further_masks: Masks of other objects in the same image.
     """
 
     identifier: str
@@ -115,10 +116,10 @@ class Case:
 
 
 class FoundCases(list[Case]):
-    """The cases that lie in the sources, sorted by identifier.
+    """The cases found in the sources, sorted by identifier.
 
     Args:
-        problems: What is wrong with names and files.
+        problems: Problems with names and files.
     """
 
     def __init__(self, problems: Iterable[Problem] = ()) -> None:
@@ -128,11 +129,12 @@ class FoundCases(list[Case]):
 
 @dataclass(frozen=True)
 class Grouping:
-    """Which cases must stay on one side of every split.
+    """A rule for cases that no split may separate.
 
     Args:
-        rule: What they share, in a few words.
-        groups: Takes the source folders and the cases; returns the group of each identifier that has one.
+        rule: What the cases of a group share, in a few words.
+        groups: Function that takes the source folders and the cases, and returns the group of each identifier that
+            has one.
     """
 
     rule: str
@@ -145,22 +147,22 @@ class Dataset:
 
     Args:
         name: Its name on the command line.
-        folder_name: The default of --name, what follows "Dataset027_".
-        title: What it is, in a few words.
-        num_images: How many images the official download holds, as text.
-        size: Of the download, as text.
-        layout: What SOURCE must hold, as text.
-        labels: nnU-Net's labels, background included.
+        folder_name: Default of --name: what follows "Dataset027_".
+        title: Description in a few words.
+        num_images: Number of images in the official download, as text.
+        size: Size of the download, as text.
+        layout: What SOURCE must contain, as text.
+        labels: nnU-Net's labels, including the background.
         reference: The publication.
         url: Where to get it.
         licence: The licence, or the terms of use in a few words.
-        find_cases: Takes the source folders, returns what is there or raises UserError if it is something else.
-        mask: How masks are to be read.
-        grouping: What must stay together in splits, besides duplicates.
+        find_cases: Function that takes the source folders and returns their cases; raises UserError for another layout.
+        mask: How to read masks.
+        grouping: Cases, besides duplicates, that splits must keep together.
         official_validation: Name of the subset that --official-split validates on; "" if there is none.
-        empty_masks: Whether an image with nothing to segment belongs to the set, rather than being a mistake.
-        duplicates: Whether a copy of an image is a warning, as in sets used as published, rather than a problem.
-        warnings: Takes identifier → subset of all cases; returns what is known to be wrong with using them.
+        empty_masks: Whether images without an object are part of the dataset; otherwise they are problems.
+        duplicates: Whether copies of an image cause a warning, as in published datasets; otherwise they are problems.
+        warnings: Function that takes the subset of each identifier and returns known pitfalls of this combination.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The one place where files meet their decoders: whatever a file does to one is that file's problem."""
+"""Run decoders so that any failure becomes a problem of the file that caused it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from contextlib import contextmanager, suppress
 
 from PIL import Image, UnidentifiedImageError
 
-# the largest images of the datasets have 30 million
+# the largest images in the datasets have 30 million
 MAX_PIXELS = 80_000_000
 
 
 class BadFileError(Exception):
-    """A file that cannot be used; its text is the reason, to be read after the file's path."""
+    """A file that cannot be used; its text is the reason, to be printed after the file's path."""
 
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Turn all that decoders raise into BadFileError, and silence what they warn of."""
+    """Turn every exception of a decoder into BadFileError, and silence its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -32,11 +32,11 @@ def decoding() -> Iterator[None]:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise too_large() from None
         except MemoryError:
-            raise BadFileError("needs more memory than there is to be decoded") from None
+            raise BadFileError("needs more memory to decode than is available") from None
         except UnidentifiedImageError:
-            raise BadFileError("is truncated or damaged, or of a rare kind that Pillow cannot read") from None
-        # On damaged files decoders raise everything from struct.error to RecursionError. A list of them would never be
-        # complete, and the one that it lacks would end the conversion of all other files.
+            raise BadFileError("is truncated or damaged, or has a rare format that Pillow cannot read") from None
+        # On damaged files decoders raise anything from struct.error to RecursionError. A list would never be complete,
+        # and an exception that it lacks would stop the conversion of all other files.
         except Exception as error:
             raise BadFileError(
                 f"is truncated or damaged ({' '.join(str(error).split()) or type(error).__name__})"
@@ -44,13 +44,13 @@ def decoding() -> Iterator[None]:
 
 
 def too_large() -> BadFileError:
-    """Return the error for an image that must not be decoded."""
-    return BadFileError(f"claims more than {MAX_PIXELS // 10**6} million pixels: not decoded")
+    """Return the error for an image that is too large to decode."""
+    return BadFileError(f"claims more than {MAX_PIXELS // 10**6} million pixels and was not decoded")
 
 
 @contextmanager
 def captured_output() -> Iterator[list[str]]:
-    """Keep what C libraries print off the console, and fill the list with its lines at the end."""
+    """Capture what C libraries print; the list receives the lines when the block ends."""
     messages: list[str] = []
     with tempfile.TemporaryFile() as file:
         saved = [os.dup(1), os.dup(2)]
@@ -59,8 +59,8 @@ def captured_output() -> Iterator[list[str]]:
             os.dup2(file.fileno(), 2)
             yield messages
         finally:
-            with suppress(OSError, AttributeError, TypeError):  # no C library by this name, as on Windows
-                ctypes.CDLL(None).fflush(None)  # or it would print later what it keeps in its buffer
+            with suppress(OSError, AttributeError, TypeError):  # Windows has no C library by this name
+                ctypes.CDLL(None).fflush(None)  # or buffered output would appear later
             os.dup2(saved[0], 1)
             os.dup2(saved[1], 2)
             for descriptor in saved:

@@ -1,4 +1,4 @@
-"""Fingerprints of images: the same or nearly so for copies at another size, quality or brightness."""
+"""Fingerprints of images, which are nearly equal for copies at another size, quality or brightness."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# whether each of 16 × 16 places is brighter than the one left of it
+# the bits say whether each cell of a 16 × 16 grid is brighter than its left neighbour
 _SIDE = 16
 _BITS = _SIDE**2
 
-# an image whose places differ less than this is flat: its fingerprint would be noise
+# an image whose cells differ less than this is flat, and its fingerprint would be noise
 _FLAT = 16
 
-# Of 256 bits. Of the 2.3 million pairs of ISIC 2017's 2150 images, six differ in at most 19 bits, and each shows one
-# lesion; the next differ in 23 and show two. Kvasir-SEG's nearest differ in 47.
+# The most bits, of 256, that differ between near duplicates. Of the 2.3 million pairs of ISIC 2017's 2150 images, six
+# differ in at most 19 bits, and each pair shows one lesion; the next pairs differ in 23 bits and show two. The nearest
+# pair of Kvasir-SEG differs in 47.
 _NEAR = 20
-_AGREEMENT = _BITS - 2 * _NEAR  # equal bits less different ones
+_AGREEMENT = _BITS - 2 * _NEAR  # equal bits minus different ones
 
-# rows compared at a time: 40 MB for 10 000 images
+# rows to compare at a time: 40 MB for 10 000 images
 _ROWS = 1024
 
 
 def fingerprint(image: Image.Image) -> bytes:
-    """Return 256 bits of an upright RGB image, nothing for a flat one."""
+    """Return the 256-bit fingerprint of an upright RGB image, or nothing for a flat one."""
     small = image.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX, reducing_gap=2).convert("L")
     values = np.asarray(small)
     if np.ptp(values) < _FLAT:
@@ -34,7 +35,7 @@ def fingerprint(image: Image.Image) -> bytes:
 
 
 def from_hex(text: object) -> bytes:
-    """Return the fingerprint that a report holds as text; nothing for what is none."""
+    """Return the fingerprint that a report contains as text, or nothing if it is invalid."""
     try:
         bits = bytes.fromhex(text)  # type: ignore[arg-type]
     except (ValueError, TypeError):
@@ -43,16 +44,16 @@ def from_hex(text: object) -> bytes:
 
 
 def near_any(fingerprints: Sequence[bytes], others: Sequence[bytes]) -> list[bool]:
-    """Return of each fingerprint whether one of the others is of the same image, or nearly so; empty ones are not."""
-    ones, known = _signs(fingerprints), _signs([other for other in others if other])
-    found: list[bool] = []
-    for start in range(0, len(ones), _ROWS):
-        found.extend((ones[start : start + _ROWS] @ known.T >= _AGREEMENT).any(axis=1).tolist())
-    return found
+    """Return for each fingerprint whether one of the others is of (nearly) the same image; False for empty ones."""
+    signs, known = _signs(fingerprints), _signs([other for other in others if other])
+    near: list[bool] = []
+    for start in range(0, len(signs), _ROWS):
+        near.extend((signs[start : start + _ROWS] @ known.T >= _AGREEMENT).any(axis=1).tolist())
+    return near
 
 
 def near_pairs(fingerprints: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield the positions of two fingerprints of the same image, or nearly so, the smaller one first."""
+    """Yield the positions of each two fingerprints of (nearly) the same image, the smaller position first."""
     signs = _signs(fingerprints)
     for start in range(0, len(signs), _ROWS):
         agreement = signs[start : start + _ROWS] @ signs[start:].T
@@ -62,7 +63,7 @@ def near_pairs(fingerprints: Sequence[bytes]) -> Iterator[tuple[int, int]]:
 
 
 def _signs(fingerprints: Sequence[bytes]) -> NDArray[np.float32]:
-    """1 and -1 for the bits of each, so that a product of two is equal bits less different ones; 0 for an empty one."""
+    """Return bits as ±1, and empty fingerprints as 0, so that a product counts equal bits minus different ones."""
     signs = np.zeros((len(fingerprints), _BITS), np.float32)
     for row, fingerprint in zip(signs, fingerprints, strict=True):
         if fingerprint:

@@ -1,4 +1,4 @@
-"""What an image file says of itself: its format and its own bit depth, which decoders convert without a word."""
+"""Read an image file's header: its format, and its bit depth, which decoders convert silently."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from nnunet_mamba_mis.dataset_conversion import png
 from nnunet_mamba_mis.dataset_conversion.decoding import BadFileError
 
-# bits of a channel that Pillow spreads over 8: 0…1, 0…3 and 0…15 become 0…255, palettes' indices stay
+# bit depths that Pillow scales to 8: 0…1, 0…3 and 0…15 become 0…255; palette indices stay
 _SMALL = (1, 2, 4, 8)
 _DEEP = 16
 
-# start of frame: the segments of a JPEG that say how it is coded
+# start of frame: the segments of a JPEG that define its coding
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 # markers without a segment
 _BARE = {0x00, 0x01, *range(0xD0, 0xDA)}
@@ -34,14 +34,14 @@ _UNSPECIFIED = 0
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself.
+    """The header of an image file.
 
     Args:
-        format: Pillow's name of it.
-        suffixes: Of its files, the usual one first.
-        bits: Of each channel, or of palette indices: at most 8, or 16.
-        size: Width and height, if it has 16 bits.
-        separate: Whether channels follow one another instead of alternating.
+        format: Pillow's name for the format.
+        suffixes: File name suffixes of the format, the usual one first.
+        bits: Bits per channel or per palette index: at most 8, or 16.
+        size: Width and height, if the image has 16 bits per channel.
+        separate: Whether channels are stored one after another instead of interleaved.
         alpha: Whether a channel after the colours is transparency.
         white_is_zero: Whether the grey sample 0 is white.
     """
@@ -56,15 +56,15 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Return what a file says of itself.
+    """Return the header of an image file.
 
     Raises:
-        BadFileError: It is no image, or one whose samples are neither of up to 8 nor of 16 bits.
+        BadFileError: The file is not an image, or its samples have neither at most 8 nor 16 bits.
     """
     for start, read in _READERS.items():
         if data.startswith(start):
             return read(data)
-    raise BadFileError("is not an image: its content is neither JPEG, PNG, BMP, TIFF nor GIF")
+    raise BadFileError("is not an image: its content is not JPEG, PNG, BMP, TIFF or GIF")
 
 
 def _png(data: bytes) -> Header:
@@ -76,7 +76,7 @@ def _png(data: bytes) -> Header:
 def _jpeg(data: bytes) -> Header:
     bits = _jpeg_bits(data)
     if bits != 8:
-        raise _odd_depth(f"{bits} bits a channel")
+        raise _unsupported(f"{bits} bits per channel")
     return Header("JPEG", (".jpg", ".jpeg"))
 
 
@@ -93,7 +93,7 @@ def _jpeg_bits(data: bytes) -> int:
         else:
             (length,) = struct.unpack_from(">H", data, position + 2)
             position = data.find(b"\xff", position + 2 + length)
-    # there is no frame: decoding will fail
+    # no frame was found: decoding will fail
     return 8
 
 
@@ -104,20 +104,20 @@ def _tiff(data: bytes) -> Header:
     start = directory.next
     directory.load(file)
     if directory.next not in (0, start):
-        raise BadFileError("holds several pictures, expected one")
+        raise BadFileError("contains several images, expected one")
     bits = _tiff_bits(directory)
     photometric = directory.get(_PHOTOMETRIC)
     orientation = directory.get(ExifTags.Base.Orientation)
     if is_turned(orientation):
-        # Pillow's versions differ in what they make of it
+        # Pillow's versions treat it differently
         raise BadFileError(f"is a TIFF with orientation {orientation}: save it upright")
     if bits == _DEEP and photometric not in (_GREY, _RGB):
-        raise _odd_depth(f"16 bits and the photometric interpretation {photometric}, not 1 (grey) or 2 (RGB)")
+        raise _unsupported(f"16 bits and photometric interpretation {photometric}, expected 1 (grey) or 2 (RGB)")
     if photometric == _PALETTE and max(directory.get(_COLOUR_MAP, (256,))) < 256:
-        # some programs write it so; decoders that know only of 16 bits make it black
-        raise BadFileError("has a palette of 8 bits, where TIFF has 16: save it as RGB or grey")
+        # some programs write 8-bit palettes, and decoders that expect 16 bits turn them black
+        raise BadFileError("has an 8-bit palette, but TIFF palettes have 16 bits: save it as RGB or grey")
     size = (directory[_WIDTH], directory[_HEIGHT])
-    # without the tag, it is alpha to all readers
+    # without the tag, all readers assume alpha
     alpha = set(directory.get(_EXTRA_SAMPLES, ())) != {_UNSPECIFIED}
     separate, white_is_zero = directory.get(_PLANAR) == _SEPARATE, photometric == _WHITE_IS_ZERO
     return Header("TIFF", (".tif", ".tiff"), bits, size, separate, alpha, white_is_zero)
@@ -127,19 +127,19 @@ def _tiff_bits(directory: ImageFileDirectory_v2) -> int:
     all_bits = sorted(set(directory.get(_BITS, (1,))))
     formats: set[Any] = set(directory.get(_SAMPLE_FORMAT, (1,)))
     if odd := formats - {1}:
-        raise _odd_depth(" and ".join(sorted(_SAMPLE_FORMATS.get(value, "unknown") for value in odd)) + " samples")
+        raise _unsupported(" and ".join(sorted(_SAMPLE_FORMATS.get(value, "unknown") for value in odd)) + " samples")
     if len(all_bits) > 1 or all_bits[0] not in (*_SMALL, _DEEP):
-        raise _odd_depth(f"{', '.join(map(str, all_bits))} bits a channel")
+        raise _unsupported(f"{', '.join(map(str, all_bits))} bits per channel")
     return all_bits[0]
 
 
 def is_turned(orientation: object) -> TypeGuard[int]:
-    """Return whether an EXIF orientation is one of those that turn or mirror; 0 and what does not exist do not."""
+    """Return whether an EXIF orientation rotates or mirrors the image; 0 and undefined values do not."""
     return isinstance(orientation, int) and 2 <= orientation <= 8
 
 
-def _odd_depth(what: str) -> BadFileError:
-    return BadFileError(f"has {what}: save it as RGB or grey, 8 or 16 bits a channel")
+def _unsupported(samples: str) -> BadFileError:
+    return BadFileError(f"has {samples}: save it as RGB or grey, with 8 or 16 bits per channel")
 
 
 def _bmp(data: bytes) -> Header:

@@ -1,4 +1,4 @@
-"""Read images as distributed, without trust in what they claim, and write PNGs."""
+"""Read untrusted images as distributed, and write PNGs."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from nnunet_mamba_mis.dataset_conversion.decoding import (
 from nnunet_mamba_mis.dataset_conversion.headers import is_turned, read_header
 from nnunet_mamba_mis.dataset_conversion.sixteen_bits import SixteenBits
 
-# Pillow's zlib settings: level 1 writes photographs four times as fast as the default (6), and runs alone (RLE), which
-# is all that filtered photographs and label maps have, still faster, to smaller files than level 1 by itself
+# Pillow's zlib settings: level 1 writes photographs four times as fast as the default (6). Run-length encoding alone,
+# which suits filtered photographs and label maps, is still faster and gives smaller files than plain level 1.
 COMPRESSION = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
-# stray bytes before a marker are skipped by every decoder and cost no pixel; many of them are pixels that got lost
+# every decoder skips stray bytes before a marker without losing pixels, but many of them are lost pixels
 _HARMLESS_STRAY_BYTES = 16
 
-# of Pillow's modes: those with 8 bits a channel at most
+# Pillow's modes with at most 8 bits per channel
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa"}
 
-# EXIF orientation → what brings the pixels upright
+# EXIF orientation → the transposition that makes the image upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,14 +48,14 @@ _UPRIGHT = {
 
 
 class SourceImage:
-    """A file's bytes and what its header says; pixels are decoded on demand.
+    """An image file's bytes and header; pixels are decoded on demand.
 
     Args:
-        path: Of the file.
-        sha256: What its bytes must be, if it was read before.
+        path: The file.
+        sha256: Expected hash of its bytes, if it was read before.
 
     Raises:
-        BadFileError: It is no image, has too many pixels, other samples than of 8 or 16 bits, or has changed.
+        BadFileError: The file is not an image, has too many pixels or an unsupported bit depth, or has changed.
     """
 
     mode: str
@@ -68,50 +68,50 @@ class SourceImage:
             data = _bytes(path)
             self.sha256 = hashlib.sha256(data).hexdigest()
             if sha256 not in (None, self.sha256):
-                raise BadFileError("changed while it was converted")
+                raise BadFileError("changed during the conversion")
             header = read_header(data)
             if path.suffix.lower() not in header.suffixes:
-                raise BadFileError(f"is in truth a {header.suffixes[0]} file: rename it")
+                raise BadFileError(f"is actually a {header.suffixes[0]} file: rename it")
             self._format = header.format
             self._bits = header.bits
             self._white_is_zero = header.white_is_zero
             self._deep = SixteenBits(data, header) if header.bits == 16 else None
             if self._deep and header.format == "TIFF":
-                # of which Pillow opens only some, and whose orientation has been seen to
+                # Pillow opens only some of these; their orientation was checked with the header
                 self.mode, self.size, self.orientation = self._deep.mode, header.size, 1
                 return
             with self._quiet():
                 self._image = _open(data, header.format)
             if self._image.mode not in _MODES and not self._deep:
                 raise BadFileError(
-                    f"has pixels of Pillow's mode {self._image.mode}: save it as RGB or grey, 8 or 16 bits a channel"
+                    f"has Pillow's mode {self._image.mode}: save it as RGB or grey, with 8 or 16 bits per channel"
                 )
             self.mode = self._deep.mode if self._deep else self._image.mode
             self.size = self._image.size
             self.orientation = _orientation(self._image)
             if header.format == "TIFF" and self.orientation != 1:
-                # in XMP
+                # from XMP metadata
                 raise BadFileError(f"is a TIFF with orientation {self.orientation}: save it upright")
 
     @property
     def bits(self) -> int:
-        """How many bits the samples of a 16-bit image need; 0 for an image with 8 bits a channel."""
+        """Number of bits that the samples of a 16-bit image need; 0 for an image with 8 bits per channel."""
         return self._deep.bits if self._deep else 0
 
     def rgb(self, bits: int) -> Image.Image:
-        """Decode as three channels, as stored: orientation is not applied.
+        """Decode to three channels, without applying the orientation.
 
         Args:
-            bits: What 16-bit images are scaled from.
+            bits: Bit depth that 16-bit images are scaled from.
         """
         with decoding():
             return _as_mode("RGB", self._deep.image(bits) if self._deep else _without_alpha(self._load()))
 
     def mask(self, by_value: bool = False) -> Image.Image:
-        """Decode as grey if all is grey, else as three channels, as stored and with 8 bits a channel.
+        """Decode to grey or, for a coloured mask, to three channels; 8 bits per channel, orientation not applied.
 
         Args:
-            by_value: Give the values that the file holds: a palette image's indices, 0 to 15 of four bits.
+            by_value: Return the values stored in the file: the indices of a palette image, 0 to 15 for four bits.
         """
         with decoding():
             image = self._deep.mask() if self._deep else self._load()
@@ -124,20 +124,20 @@ class SourceImage:
             return self._as_stored(image) if by_value else image
 
     def check(self) -> None:
-        """Report damage that Pillow, which decodes it all the same, ignores in a JPEG.
+        """Check a JPEG for damage that Pillow ignores.
 
         Raises:
-            BadFileError: It is truncated, or pixels got lost.
+            BadFileError: The file is truncated, or pixels are lost.
         """
         if self._format == "JPEG":
             with decoding():
                 _check_jpeg(self._path)
 
     def done(self, bits: int) -> list[str]:
-        """Return what making it an upright RGB image does, in a few words each.
+        """Return a description of each step that makes this an upright RGB image.
 
         Args:
-            bits: What 16-bit images are scaled from.
+            bits: Bit depth that 16-bit images are scaled from.
         """
         done = [] if self.mode == "RGB" else [f"{self.mode} to RGB"]
         if self._deep:
@@ -152,7 +152,7 @@ class SourceImage:
         return self._image
 
     def _as_stored(self, image: Image.Image) -> Image.Image:
-        """Undo what Pillow does to samples: it spreads fewer than 8 bits over 0 to 255, and makes 0 black."""
+        """Undo Pillow's changes to samples: it scales fewer than 8 bits to 0 to 255, and makes 0 black."""
         bits = 1 if self.mode == "1" else min(self._bits, 8)
         if bits == 8 and not self._white_is_zero:
             return image
@@ -160,7 +160,7 @@ class SourceImage:
         return Image.fromarray((255 - samples if self._white_is_zero else samples) // (255 // (2**bits - 1)))
 
     def _quiet(self) -> AbstractContextManager[object]:
-        # libtiff, in Pillow, prints
+        # libtiff, which Pillow uses, prints messages
         return captured_output() if self._format == "TIFF" else nullcontext()
 
 
@@ -173,7 +173,7 @@ def write_png(image: Image.Image, path: Path) -> None:
     """Write a PNG without metadata.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     image.info = {}
     image.save(path, "PNG", **COMPRESSION)
@@ -187,7 +187,7 @@ def _bytes(path: Path) -> bytes:
     if not data:
         raise BadFileError("is empty (0 bytes)")
     if data.startswith(b"version https://git-lfs"):
-        raise BadFileError("is a Git LFS pointer, not the file itself: run `git lfs pull` where it came from")
+        raise BadFileError("is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
     return data
 
 
@@ -201,16 +201,16 @@ def _open(data: bytes, file_format: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception:
-        # Pillow gives up on metadata that it finds damaged or too large
+        # Pillow fails on metadata that is damaged or too large
         image = _opened(png.without_metadata(data), file_format)
     return image
 
 
 def _opened(data: bytes, file_format: str) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=[file_format])
-    # a JPEG that more pictures follow, as some cameras write them, is MPO to Pillow
+    # Pillow opens a JPEG followed by further images, as some cameras write, as MPO
     if image.format != file_format or getattr(image, "n_frames", 1) > 1:
-        raise BadFileError("holds several pictures, expected one")
+        raise BadFileError("contains several images, expected one")
     if image.width * image.height > MAX_PIXELS:
         raise too_large()
     return image
@@ -219,19 +219,19 @@ def _opened(data: bytes, file_format: str) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    # Damaged EXIF, whatever Pillow makes of it: a viewer that cannot read it does not turn the image either
+    # Pillow raises various exceptions for damaged EXIF data; a viewer that cannot read it shows the image unrotated
     except Exception:
         return 1
     return orientation if is_turned(orientation) else 1
 
 
 def _as_mode(mode: str, image: Image.Image) -> Image.Image:
-    # where there is nothing to convert, Pillow copies
+    # Pillow would copy an image that has the mode already
     return image if image.mode == mode else image.convert(mode)
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
-    """Return the image without an alpha channel that hides nothing."""
+    """Return the image without its alpha channel, which must be opaque."""
     if not image.has_transparency_data:
         return image
     if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
@@ -240,16 +240,16 @@ def _without_alpha(image: Image.Image) -> Image.Image:
 
 
 def _check_palette(image: Image.Image) -> None:
-    """Refuse different indices of one colour: as colours, what they mean would be lost."""
+    """Refuse a palette that has one colour at several indices, as decoding to colours would merge these labels."""
     indices = [index for index, pixels in enumerate(image.histogram()) if pixels]
     palette = image.getpalette() or []
     if len({tuple(palette[3 * index : 3 * index + 3]) for index in indices}) < len(indices):
         listed = ", ".join(map(str, indices))
-        raise BadFileError(f"holds the palette indices {listed}, some in the same colour: --labels tells them apart")
+        raise BadFileError(f"has palette indices {listed}, some with the same colour: name the indices with --labels")
 
 
 def _check_jpeg(path: Path) -> None:
-    # libjpeg reports damage on the console alone, and ITK lets it
+    # libjpeg reports damage only on the console, where ITK, unlike Pillow, shows it
     with captured_output() as messages, _name_for_itk(path) as name:
         try:
             sitk.ReadImage(name, imageIO="JPEGImageIO")
@@ -264,7 +264,7 @@ def _check_jpeg(path: Path) -> None:
 
 @contextmanager
 def _name_for_itk(path: Path) -> Iterator[str]:
-    """Give a name for a file that is UTF-8: any other aborts the process in ITK."""
+    """Provide a UTF-8 name for a file, as any other aborts the process in ITK."""
     try:
         path.as_posix().encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The layouts that datasets are distributed in: find their folders and pair images with masks."""
+"""Find a dataset's folders in the layouts it is distributed in, and pair images with masks."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from nnunet_mamba_mis.utils.text import shortened
 
 DOCUMENTS = frozenset({".txt", ".csv", ".md", ".pdf", ".json", ".xml", ".html"})
 
-# what may follow a mask's stem: the number of a further mask
+# optional suffix of a mask's stem: the number of a further mask
 _NUMBER = r"(?:_(\d+))?"
 _UNNUMBERED = -1
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A folder of images and the folder of their masks, as a dataset distributes them; names in any case.
+    """A folder of images and a folder of their masks, as a dataset distributes them. Upper and lower case are equal.
 
     Args:
-        images: End of the path of the folder with the images, such as "TestDataset/Kvasir/images"; may hold "*".
-        masks: The same of the masks.
-        subset: "Tr" (must be there) or the name of a test set (may be absent).
-        image_stem: Regular expression of an image's stem; its group is what image and mask share.
-        mask_stem: The same of a mask's stem; a second group numbers the further masks of an image.
-        others: Regular expression of stems that lie among them but are neither.
-        identifier: nnU-Net's case identifier, with {} for what image and mask share.
+        images: End of the path of the image folder, such as "TestDataset/Kvasir/images"; may contain "*".
+        masks: End of the path of the mask folder.
+        subset: "Tr" (required) or the name of a test set (optional).
+        image_stem: Regular expression for an image's stem; its group is the part that image and mask share.
+        mask_stem: Regular expression for a mask's stem; a second group numbers further masks of an image.
+        others: Regular expression for stems in these folders that are neither images nor masks.
+        identifier: nnU-Net's case identifier, with {} for the shared part.
         several: Whether images or masks may be spread over several folders.
     """
 
@@ -53,19 +53,19 @@ class ImageSet:
 
 
 def layouts(*alternatives: Sequence[ImageSet]) -> Callable[[Sequence[Path]], FoundCases]:
-    """Return what finds the cases of a dataset that is distributed in these layouts, for `Dataset.find_cases`."""
+    """Return a function for `Dataset.find_cases` that finds the cases of a dataset with these layouts."""
     return partial(_find_pairs, alternatives=alternatives)
 
 
 def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSet]]) -> FoundCases:
-    """Return the cases of the first layout whose training set is there.
+    """Return the cases of the first layout whose training set exists.
 
     Args:
-        sources: Folders; the sets' folders may be these themselves or lie at any depth below them.
-        alternatives: Layouts; a source that follows none of them is reported as lacking folders of the last.
+        sources: Folders to search. A set's folder may be one of them or lie at any depth below.
+        alternatives: Layouts. If a source matches none, the error names the missing folders of the last.
 
     Raises:
-        UserError: A folder is missing or there twice.
+        UserError: A folder is missing or exists twice.
     """
     tree = Tree(sources)
     layout = next((layout for layout in alternatives if _has_training_set(tree, layout)), alternatives[-1])
@@ -78,22 +78,22 @@ def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSe
             continue
         if missing:
             raise UserError(
-                f"found no folder {' and no folder '.join(missing)} with images in it below "
+                f"found no folder {' and no folder '.join(missing)} that contains images in "
                 f"{', '.join(map(str, sources))}: expected {image_set.images} and {image_set.masks} "
                 f"(`mamba_mis convert --list` describes each dataset's layout){_hint(tree)}"
             )
         if not image_set.several:
-            images, masks = _only(images), _only(masks)
+            images, masks = _at_most_one(images), _at_most_one(masks)
         _pair(tree, image_set, images, masks, found)
-    return _settle(found)
+    return _sorted_and_checked(found)
 
 
 def _hint(tree: Tree) -> str:
-    """Return what to do about the archives that lie where folders are expected."""
+    """Return advice about archives that were found where folders are expected."""
     hint = ""
     for endings, advice in (
-        (READABLE, "Archives lie there. Give them with -i, unpacked first if they lie in others"),
-        (UNREADABLE, "Archives lie there that cannot be read here. Unpack them and give the folders"),
+        (READABLE, "It contains archives. Give these with -i (if they are inside other archives, unpack those first)"),
+        (UNREADABLE, "It contains archives of a format that is not supported. Unpack them and give the folders"),
     ):
         if archives := [str(path) for paths in tree.values() for path in paths if ending(path, endings)]:
             hint += f". {advice}: {shortened(archives)}"
@@ -109,22 +109,22 @@ def _has_training_set(tree: Tree, layout: Sequence[ImageSet]) -> bool:
 
 
 def find_in_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundCases:
-    """Return the cases of a folder of images and a folder of masks, or of folders that hold both.
+    """Return the cases of a folder of images and a folder of masks, or of folders that contain both.
 
-    Where a mask's stem has text after what is shared, further masks of an image may follow it by number: beside
-    1_mask, 1_mask_1 and 1_mask_2. A number that is left out is a lost mask.
+    If the mask's stem has text after the shared part, an image may have further, numbered masks: 1_mask, 1_mask_1 and
+    1_mask_2. A gap in the numbers means that a mask is missing.
 
     Args:
-        sources: Images and masks, each a single folder of images at any depth; or one source, at any depth.
-        stems: The stem of an image and that of its mask, with {} for what both share, such as "img_{}:img_{}_mask".
+        sources: Images and masks, each a single folder of images at any depth; or one source with both.
+        stems: The stems of an image and its mask, with {} for the shared part, such as "img_{}:img_{}_mask".
 
     Raises:
-        UserError: Stems is malformed, or a source is not one folder of images.
+        UserError: `stems` is malformed, or a source is not a single folder of images.
     """
     patterns = stems.split(":")
     if len(patterns) != 2 or any(pattern.count("{}") != 1 for pattern in patterns):
         raise UserError(
-            f"--stems {stems!r}: expected IMAGE:MASK, each with a {{}} for what they share, as {{}}:{{}}_mask"
+            f"--stems {stems!r}: expected IMAGE:MASK, each with {{}} for the part they share, such as {{}}:{{}}_mask"
         )
     image_stem, mask_stem = (re.escape(pattern).replace(r"\{\}", "(.+)") for pattern in patterns)
     if not patterns[1].endswith("{}"):
@@ -134,8 +134,8 @@ def find_in_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundCases
         return _find_in_one_source(sources[0], image_set, stems)
     if len(sources) != 2:
         raise UserError(
-            f"-i got {len(sources)} SOURCE: give the images and then the masks, `-i IMAGES MASKS`, or a "
-            "folder that holds both"
+            f"-i got {len(sources)} sources: give the images, then the masks (`-i IMAGES MASKS`), or one folder that "
+            "contains both"
         )
     found, tree = FoundCases(), Tree([])
     places: list[list[Path]] = []
@@ -143,17 +143,17 @@ def find_in_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundCases
         below = Tree([source], allowed=sources)
         tree.update(below)
         found.problems += below.problems
-        places.append(_only(_folders_of_images(below, source)))
+        places.append(_at_most_one(_folders_of_images(below, source)))
     _pair(tree, image_set, places[0], places[1], found)
-    return _settle(found)
+    return _sorted_and_checked(found)
 
 
 def _find_in_one_source(source: Path, image_set: ImageSet, stems: str) -> FoundCases:
-    """Return the cases of folders that hold images and masks, which their names tell apart."""
+    """Return the cases of folders that contain both images and masks, which differ in their names."""
     if stems.endswith(":{}"):
         raise UserError(
-            f"-i got 1 SOURCE, and --stems {stems!r} does not tell masks from images: give the images and then the "
-            "masks, `-i IMAGES MASKS`, or the names of masks, as in --stems {}:{}_mask"
+            f"-i got one source, and --stems {stems!r} does not distinguish masks from images: give the images, then "
+            "the masks (`-i IMAGES MASKS`), or describe the masks' names, as in --stems {}:{}_mask"
         )
     tree = Tree([source])
     found = FoundCases(tree.problems)
@@ -166,39 +166,39 @@ def _find_in_one_source(source: Path, image_set: ImageSet, stems: str) -> FoundC
             place = os.path.relpath(folder, os.path.abspath(source))
             identifier = "{}" if place == os.curdir else f"{place}_{{}}"
             _pair(tree, replace(image_set, identifier=identifier), [folder], [folder], found)
-    return _settle(found)
+    return _sorted_and_checked(found)
 
 
 def _folders_of_images(tree: Tree, source: Path) -> list[Path]:
     folders = tree.matching("*", "(.+)")
     if not folders:
-        raise UserError(f"found no folder with images in it below {source}{_hint(tree)}")
+        raise UserError(f"found no folder that contains images in {source}{_hint(tree)}")
     return folders
 
 
-def _only(folders: list[Path]) -> list[Path]:
+def _at_most_one(folders: list[Path]) -> list[Path]:
     if len(folders) > 1:
         listed = shortened([str(folder) for folder in folders])
-        raise UserError(f"found {len(folders)} folders for the same images: {listed}. Give with -i only the one to use")
+        raise UserError(f"found {len(folders)} folders for the same images: {listed}. Give only one of them with -i")
     return folders
 
 
-def _settle(found: FoundCases) -> FoundCases:
-    """Sort the cases and report identifiers that several have, or that not every disk tells apart."""
+def _sorted_and_checked(found: FoundCases) -> FoundCases:
+    """Sort the cases, and report identifiers that are equal, or equal on some file systems."""
     known: dict[str, Case] = {}
     for case in sorted(found, key=lambda case: (case.identifier, case.subset)):
         first = known.setdefault(unicodedata.normalize("NFC", case.identifier.casefold()), case)
         if first is not case:
             text = f"{case.image} has the same case identifier as {first.image}"
             if first.identifier != case.identifier:
-                text += f", {case.identifier} and {first.identifier}, on Windows and macOS"
+                text += f" on Windows and macOS ({case.identifier} and {first.identifier})"
             found.problems.append(Problem(SAME_NAME, text, case.identifier))
     found.sort(key=lambda case: (case.identifier, case.subset))
     return found
 
 
 def _pair(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path], found: FoundCases) -> None:
-    """Pair by stem, never by position, and add cases, files without a partner and foreign files to what is found."""
+    """Pair images and masks by stem, never by position; add cases, unpaired files and foreign files to `found`."""
     masks_of = _by_key(tree, masks, image_set, image_set.mask_stem, found)
     not_stem = image_set.mask_stem if set(images) & set(masks) else ""
     images_of = _by_key(tree, images, image_set, image_set.image_stem, found, not_stem)
@@ -216,7 +216,7 @@ def _pair(tree: Tree, image_set: ImageSet, images: list[Path], masks: list[Path]
         elif (lost := _lost_number(masks_of[key].keys(), numbers)) is not None:
             example = _example(image_set.mask_stem, key) + ("" if lost == _UNNUMBERED else f"_{lost}")
             listed = shortened([path.name for path in masks_of[key].values()])
-            text = f"{_first(images_of[key])} has no mask {example}.* in {_common(masks)}, but {listed}"
+            text = f"{_first(images_of[key])} has no mask {example}.* in {_common(masks)}, only {listed}"
             found.problems.append(Problem(MISSING, text, identifier))
         else:
             mask, *further = masks_of[key].values()
@@ -228,11 +228,11 @@ def _first(numbered: dict[int, Path]) -> Path:
 
 
 def _lost_number(numbers: Collection[int], all_numbers: Collection[int]) -> int | None:
-    """Return the first number that an image's masks lack: they are consecutive and start as those of other images."""
+    """Return the first number missing from an image's masks, which are consecutive and start like other images'."""
     if _UNNUMBERED in all_numbers and _UNNUMBERED not in numbers:
         return _UNNUMBERED
     first = min((number for number in all_numbers if number != _UNNUMBERED), default=0)
-    # not up to the largest, which may be anything
+    # no loop up to the largest number, which may be huge
     lost = next(number for number in count(first) if number not in numbers)
     return lost if lost < max(numbers) else None
 
@@ -245,26 +245,26 @@ def _by_key(
     found: FoundCases,
     not_stem: str = "",
 ) -> dict[str, dict[int, Path]]:
-    """Return the files of each key by number, in their order, and report two that have the same one.
+    """Return the files of each key, sorted by number, and report files with the same key and number.
 
     Args:
-        tree: Of the sources.
-        folders: Whose images to return.
-        image_set: The rule of names.
-        stem: Regular expression of their stems.
-        found: Gets the problems.
-        not_stem: The same of files that are something else.
+        tree: The source folders.
+        folders: Folders to read.
+        image_set: The naming rule.
+        stem: Regular expression for stems to include.
+        found: Receives the problems.
+        not_stem: Regular expression for stems to exclude.
     """
     files: dict[str, dict[int, Path]] = {}
     for folder in folders:
         for path in tree.images(folder):
             match = stem_match(stem, path)
             if match and not stem_match(not_stem, path):
-                # macOS decomposes letters with accents
+                # macOS decomposes accented letters
                 key = unicodedata.normalize("NFC", match[1])
                 number = _UNNUMBERED if match.lastindex == 1 else int(match[2])
                 same = files.setdefault(key, {})
-                # Kaggle has HAM10000's folders twice, in capitals and small letters
+                # Kaggle distributes HAM10000's folders twice, in upper and lower case
                 first = same.setdefault(number, path)
                 if first is not path and not cmp(path, first, shallow=False):
                     text = f"{path} has the same case identifier as {first}"
@@ -273,8 +273,8 @@ def _by_key(
 
 
 def _match_case(images_of: dict[str, dict[int, Path]], masks_of: dict[str, dict[int, Path]]) -> None:
-    """Give masks without an image the key of the image without a mask that differs in upper and lower case alone."""
-    # lower() instead of casefold(), to which ß and ss are the same
+    """Give an unpaired mask the key of an unpaired image if the two differ only in upper and lower case."""
+    # not casefold(), which makes ß equal to ss
     free = {key.lower(): key for key in sorted(images_of.keys() - masks_of.keys())}
     for key in sorted(masks_of.keys() - images_of.keys()):
         if key.lower() in free:
@@ -305,5 +305,5 @@ def _common(folders: list[Path]) -> Path:
 
 
 def _identifier(image_set: ImageSet, key: str) -> str:
-    # what serves as part of a file name everywhere
+    # characters that every file system accepts
     return re.sub(r"[^\w.-]", "_", image_set.identifier.replace("{}", key))

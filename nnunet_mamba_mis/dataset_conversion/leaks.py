@@ -1,4 +1,4 @@
-"""Warn of images that a dataset trains on and tests on, or holds twice."""
+"""Warn about images that are in both training and test data, or exist twice."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nnunet_mamba_mis.utils.text import counted, shortened
 
 
 def shared_images(duplicates: Sequence[tuple[str, str]], subset_of: Mapping[str, str]) -> list[str]:
-    """Return warnings of images that exist twice, in one set or, worse, in two.
+    """Return warnings about duplicate images within a subset and, worse, across subsets.
 
     Args:
-        duplicates: Pairs that join all images that are the same, or nearly; two may be joined by way of a third.
-        subset_of: Where each case goes.
+        duplicates: Pairs that connect all (nearly) identical images; two may be connected through a third.
+        subset_of: Subset of each case.
     """
     within: dict[str, list[str]] = {}
     between: dict[tuple[str, str], list[str]] = {}
@@ -31,27 +31,27 @@ def shared_images(duplicates: Sequence[tuple[str, str]], subset_of: Mapping[str,
             alike = " = ".join([*members[first], *members[second]])
             between.setdefault((first, second), []).append(alike)
     return [
-        f"{_called(subset)} holds {counted(len(groups), 'image')} more than once, the same or nearly: "
+        f"{_described(subset)} contains {counted(len(groups), 'image')} more than once (identical or nearly so): "
         f"{shortened(groups)}"
         for subset, groups in sorted(within.items())
     ] + [
-        f"{_called(first)} and {_called(second)} share {counted(len(groups), 'image')}, the same or nearly, which "
-        f"leaks: {shortened(groups)}"
+        f"data leak: {_described(first)} and {_described(second)} share {counted(len(groups), 'image')} (identical or "
+        f"nearly so): {shortened(groups)}"
         for (first, second), groups in sorted(between.items())
     ]
 
 
-def _called(subset: str) -> str:
+def _described(subset: str) -> str:
     return "the training set" if subset == TRAINING else f"the {subset} set"
 
 
 def divided_groups(rule: str, group_of: Mapping[str, str], subset_of: Mapping[str, str], subset: str) -> list[str]:
-    """Return a warning if a test set, cut from training cases, has cases of groups that are in training too.
+    """Return a warning if a test set taken from the training cases shares groups with the training set.
 
     Args:
         rule: What the cases of a group share, in a few words.
-        group_of: The group of each identifier that has one.
-        subset_of: Where each case goes.
+        group_of: Group of each identifier that has one.
+        subset_of: Subset of each case.
         subset: The test set.
     """
     trained = {group_of[identifier] for identifier in group_of if subset_of[identifier] == TRAINING}
@@ -61,6 +61,6 @@ def divided_groups(rule: str, group_of: Mapping[str, str], subset_of: Mapping[st
     if not leaking:
         return []
     return [
-        f"the training set shares groups ({rule}) with {counted(len(leaking), 'case')} of {_called(subset)}, which "
-        f"leaks: {shortened(leaking)}"
+        f"data leak: {counted(len(leaking), 'case')} of {_described(subset)} and the training set share groups "
+        f"({rule}): {shortened(leaking)}"
     ]

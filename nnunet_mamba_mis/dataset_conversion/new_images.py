@@ -1,4 +1,4 @@
-"""Make a folder of images to predict, by the converters' own reading, as nnU-Net and its model expect them."""
+"""Convert a folder of new images for prediction, reading them exactly as the dataset converters do."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from nnunet_mamba_mis.utils.text import shortened
 
 @dataclass(frozen=True)
 class NewImages:
-    """What became of a folder of images.
+    """The outcome of converting a folder of images.
 
     Args:
-        folder: Of the images for nnU-Net.
-        number: Of images.
-        with_16_bits: How many of them have 16 bits a channel.
-        bits: What these were scaled from; None if there are none.
-        left_out: What --skip-bad left out, as text.
+        folder: Folder of the images for nnU-Net.
+        number: Number of images.
+        with_16_bits: Number of images with 16 bits per channel.
+        bits: Bit depth that these were scaled from; None if there are none.
+        left_out: Description of each problem that --skip-bad left out.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class NewImages:
 
 @dataclass(frozen=True)
 class _ImageFacts:
-    """A readable image, and how many bits its 16-bit samples need."""
+    """A readable image, and the number of bits that its 16-bit samples need."""
 
     identifier: str
     path: Path
@@ -63,7 +63,7 @@ class _ImageJob:
 
 
 class _NewFolder:
-    """A folder to be: what `work_folder` needs to know of it."""
+    """The output folder, as a target for `work_folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -71,25 +71,25 @@ class _NewFolder:
         self.check_is_free()
 
     def check_is_free(self) -> None:
-        """Raise UserError if there is something."""
+        """Raise UserError if the folder exists and is not empty."""
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UserError(f"{self.folder} exists and is not empty: name another folder with -o")
+            raise UserError(f"{self.folder} exists and is not empty: give another folder with -o")
 
 
 def convert_images(
     source: Path, output: Path, bits: int | None = None, skip_bad: bool = False, processes: int | None = None
 ) -> NewImages:
-    """Convert the images of a folder; they appear when all are written, or not at all.
+    """Convert the images of a folder; the output folder appears atomically, with all images.
 
     Args:
-        source: A folder with one folder of images in it, at any depth, or the folder of images itself.
+        source: The folder of images, or a folder that contains one at any depth.
         output: A folder that does not exist yet, or is empty.
-        bits: What 16-bit images are scaled from; default: what the brightest of them needs.
-        skip_bad: Leave out what has a problem rather than fail.
-        processes: How many images to work on at a time; with 1 no process is started.
+        bits: Bit depth that 16-bit images are scaled from; default: the one that the brightest image needs.
+        skip_bad: Leave out images and files with problems instead of failing.
+        processes: Number of images to process in parallel; 1 starts no process.
 
     Raises:
-        UserError: An argument or a file is unusable; nothing is left.
+        UserError: An argument or a file cannot be used; nothing is left behind.
     """
     processes = min(8, count_cores()) if processes is None else processes
     if processes < 1:
@@ -103,34 +103,32 @@ def convert_images(
         bad = {problem.case for problem in problems}
         usable = [facts for facts in readable if facts.identifier not in bad]
         if not usable:
-            raise UserError(f"no image is left of those in {source}: {shortened([p.text for p in problems])}")
-        of_all = [facts.bits for facts in usable]
-        white = bits or max(of_all)
+            raise UserError(f"no image in {source} can be used: {shortened([p.text for p in problems])}")
+        depths = [facts.bits for facts in usable]
+        white = bits or max(depths)
         built = work.subfolder("images")
         jobs = [_ImageJob(facts, white, built / f"{facts.identifier}_0000.png") for facts in usable]
         done = _convert(jobs, pool)
-        report = _report(source, report_entry(of_all, bits), problems, usable, done)
+        report = _report(source, report_entry(depths, bits), problems, usable, done)
         (built / REPORT_FILE).write_text(report, encoding="utf-8")
         work.publish(built)
-    with_16_bits = sum(map(bool, of_all))
+    with_16_bits = sum(map(bool, depths))
     left_out = [problem.text for problem in problems]
     return NewImages(target.folder, len(usable), with_16_bits, white if with_16_bits else None, left_out)
 
 
 def _find(source: Path) -> tuple[dict[str, Path], list[Problem]]:
-    """Return the images by identifier, and what is wrong with names and files."""
+    """Return the images by identifier, and problems with names and files."""
     if not source.is_dir():
-        raise UserError(f"-i {source} is no folder: give the folder of the images")
+        raise UserError(f"-i {source} is not a folder: give the folder of the images")
     tree = Tree([source])
     problems = list(tree.problems)
     folders = [folder for folder in tree if tree.images(folder)]
     if len(folders) != 1:
-        listed = (
-            f": {shortened([str(folder) for folder in folders])}. Give with -i only the one to use" if folders else ""
-        )
+        listed = f": {shortened([str(folder) for folder in folders])}. Give only one of them with -i" if folders else ""
         raise UserError(f"found {len(folders) or 'no'} folders with images in {source}{listed}")
     paths: dict[str, Path] = {}
-    # Windows and macOS do not tell capitals from small letters
+    # Windows and macOS ignore case in file names
     taken: dict[str, str] = {}
     for path in tree[folders[0]]:
         suffix = path.suffix.lower()
@@ -148,7 +146,7 @@ def _find(source: Path) -> tuple[dict[str, Path], list[Problem]]:
 
 
 def _check(paths: dict[str, Path], bits: int | None, pool: Workers, problems: list[Problem]) -> list[_ImageFacts]:
-    """Return the images that can be converted, and add to the problems what is wrong with the others."""
+    """Return the images that can be converted, and add the problems of the others to `problems`."""
     outcomes = list(pool.map(partial(_check_image, bits), list(paths.items()), "Checking", _killed_check))
     problems += [outcome for outcome in outcomes if isinstance(outcome, Problem)]
     return [outcome for outcome in outcomes if not isinstance(outcome, Problem)]
@@ -171,7 +169,7 @@ def _killed_check(named: tuple[str, Path]) -> Problem:
 
 
 def _convert(jobs: Sequence[_ImageJob], pool: Workers) -> list[list[str]]:
-    """Return what was done to each image."""
+    """Convert all images, and return a description of the changes to each."""
     outcomes = list(pool.map(_convert_image, jobs, "Converting", _killed_conversion))
     if problems := [outcome for outcome in outcomes if isinstance(outcome, Problem)]:
         raise problems_error(problems)

@@ -1,4 +1,4 @@
-"""See whether another dataset in nnUNet_raw tests on what this one trains on."""
+"""Find images that one converted dataset trains on and another one tests on."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from nnunet_mamba_mis.utils.text import counted, shortened
 
 REPORT_FILE = "conversion_report.json"
 
-# these name an image in all years of the challenge
+# these identify an image across all years of the challenge
 _GLOBAL_IDENTIFIER = re.compile(r"ISIC_\d+")
 
 
 def keys(identifier: str, sha256: str) -> list[str]:
-    """Return what tells that two cases of different datasets are the same image."""
+    """Return keys of a case; cases of different datasets that share one have the same image."""
     return [sha256, identifier] if _GLOBAL_IDENTIFIER.fullmatch(identifier) else [sha256]
 
 
 def overlaps(target: Path, subset_of: Mapping[str, str]) -> list[str]:
-    """Return a warning for each converted dataset beside the target with images that one trains and one tests on.
+    """Return a warning for each other converted dataset that tests on this one's training images, or vice versa.
 
     Args:
-        target: Folder of the dataset in nnUNet_raw.
-        subset_of: The subset of each of the `keys` of all its cases.
+        target: The dataset's folder in nnUNet_raw.
+        subset_of: Subset of the case that each of the `keys` belongs to.
     """
     warnings = []
     for file in sorted(target.parent.glob(f"Dataset*/{REPORT_FILE}")):
@@ -40,37 +40,37 @@ def overlaps(target: Path, subset_of: Mapping[str, str]) -> list[str]:
             ]
             if shared:
                 warnings.append(
-                    f"{counted(len(shared), 'image')} for training here and for testing in {file.parent.name}, or the "
-                    f"other way round ({shortened(shared)}): training on one and testing on the other leaks"
+                    f"{counted(len(shared), 'image')} of this training set are test images in {file.parent.name}, or "
+                    f"vice versa ({shortened(shared)}): training on one dataset and testing on the other is a data leak"
                 )
     return warnings
 
 
 def trained_on(trained: Path, tested: Path, cases: Collection[str]) -> list[str] | None:
-    """Return those of the cases of a converted dataset that are, or nearly are, training images of another or itself.
+    """Return the cases of a converted dataset that are (nearly) identical to training images of a dataset.
 
     Args:
-        trained: Folder of a dataset in nnUNet_raw.
-        tested: Folder of the dataset, perhaps the same, that the cases are of.
-        cases: Identifiers.
+        trained: Folder in nnUNet_raw of the dataset that was trained on.
+        tested: Folder in nnUNet_raw of the cases' dataset, which may be the same.
+        cases: Identifiers of the cases.
 
     Returns:
-        Identifiers; None if one of the folders has no record of its conversion.
+        Identifiers; None if one of the folders has no conversion report.
     """
     training = [case for case in _cases(trained / REPORT_FILE) if case["subset"] == TRAINING]
-    wanted = set(cases)
-    looked_at = [
+    identifiers = set(cases)
+    test_cases = [
         case
         for case in _cases(tested / REPORT_FILE)
-        if case["identifier"] in wanted and not (trained == tested and case["subset"] == TRAINING)
+        if case["identifier"] in identifiers and not (trained == tested and case["subset"] == TRAINING)
     ]
-    if not training or not looked_at:
+    if not training or not test_cases:
         return None
     known = {key for case in training for key in _keys(case)}
-    near = near_any([_fingerprint(case) for case in looked_at], [_fingerprint(case) for case in training])
+    near = near_any([_fingerprint(case) for case in test_cases], [_fingerprint(case) for case in training])
     return sorted(
         case["identifier"]
-        for case, is_near in zip(looked_at, near, strict=True)
+        for case, is_near in zip(test_cases, near, strict=True)
         if is_near or known.intersection(_keys(case))
     )
 
@@ -84,9 +84,9 @@ def _fingerprint(case: Mapping) -> bytes:
 
 
 def _cases(file: Path) -> list[Mapping]:
-    """Cases in a report; what is not of this tool, or of another version of it, is left out."""
+    """Return the cases in a report; none if another tool or an incompatible version wrote it."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))["cases"]
-        return [case for case in found if all(isinstance(value, str) for value in (case["subset"], *_keys(case)))]
+        cases = json.loads(file.read_text(encoding="utf-8"))["cases"]
+        return [case for case in cases if all(isinstance(value, str) for value in (case["subset"], *_keys(case)))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []

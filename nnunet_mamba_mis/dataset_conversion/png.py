@@ -1,4 +1,4 @@
-"""Chunks of a PNG: those that hold pixels must be whole, the others may be anything."""
+"""Chunks of a PNG: those with pixels must be intact, others may be damaged."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from nnunet_mamba_mis.dataset_conversion.decoding import BadFileError
 
 _SIGNATURE = 8
 
-# those of the ancillary chunks that say what the picture is: transparency, orientation, more frames
+# ancillary chunks that affect the picture: transparency, orientation, further frames
 _MEANINGFUL = {b"tRNS", b"eXIf", b"acTL"}
 
 
 def check(data: bytes) -> None:
-    """Raise BadFileError if a chunk that pixels depend on is missing, cut or has a wrong checksum."""
+    """Raise BadFileError if a chunk that pixels depend on is missing, truncated or has a wrong checksum."""
     names = []
     for name, chunk in _chunks(data):
         names.append(name)
-        if _pixels_depend_on(name) and not _is_whole(chunk):
+        if _pixels_depend_on(name) and not _is_intact(chunk):
             raise BadFileError(f"is truncated or damaged (its chunk {name.decode('latin-1')!r} has a wrong checksum)")
     if names[:1] != [b"IHDR"] or b"IDAT" not in names:
         raise BadFileError("is truncated or damaged (a chunk is missing)")
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a PNG without text, profiles and what else is no part of the picture or damaged."""
+    """Return a PNG without text, profiles, other chunks that do not affect the picture, and damaged metadata."""
     kept = [
         chunk
         for name, chunk in _chunks(data)
-        if _is_critical(name) or (name in _MEANINGFUL and (name == b"tRNS" or _is_whole(chunk)))
+        if _is_critical(name) or (name in _MEANINGFUL and (name == b"tRNS" or _is_intact(chunk)))
     ]
     return b"".join([data[:_SIGNATURE], *kept])
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield name and bytes of each chunk, with length and checksum; what follows the end is not read."""
+    """Yield the name and bytes of each chunk, including length and checksum, up to the end chunk."""
     position, name = _SIGNATURE, b""
     while position + 8 <= len(data) and name != b"IEND":
         length, name = struct.unpack_from(">I4s", data, position)
@@ -45,15 +45,15 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _is_critical(name: bytes) -> bool:
-    # the fifth bit of the first letter is the difference between capitals and small letters
+    # critical chunks start with an upper-case letter, whose bit 5 is 0
     return not name[0] & 0x20
 
 
 def _pixels_depend_on(name: bytes) -> bool:
-    # a PNG whose end mark alone is missing has all its pixels
+    # a PNG that only lacks its end chunk has all its pixels
     return (_is_critical(name) and name != b"IEND") or name == b"tRNS"
 
 
-def _is_whole(chunk: bytes) -> bool:
+def _is_intact(chunk: bytes) -> bool:
     (length,) = struct.unpack_from(">I", chunk)
     return len(chunk) == length + 12 and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")

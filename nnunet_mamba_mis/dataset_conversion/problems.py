@@ -1,4 +1,4 @@
-"""What can be wrong with a source, and the one message that reports all of it."""
+"""Problems of a source, and the single message that reports them all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EMPTY_MASK = "empty mask"
 DUPLICATE = "duplicate content"
 SAME_NAME = "same case identifier"
 FOREIGN = "foreign file"
-# as they are listed
+# in the order of messages
 KINDS = (
     MISSING,
     SIZE_MISMATCH,
@@ -36,12 +36,12 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the source that cannot be converted as it is.
+    """A reason why part of the source cannot be converted.
 
     Args:
         kind: One of `KINDS`.
         text: A sentence that starts with the file's path.
-        case: Identifier of the case that --skip-bad leaves out, if it belongs to one.
+        case: Identifier of the affected case, which --skip-bad leaves out, if any.
     """
 
     kind: str
@@ -50,10 +50,10 @@ class Problem:
 
 
 def problems_error(problems: Sequence[Problem]) -> UserError:
-    """Return the one error that reports all problems of a source, with how many there are of each kind."""
-    way_out = "Correct the source, or leave out what is named here with --skip-bad. Nothing was converted"
+    """Return a single error that reports all problems of a source, with the number of each kind."""
+    way_out = "Nothing was converted. Correct the source, or leave these cases and files out with --skip-bad"
     if any(problem.kind == NOT_BINARY for problem in problems):
-        way_out = f"Masks of several classes: `mamba_mis convert folder --labels` says what values mean. {way_out}"
+        way_out = f"Convert masks of several classes with `mamba_mis convert folder --labels`. {way_out}"
     if len(problems) == 1:
         return UserError(f"{one_line(problems[0].text)} ({problems[0].kind}). {way_out}")
     counts = Counter(problem.kind for problem in problems)

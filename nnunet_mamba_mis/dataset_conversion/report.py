@@ -1,4 +1,4 @@
-"""The files that describe a dataset: dataset.json and conversion_report.json."""
+"""Contents of the files that describe a dataset: dataset.json and conversion_report.json."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _TOOL = f"nnunet-mamba-mis {__version__}"
 
 @dataclass(frozen=True)
 class Names:
-    """How files of the sources are named to people, who know nothing of folders that archives were unpacked to.
+    """Names of source files as users know them, without the temporary folders that archives are unpacked to.
 
     Args:
-        shown: Each folder that was searched → the SOURCE it stands for.
+        shown: The SOURCE that each searched folder stands for.
     """
 
     shown: Mapping[Path, Path] = field(default_factory=dict)
 
     def relative(self, path: Path) -> str:
-        """Return a path from the name of its SOURCE on, the same wherever that lies."""
+        """Return a path starting at the name of its SOURCE, wherever that is."""
         for folder, source in self.shown.items():
             start = os.path.abspath(folder)
             if os.path.commonpath([start, path]) == start:
@@ -40,13 +40,13 @@ class Names:
         return path.name
 
     def in_text(self, text: str) -> str:
-        """Return a message with the paths that the user gave."""
+        """Return a message with paths as the user gave them."""
         for folder, source in self.shown.items():
             text = text.replace(str(folder), str(source))
         return text
 
     def relative_in_text(self, text: str) -> str:
-        """Return a message with paths from the name of their SOURCE on."""
+        """Return a message with paths that start at the name of their SOURCE."""
         for folder, source in self.shown.items():
             text = text.replace(os.path.abspath(folder), Path(os.path.abspath(source)).name)
         return text
@@ -56,11 +56,11 @@ def dataset_json(dataset: Dataset, name: str, num_training: int) -> str:
     """Return the content of dataset.json, which nnU-Net reads.
 
     Args:
-        dataset: What was converted.
+        dataset: The converted dataset.
         name: What follows "Dataset027_".
         num_training: Number of training cases.
     """
-    # not with nnU-Net's generate_dataset_json, which puts the release into "citation"
+    # not with nnU-Net's generate_dataset_json, which writes the release to "citation"
     return _json(
         {
             "channel_names": {"0": "R", "1": "G", "2": "B"},
@@ -80,21 +80,21 @@ def dataset_json(dataset: Dataset, name: str, num_training: int) -> str:
 def conversion_report(
     dataset: Dataset, options: Options, checked: Checked, plan: Plan, done: Sequence[list[str]], names: Names
 ) -> str:
-    """Return the content of conversion_report.json: nothing in it depends on when, where or how fast it was made.
+    """Return the content of conversion_report.json, which does not depend on time, place or speed.
 
     Args:
-        dataset: What was converted.
-        options: How.
-        checked: What is in the source.
-        plan: What became of it.
-        done: To each case, in words.
-        names: Of source files.
+        dataset: The converted dataset.
+        options: The options of the conversion.
+        checked: The contents of the source.
+        plan: Where each case went, and the folds.
+        done: Description of the changes to each case.
+        names: Names of source files.
     """
     return _json(
         {
             "dataset": dataset.name,
             "converted_by": _TOOL,
-            # those that change the result
+            # only those that change the result
             "options": {name: value for name, value in asdict(options).items() if name not in ("dry_run", "overwrite")},
             "images": report_entry([facts.bits for facts in checked.facts]),
             "masks": {"rule": dataset.mask.rule}
@@ -139,5 +139,5 @@ def _masks(facts: CaseFacts, names: Names) -> dict[str, object]:
 
 
 def _json(content: Mapping[str, object]) -> str:
-    # with \u for letters beyond ASCII: file names may hold bytes that are no letters at all
+    # with \u for characters beyond ASCII: file names may contain bytes that are not valid text
     return json.dumps(content, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""Images with 16 bits a channel: decode all of them, and bring those of a whole source to 8 bits by one rule."""
+"""Decode images with 16 bits per channel, and scale those of a whole source to 8 bits by one rule."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from nnunet_mamba_mis.dataset_conversion.decoding import MAX_PIXELS, BadFileErro
 from nnunet_mamba_mis.dataset_conversion.headers import Header
 from nnunet_mamba_mis.utils.text import shortened
 
-# of cameras, microscopes and scanners
+# bit depths of cameras, microscopes and scanners
 DEPTHS = (8, 10, 12, 14, 16)
 
 _OPAQUE = 2**16 - 1
-# 8 bits a that became 16 as a * 256 + a
+# factor between 8-bit samples a and 16-bit samples a * 256 + a
 _REPEATED = 257
 
 
 class SixteenBits:
-    """The samples of a PNG or TIFF with 16 bits a channel.
+    """The samples of a PNG or TIFF with 16 bits per channel.
 
     Args:
         data: The file's bytes.
-        header: Of the file.
+        header: The file's header.
 
     Raises:
-        BadFileError: It is damaged, or has transparent pixels.
+        BadFileError: The file is damaged or has transparent pixels.
     """
 
     def __init__(self, data: bytes, header: Header) -> None:
@@ -40,36 +40,36 @@ class SixteenBits:
 
     @property
     def mode(self) -> str:
-        """Its kind in words."""
+        """Description of the mode."""
         return f"16-bit {'grey' if self._samples.shape[2] == 1 else 'RGB'}"
 
     @cached_property
     def bits(self) -> int:
-        """The smallest of `DEPTHS` that holds its brightest sample."""
+        """The smallest of `DEPTHS` that can represent the brightest sample."""
         brightest = int(self._samples.max())
         return next(bits for bits in DEPTHS if brightest < 2**bits)
 
     def image(self, bits: int) -> Image.Image:
-        """Return it with 8 bits a channel.
+        """Return the image scaled to 8 bits per channel.
 
         Args:
-            bits: What is white: the sample 2^bits - 1.
+            bits: Bit depth; the sample 2^bits - 1 becomes white.
 
         Raises:
-            BadFileError: It has brighter samples, which would be lost.
+            BadFileError: The image has brighter samples, which would be lost.
         """
         if self.bits > bits:
-            raise BadFileError(f"has samples up to {self._samples.max()}, which {bits} bits cannot hold")
+            raise BadFileError(f"has samples up to {self._samples.max()}, which do not fit in {bits} bits")
         white = 2**bits - 1
-        # halves away from zero, exact in integers
+        # round half away from zero, exactly, in integers
         table = ((np.arange(white + 1) * 510 + white) // (2 * white)).astype(np.uint8)
         return _image(table[self._samples])
 
     def mask(self) -> Image.Image:
-        """Return the samples as they are, where 8 bits hold them, or what 8 bits were before they became 16.
+        """Return the samples unchanged if they fit in 8 bits, or else the 8-bit samples they were expanded from.
 
         Raises:
-            BadFileError: They are neither.
+            BadFileError: The samples are neither.
         """
         values = np.unique(self._samples)
         if values[-1] > 255:
@@ -81,25 +81,25 @@ class SixteenBits:
 
 
 def report_entry(bits: Sequence[int], given: int | None = None) -> dict[str, object]:
-    """Return what a report says of the bit depth of images.
+    """Return a report's entry about the bit depth of images.
 
     Args:
-        bits: What the samples of each image need; 0 for those with 8 bits a channel.
-        given: What they were scaled from, if not what the brightest of them needs.
+        bits: Bits that the samples of each image need; 0 for images with 8 bits per channel.
+        given: Bit depth that they were scaled from, if not the one that the brightest image needs.
     """
     number = sum(map(bool, bits))
     white = (given or max(bits)) if number else None
-    rule = f"16-bit samples become {_scale(white)}" if white else "8 bits a channel, unchanged"
+    rule = f"16-bit samples become {_scale(white)}" if white else "8 bits per channel, unchanged"
     return {"rule": rule, "bits": white, "number_with_16_bits": number}
 
 
 def sixteen_bits_note(bits: Sequence[int]) -> str:
-    """Return what users should know of a source with 16-bit images; `bits` is as in `report_entry`."""
+    """Return a note to users of a source with 16-bit images; `bits` is as in `report_entry`."""
     white, number = max(bits), sum(map(bool, bits))
-    others = f"; the other {len(bits) - number}, of 8 bits, are unchanged" if number < len(bits) else ""
+    others = f"; the other {len(bits) - number} have 8 bits and are unchanged" if number < len(bits) else ""
     return (
-        f"{number} of {len(bits)} images have 16 bits a channel, of which all together use {white}: they become "
-        f"{_scale(white)}{others}. New images to predict need the same: mamba_mis convert images --bits {white}"
+        f"{number} of {len(bits)} images have 16 bits per channel, of which at most {white} are used: samples become "
+        f"{_scale(white)}{others}. Convert new images for prediction with `mamba_mis convert images --bits {white}`"
     )
 
 
@@ -108,24 +108,24 @@ def _scale(bits: int) -> str:
 
 
 def _decoded(data: bytes, header: Header) -> NDArray[np.uint16]:
-    # here, as most sources have no such image and each worker would wait for the import
+    # imported here, as most sources have no such image and every worker would wait for it
     import imagecodecs
 
-    # Not Pillow, which keeps 8 of 16 bits a channel in RGB, and not ITK, which reads paths alone: that would be a
-    # second reading of the file. nnU-Net brings imagecodecs.
+    # not Pillow, which keeps only 8 of 16 bits per channel in RGB, and not ITK, which would read the file again, from
+    # its path; imagecodecs comes with nnU-Net
     decode = imagecodecs.png_decode if header.format == "PNG" else imagecodecs.tiff_decode
-    # libpng prints its warnings
+    # libpng prints warnings
     with captured_output():
         samples = np.asarray(decode(data))
     if header.separate and samples.ndim == 3:
         samples = np.moveaxis(samples, 0, -1)
     if samples.dtype != np.uint16 or samples.ndim not in (2, 3) or samples.shape[1::-1] != header.size:
-        raise BadFileError("is truncated or damaged (its pixels are not what its header says)")
+        raise BadFileError("is truncated or damaged (its pixels do not match its header)")
     return samples.reshape(*samples.shape[:2], -1)
 
 
 def _opaque(samples: NDArray[np.uint16], alpha: bool) -> NDArray[np.uint16]:
-    """Return samples without a channel of unspecified meaning, or an alpha channel that hides nothing."""
+    """Return samples without a channel of unspecified meaning or an opaque alpha channel."""
     channels = samples.shape[2]
     if channels not in (1, 2, 3, 4):
         raise BadFileError(f"has {channels} channels of 16 bits: save it as RGB or grey")

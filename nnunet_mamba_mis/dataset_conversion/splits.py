@@ -1,4 +1,4 @@
-"""Folds for cross-validation that keep together what belongs together."""
+"""Cross-validation folds that never separate the cases of a group."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Split = dict[str, list[str]]
 def groups_to_keep(
     identifiers: Sequence[str], group_of: Mapping[str, str], duplicates: Sequence[tuple[str, str]]
 ) -> list[list[str]]:
-    """Return all cases in groups that no split may divide; most have one case, if nothing is known of more.
+    """Return all cases in groups that no split may divide; a case without relations is a group of its own.
 
     Args:
-        identifiers: Of the training cases.
-        group_of: The group of those that have one.
-        duplicates: Pairs that must stay together too.
+        identifiers: Identifiers of the training cases.
+        group_of: Group of each identifier that has one.
+        duplicates: Further pairs that must stay together.
     """
     together: dict[str, list[str]] = {}
     for identifier in identifiers:
@@ -29,15 +29,15 @@ def groups_to_keep(
 
 
 def grouped_folds(identifiers: Sequence[str], groups: Sequence[list[str]]) -> list[Split]:
-    """Return five folds, or as many as there are groups, that never divide a group; none if there is only one group.
+    """Return five folds, or one per group if there are fewer groups; none if there is only one group.
 
     Args:
-        identifiers: Of the training cases.
-        groups: All of them, in groups.
+        identifiers: Identifiers of the training cases.
+        groups: The same identifiers in groups, which the folds never divide.
     """
     if len(groups) < 2:
         return []
-    # large ones first, so that small ones even the folds out; else in an order that has nothing to do with names
+    # large groups first, so that small ones balance the folds; groups of equal size in an order unrelated to names
     groups = sorted(
         groups, key=lambda group: (-len(group), hashlib.sha256(min(group).encode("utf-8", "surrogateescape")).digest())
     )
@@ -48,7 +48,7 @@ def grouped_folds(identifiers: Sequence[str], groups: Sequence[list[str]]) -> li
 
 
 def official_split(identifiers: Sequence[str], validation: set[str]) -> list[Split]:
-    """Return the one fold that validates on the cases given."""
+    """Return a single fold that validates on the given cases."""
     return [_split(identifiers, validation)]
 
 

@@ -1,4 +1,4 @@
-"""Walk the folders below SOURCE and leave out what systems put into them."""
+"""Walk the folders below SOURCE, leaving out files of operating systems."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 
 
 def case_identifier(path: Path) -> str:
-    """Return what serves as part of a file name everywhere, for the name of an image."""
+    """Return an image's name with characters that every file system accepts."""
     return re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", path.stem))
 
 
 def stem_match(stem: str, path: Path) -> re.Match[str] | None:
-    """Match the whole stem of a file's name, in any case; names may hold line breaks, which the `.` of `stem` takes."""
+    """Match a file's whole stem, ignoring case; the `.` of `stem` also matches line breaks, which names may contain."""
     return re.fullmatch(stem, path.stem, re.IGNORECASE | re.DOTALL)
 
 
@@ -30,17 +30,17 @@ def _any_of(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(map(translate, patterns)))
 
 
-# files that systems and publishers put beside images, in lower case; hidden ones are skipped too
+# files that operating systems and publishers put beside images, in lower case; hidden files are skipped too
 _JUNK = _any_of(
     *("thumbs.db", "thumbs.db:encryptable", "ehthumbs*.db", "desktop.ini", "picasa.ini", "icon\r", "icon\uf00d"),
-    # notes on a file: NTFS's of where it comes from, Synology's, Dropbox's
+    # metadata of a file: of NTFS (where it comes from), Synology, Dropbox
     *("*zone.identifier", "*@synoeastream", "*@synoresource", "*:com.dropbox.attr*"),
-    # of editors, and of copies that were broken off
+    # of editors and interrupted copies
     *("~$*", "*~", "*.tmp", "*.temp"),
     *("license", "readme"),
 )
 
-# folders not to be walked into: of macOS's archiver and servers, thumbnails and bins of Synology, QNAP and Windows
+# folders to skip: of macOS's archiver and servers, and thumbnails and bins of Synology, QNAP and Windows
 _NO_DATA = _any_of(
     *("__macosx", "network trash folder", "temporary items"),
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
@@ -49,13 +49,13 @@ _NO_DATA = _any_of(
 
 
 class Tree(dict[Path, list[Path]]):
-    """The folders below the sources and the files in each, without hidden ones and what systems leave behind.
+    """The folders below the sources and the files in each, without hidden files and files of operating systems.
 
-    Links are followed as far as they stay below a source; the others are reported.
+    Links are followed if they stay below a source; others are reported.
 
     Args:
         sources: Folders.
-        allowed: Where links may lead, if not below these sources only.
+        allowed: Further folders that links may lead to.
 
     Raises:
         UserError: A folder cannot be read.
@@ -73,7 +73,7 @@ class Tree(dict[Path, list[Path]]):
                 continue
             for root, subfolders, names in os.walk(os.path.abspath(source), followlinks=True, onerror=_cannot_list):
                 folder = Path(root)
-                # no folder twice, however it is reached
+                # visit each folder only once, even if links lead to it
                 if os.path.realpath(root) in visited:
                     subfolders.clear()
                     continue
@@ -82,7 +82,7 @@ class Tree(dict[Path, list[Path]]):
                 self[folder] = [path for path in self._kept(folder, names, _JUNK) if path.is_file()]
 
     def _kept(self, folder: Path, names: list[str], left_behind: re.Pattern[str]) -> list[Path]:
-        # a leading dot: macOS puts ._ISIC_0000000.jpg, which is no image, beside ISIC_0000000.jpg
+        # hidden files: beside ISIC_0000000.jpg, macOS puts ._ISIC_0000000.jpg, which is not an image
         names = sorted(name for name in names if not name.startswith(".") and not left_behind.match(name.lower()))
         return [path for path in map(folder.joinpath, names) if not path.is_symlink() or self._stays_below(path)]
 
@@ -90,16 +90,16 @@ class Tree(dict[Path, list[Path]]):
         target = os.path.realpath(link)
         if any(target == folder or target.startswith(folder.rstrip(os.sep) + os.sep) for folder in self._inside):
             return True
-        text = f"{link} is a link to {target}, which is outside of SOURCE: give that with -i too"
+        text = f"{link} is a link to {target}, which is outside SOURCE: give that with -i, too"
         self.problems.append(Problem(FOREIGN, text))
         return False
 
     def images(self, folder: Path) -> list[Path]:
-        """Return the files in a folder that are images by their name."""
+        """Return the files in a folder that have the suffix of an image."""
         return [path for path in self[folder] if path.suffix.lower() in IMAGE_SUFFIXES]
 
     def matching(self, pattern: str, stem: str) -> list[Path]:
-        """Return the folders whose path ends so and that hold an image with such a stem."""
+        """Return the folders whose path ends with `pattern` and that contain an image with a matching stem."""
         parts = pattern.casefold().split("/")
         return [
             folder
@@ -110,12 +110,12 @@ class Tree(dict[Path, list[Path]]):
 
 
 def _last_parts(folder: Path, number: int) -> list[str]:
-    # people unpack into a folder of the same name: train/train is train
+    # archives are often unpacked into a folder of the same name: train/train counts as train
     parts = [name for name, _ in groupby(part.casefold() for part in folder.parts)]
     return parts[-number:] if len(parts) >= number else [""] * number
 
 
 def _cannot_list(error: OSError) -> None:
     if isinstance(error, FileNotFoundError):
-        raise UserError(f"{error.filename} does not exist: -i takes the folder the dataset was unpacked to")
+        raise UserError(f"{error.filename} does not exist: give the folder that the dataset was unpacked to with -i")
     raise UserError(f"{error.filename} cannot be read: {error.strerror}")

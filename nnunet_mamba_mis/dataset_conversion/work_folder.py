@@ -1,4 +1,4 @@
-"""Build a dataset beside its place, so that it appears there complete or not at all."""
+"""Build a dataset in a temporary folder beside its target, and publish it atomically."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# never "Dataset…": nnU-Net would take a half-written folder for a dataset
+# not "Dataset…": nnU-Net would mistake a half-written folder for a dataset
 _WORK_PREFIX = ".converting_"
-# holds a dataset while the one that replaces it takes its place
+# holds a dataset while its replacement is moved into place
 _REPLACED_PREFIX = ".replaced_"
 
 
 class Place(Protocol):
-    """Where a folder is to appear: `folder`, in the folder `raw`."""
+    """The target of a conversion: `folder`, inside the folder `raw`."""
 
     raw: Path
     folder: Path
 
     def check_is_free(self) -> None:
-        """Raise UserError if something is there that must not be replaced."""
+        """Raise UserError if the target exists and must not be replaced."""
 
 
 @contextmanager
 def work_folder(target: Place) -> Iterator[WorkFolder]:
-    """Give a folder beside the target, which is made when first used and is gone at the end.
+    """Provide a folder beside the target; it is created on first use and removed at the end.
 
     Raises:
-        UserError: Something cannot be written; nothing is left.
+        UserError: A file cannot be written; nothing is left behind.
     """
     folder = WorkFolder(target)
     try:
@@ -50,27 +50,27 @@ def work_folder(target: Place) -> Iterator[WorkFolder]:
 
 
 class WorkFolder:
-    """A folder to build a dataset in; a lock distinguishes a running conversion from a killed one.
+    """A folder to build a dataset in. Its lock distinguishes a running conversion from a killed one.
 
     Args:
-        target: Of the dataset.
+        target: Where to publish the dataset.
     """
 
     def __init__(self, target: Place) -> None:
         self._target = target
-        # the name is new each time, so what a killed run left is never in the way
+        # a new name each time, so that remains of a killed run never interfere
         self._folder = target.raw / f"{_WORK_PREFIX}{target.folder.name}_{uuid.uuid4().hex[:8]}"
         self._lock: int | None = None
 
     def subfolder(self, name: str) -> Path:
-        """Return a new folder in it.
+        """Create a subfolder and return its path.
 
         Raises:
-            OSError: It cannot be made.
+            OSError: It cannot be created.
         """
         if not self._folder.exists():
             self._target.raw.mkdir(parents=True, exist_ok=True)
-            with _only_one(self._target.raw):
+            with _exclusive(self._target.raw):
                 _restore_and_clean(self._target.raw)
                 self._folder.mkdir()
                 self._lock = _try_lock(self._folder)
@@ -79,26 +79,26 @@ class WorkFolder:
         return folder
 
     def publish(self, dataset: Path) -> None:
-        """Make a folder of this one the dataset, in place of the one to be overwritten, if there is one.
+        """Move a finished subfolder to the target, replacing a dataset that is to be overwritten.
 
         Raises:
-            UserError: Someone else took the id meanwhile.
-            OSError: It cannot be renamed.
+            UserError: Another process has taken the id in the meantime.
+            OSError: The folder cannot be renamed.
         """
         target = self._target.folder
         old = target.with_name(_REPLACED_PREFIX + target.name)
-        with _only_one(self._target.raw):
+        with _exclusive(self._target.raw):
             self._target.check_is_free()
             if target.exists():
                 target.rename(old)
-            # killed here, the next run brings the old one back
+            # if this process is killed here, the next run restores the old dataset
             dataset.rename(target)
             if old.exists():
-                # to be removed with the rest
+                # removed with the work folder
                 old.rename(self._folder / "replaced")
 
     def remove(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove the folder with its contents."""
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
@@ -106,13 +106,13 @@ class WorkFolder:
 
 
 def _restore_and_clean(raw: Path) -> None:
-    """Bring back a dataset that a killed run had moved aside, and remove what killed runs left."""
+    """Restore a dataset that a killed run had moved aside, and remove the work folders of killed runs."""
     for old in raw.glob(f"{_REPLACED_PREFIX}Dataset*"):
         target = old.with_name(old.name.removeprefix(_REPLACED_PREFIX))
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
-            with suppress(OSError):  # that of another user
+            with suppress(OSError):  # it may belong to another user
                 old.rename(target)
     for folder in raw.glob(f"{_WORK_PREFIX}*"):
         lock = _try_lock(folder)
@@ -122,10 +122,10 @@ def _restore_and_clean(raw: Path) -> None:
 
 
 def _try_lock(folder: Path) -> int | None:
-    """Lock a folder and return the descriptor that holds the lock, None if that cannot be done."""
+    """Lock a folder and return the descriptor that holds the lock, or None if it cannot be locked."""
     if not fcntl:
         return None
-    with suppress(OSError):  # another process has it, or another user's folder
+    with suppress(OSError):  # another process holds the lock, or another user owns the folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,14 +136,14 @@ def _try_lock(folder: Path) -> int | None:
 
 
 @contextmanager
-def _only_one(raw: Path) -> Iterator[None]:
-    """Let one run at a time do this to nnUNet_raw."""
+def _exclusive(raw: Path) -> Iterator[None]:
+    """Let only one run at a time change nnUNet_raw."""
     if not fcntl:
         yield
         return
     descriptor = os.open(raw, os.O_RDONLY)
     try:
-        # where locks are not to be had, the chance that two runs meet here is taken
+        # where locking is not available, accept the small risk that two runs meet here
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

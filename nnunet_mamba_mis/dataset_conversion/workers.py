@@ -1,4 +1,4 @@
-"""Do the same to many cases in several processes."""
+"""Apply a function to many cases in several processes."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from nnunet_mamba_mis.utils.errors import UserError
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
-# cases handed to a process at once: saves waiting for the next, and is few enough to keep the processes evenly busy
+# cases per chunk: enough to save waiting for the next case, and few enough to balance the processes
 _CHUNK = 4
 
 
-# what is said of files that end the process that decodes them
-KILLED = "ends the process that decodes it: its decoder crashes, or it needs more memory than there is"
+# the problem of a file that kills the process that decodes it
+KILLED = "kills the process that decodes it: its decoder crashes or runs out of memory"
 
 
 class Workers:
-    """Processes that share the work; with one, it is done here.
+    """A pool of processes; with one process, jobs run in the calling process.
 
     Args:
-        processes: How many.
-        isolated: Whether work is never done here.
+        processes: Number of processes.
+        isolated: Whether jobs never run in the calling process.
     """
 
     def __init__(self, processes: int, isolated: bool = False) -> None:
         self._processes = processes
         self._here = processes == 1 and not isolated
-        # its processes start with the first job
+        # the processes start with the first job
         self._pool = _new_pool(processes)
 
     def map(
@@ -48,13 +48,13 @@ class Workers:
         what: str | None,
         killed: Callable[[_Job], _Result],
     ) -> Iterator[_Result]:
-        """Yield the result of each job in order, as it comes, and show progress.
+        """Yield the results of the jobs in order, as they become available, and show progress.
 
         Args:
-            function: A function of a module; called twice with some jobs if a process is killed.
-            jobs: What to call it with.
-            what: Name of the work, for a progress bar; None for no bar.
-            killed: Returns the result of a job whose process is killed by it.
+            function: A module-level function; called twice with some jobs if a process is killed.
+            jobs: The function's arguments.
+            what: Title of the progress bar; None for no bar.
+            killed: Function that returns the result of a job that killed its process.
 
         Raises:
             UserError: Processes cannot be started.
@@ -79,7 +79,7 @@ class Workers:
                     yield result
                     done += 1
             except BrokenProcessPool:
-                # one of the next jobs ended a process; which one shows where each has the process for itself
+                # one of the next jobs killed a process; running them one by one shows which
                 suspects = jobs[done : done + 2 * self._processes * _CHUNK]
                 yield from self._one_by_one(function, suspects, killed)
                 done += len(suspects)
@@ -105,7 +105,7 @@ class Workers:
             started.result()
         except BrokenProcessPool:
             raise UserError(
-                "worker processes are killed as soon as they start, perhaps out of memory: try -np 1"
+                "worker processes are killed as soon as they start, perhaps because memory is full: try -np 1"
             ) from None
 
 
@@ -116,7 +116,7 @@ def _new_pool(processes: int) -> ProcessPoolExecutor:
 
 @contextmanager
 def workers(processes: int, isolated: bool = False) -> Iterator[Workers]:
-    """Give `Workers`, which end with the block and with this process."""
+    """Provide `Workers`, whose processes end with the block or with this process."""
     pool = Workers(processes, isolated)
     try:
         yield pool
@@ -126,7 +126,7 @@ def workers(processes: int, isolated: bool = False) -> Iterator[Workers]:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Hold Ctrl-C back; processes started meanwhile never get it, so that only this one answers it."""
+    """Block Ctrl-C; processes started meanwhile inherit that, so only this process handles it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -142,7 +142,7 @@ def _initialize_worker() -> None:
 
 
 def _exit_with_parent() -> None:
-    # else the workers of a parent that was killed would wait for work for ever
+    # or the workers of a killed parent would wait for work forever
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

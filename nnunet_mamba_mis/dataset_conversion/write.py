@@ -1,4 +1,4 @@
-"""Write a checked source into a folder, as a dataset of nnU-Net's."""
+"""Write a checked source as an nnU-Net dataset."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def write_dataset(
     """Write images, label maps, dataset.json, the report and the splits.
 
     Args:
-        folder: An empty one.
-        dataset: What it is.
-        options: As given.
+        folder: An empty folder.
+        dataset: The dataset.
+        options: Options of the conversion.
         name: What follows "Dataset027_".
-        checked: What is in the source.
-        plan: What becomes of it.
-        names: Of source files.
+        checked: Contents of the source.
+        plan: Subset of each case, and folds.
+        names: Names of source files.
         pool: Processes that convert.
 
     Raises:
-        UserError: A file that was fine when it was checked is not any more.
+        UserError: A file has become unusable since it was checked.
         OSError: A file cannot be written.
     """
     for suffix in plan.suffixes.values():
@@ -77,7 +77,7 @@ def write_dataset(
 
 
 def _convert(jobs: Sequence[ConvertJob], pool: Workers) -> list[list[str]]:
-    """Return what was done to each case."""
+    """Convert all cases, and return a description of the changes to each."""
     outcomes = list(pool.map(convert_case, jobs, "Converting", killed_conversion))
     if problems := [outcome for outcome in outcomes if isinstance(outcome, Problem)]:
         raise problems_error(problems)

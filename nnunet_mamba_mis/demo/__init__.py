@@ -1,1 +1,1 @@
-"""`mamba_mis demo`: from images to a scored segmentation with nnU-Net's own commands, in minutes."""
+"""`mamba_mis demo`: from images to a scored segmentation in minutes, with nnU-Net's own commands."""

@@ -1,4 +1,4 @@
-"""The demo's output folder: its own, or not touched."""
+"""Check and prepare the demo's output folder, without touching folders or files of others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nnunet_mamba_mis.utils.process_lock import LockedError, lock_file
 MARKER = ".mamba_mis_demo"
 _LOCK = ".lock"
 
-# what the demo makes, and hence may remove; anything else in the folder stays
+# what the demo creates, and may therefore remove; anything else in the folder stays
 SYNTHETIC = "Kvasir-SEG-synthetic"
 _CREATED = (
     SYNTHETIC,
@@ -30,11 +30,11 @@ _CREATED = (
 
 
 def check_folder(folder: Path, source: Path | None) -> None:
-    """Refuse a folder that is someone else's, or that has to do with the source.
+    """Refuse a folder that was not made by the demo, or that overlaps with the source.
 
     Args:
-        folder: The output folder, may be absent.
-        source: The user's images, if given; never written to.
+        folder: The output folder; may not exist yet.
+        source: The user's images, if given, which stay unchanged.
 
     Raises:
         UserError: The folder cannot be used; nothing was changed.
@@ -43,33 +43,33 @@ def check_folder(folder: Path, source: Path | None) -> None:
     if folder.is_dir():
         if any(folder.iterdir()) and not (folder / MARKER).is_file():
             raise UserError(
-                f"{folder} exists and was not made by `mamba_mis demo` (it has no file {MARKER}), so it stays as it "
-                f"is: {way_out}"
+                f"{folder} exists and was not created by `mamba_mis demo` (it has no file {MARKER}), so it was left "
+                f"unchanged: {way_out}"
             )
     elif folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} is not a folder: {way_out}")
     if source is not None:
         inside, outside = folder.resolve(), source.resolve()
         if inside.is_relative_to(outside):
-            raise UserError(f"{folder} lies in {source}, which the demo must not write to: {way_out}")
+            raise UserError(f"{folder} is inside {source}, which the demo must not write to: {way_out}")
         if outside.is_relative_to(inside):
-            raise UserError(f"{source} lies in {folder}, which the demo empties when it starts: {way_out}")
+            raise UserError(f"{source} is inside {folder}, which the demo empties when it starts: {way_out}")
 
 
 def start_afresh(folder: Path) -> FileLock | None:
-    """Make the folder, or remove from it what an earlier demo left; takes what `check_folder` lets pass.
+    """Create the folder, or remove the results of an earlier demo from it; call `check_folder` first.
 
     Returns:
-        A lock that keeps other demos out while it exists; None where the file system has none.
+        A lock that keeps other demos out while it exists; None if the file system does not support locks.
 
     Raises:
-        UserError: The folder cannot be written, or another demo is running in it.
+        UserError: The folder cannot be written to, or another demo is running in it.
     """
     lock = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / MARKER) as file:
-            file.write(b"`mamba_mis demo -o` this folder removes what an earlier demo made here.\n")
+            file.write(b"Running `mamba_mis demo -o` with this folder removes the results of an earlier demo.\n")
         with suppress(OSError):
             lock = lock_file(folder / _LOCK)
         for path in (folder / name for name in _CREATED):
@@ -82,5 +82,7 @@ def start_afresh(folder: Path) -> FileLock | None:
     except LockedError:
         raise UserError(f"another demo is running in {folder}: wait for it, or choose another folder with -o") from None
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}. Give another folder with -o") from error
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror or error}. Choose another folder with -o"
+        ) from error
     return lock

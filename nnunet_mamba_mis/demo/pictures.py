@@ -1,4 +1,4 @@
-"""The demo's pictures: outlines on the unseen images, and the course of training."""
+"""Draw the demo's pictures: outlines on the unseen images, and the training curve."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def draw_overlays(scores: Scores, images: Path, labels: Path, predictions: Path,
     """Draw every image with both outlines, in the order of the scores.
 
     Args:
-        scores: Of the images to draw.
+        scores: Scores of the images to draw.
         images: Folder with <identifier>_0000.png.
         labels: Folder with the ground truth, <identifier>.png.
         predictions: Folder with the predictions, <identifier>.png.
-        file: The PNG to write.
+        file: PNG to write.
 
     Returns:
-        Images that cannot be read, which are grey, in words.
+        Descriptions of images that cannot be read and are shown as grey.
     """
     problems = []
     columns = min(_MOST_COLUMNS, max(3, round((1.3 * len(scores)) ** 0.5)))
     rows = max(1, -(-len(scores) // columns))
-    # in inches: a strip for the heading above the tiles
+    # in inches: a strip for the heading above the tiles, and the tiles
     heading, height = 0.75, rows * _TILE_INCHES
-    # a Figure of its own draws with Agg: needs no display, leaves pyplot alone
+    # a Figure without pyplot draws with Agg, which needs no display
     figure = Figure(figsize=(columns * _TILE_INCHES, height + heading), dpi=130, facecolor="white")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
@@ -54,12 +54,12 @@ def draw_overlays(scores: Scores, images: Path, labels: Path, predictions: Path,
         masks = [read_mask(folder / f"{identifier}.png") for folder in (labels, predictions)]
         try:
             image = for_display(read_natural_image(images / f"{identifier}_0000.png"))
-        except Exception as error:  # of every kind, by what reads it
+        except Exception as error:  # image libraries raise exceptions of many kinds
             problems.append(f"image {identifier} is shown as grey: it cannot be read ({type(error).__name__})")
             image = np.full(masks[0].shape, 128, dtype=np.uint8)
         picture, scale = tile(image)
         ax.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
-        # images differ in height: line up their titles
+        # images differ in height: align their titles
         ax.set_anchor("N")
         for mask, colour in zip(masks, (TRUTH_COLOUR, PREDICTION_COLOUR), strict=True):
             outline(ax, mask, scale, colour)

@@ -1,4 +1,4 @@
-"""What the demo found, as a table on the console and as report.md."""
+"""The demo's results, as a table on the console and as report.md."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import NamedTuple
 from nnunet_mamba_mis.demo.running import Step
 from nnunet_mamba_mis.demo.scoring import Scores, Summary
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
-from nnunet_mamba_mis.utils.text import code_block, duration, for_markdown, markdown_table, one_line
+from nnunet_mamba_mis.utils.text import code_block, counted, duration, for_markdown, markdown_table, one_line
 
 _MOST_ROWS = 24
 _NAME_WIDTH = 40
 
 
 class FinishedStep(NamedTuple):
-    """A step that has run, and the seconds it took."""
+    """A finished step and its duration in seconds."""
 
     step: Step
     seconds: float
 
 
 def console_table(scores: Scores, summary: Summary) -> str:
-    """Return the scores, worst to best, as text of at most 100 columns; only both ends of a long list."""
+    """Return the scores, worst to best, as text of at most 100 columns; long lists are shortened in the middle."""
     width = min(_NAME_WIDTH, max(map(len, scores), default=5))
     rows = []
     for identifier, counts in scores.items():
@@ -56,17 +56,17 @@ def write_report(
     summary: Summary,
     missing: Sequence[str] = (),
 ) -> None:
-    """Write report.md, with the pictures that lie beside it: overlays.png and training_curve.png.
+    """Write report.md, with the pictures beside it: overlays.png and training_curve.png.
 
     Args:
-        file: Report.md.
-        data: What was segmented, as a sentence.
-        device: What it ran on, in words.
-        preparation: Lines that set what the commands need in a shell.
-        steps: In the order they ran.
-        scores: Worst to best.
-        summary: Of the scores.
-        missing: What is not in the pictures, in words.
+        file: Path of report.md.
+        data: Description of the images, as a sentence.
+        device: Description of the device.
+        preparation: Shell lines that set the environment of the commands.
+        steps: Finished steps in order.
+        scores: Scores, worst to best.
+        summary: Summary of the scores.
+        missing: Descriptions of what the pictures lack.
     """
     where = for_markdown(device)
     total = duration(sum(step.seconds for step in steps))
@@ -74,17 +74,17 @@ def write_report(
     times = [(finished.step.title, duration(finished.seconds)) for finished in steps]
     pictures = {
         "overlays.png": "Outlines on the unseen images",
-        "training_curve.png": "Losses and pseudo Dice per epoch",
+        "training_curve.png": "Losses and pseudo Dice by epoch",
     }
     shown = [f"![{text}]({name})" for name, text in pictures.items() if file.with_name(name).is_file()]
     shown += [f"- ⚠ {for_markdown(line)}" for line in missing]
     text = f"""# Mamba-MIS demo
 
-Mean Dice **{summary.dice_mean:.3f}** on {summary.images} images that training never saw, after {total} on {where}.
+Mean Dice **{summary.dice_mean:.3f}** on {summary.images} images not used for training, after {total} on {where}.
 
 {for_markdown(data)}
 
-This shows that everything works and how it is used. It trains far too briefly to say how good the network is.
+The demo shows that the installation works and how to use it. Its training is far too short to judge the network.
 
 {chr(10).join(shown)}
 
@@ -92,13 +92,13 @@ This shows that everything works and how it is used. It trains far too briefly t
 
 {_scores_table(scores, summary)}
 
-## What was run
+## Commands
 
 {packages}, Python {platform.python_version()}, {platform.system()}.
 
 {markdown_table(("step", "time"), times)}
 
-The output of each command is in `logs/`. The same by hand, in a shell:
+The output of each command is in `logs/`. To run the same commands yourself in a shell:
 
 {_script(preparation, steps)}
 """
@@ -107,7 +107,7 @@ The output of each command is in `logs/`. The same by hand, in a shell:
 
 
 def _both_empty_text(summary: Summary) -> str:
-    return f"not in the mean: {summary.both_empty} without polyp, where none was found"
+    return f"not in the mean: {counted(summary.both_empty, 'image')} without a polyp, where none was found"
 
 
 def _scores_table(scores: Scores, summary: Summary) -> str:

@@ -1,4 +1,4 @@
-"""Run a command as a step of the demo: show it in full, follow it, keep its output in a log file."""
+"""Run a command as a step of the demo: print it in full, follow its output, and log it to a file."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _SECONDS_TO_END = 5
 
 @dataclass(frozen=True)
 class Step:
-    """A command and what to tell about it.
+    """A command with its description.
 
     Args:
-        name: Of its log file, without ending.
-        title: What it does, in a few words.
-        command: A console script, or "python", and its arguments.
-        remark: Printed above the command, as a comment.
-        environment: Variables for this command alone.
-        watch: Called with each line of output; returns a line to show, or None.
+        name: Name of its log file, without a suffix.
+        title: Description in a few words.
+        command: A console script or "python", and its arguments.
+        remark: Comment to print above the command.
+        environment: Environment variables for this command only.
+        watch: Function that takes each line of output, and returns a line to show or None.
     """
 
     name: str
@@ -44,31 +44,31 @@ class Step:
     watch: Callable[[str], str | None] | None = None
 
     def as_typed(self) -> str:
-        """Return the command as one types it in a shell."""
+        """Return the command as typed in a shell."""
         return as_typed(self.command, self.environment)
 
 
 def run_step(step: Step, log: Path, environment: Mapping[str, str]) -> float:
-    """Run a step to its end and return the seconds it took.
+    """Run a step to its end, and return its duration in seconds.
 
     Args:
-        step: What to run.
+        step: The step.
         log: File for all output of the command; its folder must exist.
-        environment: Variables to set for the command, beside those of this process.
+        environment: Environment variables for the command, in addition to those of this process.
 
     Raises:
-        UserError: It cannot be started or fails; the text has the end of its output.
+        UserError: The command cannot be started or fails; the message includes the end of its output.
     """
     if step.remark:
         print("\n".join(f"  # {line}" for line in step.remark.splitlines()))
     print(one_line(f"  $ {step.as_typed()}"), flush=True)
     command = [find_executable(step.command[0]), *step.command[1:]]
-    # unbuffered, or progress would come in blocks
+    # unbuffered, or progress would appear in blocks
     variables = {**os.environ, **environment, **step.environment, "PYTHONUNBUFFERED": "1"}
     start = time.monotonic()
     with _signals_as_interrupt(), log.open("wb") as output:
-        # Output goes to the file and is read from there: a pipe would stay open as long as any worker of the command.
-        # A session of its own: Ctrl-C comes to us alone, and we end the command with all its workers.
+        # Output goes to a file and is read from there, as a pipe would stay open as long as any worker of the command.
+        # The command has its own session, so that only this process receives Ctrl-C and ends it with all workers.
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables,
             start_new_session=True,
@@ -96,7 +96,7 @@ def _follow(child: subprocess.Popen[bytes], step: Step, log: Path, start: float)
                 running = False
             except subprocess.TimeoutExpired:
                 _show_status(f"  running for {duration(time.monotonic() - start)}")
-            # also once after its end: what it wrote last
+            # once more after the end, for the last lines
             *lines, unfinished = re.split(rb"[\r\n]+", unfinished + reader.read())
             for line in lines:
                 shown = step.watch(line.decode(errors="replace")) if step.watch else None
@@ -107,16 +107,16 @@ def _follow(child: subprocess.Popen[bytes], step: Step, log: Path, start: float)
 
 
 def _show_status(text: str) -> None:
-    """Write over the current line, on a terminal; nothing elsewhere."""
+    """Replace the current line of a terminal; print nothing elsewhere."""
     if sys.stdout.isatty():
         print(f"\r\033[K{text}", end="", flush=True)
 
 
 @contextmanager
 def _signals_as_interrupt() -> Iterator[None]:
-    """Treat a closed terminal and `kill` like Ctrl-C, so that the command does not go on alone."""
+    """Treat a closed terminal and `kill` like Ctrl-C, so that the command does not continue alone."""
     signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # nohup ignores SIGHUP, and that must stay so; handlers can be set in the main thread only
+    # SIGHUP must stay ignored under nohup; only the main thread can set handlers
     signals = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         signals = []
@@ -145,14 +145,14 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def _send(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
-            # it leads its group, which exists as long as one of its workers runs
+            # the child leads the process group, which exists as long as one of its workers runs
             os.killpg(child.pid, number)
         elif child.poll() is None:
             child.terminate()
 
 
 def _failure(step: Step, status: int, log: Path) -> str:
-    lines = [f"step '{step.title}' failed ({ending(status)}): {step.command[0]}. Its last lines:"]
+    lines = [f"step '{step.title}' failed ({ending(status)}): {step.command[0]}. Last lines of its output:"]
     lines += [f"  | {line}" for line in last_lines(log)]
-    lines.append(f"Its whole output is in {log}")
+    lines.append(f"The full output is in {log}")
     return "\n".join(lines)

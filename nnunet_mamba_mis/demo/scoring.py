@@ -13,14 +13,14 @@ from PIL import Image
 from nnunet_mamba_mis.benchmark.evaluation.metrics import Counts, count
 from nnunet_mamba_mis.utils.errors import UserError
 
-# case identifier → pixels of the polyp or lesion, worst first. Where both masks are empty there is no Dice: that is
-# right, but would count as a free 1.
+# case identifier → pixel counts of the polyp or lesion, worst first; if both masks are empty, the prediction is correct
+# but has no Dice, as counting it as 1 would inflate the mean
 Scores = Mapping[str, Counts]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and standard deviation (of the sample; NaN for one image) over the images that have a Dice."""
+    """Mean and sample standard deviation (NaN for one image) over the images that have a Dice."""
 
     dice_mean: float
     dice_sd: float
@@ -31,13 +31,13 @@ class Summary:
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Return where a label map (H, W) is not background."""
+    """Return the foreground of a label map (H, W)."""
     with Image.open(path) as image:
         return np.asarray(image) > 0
 
 
 def score_folders(labels: Path, predictions: Path) -> Scores:
-    """Score all masks of a folder, worst first; those without Dice last.
+    """Score all masks of a folder, worst first, and those without a Dice last.
 
     Raises:
         UserError: A prediction is missing or has another shape.
@@ -46,17 +46,17 @@ def score_folders(labels: Path, predictions: Path) -> Scores:
     for label in sorted(labels.glob("*.png")):
         prediction = predictions / label.name
         if not prediction.is_file():
-            raise UserError(f"{prediction} is missing: nnUNetv2_predict left out {label.stem}")
+            raise UserError(f"{prediction} is missing: nnUNetv2_predict did not predict {label.stem}")
         truth, predicted = read_mask(label), read_mask(prediction)
         if truth.shape != predicted.shape:
-            raise UserError(f"{prediction} has shape {predicted.shape}, its ground truth {truth.shape}")
+            raise UserError(f"{prediction} has shape {predicted.shape}, but its ground truth has {truth.shape}")
         scores[label.stem] = count(truth, predicted)
-    # the sort is stable: equal scores stay in the order of their names
+    # the sort is stable: equal scores stay in alphabetical order
     return dict(sorted(scores.items(), key=lambda item: (item[1].both_empty, np.nan_to_num(item[1].dice))))
 
 
 def summarize(scores: Scores) -> Summary:
-    """Return mean and standard deviation of Dice and IoU."""
+    """Return the mean and standard deviation of Dice and IoU."""
     defined = [counts for counts in scores.values() if not counts.both_empty]
     dice = _mean_and_sd([counts.dice for counts in defined])
     iou = _mean_and_sd([counts.iou for counts in defined])

@@ -1,4 +1,4 @@
-"""The steps of the demo: convert, plan and preprocess, train, predict."""
+"""The demo's steps: convert, plan and preprocess, train, predict."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ from PIL import Image
 from nnunet_mamba_mis.demo.running import Step
 from nnunet_mamba_mis.demo.workplace import DATASET_ID, TRAINER, Workplace
 from nnunet_mamba_mis.nnunet.logs import EpochReader
-from nnunet_mamba_mis.utils.text import duration
+from nnunet_mamba_mis.utils.text import counted, duration
 
-# on a CPU, larger images are worked on at a lower resolution: pixels along the longer side of the median image
+# pixels along the longer side of the median image; on a CPU, the resolution of larger images is reduced to this
 _CPU_LONG_SIDE = 160
-# the GPU memory in GB that makes nnU-Net plan batches of about 3 such images
+# GPU memory in GB for which nnU-Net plans batches of about 3 such images
 _CPU_MEMORY_TARGET = 0.2
 
 
 def convert_step(place: Workplace, source: Path, hold_out: int) -> Step:
-    """Convert images and masks into nnU-Net's format, some of them into a test set."""
+    """Return the step that converts images and masks to nnU-Net's format, holding some out as a test set."""
     command = ["mamba_mis", "convert", "kvasir-seg", "-i", str(source), "-d", str(DATASET_ID)]
     command += ["--name", place.dataset_name, "--hold-out", str(hold_out)]
-    images = "image" if hold_out == 1 else "images"
-    remark = f"--hold-out keeps {hold_out} {images} apart, in imagesTs and labelsTs, which training never sees."
+    remark = f"--hold-out moves {counted(hold_out, 'image')} to imagesTs and labelsTs, which training does not use."
     return Step("1_convert", "Convert to nnU-Net's format", command, remark)
 
 
 def plan_step(place: Workplace) -> Step:
-    """Plan and preprocess; takes the converted images, whose size decides on the resolution."""
+    """Return the step that plans and preprocesses; the size of the converted images determines the resolution."""
     command = ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "2d", "--verify_dataset_integrity"]
     remark = ""
     spacing = _spacing_for_cpu(place.raw / "imagesTr") if place.device == "cpu" else 1.0
     if spacing > 1:
-        # natural images have the spacing (999, 1, 1): a target spacing of 4 makes them a quarter as long and wide
+        # natural images have the spacing (999, 1, 1): a target spacing of 4 reduces length and width to a quarter
         command += ["-overwrite_target_spacing", "999", str(spacing), str(spacing)]
         command += ["-gpu_memory_target", str(_CPU_MEMORY_TARGET)]
         remark = (
-            f"The last two options suit a CPU: images at 1/{spacing} of their length and width, small batches.\n"
-            "Leave them out on a GPU. Predictions come back at the images' own size."
+            f"The last two options are for CPUs: they reduce width and height of images to 1/{spacing}, and batches.\n"
+            "Omit them on a GPU. Predictions have the original size of the images."
         )
     if place.has_few_cores:
         command += ["-npfp", str(place.cores), "-np", str(place.cores)]
@@ -54,21 +53,21 @@ def _spacing_for_cpu(images: Path) -> float:
 
 
 def train_step(place: Workplace, epochs: int) -> Step:
-    """Train the network on fold 0: four fifths of the training images, the rest validate."""
+    """Return the step that trains fold 0, on four fifths of the training images; the rest is for validation."""
     command = ["nnUNetv2_train", str(DATASET_ID), "2d", "0", "-tr", TRAINER, "-device", place.device]
     return Step(
         "3_train",
         "Train Mamba-MIS",
         command,
-        remark=f"{epochs} short epochs; the real trainer, nnUNetTrainerMambaMIS, has 1000 long ones.",
-        # augment in the process that trains; not for all commands, as planning fails with 0
+        remark=f"This trains {epochs} short epochs; the real trainer, nnUNetTrainerMambaMIS, trains 1000 long ones.",
+        # augment in the training process; not set for all commands, as planning fails with 0
         environment={"nnUNet_n_proc_DA": "0"} if place.has_few_cores else {},
         watch=_EpochLines(epochs).watch,
     )
 
 
 def predict_step(place: Workplace) -> Step:
-    """Segment the images kept apart."""
+    """Return the step that segments the held-out images."""
     command = ["nnUNetv2_predict", "-d", str(DATASET_ID), "-i", str(place.raw / "imagesTs")]
     command += ["-o", str(place.predictions), "-c", "2d", "-f", "0", "-tr", TRAINER, "-device", place.device]
     if place.has_few_cores:
@@ -77,7 +76,7 @@ def predict_step(place: Workplace) -> Step:
 
 
 class _EpochLines:
-    """One line for each epoch of nnU-Net's training."""
+    """Turns nnU-Net's training output into one line per epoch."""
 
     def __init__(self, epochs: int):
         self.epochs = epochs
@@ -90,9 +89,9 @@ class _EpochLines:
             return None
         self.seconds.append(epoch.seconds)
         left = self.epochs - len(self.seconds)
-        # the first epoch is the slowest, above all on a GPU
+        # the first epoch is the slowest, especially on a GPU
         pace = self.seconds[1:] or self.seconds
-        rest = f"about {duration(left * sum(pace) / len(pace))} left" if left else "now nnU-Net validates the fold"
+        rest = f"about {duration(left * sum(pace) / len(pace))} left" if left else "now validating the fold"
         return (
             f"epoch {len(self.seconds)}/{self.epochs}  train loss {epoch.train_loss:6.3f}  "
             f"val loss {epoch.val_loss:6.3f}  pseudo Dice {epoch.pseudo_dice:.3f}  {duration(epoch.seconds)}, {rest}"

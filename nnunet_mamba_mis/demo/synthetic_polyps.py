@@ -1,7 +1,7 @@
-"""Draw pictures that look like colonoscopy, with polyps whose outline is known.
+"""Draw images that resemble colonoscopy, with polyps whose outlines are known.
 
-A picture is a height field, lit from the camera as in an endoscope. Polyps are domes in their surroundings' colour, and
-folds, the dark lumen, yellow residue and reflections are in the way, so that no threshold of colour finds them.
+An image is a height field, lit from the camera as in an endoscope. Polyps are domes in the colour of their
+surroundings. Folds, the dark lumen, yellow residue and reflections prevent any colour threshold from finding them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from scipy.ndimage import gaussian_filter
 
 Field = NDArray[np.float64]
 
-# drawn so much larger and then averaged: smooth edges
+# images are drawn larger by this factor and then averaged, for smooth edges
 _OVERSAMPLING = 2
 
-# hue of the mucosa, between these
+# colours that the mucosa is mixed from
 _PALE_PINK = np.array([0.93, 0.66, 0.60])
 _ORANGE = np.array([0.90, 0.56, 0.36])
 _DARK_RED = np.array([0.78, 0.40, 0.36])
@@ -29,12 +29,12 @@ _RESIDUE = np.array([0.86, 0.66, 0.22])
 
 
 def write_synthetic_set(folder: Path, number: int, seed: int = 0) -> None:
-    """Write a polyp set in Kvasir-SEG's layout: images/*.jpg and masks/*.jpg of the same names.
+    """Write a polyp dataset in Kvasir-SEG's layout: images/*.jpg and masks/*.jpg with the same names.
 
     Args:
-        folder: Made if absent.
-        number: Of images; image i is the same whatever the number.
-        seed: Another seed, another set.
+        folder: Folder to write to; created if it does not exist.
+        number: Number of images; image i does not depend on it.
+        seed: Seed; each seed gives another dataset.
     """
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write_synthetic_set(folder: Path, number: int, seed: int = 0) -> None:
         image, mask = draw_case(np.random.default_rng([seed, i]))
         name = f"polyp_{i:03d}.jpg"
         Image.fromarray(image).save(folder / "images" / name, quality=92)
-        # as in the real set: JPEG, and RGB, so that the two values come back with noise around them
+        # RGB JPEGs as in the real dataset, whose compression adds noise to the two values
         rgb = np.repeat(np.uint8(255) * mask[..., None].astype(np.uint8), 3, axis=2)
         Image.fromarray(rgb).save(folder / "masks" / name, quality=90, subsampling=0)
 
@@ -79,20 +79,20 @@ class _Canvas:
         return gaussian_filter(field, scale / self.pixel, mode="reflect", truncate=3)
 
     def noise(self, scale: float) -> Field:
-        """Smooth noise with mean 0 and standard deviation 1."""
+        """Return smooth noise with mean 0 and standard deviation 1."""
         field = self.blur(self.rng.standard_normal(self.shape), scale)
         return (field - field.mean()) / field.std()
 
 
 @dataclass(frozen=True)
 class _Polyp:
-    """Where a polyp is, and how it differs from what surrounds it.
+    """Position of a polyp, and its differences from its surroundings.
 
     Args:
         inside: The mask.
-        dome: Height above the mucosa, 0 outside.
-        tint: Factor on each colour.
-        pits: Strength of its surface pattern.
+        dome: Height above the mucosa; 0 outside.
+        tint: Factor for each colour channel.
+        pits: Strength of the surface pattern.
     """
 
     inside: NDArray[np.bool_]
@@ -102,7 +102,7 @@ class _Polyp:
 
 
 def _frame(canvas: _Canvas) -> Field:
-    """1 where the endoscope shows something: a rectangle with cut or rounded corners."""
+    """Return 1 in the visible area, a rectangle with cut or rounded corners, and 0 outside."""
     half_height, half_width = np.abs(canvas.y).max(), np.abs(canvas.x).max()
     if canvas.rng.random() < 0.6:
         cut = canvas.rng.uniform(0.3, 0.65)
@@ -140,7 +140,7 @@ def _polyp(canvas: _Canvas, smaller: bool) -> _Polyp:
     for wave in range(2, 6):
         outline += lobes / np.sqrt(wave - 1) * np.cos(wave * direction + rng.uniform(0, 2 * np.pi))
     rho = np.hypot(u, v) / (size * outline)
-    # steep at the rim, flat on top; flat lesions are the hard ones
+    # steep at the rim, flat on top; flat lesions are hard to find
     dome = rng.uniform(0.6, 1.1) * size * (1 - rho**2.5).clip(0, None) ** 0.7
     if lobes > 0.06:
         dome *= 1 + 0.12 * canvas.noise(0.10)
@@ -156,11 +156,11 @@ def _mucosa(canvas: _Canvas, polyps: list[_Polyp]) -> Field:
     from_lumen = np.hypot(canvas.x - lumen_x, canvas.y - lumen_y) + 0.06 * canvas.noise(0.25)
     height = 0.10 * canvas.noise(0.30) + 0.012 * canvas.noise(0.06) + _folds(canvas, from_lumen)
     domes = np.sum([polyp.dome for polyp in polyps], axis=0)
-    # nearest to the camera wins: a polyp stands out of the folds behind it
+    # a polyp is nearer to the camera than the folds behind it, and hides them
     height = height * (1 - 0.8 * (domes > 0)) + domes
 
     light = _lit(canvas, canvas.blur(height, 0.018))
-    # the lumen is far away, hence dark; a polyp before it is not
+    # the lumen is far away and dark; a polyp in front of it is not
     depth = rng.uniform(0.2, 0.7) * np.exp(-((from_lumen / rng.uniform(0.25, 0.5)) ** 2))
     light *= 1 - depth * (1 - 0.75 * canvas.blur((domes > 0).astype(float), 0.04))
     light *= _contact_shadow(canvas, domes)
@@ -174,7 +174,7 @@ def _mucosa(canvas: _Canvas, polyps: list[_Polyp]) -> Field:
 
 
 def _folds(canvas: _Canvas, from_lumen: Field) -> Field:
-    """Ridges around the lumen, as of a tube that one looks along."""
+    """Return ridges around the lumen, as seen along a tube."""
     rng = canvas.rng
     spacing = rng.uniform(0.45, 0.9)
     phase = from_lumen / spacing + rng.uniform(0, 1)
@@ -187,7 +187,7 @@ def _slopes(canvas: _Canvas, height: Field) -> tuple[Field, Field]:
 
 
 def _lit(canvas: _Canvas, height: Field) -> Field:
-    """How bright the surface is: lit from near the camera, less towards the rim of the picture."""
+    """Return the brightness of the surface, lit from near the camera and darker towards the rim of the image."""
     rng = canvas.rng
     dy, dx = _slopes(canvas, height)
     light_x, light_y = rng.uniform(-0.45, 0.45), rng.uniform(-0.55, 0.2)
@@ -210,7 +210,7 @@ def _surface_colour(canvas: _Canvas) -> Field:
     redness, warmth = canvas.noise(0.2)[..., None], canvas.noise(0.2)[..., None]
     mottled = 1 + redness * np.array([0.01, -0.06, -0.05]) + warmth * np.array([0.01, 0.02, -0.05])
     colour = hue * mottled * (1 + 0.025 * canvas.noise(0.02))[..., None]
-    # vessels run where smooth noise changes its sign
+    # vessels follow the zero crossings of smooth noise
     vessels = np.exp(-((canvas.noise(0.14) / 0.10) ** 2)) * (canvas.noise(0.3) > 0.2)
     colour = _blend(colour, _VESSEL, rng.uniform(0.1, 0.5) * canvas.blur(vessels, 0.008))
     if rng.random() < 0.35:
@@ -224,7 +224,7 @@ def _blend(colour: Field, other: Field, weight: Field) -> Field:
 
 
 def _reflections(canvas: _Canvas, height: Field) -> Field:
-    """White spots where the wet surface is a mirror for the lamp."""
+    """Return white spots where the wet surface reflects the lamp."""
     rng = canvas.rng
     wet = height + 0.010 * canvas.noise(0.03)
     dy, dx = _slopes(canvas, canvas.blur(wet, 0.02))
@@ -235,7 +235,7 @@ def _reflections(canvas: _Canvas, height: Field) -> Field:
 
 
 def _camera(canvas: _Canvas, colour: Field) -> Field:
-    """What optics and sensor do: blur, exposure, gamma and noise."""
+    """Apply the effects of optics and sensor: blur, exposure, gamma and noise."""
     rng = canvas.rng
     blur = rng.uniform(0.2, 0.9) * _OVERSAMPLING
     colour = np.stack([gaussian_filter(channel, blur) for channel in np.moveaxis(colour, -1, 0)], axis=-1)
@@ -244,6 +244,6 @@ def _camera(canvas: _Canvas, colour: Field) -> Field:
 
 
 def _average(field: NDArray) -> Field:
-    """Back from the oversampled grid to pixels."""
+    """Average the oversampled grid to pixels."""
     rows, columns = (size // _OVERSAMPLING for size in field.shape[:2])
     return field.reshape(rows, _OVERSAMPLING, columns, _OVERSAMPLING, *field.shape[2:]).mean(axis=(1, 3))

@@ -1,4 +1,4 @@
-"""The demo from beginning to end."""
+"""Run the demo from start to finish."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _MOST_UNSEEN = 100
 
 
 def run_demo(folder: Path, source: Path | None, device: str | None) -> None:
-    """Check what can be checked, then run all steps and report.
+    """Check the arguments, then run all steps and write the report.
 
     Args:
-        folder: The output folder, which is made, or emptied of what an earlier demo left.
-        source: Kvasir-SEG, never written to, or None for a synthetic set.
-        device: "cpu" or "cuda"; None for what is there.
+        folder: The output folder; it is created, or the results of an earlier demo in it are removed.
+        source: Folder of Kvasir-SEG, which stays unchanged, or None for a synthetic dataset.
+        device: "cpu" or "cuda"; None for the GPU if there is one, else the CPU.
 
     Raises:
-        UserError: An argument is unusable, and nothing was changed; or a step failed.
+        UserError: An argument is invalid, and nothing was changed; or a step failed.
     """
     check_folder(folder, source)
     hold_out = SYNTHETIC_UNSEEN if source is None else _number_to_hold_out(source)
@@ -56,47 +56,49 @@ def run_demo(folder: Path, source: Path | None, device: str | None) -> None:
 
 
 def _number_to_hold_out(source: Path) -> int:
-    """Return how many images of a source to keep apart: a tenth.
+    """Return how many images of a source to hold out for testing: a tenth.
 
     Raises:
-        UserError: It is not laid out as Kvasir-SEG, or has too few images.
+        UserError: The source does not have the layout of Kvasir-SEG, or has too few images.
     """
     images = len(DATASETS["kvasir-seg"].find_cases([source]))
     hold_out = max(1, min(_MOST_UNSEEN, images // 10))
     if images - hold_out < _FEWEST_TRAINING_IMAGES:
-        raise UserError(f"{source} has {images} images: at least {_FEWEST_TRAINING_IMAGES + 1} are needed")
+        raise UserError(f"{source} has {images} images, but the demo needs at least {_FEWEST_TRAINING_IMAGES + 1}")
     return hold_out
 
 
-def _usable_device(wanted: str | None) -> str:
-    """Return the device to use, "cpu" or "cuda"; without a wish, the GPU if there is one.
+def _usable_device(requested: str | None) -> str:
+    """Return the device to use, "cpu" or "cuda"; by default the GPU if there is one.
 
     Raises:
-        UserError: There is no usable GPU, but one is wanted.
+        UserError: A GPU is requested, but none is usable.
     """
     has_gpu = torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
-        raise UserError("-device cuda: there is no usable CUDA device (`mamba_mis doctor` says why); use -device cpu")
-    return wanted or ("cuda" if has_gpu else "cpu")
+    if requested == "cuda" and not has_gpu:
+        raise UserError(
+            "-device cuda: no usable CUDA device was found (run `mamba_mis doctor` for the reason): use -device cpu"
+        )
+    return requested or ("cuda" if has_gpu else "cpu")
 
 
 def _run(place: Workplace, source: Path | None, hold_out: int) -> None:
     start = time.monotonic()
     environment = place.environment()
-    device = _device_in_words(place)
-    print(f"{one_line(f'Mamba-MIS demo on {device}, everything in {place.folder}')}\n")
+    device = _describe_device(place)
+    print(f"{one_line(f'Mamba-MIS demo on {device}, with all output in {place.folder}')}\n")
     if source is None:
         source = place.folder / SYNTHETIC
-        data = f"{SYNTHETIC_IMAGES} synthetic images of polyps, drawn by the demo, {hold_out} of them kept apart."
+        data = f"{SYNTHETIC_IMAGES} synthetic images of polyps, drawn by the demo; {hold_out} are held out for testing."
         print(
             f"Drawing {SYNTHETIC_IMAGES} synthetic images of polyps in Kvasir-SEG's layout: {one_line(str(source))}\n",
             flush=True,
         )
         write_synthetic_set(source, SYNTHETIC_IMAGES)
     else:
-        data = f"Images of {source}, {hold_out} of them kept apart."
+        data = f"Images of {source}; {hold_out} are held out for testing."
     preparation = shell_preparation(environment)
-    print("To run the commands that follow in a shell of your own, start with:")
+    print("To run the following commands in your own shell, start with:")
     print("\n".join(one_line(f"  $ {line}") for line in preparation))
 
     finished: list[FinishedStep] = []
@@ -111,14 +113,14 @@ def _run(place: Workplace, source: Path | None, hold_out: int) -> None:
     run(train_step(place, getattr(trainers, TRAINER).epochs))
     run(predict_step(place))
 
-    print("\n[5/5] Score the unseen images (the mean is over images)", flush=True)
+    print("\n[5/5] Score the unseen images (means are over images)", flush=True)
     labels, images = place.raw / "labelsTs", place.raw / "imagesTs"
     scores = score_folders(labels, place.predictions)
     summary = summarize(scores)
     print(console_table(scores, summary))
     overlays = place.folder / "overlays.png"
     report = partial(write_report, place.folder / "report.md", data, device, preparation, finished, scores, summary)
-    # before the pictures, which may fail
+    # written once before the pictures, which may fail
     report()
     missing = try_to_draw(partial(draw_overlays, scores, images, labels, place.predictions), overlays)
     missing += try_to_draw(
@@ -126,22 +128,22 @@ def _run(place: Workplace, source: Path | None, hold_out: int) -> None:
     )
     report(missing)
 
-    print(f"\nDone in {duration(time.monotonic() - start)}; everything is in report.md. With your own images:")
-    print("convert them (mamba_mis convert --list), then the commands above with -tr nnUNetTrainerMambaMIS.")
+    print(f"\nDone in {duration(time.monotonic() - start)}; report.md has all results. To use your own images, convert")
+    print("them (see mamba_mis convert --list), then run the commands above with -tr nnUNetTrainerMambaMIS.")
     print(f"Mean Dice {summary.dice_mean:.3f} on {summary.images} unseen images; pictures in {one_line(str(overlays))}")
 
 
 def shell_preparation(environment: dict[str, str]) -> list[str]:
-    """Return the lines that set in a shell what the commands need."""
+    """Return the shell lines that set the environment of the commands."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     script = find_executable("nnUNetv2_train")
     if shutil.which("nnUNetv2_train") != script:
-        # the environment is not activated
+        # the virtual environment is not activated
         lines.insert(0, f'export PATH="{Path(script).parent}:$PATH"')
     return lines
 
 
-def _device_in_words(place: Workplace) -> str:
+def _describe_device(place: Workplace) -> str:
     if place.device == "cuda":
         return f"a GPU ({torch.cuda.get_device_name()})"
     return f"a CPU ({place.cores} cores, {platform.machine()})"

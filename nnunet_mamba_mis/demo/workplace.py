@@ -1,4 +1,4 @@
-"""Where the demo works, and with what."""
+"""The demo's folders, dataset and device."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _FEW_CORES = 4
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where the demo works, and with what.
+    """The demo's folders, dataset and device.
 
     Args:
-        folder: The output folder, absolute.
+        folder: The absolute path of the output folder.
         dataset_name: What follows Dataset900_.
         device: "cpu" or "cuda".
-        cores: That may be used.
+        cores: Number of CPU cores that may be used.
     """
 
     folder: Path
@@ -31,36 +31,36 @@ class Workplace:
 
     @property
     def full_name(self) -> str:
-        """nnU-Net's name of the dataset."""
+        """nnU-Net's name for the dataset."""
         return dataset_name(DATASET_ID, self.dataset_name)
 
     @property
     def has_few_cores(self) -> bool:
-        """Whether workers cost more than they bring: each imports torch anew."""
+        """Whether worker processes cost more than they save, as each of them imports torch."""
         return self.cores <= _FEW_CORES
 
     @property
     def raw(self) -> Path:
-        """The converted dataset."""
+        """Folder of the converted dataset."""
         return self.folder / "nnUNet_raw" / self.full_name
 
     @property
     def fold(self) -> Path:
-        """What training wrote."""
+        """Folder of the trained fold."""
         model = f"{TRAINER}__{_PLANS}__2d"
         return self.folder / "nnUNet_results" / self.full_name / model / "fold_0"
 
     @property
     def predictions(self) -> Path:
-        """Masks that the network found on the unseen images."""
+        """Folder of the predicted masks of the unseen images."""
         return self.folder / "predictions"
 
     def environment(self) -> dict[str, str]:
-        """Variables that all commands need."""
+        """Return the environment variables that all commands need."""
         variables = {name: str(self.folder / name) for name in FOLDERS}
         if self.has_few_cores:
             variables["nnUNet_def_n_proc"] = str(self.cores)
         if self.device == "cuda":
-            # compiling the network takes longer than this short training
+            # compiling the network takes longer than the short training
             variables["nnUNet_compile"] = "f"
         return variables

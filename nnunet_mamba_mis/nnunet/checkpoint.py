@@ -1,7 +1,7 @@
-"""nnU-Net's checkpoints: read without running code that may be in them, and checked.
+"""Read and check nnU-Net's checkpoints, without running code that may be in them.
 
-A checkpoint is a pickle, and nnU-Net loads it with `torch.load(weights_only=False)`, which runs whatever a stranger has
-put there. Here tensors, plain values and numpy's numbers are all that a checkpoint may hold.
+A checkpoint is a pickle, and nnU-Net loads it with `torch.load(weights_only=False)`, which runs any code in it. Here a
+checkpoint may hold only tensors, plain values and numpy's numbers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def is_numeric(value: Any) -> bool:
-    """Whether a value is a number, or an array or tensor of some."""
+    """Return whether a value is a number, or an array or tensor of numbers."""
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "biuf"
     return isinstance(value, (Real, torch.Tensor))
@@ -36,7 +36,7 @@ def is_numeric(value: Any) -> bool:
 
 def _check_number(value: Any) -> Any:
     if not is_numeric(value):
-        raise ValueError(f"a number is expected, found {value!r:.60}")
+        raise ValueError(f"expected a number, found {value!r:.60}")
     return value
 
 
@@ -51,20 +51,20 @@ _Numbers = Annotated[Any, AfterValidator(_check_numbers)]
 
 
 class Weights(Record):
-    """What fine-tuning takes of a checkpoint."""
+    """The part of a checkpoint that fine-tuning uses."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     network_weights: dict[str, torch.Tensor]
 
 
 class _Arguments(Record):
-    """Of the trainer."""
+    """Arguments of the trainer."""
 
     configuration: str
 
 
 class RecordedNetwork(Record):
-    """What trainers of this package record of the network."""
+    """The network, as this package's trainers record it."""
 
     name: str = Field(alias="class")
     arguments: dict[str, Any]
@@ -75,17 +75,17 @@ class _Optimizer(Record):
 
 
 class Network(Weights):
-    """What prediction takes, and export."""
+    """The part of a checkpoint that prediction and export use."""
 
     trainer_name: str
     init_args: _Arguments
-    # nnU-Net's are tuples; lists do as well
+    # nnU-Net writes a tuple; a list is accepted, too
     inference_allowed_mirroring_axes: Annotated[tuple[int, ...], Strict(False)] | None = None
     optimizer_state: _Optimizer | None = None
 
 
 class RecordedAverage(Record):
-    """What trainers of this package record where `network_weights` are averages."""
+    """The network's own weights, which this package's trainers record if `network_weights` are averages."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     steps: Annotated[int, Field(ge=0)]
@@ -95,13 +95,13 @@ class RecordedAverage(Record):
 class _OptimizerState(_Optimizer):
     state: dict[int, dict[str, _Number | None]]
     param_groups: list[dict[str, Any]]
-    # of each process, what trainers of this package add
+    # what this package's trainers add, for each process
     resume: list[dict[str, Any]] = Field(default_factory=list)
     average: RecordedAverage | None = None
 
 
 class Training(Network):
-    """What continuing takes."""
+    """The part of a checkpoint that resuming uses."""
 
     optimizer_state: _OptimizerState
     grad_scaler_state: dict[str, _Number] | None
@@ -114,37 +114,37 @@ def read_checkpoint(path: str | Path, kind: type[T]) -> T:
     """Return a checkpoint's content; tensors are on the CPU.
 
     Args:
-        path: The file, in torch's format of any version.
-        kind: What it must have: `Weights`, `Network` or `Training`.
+        path: The file, in any version of torch's format.
+        kind: Content that it must have: `Weights`, `Network` or `Training`.
 
     Raises:
-        UserError: The file is missing or damaged, holds what could run code, or has other content; the text names it.
+        UserError: The file is missing or damaged, could run code, or has other content; the message names it.
     """
     try:
         with _allowed():
-            # mapped, as often not all is used; torch's format of before 1.6 cannot be
+            # memory-mapped, as often only a part is used; torch's format before 1.6 cannot be
             checkpoint = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)
     except pickle.UnpicklingError as error:
-        if found := re.search(r"GLOBAL (\S+)", str(error)):
+        if match := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} was not loaded: it holds {on_one_line(found[1])}, which is neither a weight nor a number and "
+                f"{path} was not loaded: it holds {on_one_line(match[1])}, which is neither a weight nor a number and "
                 "could run code"
             ) from None
         raise UserError(f"{path} cannot be read: it is damaged, or holds more than weights and numbers") from None
-    # what torch raises for damaged files has no common type
+    # torch raises exceptions of many types for damaged files
     except Exception as error:
         raise UserError(f"{path} cannot be read: {type(error).__name__} {on_one_line(str(error))}") from None
-    return check_record(checkpoint, kind, f"{path} is not a checkpoint that can be used")
+    return check_record(checkpoint, kind, f"{path} is not a usable checkpoint")
 
 
 def on_one_line(text: str) -> str:
-    """Return the beginning of an error's text, which may quote a stranger's file, fit for a terminal."""
+    """Return the start of an error's text, which may quote an untrusted file, in a form safe for a terminal."""
     return repr(" ".join(text.split()))[1:-1][:300]
 
 
 @contextmanager
 def without_code() -> Iterator[None]:
-    """While entered, nnU-Net's own functions load checkpoints as `read_checkpoint` does, or raise."""
+    """Keep nnU-Net's own functions from running code in checkpoints while entered: they load weights, or raise."""
     names = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": None}
     before = {name: os.environ.get(name) for name in names}
     _set_environment(names)
@@ -164,7 +164,7 @@ def _set_environment(values: dict[str, str | None]) -> None:
 
 
 def _allowed() -> torch.serialization.safe_globals:
-    """Let torch load numpy's numbers and arrays too, which nnU-Net logs, as numpy 2 and numpy 1 pickle them."""
+    """Let torch also load numpy's numbers and arrays, which nnU-Net logs, as pickled by numpy 2 and numpy 1."""
     core = np._core.multiarray  # type: ignore[attr-defined]
     functions = [getattr(core, name) for name in ("scalar", "_reconstruct")]
     old = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AliasChoices, Field, ValidationInfo, field_
 from nnunet_mamba_mis.nnunet.records import Record
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
-# a class has one, a region several
+# a class has one label, a region several
 Label = int | tuple[int, ...]
 _BACKGROUND, _IGNORE = "background", "ignore"
 _LARGEST_LABEL = 2**15 - 1  # nnU-Net writes regions as int16
@@ -22,28 +22,28 @@ _ThreeAxes = Field(min_length=3, max_length=3)
 
 
 class TrainingCase(Record):
-    """Files of a case, where dataset.json lists them."""
+    """Files of a case, if dataset.json lists them."""
 
     images: Annotated[tuple[str, ...], Field(min_length=1)]
     label: str
 
 
 def _check_labels(values: dict[str, Any]) -> dict[str, Label]:
-    """Return labels as integers: those that nnU-Net can train with, whatever it takes for a number."""
+    """Return labels as integers; accept those that nnU-Net can train with, in every form that it reads."""
     _check_order(values)
     regions = any(isinstance(value, list) and len(value) > 1 for value in values.values())
-    # nnU-Net turns everything into integers, but for regions, which it compares as they are
+    # nnU-Net turns everything into integers except regions, which it compares as they are
     number, in_list = ((int,), (int, float)) if regions else ((int, float, str), (int, float, str))
     labels: dict[str, Label] = {}
     for name, value in values.items():
         if name == _IGNORE:
             continue
         elements = [_integer(element, in_list if isinstance(value, list) else number) for element in _list(value)]
-        wanted = [element for element in elements if element is not None]
-        if len(wanted) != len(elements) or not wanted:
+        integers = [element for element in elements if element is not None]
+        if len(integers) != len(elements) or not integers:
             kind = "an integer or a list of integers" if regions else "an integer"
-            raise ValueError(f"{name!r} should be {kind} from 0 to {_LARGEST_LABEL}, found {value!r:.60}")
-        labels[name] = tuple(wanted) if len(wanted) > 1 else wanted[0]
+            raise ValueError(f"{name!r} must be {kind} from 0 to {_LARGEST_LABEL}, found {value!r:.60}")
+        labels[name] = tuple(integers) if len(integers) > 1 else integers[0]
     _check_values(labels, regions)
     return _with_ignored(labels, values.get(_IGNORE))
 
@@ -51,24 +51,24 @@ def _check_labels(values: dict[str, Any]) -> dict[str, Label]:
 def _check_order(values: Mapping[str, Any]) -> None:
     if _BACKGROUND in values:
         if isinstance(values[_BACKGROUND], list):
-            raise ValueError(f"'background' should be 0, found {values[_BACKGROUND]!r:.60}")
+            raise ValueError(f"'background' must be 0, found {values[_BACKGROUND]!r:.60}")
         return
     if _BACKGROUND in [value for value in values.values() if isinstance(value, str)]:
         raise ValueError(
-            "this is nnU-Net v1's order, number before name: nnU-Net v2 takes names first, as in "
+            "numbers come before names, as in nnU-Net v1, but nnU-Net v2 expects names first, as in "
             '{"background": 0, "polyp": 1} (nnUNetv2_convert_old_nnUNet_dataset converts a whole dataset)'
         )
-    raise ValueError("'background' is missing: nnU-Net needs it, with label 0")
+    raise ValueError("'background' is missing: add it with label 0")
 
 
 def _check_values(labels: Mapping[str, Label], regions: bool) -> None:
     if labels[_BACKGROUND] != 0:
-        raise ValueError(f"'background' should be 0, found {labels[_BACKGROUND]}")
+        raise ValueError(f"'background' must be 0, found {labels[_BACKGROUND]}")
     numbers = _numbers(labels)
     if not any(numbers):
-        raise ValueError("there is no class besides the background")
+        raise ValueError("there is only background: add a class")
     if not regions and numbers != list(range(len(numbers))):
-        raise ValueError(f"numbers should be consecutive, 0, 1, 2 …, as nnU-Net needs them, found {numbers}")
+        raise ValueError(f"labels must be consecutive, 0, 1, 2, …, found {numbers}")
 
 
 def _with_ignored(labels: dict[str, Label], ignored: object) -> dict[str, Label]:
@@ -76,7 +76,7 @@ def _with_ignored(labels: dict[str, Label], ignored: object) -> dict[str, Label]
         return labels
     highest = max(_numbers(labels))
     if not isinstance(ignored, int) or ignored != highest + 1:
-        raise ValueError(f"'ignore' should be the integer {highest + 1}, after all others, found {ignored!r:.60}")
+        raise ValueError(f"'ignore' must be {highest + 1}, the integer after all other labels, found {ignored!r:.60}")
     return labels | {_IGNORE: int(ignored)}
 
 
@@ -101,12 +101,12 @@ class Dataset(Record):
     """dataset.json.
 
     Args:
-        labels: Label, or labels of a region, of each class, the background and what is ignored.
-        channel_names: By number.
-        file_ending: Of images and label maps.
+        labels: Label of each class, or labels of each region, with background and ignored pixels.
+        channel_names: Names of the channels, by number.
+        file_ending: Ending of images and label maps.
         numTraining: Number of training cases.
         regions_class_order: Label that each region writes.
-        overwrite_image_reader_writer: Name of nnU-Net's class that reads the images, if it is not by the ending.
+        overwrite_image_reader_writer: nnU-Net's class that reads the images, if the ending does not determine it.
         dataset: Files of each case, None if they are in imagesTr and labelsTr.
     """
 
@@ -118,14 +118,14 @@ class Dataset(Record):
     numTraining: Annotated[int, Field(ge=1, le=10**9)] | None = None  # noqa: N815 (nnU-Net's name)
     regions_class_order: tuple[int, ...] | None = None
     overwrite_image_reader_writer: str = "None"
-    # nnU-Net takes no null for it
+    # nnU-Net does not accept null here
     dataset: Annotated[dict[str, TrainingCase], Field(min_length=1)] = Field(default=None)  # type: ignore[arg-type]
 
     @model_validator(mode="after")
     def _check_regions(self) -> Dataset:
         if self.has_regions and len(self.regions_class_order or ()) != len(self.foreground):
             raise ValueError(
-                f"regions_class_order should have a label for each of the {len(self.foreground)} regions, in their "
+                f"regions_class_order must have a label for each of the {len(self.foreground)} regions, in their "
                 f"order, found {self.regions_class_order!r:.60}"
             )
         return self
@@ -142,7 +142,7 @@ class Dataset(Record):
 
     @property
     def ignored(self) -> int | None:
-        """Label of pixels that do not count, if there is one."""
+        """Label of ignored pixels, or None."""
         return self.labels.get(_IGNORE)
 
     @property
@@ -164,7 +164,7 @@ class Fingerprint(Record):
     def _check_number(cls, shapes: tuple[Shape, ...], others: ValidationInfo) -> tuple[Shape, ...]:
         spacings = others.data.get("spacings")
         if spacings is not None and len(spacings) != len(shapes):
-            raise ValueError(f"there should be a shape for each of the {len(spacings)} spacings, found {len(shapes)}")
+            raise ValueError(f"expected a shape for each of the {len(spacings)} spacings, found {len(shapes)}")
         return shapes
 
 
@@ -176,10 +176,10 @@ class Split(Record):
 
 
 Splits = tuple[Split, ...]
-# as many as nnU-Net makes
+# as many as nnU-Net creates
 FOLDS = 5
 
 
 def first_fold(number_of_cases: int, has_splits: bool) -> str:
-    """Return the fold to train first: 0, or all where nnU-Net, without splits, has too few cases for its own five."""
+    """Return the fold to train first: 0, or all if there are neither splits nor enough cases for nnU-Net's five."""
     return "0" if has_splits or number_of_cases >= FOLDS else "all"

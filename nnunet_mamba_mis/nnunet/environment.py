@@ -1,4 +1,4 @@
-"""Environment variables that suit nnU-Net's commands to a machine."""
+"""Environment variables that adapt nnU-Net's commands to a machine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import re
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.subprocesses import count_cores
 
-# workers of preprocessing and prediction: more of them bring nothing
+# workers of preprocessing and prediction: more of them do not help
 _MOST_WORKERS = 8
 
-# which nnU-Net turns into numbers when it is imported → the smallest that it works with, and what they are of
+# variables that nnU-Net converts to numbers when it is imported → smallest valid number, and meaning
 _NUMBERS = {
-    "nnUNet_n_proc_DA": (0, "processes that augment; 0: none besides the one that trains"),
+    "nnUNet_n_proc_DA": (0, "processes that augment, besides the one that trains"),
     "nnUNet_def_n_proc": (1, "processes of preprocessing and prediction"),
 }
 
@@ -22,29 +22,29 @@ def check_variables() -> None:
     """Check the variables that nnU-Net reads as numbers.
 
     Raises:
-        UserError: One is set to something else; nnU-Net could not even be imported.
+        UserError: A variable is not a valid number; nnU-Net could not even be imported.
     """
     for name, (least, meaning) in _NUMBERS.items():
         value = os.environ.get(name, str(least))
         if not re.fullmatch(r"\s*\+?0*[0-9]{1,6}\s*", value) or int(value) < least:
             raise UserError(
-                f"{name}={value!r:.60}: it must be an integer from {least} on ({meaning}): unset it, or set it to one"
+                f"{name}={value!r:.60} must be an integer, at least {least} ({meaning}): correct it, or unset it"
             )
 
 
 def variables_for(device: str, jobs_at_once: int = 1) -> dict[str, str]:
-    """Return variables that suit nnU-Net to the device, except those that the user has set.
+    """Return variables that adapt nnU-Net to the device, except those that the user has set.
 
     Args:
-        device: nnU-Net's name of it.
+        device: nnU-Net's name of the device.
         jobs_at_once: How many commands share the machine.
     """
     if device != "cpu":
         return {}
-    # Training takes all cores, so that workers would only be in its way: augment in the process that trains.
+    # training takes all cores, so workers would only get in its way: augment in the process that trains
     workers = max(1, min(_MOST_WORKERS, count_cores() // jobs_at_once))
-    suited = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": str(workers)}
+    variables = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": str(workers)}
     if jobs_at_once > 1:
-        # nnU-Net takes a thread for each core in every job: they must not spin while they wait for each other
-        suited["OMP_WAIT_POLICY"] = "PASSIVE"
-    return {name: value for name, value in suited.items() if name not in os.environ}
+        # every job of nnU-Net has a thread for each core: threads must not spin while they wait for each other
+        variables["OMP_WAIT_POLICY"] = "PASSIVE"
+    return {name: value for name, value in variables.items() if name not in os.environ}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf))"
-# longer numbers are no epoch's
+# longer numbers are not those of an epoch
 _BEGIN = re.compile(r"\bEpoch ([0-9]{1,9})\b")
 _TRAIN_LOSS = re.compile(rf"\btrain_loss {_NUMBER}")
 _VAL_LOSS = re.compile(rf"\bval_loss {_NUMBER}")
@@ -24,11 +24,11 @@ class Epoch:
     """What nnU-Net reports of an epoch.
 
     Args:
-        number: Of the epoch, from 0.
+        number: Number of the epoch, from 0.
         train_loss: Mean over the training batches.
         val_loss: Mean over the validation batches.
-        pseudo_dices: Of each foreground class, over the validation batches as a whole; NaN for a class in none of them.
-        seconds: How long it took.
+        pseudo_dices: Pseudo Dice of each foreground class over all validation batches; NaN for a class in none of them.
+        seconds: Duration.
     """
 
     number: int
@@ -44,10 +44,10 @@ class Epoch:
 
 
 class EpochReader:
-    """Put epochs together from the lines of a log.
+    """Assemble epochs from the lines of a log.
 
     Attributes:
-        epochs_done: Number of epochs before the one in progress; falls where training resumed from an earlier epoch.
+        epochs_done: Number of epochs before the one in progress; falls if training resumed from an earlier epoch.
     """
 
     def __init__(self) -> None:
@@ -94,10 +94,10 @@ def log_lines(folder: Path, problems: list[str] | None = None) -> Iterator[str]:
     """Yield the lines of all training_log_*.txt of a fold, in order.
 
     Args:
-        folder: Of the fold.
-        problems: Why a log cannot be read is added, in words.
+        folder: Folder of the fold.
+        problems: List for messages about logs that cannot be read.
     """
-    # the name has the time, but not zero-padded everywhere
+    # the name has the time, but not always zero-padded
     for file in sorted(folder.glob("training_log_*.txt"), key=lambda file: file.lstat().st_mtime):
         try:
             text = file.read_text(encoding="utf-8", errors="replace")

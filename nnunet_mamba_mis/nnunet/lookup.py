@@ -1,6 +1,6 @@
-"""Find what plans and checkpoints name in nnU-Net's source, and import its module alone.
+"""Find the classes of nnU-Net that plans and checkpoints name, and import only their modules.
 
-nnU-Net itself imports every module of a folder until one has the name: ten seconds for its trainers.
+nnU-Net itself imports every module of a folder until one has the name, which takes ten seconds for its trainers.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def find_definition(package: str, name: str) -> Any:
     """Return a class or function that a module of a package defines, or None.
 
     Args:
-        package: Dotted name of the package, which is searched with those in it.
-        name: Of the class or function.
+        package: Dotted name of the package to search, including its subpackages.
+        name: Name of the class or function.
     """
     for module, _ in _defining(package, name):
         return getattr(importlib.import_module(module), name)
@@ -32,14 +32,14 @@ def find_definition(package: str, name: str) -> Any:
 
 
 def overrides(trainer: str, method: str) -> bool:
-    """Return whether one of nnU-Net's own trainers may do something else in a method than its base of all does.
+    """Return whether one of nnU-Net's own trainers may override a method of nnUNetTrainer.
 
-    Decided by the source: importing a trainer takes seconds. True where the source does not tell.
+    Decide by the source, as importing a trainer takes seconds; return True if the source does not tell.
     """
     seen: set[str] = set()
     while trainer != _BASE_TRAINER and trainer not in seen:
         seen.add(trainer)
-        definition = next((found for _, found in _defining(_TRAINERS, trainer)), None)
+        definition = next((statement for _, statement in _defining(_TRAINERS, trainer)), None)
         if not isinstance(definition, ast.ClassDef) or definition.keywords or definition.decorator_list:
             return True
         plain = (ast.FunctionDef, ast.Expr)  # a docstring is an expression
@@ -53,7 +53,7 @@ def overrides(trainer: str, method: str) -> bool:
 
 
 def find_trainer(name: str) -> Any:
-    """Return a trainer, the same that nnU-Net would find.
+    """Return the trainer class that nnU-Net would find.
 
     Raises:
         Exception: Its module cannot be imported, or nnU-Net finds none.
@@ -64,7 +64,7 @@ def find_trainer(name: str) -> Any:
     trainer = find_definition(_TRAINERS, name)
     if trainer is not None:
         return trainer
-    # these are small, and classes in them may be made without a definition, as ours of other lengths
+    # these folders are small, and may create classes without a definition, such as ours of other lengths
     for folder in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep):
         if folder.strip() and os.path.exists(folder):
             trainer = recursive_find_python_class(
@@ -76,7 +76,7 @@ def find_trainer(name: str) -> Any:
 
 
 def _defining(package: str, name: str) -> Iterator[tuple[str, ast.stmt]]:
-    """Modules that define it at their top level, in the order in which nnU-Net looks at them, with the definition."""
+    """Yield modules that define a name at their top level, in nnU-Net's search order, with the definition."""
     if not name.isidentifier():
         return
     definition = re.compile(rf"^(?:class|def) {name}\b", re.MULTILINE)
@@ -89,14 +89,14 @@ def _defining(package: str, name: str) -> Iterator[tuple[str, ast.stmt]]:
 
 
 def _modules(package: str) -> Iterator[tuple[str, Path]]:
-    """Name and file of each module of a package, as nnU-Net goes through them: those of a folder before its folders."""
+    """Yield name and file of each module of a package in nnU-Net's search order: modules before subpackages."""
     specification = importlib.util.find_spec(package)
     folders = list(specification.submodule_search_locations or ()) if specification else []
-    found = list(pkgutil.iter_modules(folders))
-    for finder, name, is_package in found:
+    modules = list(pkgutil.iter_modules(folders))
+    for finder, name, is_package in modules:
         path = Path(getattr(finder, "path", "")) / f"{name}.py"
         if not is_package and path.is_file():
             yield f"{package}.{name}", path
-    for _, name, is_package in found:
+    for _, name, is_package in modules:
         if is_package:
             yield from _modules(f"{package}.{name}")

@@ -19,7 +19,7 @@ C = TypeVar("C", bound=Configuration)
 
 
 class PlanarConfiguration(Configuration):
-    """A 2D configuration with all that images are prepared by."""
+    """A 2D configuration with all settings that prepare images."""
 
     patch_size: tuple[int, int]
     spacing: tuple[float, float]
@@ -33,22 +33,22 @@ def read_model_file(path: Path, kind: type[T]) -> T:
     Raises:
         UserError: The file is missing, or cannot be used.
     """
-    if not os.path.exists(path):  # False for names that no file can have, too
+    if not os.path.exists(path):  # also False for names that no file can have
         raise UserError(
-            f"there is no {path}: -m takes the folder that nnUNetv2_train made, "
+            f"{path} does not exist: -m takes the folder that nnUNetv2_train made, "
             "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
         )
     return read_record(path, kind)
 
 
 def read_fold(model: Path, fold: int | str, checkpoint: str = CHECKPOINTS[0], choose: str = "-f") -> Network:
-    """Return the checkpoint of a fold. No code that may be in it is run.
+    """Return the checkpoint of a fold, without running code that may be in it.
 
     Args:
         model: Folder of the model.
         fold: 0, 1, …, or "all".
         checkpoint: Name of the file in the fold's folder.
-        choose: What the user chooses another with.
+        choose: Options with which the user chooses another checkpoint.
 
     Raises:
         UserError: The file is missing, or cannot be used.
@@ -57,8 +57,9 @@ def read_fold(model: Path, fold: int | str, checkpoint: str = CHECKPOINTS[0], ch
 
     path = fold_folder(model, fold) / checkpoint
     if not os.path.exists(path):
-        there = sorted(str(other.relative_to(model)) for other in model.glob("fold_*/*.pth"))
-        raise UserError(f"there is no {path}; choose with {choose}: {', '.join(there) or 'there is none'}")
+        existing = sorted(str(other.relative_to(model)) for other in model.glob("fold_*/*.pth"))
+        choices = f"choose with {choose}: {', '.join(existing)}" if existing else "train a fold first"
+        raise UserError(f"{path} does not exist: {choices}")
     return read_checkpoint(path, Network)
 
 

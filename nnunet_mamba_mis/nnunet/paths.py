@@ -1,4 +1,4 @@
-"""nnU-Net's three folders, and the names of datasets in them. Imports nothing of nnU-Net, which takes seconds."""
+"""nnU-Net's three folders, and the names of datasets in them; does not import nnU-Net, which takes seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_mamba_mis.utils.errors import UserError
 
-# environment variable → what lies in its folder
+# environment variable → content of its folder
 FOLDERS = {
     "nnUNet_raw": "datasets in nnU-Net's raw format",
     "nnUNet_preprocessed": "preprocessed datasets; on a fast disk",
@@ -31,24 +31,22 @@ def folder(variable: str) -> Path:
     Raises:
         UserError: The variable is not set, or begins with ~.
     """
-    found = folder_if_set(variable)
-    if found is None:
+    path = folder_if_set(variable)
+    if path is None:
         raise UserError(not_set(variable))
-    return found
+    return path
 
 
 def folder_if_set(variable: str) -> Path | None:
     """Return one of nnU-Net's folders, or None if its variable is not set.
 
     Raises:
-        UserError: It begins with ~, which nnU-Net would take for the name of a folder.
+        UserError: The value begins with ~, which nnU-Net would take for the name of a folder.
     """
     value = os.environ.get(variable)
     if value and value.startswith("~"):
         home = os.path.expanduser(value)
-        raise UserError(
-            f"{variable}={value} has a ~ that only an unquoted shell word expands: export {variable}={home}"
-        )
+        raise UserError(f"{variable}={value} begins with a ~ that the shell did not expand: export {variable}={home}")
     return Path(value) if value else None
 
 
@@ -58,7 +56,7 @@ def dataset_name(dataset_id: int, name: str) -> str:
 
 
 def is_dataset_name(name: str) -> bool:
-    """Whether nnU-Net would take a folder of this name for a dataset."""
+    """Return whether nnU-Net would take a folder of this name for a dataset."""
     return _DATASET.fullmatch(name) is not None
 
 
@@ -66,32 +64,32 @@ def dataset_id(name: str) -> int:
     """Return the id in a dataset's full name.
 
     Raises:
-        ValueError: It is no such name.
+        ValueError: The name is not a dataset's full name.
     """
     match = _DATASET.fullmatch(name)
     if match is None:
-        raise ValueError(f"{name} is not a name of nnU-Net's, Dataset027_Name")
+        raise ValueError(f"{name} is not the full name of a dataset, such as Dataset027_Name")
     return int(match[1])
 
 
 def check_dataset(dataset: str) -> None:
-    """Check what the user calls a dataset.
+    """Check the id or name that the user gives for a dataset.
 
     Raises:
-        UserError: It is neither an id nor a full name.
+        UserError: The text is neither an id nor a full name.
     """
     if not _ID.fullmatch(dataset) and not is_dataset_name(dataset):
-        raise UserError(f"{dataset}: neither an id nor a name that begins with Dataset")
+        raise UserError(f"{dataset} is neither the id nor the full name of a dataset, such as 27 or Dataset027_Name")
 
 
 def find_dataset_name(dataset: str) -> str:
-    """Return the full name of a dataset that lies in one of nnU-Net's folders.
+    """Return the full name of a dataset in one of nnU-Net's folders.
 
     Args:
         dataset: Id or full name.
 
     Raises:
-        UserError: It is neither, or no folder or several have the id; the text has what was given.
+        UserError: The text is neither, or no folder or several have the id; the message quotes the text.
     """
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from nnunet_mamba_mis.nnunet.records import FileName, Record, check_json, read_record
 
 NETWORK_CLASS = "nnunet_mamba_mis.architectures.MambaMIS"
-# in plans for nnU-Net alone; trainers know it anyway
+# in plans only for nnU-Net; trainers know these anyway
 _NOT_ARCHITECTURE = {"patch_size", "strides", "deep_supervision"}
 
 # nnU-Net's own plans inherit over one step
@@ -29,7 +29,7 @@ class Architecture(Record):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `MambaMIS`; empty if it is another network."""
+        """Keyword arguments of `MambaMIS`; empty for another network."""
         if self.network_class_name != NETWORK_CLASS:
             return {}
         stated = {name: value for name, value in self.arch_kwargs.items() if name not in _NOT_ARCHITECTURE}
@@ -37,7 +37,7 @@ class Architecture(Record):
 
 
 class Configuration(Record):
-    """A configuration, or what it has besides the one that it inherits from."""
+    """A configuration, or its additions to the one that it inherits from."""
 
     inherits_from: str | None = None
     previous_stage: str | None = None
@@ -57,7 +57,7 @@ class Configuration(Record):
 
 
 class Plans(Record):
-    """A plans file, as far as it is read here."""
+    """The parts of a plans file that this package reads."""
 
     plans_name: str | None = None
     dataset_name: str | None = None
@@ -80,15 +80,15 @@ class Plans(Record):
         return Configuration.model_validate_json(json.dumps(merged))
 
     def _ancestry(self, name: str) -> list[str]:
-        """The configuration, and those that it inherits from."""
+        """Return the names of the configuration and of those that it inherits from."""
         names = [name]
         while (parent := self.configurations[names[-1]].inherits_from) is not None:
             if parent in names:
-                raise ValueError(f"configurations.{name}: it inherits from itself")
+                raise ValueError(f"configurations.{name} inherits from itself")
             if parent not in self.configurations:
-                raise ValueError(f"configurations.{name}: it inherits from {parent!r}, which is not there")
+                raise ValueError(f"configurations.{name} inherits from {parent!r}, which does not exist")
             if len(names) == _LONGEST_ANCESTRY:
-                raise ValueError(f"configurations.{name}: it inherits over more than {_LONGEST_ANCESTRY} steps")
+                raise ValueError(f"configurations.{name} inherits over more than {_LONGEST_ANCESTRY} steps")
             names.append(parent)
         return names
 
@@ -97,28 +97,28 @@ def read_plans(path: Path) -> Plans:
     """Return the content of a plans file.
 
     Raises:
-        UserError: The file is missing, incomplete or not of plans; the text names it and the way out.
+        UserError: The file is missing, incomplete or not a plans file; the message names it and the way out.
     """
     return read_record(path, Plans, "remove it, and plan again")
 
 
 def check_plans(content: Mapping[str, Any]) -> Plans:
-    """Return plans that nnU-Net has read.
+    """Check plans that nnU-Net has read, and return them.
 
     Raises:
-        UserError: They are incomplete, or have values of other types; the text names the key.
+        UserError: Values are missing or have wrong types; the message names the key.
     """
     name = str(content.get("plans_name"))
     return check_json(json.dumps(content), Plans, f"plans {name!r:.100} cannot be used")
 
 
 def architecture_entry(patch_size: tuple[int, int], variant: str, stem: str = "patch") -> dict[str, Any]:
-    """Return the entry `architecture` of a configuration: with it nnU-Net's own trainers train Mamba-MIS."""
+    """Return the entry `architecture` of a configuration, which makes nnU-Net's own trainers train Mamba-MIS."""
     from nnunet_mamba_mis.architectures.mamba_mis import PLANS_STRIDES  # torch takes seconds to import
 
     strides = [list(stride) for stride in PLANS_STRIDES]
     kwargs = {"patch_size": list(patch_size), "variant": variant, "strides": strides}
-    # plans from before there was a choice have no stem: those for the paper's stay as they are
+    # older plans have no stem: those for the paper's stem stay unchanged
     if stem != "patch":
         kwargs["stem"] = stem
     return {"network_class_name": NETWORK_CLASS, "arch_kwargs": kwargs, "_kw_requires_import": []}

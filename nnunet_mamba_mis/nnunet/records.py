@@ -1,4 +1,4 @@
-"""Check a file where it enters: JSON becomes an immutable object whose attributes the rest of the code trusts."""
+"""Check files on entry: JSON becomes an immutable object whose attributes the rest of the code trusts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _check_file_name(name: str) -> str:
         or "\0" in name
         or not 0 < len(name.encode(errors="replace")) <= _LONGEST_NAME
     ):
-        raise ValueError(f"the name of a file or folder is expected, found {name!r:.60}")
+        raise ValueError(f"expected the name of a file or folder, found {name!r:.60}")
     return name
 
 
@@ -29,12 +29,12 @@ FileName = Annotated[str, AfterValidator(_check_file_name)]
 
 
 class Record(BaseModel):
-    """An object in a JSON file, with the types that its writer gives them; keys that it does not know are kept."""
+    """An object in a JSON file, with exactly the types of its fields; unknown keys are kept."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow", ser_json_inf_nan="constants")
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as nnU-Net's own code takes it: what was in the file, with lists for tuples."""
+        """Return the content of the file as nnU-Net's own code expects it, with lists instead of tuples."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
@@ -47,41 +47,41 @@ def read_record(path: Path, kind: type[T], way_out: str = "") -> T:
         way_out: What to do about a file that cannot be used.
 
     Raises:
-        UserError: It cannot be read, or has other content; the text names file, key and what was expected.
+        UserError: The file cannot be read, or has other content; the message names file, key and expected content.
     """
     after = f": {way_out}" if way_out else ""
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
-        raise UserError(f"{path} cannot be read: {_in_words(error)}{after}") from None
-    except (OSError, ValueError) as error:  # a name with a NUL character is a ValueError
+        raise UserError(f"{path} cannot be read: {_describe(error)}{after}") from None
+    except (OSError, ValueError) as error:  # a name with a NUL character raises a ValueError
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read: {reason}{after}") from None
 
 
 def check_record(content: object, kind: type[T], source: str) -> T:
-    """Return what another library has read; `source` names it in the error, which is as of `read_record`."""
+    """Check and return content that another library has read; raise like `read_record`, with `source` as the name."""
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
-        raise UserError(f"{source}: {_in_words(error)}") from None
+        raise UserError(f"{source}: {_describe(error)}") from None
 
 
 def check_json(content: str, kind: type[T], source: str) -> T:
-    """Return what another library has read, written as JSON again: as `check_record`, but lists are tuples too."""
+    """Check content like `check_record`, but from JSON, so lists count as tuples."""
     try:
         return TypeAdapter(kind).validate_json(content)
     except ValidationError as error:
-        raise UserError(f"{source}: {_in_words(error)}") from None
+        raise UserError(f"{source}: {_describe(error)}") from None
 
 
 def read_record_if_usable(path: Path, kind: type[T], problems: list[str] | None = None) -> T | None:
-    """Return the content of a file that only describes; None if it is missing or cannot be used.
+    """Return the content of an informative file, or None if it is missing or cannot be used.
 
     Args:
         path: The file.
         kind: Type of the content.
-        problems: Why a file that exists cannot be used is added, in words.
+        problems: List for a message if the file exists but cannot be used.
     """
     try:
         return read_record(path, kind) if path.exists() else None
@@ -91,15 +91,15 @@ def read_record_if_usable(path: Path, kind: type[T], problems: list[str] | None 
         return None
 
 
-def _in_words(error: ValidationError) -> str:
-    """The first of the problems, on one line."""
+def _describe(error: ValidationError) -> str:
+    """Describe the first problem on one line."""
     first = error.errors(include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         return first["msg"]
-    key = repr(".".join(map(str, first["loc"])))[1:-1]  # keys are strangers' text
-    found = ""
+    key = repr(".".join(map(str, first["loc"])))[1:-1]  # keys are untrusted text
+    actual = ""
     if first["type"] not in ("missing", "value_error"):
         value = " ".join(repr(first["input"]).split())  # an array's has several lines
-        found = f", found {value if len(value) <= _LONGEST_VALUE else value[:_LONGEST_VALUE] + '…'}"
+        actual = f", found {value if len(value) <= _LONGEST_VALUE else value[:_LONGEST_VALUE] + '…'}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{key}{': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{found}{more}"
+    return f"{key}{': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{actual}{more}"

@@ -1,4 +1,4 @@
-"""What nnU-Net writes into a model's folder, TRAINER__PLANS__CONFIGURATION."""
+"""The files that nnU-Net writes into a model's folder, TRAINER__PLANS__CONFIGURATION."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from nnunet_mamba_mis.utils.errors import UserError
 # in the order in which `--c` looks for them; the first is written when training ends
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 PLANS_FILE = "plans.json"
-# beside predictions when they are evaluated
+# written beside predictions when they are evaluated
 SUMMARY_FILE = "summary.json"
 _SETTINGS_FILE = "debug.json"
 
 
 def _name(path: object) -> object:
-    """Only the name: results may have been moved since."""
+    """Return only the name of a path: results may have been moved since."""
     return Path(path).name if isinstance(path, str) else path
 
 
@@ -43,7 +43,7 @@ class Summary(Record):
 
     @property
     def mean_dice(self) -> float | None:
-        """Mean of the classes; None where no case has any of them."""
+        """Mean over the classes; None if no case has any of them."""
         dice = self.foreground_mean.Dice if self.foreground_mean else float("nan")
         return dice if dice == dice else None
 
@@ -52,7 +52,7 @@ def _printed_configuration(text: object) -> Configuration:
     try:
         return Configuration.model_validate_json(json.dumps(ast.literal_eval(text)))  # type: ignore[arg-type]
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise ValueError("a printed configuration is expected") from None
+        raise ValueError("expected a printed configuration") from None
 
 
 class Settings(Record):
@@ -75,7 +75,7 @@ def fold_folder(model: Path, fold: int | str) -> Path:
 
 
 def fold_number(folder: Path) -> int | None:
-    """Return the number of a fold's folder, or None if it is none, as fold_all."""
+    """Return the number of a fold's folder, or None if it has no number, such as fold_all."""
     match = re.fullmatch(r"fold_([0-9]{1,9})", folder.name)
     return int(match[1]) if match else None
 
@@ -89,7 +89,7 @@ def predicted_files(summary: Path) -> list[str]:
     """Return the names of the predictions that a summary lists.
 
     Raises:
-        UserError: The file cannot be read or is no summary.
+        UserError: The file cannot be read or is not a summary.
     """
     cases = read_record(summary, Summary).metric_per_case
     if cases is None:
@@ -98,22 +98,22 @@ def predicted_files(summary: Path) -> list[str]:
 
 
 def read_settings(fold: Path, problems: list[str]) -> Settings:
-    """Return what the trainer wrote about itself; nothing before training has begun.
+    """Return the settings that the trainer wrote, which are empty before training starts.
 
     Args:
         fold: Folder of the fold.
-        problems: Why the file cannot be used is added, in words.
+        problems: List for a message if the file cannot be used.
     """
     return read_record_if_usable(fold / _SETTINGS_FILE, Settings, problems) or Settings()
 
 
 def training_settings(fold: Path, configuration: str, problems: list[str]) -> dict[str, object]:
-    """Return all that is known of how a fold was trained: plans.json, overridden by debug.json.
+    """Return all known settings with which a fold was trained: those of plans.json, overridden by debug.json.
 
     Args:
         fold: Folder of the fold.
-        configuration: Name of the configuration of the plans.
-        problems: Why a file cannot be used is added, in words.
+        configuration: Name of the configuration in the plans.
+        problems: List for messages about files that cannot be used.
     """
     used = read_settings(fold, problems)
     plans = read_record_if_usable(fold.parent / PLANS_FILE, Plans, problems)

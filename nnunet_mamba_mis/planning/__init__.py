@@ -1,4 +1,4 @@
-"""Plans for Mamba-MIS: patch and batch size by the memory that training takes."""
+"""Plans for Mamba-MIS: patch and batch size that fit a GPU's memory."""
 
 PLANS_NAME = "nnUNetMambaMISPlans"
 STOCK_PLANS_NAME = "nnUNetPlans"

@@ -1,4 +1,4 @@
-"""What can be checked before planning, without nnU-Net's planner, which takes seconds to import."""
+"""Checks before planning, without nnU-Net's planner, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunet_mamba_mis.nnunet.records import read_record
 from nnunet_mamba_mis.planning import STOCK_PLANS_NAME
 from nnunet_mamba_mis.utils.errors import UserError
 
-# TRAINER__PLANS__CONFIGURATION is the name of a folder, for which systems have 255 bytes
+# TRAINER__PLANS__CONFIGURATION is the name of a folder, for which file systems allow 255 bytes
 _LONGEST_NAME = 100
 
 
@@ -24,17 +24,17 @@ def check_options(gpu_memory: float, plans_name: str) -> None:
     """
     if not 0 < gpu_memory < math.inf:
         raise UserError(f"--gpu-memory {gpu_memory:g}: it must be above 0 and finite")
-    # nnU-Net makes a folder of the name, and takes it apart at double underscores
+    # nnU-Net uses the name in a folder's name, which it splits at double underscores
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]|_(?!_))*(?<![_.-])", plans_name):
         raise UserError(f"--plans-name {plans_name}: use letters, digits, '.', '-', and single '_' between them")
     if len(plans_name) > _LONGEST_NAME:
         raise UserError(f"--plans-name {plans_name}: use at most {_LONGEST_NAME} characters")
     if plans_name == STOCK_PLANS_NAME:
-        raise UserError(f"--plans-name {STOCK_PLANS_NAME}: nnU-Net's own plans have this name")
+        raise UserError(f"--plans-name {STOCK_PLANS_NAME}: nnU-Net's own plans have this name, choose another")
 
 
 def find_fingerprinted(dataset: str) -> Path:
-    """Return a dataset's folder in nnUNet_preprocessed; its name is the dataset's.
+    """Return a dataset's folder in nnUNet_preprocessed, which has the dataset's full name.
 
     Args:
         dataset: Id or full name.
@@ -46,20 +46,20 @@ def find_fingerprinted(dataset: str) -> Path:
     name = find_dataset_name(dataset)
     description = raw / name / DATASET_FILE
     if not description.exists():
-        raise UserError(f"{description} does not exist: planning reads it, and lists the images beside it")
+        raise UserError(f"{description} does not exist: planning needs the raw dataset")
     if not (preprocessed / name / FINGERPRINT_FILE).exists():
         raise UserError(f"{name} has no fingerprint yet: run {_fingerprint_command(name)} first")
     return preprocessed / name
 
 
 def read_dataset(folder_of_dataset: Path) -> Dataset:
-    """Return the description of a dataset to plan for, once all that nnU-Net's planner reads is found to be usable.
+    """Check all files that nnU-Net's planner reads, and return the dataset's description.
 
     Args:
-        folder_of_dataset: In nnUNet_preprocessed.
+        folder_of_dataset: The dataset's folder in nnUNet_preprocessed.
 
     Raises:
-        UserError: A file cannot be used; the text names it and the way out.
+        UserError: A file cannot be used; the message names it and the way out.
     """
     name = folder_of_dataset.name
     raw = folder("nnUNet_raw") / name
@@ -75,7 +75,7 @@ def read_dataset(folder_of_dataset: Path) -> Dataset:
 
 
 def _check_splits(raw: Path, preprocessed: Path) -> None:
-    """Check that the folds in nnUNet_raw, which nnU-Net copies, are those that it has copied before."""
+    """Check that the folds in nnUNet_raw, which nnU-Net copies, equal the copy that already exists."""
     if not raw.exists():
         return
     given = read_record(raw, Splits)

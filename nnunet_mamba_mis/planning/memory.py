@@ -1,24 +1,24 @@
-"""How much memory a training step of Mamba-MIS takes.
+"""Model of the memory that a training step of Mamba-MIS takes.
 
-A step holds most when backward begins. Then there are
+Memory peaks at the start of the backward pass. It then holds
 
 - weights, gradients and AdamW's two moments: 16 bytes per parameter. Spectral gates have parameters for each pixel of
-  the patch, so that they count;
-- what blocks keep for backward. All of it belongs to pixels of the block's features, so that a block of C channels and
-  H × W features keeps `per_channel` · C + `per_pixel` bytes for each of them, the scans' states among it;
-- what the layers between blocks keep (stem, merges, expands, bridge, heads) and the loss: bytes for each pixel of the
-  image. With a convolutional stem these are most of it, and there are no blocks at full resolution;
-- scratch of the operation that runs. It is largest in the decoder's last layers, which have full resolution, and so
-  belongs to pixels of the image, too.
+  the patch, so they matter;
+- what blocks keep for backward, including the scans' states. It scales with the pixels of a block's features: a block
+  of C channels keeps `per_channel` · C + `per_pixel` bytes for each of its H × W pixels;
+- what the loss and the layers between blocks keep (stem, merges, expands, bridge, heads): bytes per pixel of the image.
+  With a convolutional stem this part dominates, and there are no blocks at full resolution;
+- scratch memory of the running operation. It is largest in the decoder's last layers, which have full resolution, so it
+  also scales with the pixels of the image.
 
-All but the parameters grows with the batch. Numbers are of this code as it runs on the two kinds of devices:
+Everything except the parameters grows with the batch. The numbers describe this code on two kinds of devices:
 
-- "cpu": float32, native code, which keeps inputs and recomputes what lies between (`ops/pixelwise.py`, `ops/s6.py`);
-- "cuda": fp16 autocast, PyTorch layer by layer, and the scan in Triton (`ops/selective_scan/triton.py`): it keeps Δ, B
-  and C, the last two of 32 states each, and a state for every 8 positions. Savings of torch.compile are not counted on.
+- "cpu": float32, native code, which keeps inputs and recomputes intermediate values (`ops/pixelwise.py`, `ops/s6.py`);
+- "cuda": fp16 autocast, PyTorch layer by layer, and the scan in Triton (`ops/selective_scan/triton.py`). The scan keeps
+  Δ, B and C (32 states each for B and C), and a state for every 8 positions. Savings by torch.compile are not included.
 
-What is kept was counted, tensor by tensor, at autograd's saved-tensor hooks (on a GPU's path with fake tensors).
-Scratch was fitted to measured peaks, on a CPU and on an H100. `performance/memory.py` compares peaks with the model.
+Kept memory was counted tensor by tensor with autograd's saved-tensor hooks (for the GPU with fake tensors). Scratch
+memory was fitted to measured peaks on a CPU and an H100. `performance/memory.py` compares peaks with the model.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _DECODER_CHANNELS = (*reversed(_ENCODER_CHANNELS), BASE_WIDTH // 2)
 
 
 class _Bytes(NamedTuple):
-    """What a device holds."""
+    """Bytes that a device holds."""
 
-    per_channel: float  # a block keeps this for each channel of a pixel of its features
-    per_pixel: float  # and this for each pixel
+    per_channel: float  # kept by a block, for each channel of each pixel of its features
+    per_pixel: float  # kept by a block, for each pixel of its features
     between_blocks: dict[str, float]  # for each pixel of the image, by stem
     scratch: dict[str, float]  # for each pixel of the image, by stem
-    process: float  # before there is a network: CUDA's context and libraries, or Python with nnU-Net
+    process: float  # before the network exists: CUDA's context and libraries, or Python with nnU-Net
 
 
 _DEVICES = {
@@ -90,7 +90,7 @@ def training_bytes(
     classes: int = 2,
     stem: str = "patch",
 ) -> float:
-    """Bytes that training with deep supervision takes at most, over those of the process.
+    """Return the peak number of bytes that training with deep supervision takes, without those of the process.
 
     Args:
         device: "cpu" or "cuda".
@@ -105,15 +105,15 @@ def training_bytes(
     # logits, their softmax in cross entropy and Dice, and gradients; targets
     loss = 20 * classes + 20
     pixels = math.prod(_padded(patch_size))
-    an_image = kept + pixels * (loss + _DEVICES[device].scratch[stem])
+    per_image = kept + pixels * (loss + _DEVICES[device].scratch[stem])
     weights = _BYTES_PER_PARAMETER * parameters(variant, patch_size, input_channels, classes, stem)
-    return weights + batch_size * an_image
+    return weights + batch_size * per_image
 
 
 def kept_bytes(
     device: str, variant: str, patch_size: tuple[int, int], input_channels: int = 3, stem: str = "patch"
 ) -> float:
-    """Bytes that the network keeps for backward, for one image; arguments as `training_bytes`."""
+    """Return the bytes that the network keeps for backward for one image; arguments are those of `training_bytes`."""
     bytes_ = _DEVICES[device]
     blocks = sum(
         s.depth * s.height * s.width * (bytes_.per_channel * s.channels + bytes_.per_pixel)
@@ -123,27 +123,27 @@ def kept_bytes(
 
 
 def process_bytes(device: str) -> float:
-    """Bytes that a process takes before there is a network."""
+    """Return the bytes that a process takes before the network exists."""
     return _DEVICES[device].process
 
 
 def parameters(
     variant: str, patch_size: tuple[int, int], input_channels: int = 3, classes: int = 2, stem: str = "patch"
 ) -> int:
-    """Parameters of a network with deep supervision; arguments as `training_bytes`."""
+    """Return the number of parameters with deep supervision; arguments are those of `training_bytes`."""
     smallest = (_COARSEST, _COARSEST)
     without_gates = _count(variant, input_channels, classes, stem) - _gate_parameters(variant, smallest, stem)
     return without_gates + _gate_parameters(variant, patch_size, stem)
 
 
 def stages(variant: str, patch_size: tuple[int, int], stem: str) -> Iterator[Stage]:
-    """All stages of the network, encoder first."""
+    """Yield all stages of the network, encoder first."""
     height, width = _padded(patch_size)
     depths = VARIANTS[variant]
     encoder = zip(depths.encoder, _ENCODER_CHANNELS, ENCODER_STRIDES, strict=True)
     decoder = zip(depths.decoder, _DECODER_CHANNELS, DECODER_STRIDES, strict=True)
     for depth, channels, stride in (*encoder, *decoder):
-        # a convolutional stem has convolutions at full resolution
+        # with a convolutional stem, convolutions replace the stage at full resolution
         if stem == "patch" or stride > 1:
             yield Stage(depth, channels, height // stride, width // stride)
 

@@ -24,10 +24,10 @@ from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
 
 CONFIGURATION = "2d"
-GIGABYTE = 1e9  # not 2³⁰: what a GPU is sold with is more, and its allocator needs the rest
-_STEP = 32  # the network pads to multiples of it
+GIGABYTE = 1e9  # not 2³⁰: a GPU sold as 8 GB has more, which its allocator needs
+_STEP = 32  # the network pads to multiples of this
 _LARGEST_AREA = 2048**2
-# of a configuration, what preprocessing looks at
+# the entries of a configuration that determine preprocessing
 _PREPROCESSING = (
     "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm",
     "resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
@@ -35,12 +35,12 @@ _PREPROCESSING = (
 
 
 def plan(dataset: str, gpu_memory: float, variant: str, stem: str, plans_name: str) -> MambaMISPlanner:
-    """Write plans; arguments as `MambaMISPlanner`.
+    """Write plans, and return their planner; arguments are those of `MambaMISPlanner`.
 
     Raises:
-        UserError: Plans for this memory, or of this name, cannot be made.
+        UserError: Plans for this memory or of this name cannot be made.
     """
-    # nnU-Net prints the U-Net that it begins with, and tracebacks of readers that it tries
+    # nnU-Net prints the U-Net that it starts with, and tracebacks of readers that it tries
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             planner = MambaMISPlanner(dataset, gpu_memory, variant, stem, plans_name)
@@ -51,18 +51,18 @@ def plan(dataset: str, gpu_memory: float, variant: str, stem: str, plans_name: s
 
 
 class MambaMISPlanner(ExperimentPlanner):
-    """Plans of one configuration, 2d; all that is not the network's is as nnU-Net plans it.
+    """Planner for one configuration, 2d; nnU-Net plans everything that does not depend on the network.
 
     Args:
-        dataset: Full name.
-        gpu_memory: What training may take, in GB.
+        dataset: Full name of the dataset.
+        gpu_memory: Memory that training may take, in GB.
         variant: "S", "B" or "L".
         stem: "patch" or "conv".
-        plans_name: Name of the plans, which is the file's.
+        plans_name: Name of the plans and of their file.
     """
 
     def __init__(self, dataset: str, gpu_memory: float, variant: str, stem: str, plans_name: str) -> None:
-        # the planner below has a U-Net's memory in mind: let it have enough for the largest patch
+        # nnU-Net's planner budgets for a U-Net: give it enough memory for the largest patch
         self.description = read_dataset(folder("nnUNet_preprocessed") / dataset)
         super().__init__(dataset, gpu_memory_target_in_gb=1e6, plans_name=plans_name)
         self.budget = gpu_memory * GIGABYTE
@@ -70,21 +70,21 @@ class MambaMISPlanner(ExperimentPlanner):
 
     @staticmethod
     def static_estimate_VRAM_usage(*_network: object) -> int:
-        """A U-Net's memory does not matter here, so that none is built."""
+        """Return a constant: a U-Net's memory does not matter here, so none needs to be built."""
         return 1
 
     def determine_reader_writer(self) -> type:
-        """nnU-Net's class that reads the images.
+        """Return nnU-Net's class that reads the images.
 
         Raises:
-            UserError: None can read the first of them.
+            UserError: No class can read the first image.
         """
         try:
             return super().determine_reader_writer()
         except (RuntimeError, IndexError):
             case, files = next(iter(self.dataset.items()))
             image = next(iter(files["images"]), f"{case}_0000{self.description.file_ending}")
-            raise UserError(f"{image} cannot be read by nnU-Net: every image must be readable") from None
+            raise UserError(f"nnU-Net cannot read {image}: check that the file exists and is not damaged") from None
 
     def get_plans_for_configuration(
         self,
@@ -94,13 +94,13 @@ class MambaMISPlanner(ExperimentPlanner):
         approximate_n_voxels_dataset: float,
         _cache: dict,
     ) -> dict[str, Any]:
-        """nnU-Net's configuration, with the network, and patch and batch size for it.
+        """Return nnU-Net's configuration with Mamba-MIS, and with patch and batch size for it.
 
         Raises:
             UserError: Not even the smallest patch fits.
         """
         if len(spacing) == 3:
-            # `save_plans` drops it; nnU-Net makes no others for a patch that is a whole image
+            # `save_plans` drops it; for a patch of a whole image nnU-Net makes no further configurations
             return {"patch_size": median_shape, "spacing": spacing}
         arguments = (spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache)
         configuration = super().get_plans_for_configuration(*arguments)
@@ -112,8 +112,8 @@ class MambaMISPlanner(ExperimentPlanner):
         }
 
     def _patch_size(self, spacing: np.ndarray, median_shape: np.ndarray) -> tuple[int, int]:
-        """The median image, or less of it: of the side that shows most of the image, as long as two do not fit."""
-        # of isotropic extent, and at most 2048 × 2048 pixels
+        """Return the size of the median image; while two do not fit, shorten the side that shows most of the image."""
+        # isotropic extent, and at most 2048 × 2048 pixels
         largest = math.sqrt(_LARGEST_AREA * spacing[0] * spacing[1]) / np.asarray(spacing)
         patch = [_STEP * math.ceil(side / _STEP) for side in np.minimum(largest, median_shape)]
         while self.memory((patch[0], patch[1]), self.UNet_min_batch_size) > self.budget:
@@ -127,23 +127,23 @@ class MambaMISPlanner(ExperimentPlanner):
         return patch[0], patch[1]
 
     def _batch_size(self, patch_size: tuple[int, int], pixels_in_dataset: float) -> int:
-        """As many as fit, at most 5 % of the dataset, at least 2."""
-        of_one_more = self.memory(patch_size, 2) - self.memory(patch_size, 1)
-        fitting = 1 + (self.budget - self.memory(patch_size, 1)) / of_one_more
-        of_dataset = round(self.max_dataset_covered * pixels_in_dataset / math.prod(patch_size))
-        return max(int(min(fitting, of_dataset)), self.UNet_min_batch_size)
+        """Return as many images as fit, but at most 5 % of the dataset, and at least 2."""
+        per_image = self.memory(patch_size, 2) - self.memory(patch_size, 1)
+        fitting = 1 + (self.budget - self.memory(patch_size, 1)) / per_image
+        share_of_dataset = round(self.max_dataset_covered * pixels_in_dataset / math.prod(patch_size))
+        return max(int(min(fitting, share_of_dataset)), self.UNet_min_batch_size)
 
     def memory(self, patch_size: tuple[int, int], batch_size: int, device: str = "cuda") -> float:
-        """Bytes that training takes, the process included."""
+        """Return the bytes that training takes, including those of the process."""
         channels, classes = len(self.description.channel_names), self.description.heads
         step = training_bytes(device, self.variant, patch_size, batch_size, channels, classes, self.stem)
         return process_bytes(device) + step
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Write the plans, with nnU-Net's preprocessed data if they are what these plans ask for.
+        """Write the plans; they reuse nnU-Net's preprocessed data if these fit.
 
         Raises:
-            UserError: Plans of this name exist, for another network or with networks trained on them.
+            UserError: Plans of this name exist for another network, or networks were trained with them.
         """
         recursive_fix_for_json_export(plans)
         configuration = plans["configurations"][CONFIGURATION]
@@ -151,7 +151,7 @@ class MambaMISPlanner(ExperimentPlanner):
         if self._stock_data_fit(plans):
             configuration["data_identifier"] = f"{STOCK_PLANS_NAME}_{CONFIGURATION}"
         path = self._plans_file(self.plans_identifier)
-        # configurations that users have added stay, as nnU-Net has it
+        # keep configurations that users have added, as nnU-Net does
         added = read_plans(path).as_json()["configurations"] if path.exists() else {}
         plans["configurations"] = added | {CONFIGURATION: configuration}
         try:
@@ -171,13 +171,12 @@ class MambaMISPlanner(ExperimentPlanner):
             return
         if trained := self._trained_networks():
             raise UserError(
-                f"{path} would change, and {trained[0]} was trained with it: the next training would replace the plans "
-                "that it is loaded with. Give these plans a name of their own (--plans-name), or move the trained "
-                "networks away"
+                f"{path} would change, but {trained[0]} was trained with it, and the next run would replace the plans "
+                "with which that network is loaded. Choose another --plans-name, or move the trained networks away"
             )
 
     def _trained_networks(self) -> list[Path]:
-        """Folders of networks that were trained with plans of this name."""
+        """Return the folders of networks that were trained with plans of this name."""
         results = folder_if_set("nnUNet_results")
         if results is None:
             return []
@@ -187,7 +186,7 @@ class MambaMISPlanner(ExperimentPlanner):
 
     def _stock_data_fit(self, plans: dict[str, Any]) -> bool:
         path = self._plans_file(STOCK_PLANS_NAME)
-        if not path.exists():  # and may be planned with any spacing later
+        if not path.exists():  # nnU-Net may plan any spacing later
             return False
         stock = read_plans(path)
         theirs = stock.configurations.get(CONFIGURATION, Configuration())
@@ -200,6 +199,6 @@ class MambaMISPlanner(ExperimentPlanner):
 
 
 def _equal(earlier: Configuration, planned: dict[str, Any], names: Iterable[str]) -> bool:
-    """Whether what is planned is in a file already, which has lists for tuples."""
-    there = earlier.as_json()
-    return all(there.get(name) == json.loads(json.dumps(planned[name])) for name in names)
+    """Return whether a file already has the planned values; it has lists instead of tuples."""
+    values = earlier.as_json()
+    return all(values.get(name) == json.loads(json.dumps(planned[name])) for name in names)

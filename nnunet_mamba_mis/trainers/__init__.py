@@ -1,6 +1,6 @@
 """nnU-Net trainers: every name in `__all__` works as `nnUNetv2_train ... -tr NAME`.
 
-So does each with another length behind it, `_1epoch` or `_<N>epochs`: nnU-Net looks names up with `hasattr`.
+So does each with a length appended, `_1epoch` or `_<N>epochs`: nnU-Net looks names up with `hasattr`.
 """
 
 import functools
@@ -33,16 +33,16 @@ __all__ = [
     "nnUNetTrainerUMambaEnc",
     *ABLATIONS,
 ]
-# one spelling of each length, as nnU-Net's own trainers have it
+# one spelling per length, that of nnU-Net's own trainers
 _WITH_LENGTH = re.compile(r"(\w+)_(1epoch|([2-9]|[1-9][0-9]+)epochs)")
 
 
 @functools.cache
 def __getattr__(name: str) -> type[ConfiguredTrainer]:
-    """Return the trainer of a name that has a length, which differs in `epochs` alone; always the same class.
+    """Return the trainer for a name with a length: a subclass that sets only `epochs`, the same class every time.
 
     Raises:
-        AttributeError: No trainer of ours has this name.
+        AttributeError: This package has no trainer of this name.
     """
     match = _WITH_LENGTH.fullmatch(name)
     if match is None or match[1] not in __all__:

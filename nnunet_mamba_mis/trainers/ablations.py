@@ -33,13 +33,13 @@ class nnUNetTrainerMambaMIS_noSG(nnUNetTrainerMambaMIS):
 
 
 class nnUNetTrainerMambaMIS_attentionOnly(nnUNetTrainerMambaMIS):
-    """The attention part of the bridge alone."""
+    """Only the attention part of the bridge."""
 
     architecture = {"fusion_bridge": False}
 
 
 class nnUNetTrainerMambaMIS_fusionOnly(nnUNetTrainerMambaMIS):
-    """The multi-scale part of the bridge alone."""
+    """Only the multi-scale part of the bridge."""
 
     architecture = {"attention_bridge": False}
 
@@ -63,12 +63,12 @@ class nnUNetTrainerMambaMIS_vit(nnUNetTrainerMambaMIS):
 
 
 class nnUNetTrainerMambaMIS_noSSM(nnUNetTrainerMambaMIS):
-    """No state spaces, at the same parameters and cost: depthwise convolutions instead of scans."""
+    """No state spaces, with equal parameters and cost: depthwise convolutions instead of scans."""
 
     architecture = {"block": "nossm"}
 
 
 class nnUNetTrainerMambaMIS_mambaDiscretization(nnUNetTrainerMambaMIS):
-    """Discretization with Δ instead of (e^{ΔA} − 1)/A, as Mamba has it."""
+    """Discretization with Δ instead of (e^{ΔA} − 1)/A, as in Mamba."""
 
     architecture = {"discretization": "mamba"}

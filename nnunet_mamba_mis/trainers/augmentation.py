@@ -1,7 +1,7 @@
-"""Changes to nnU-Net's augmentation, made in the transforms that it returns.
+"""Change nnU-Net's augmentation, in the transforms that it returns.
 
-nnU-Net composes its augmentation in one function without parameters for what is changed here. A copy of it would miss
-what later versions add; instead the transforms are looked up by class, and one that is missing ends training.
+nnU-Net composes its augmentation in one function, without parameters for these changes. A copy of that function would
+miss what later versions add. Instead, transforms are looked up by class, and a missing one ends training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 
 
 def share_colour(transforms: BasicTransform) -> None:
-    """Let brightness, contrast and gamma change all channels by the same factor, drawn once per image.
+    """Make brightness, contrast and gamma change all channels by the same factor, drawn once per image.
 
     Args:
         transforms: nnU-Net's augmentation, changed in place.
@@ -36,7 +36,7 @@ def set_geometry(
     p_rotation: float | None = None,
     p_scaling: float | None = None,
 ) -> None:
-    """Replace what nnU-Net has of rotation and scale; None keeps it.
+    """Replace nnU-Net's settings for rotation and scale; None keeps a setting.
 
     Args:
         transforms: nnU-Net's augmentation, changed in place.
@@ -56,19 +56,20 @@ def set_geometry(
 
 def _change(transforms: BasicTransform, kind: type[BasicTransform], **values: object) -> None:
     """Set attributes of all transforms of a kind."""
-    found = [transform for transform in _all_within(transforms) if isinstance(transform, kind)]
-    if not found or any(not hasattr(transform, name) for transform in found for name in values):
+    matching = [transform for transform in _all_within(transforms) if isinstance(transform, kind)]
+    if not matching or any(not hasattr(transform, name) for transform in matching for name in values):
         raise SystemExit(
-            f"The augmentation has no {kind.__name__} with {', '.join(values)}, which this trainer changes: "
-            "another version of nnU-Net or batchgeneratorsv2 is installed, or a trainer replaces the augmentation"
+            f"The augmentation has no {kind.__name__} with {', '.join(values)}, which this trainer changes. Check that "
+            "the trainer does not replace nnU-Net's augmentation, and that nnU-Net's version is supported "
+            "(mamba_mis doctor)"
         )
-    for transform in found:
+    for transform in matching:
         for name, value in values.items():
             setattr(transform, name, value)
 
 
 def _all_within(transform: BasicTransform) -> Iterator[BasicTransform]:
-    """Yield a transform and those in it: containers name what they hold differently."""
+    """Yield a transform and all transforms in it, under whatever name a container holds them."""
     yield transform
     for value in vars(transform).values():
         for part in value if isinstance(value, list | tuple) else [value]:

@@ -1,4 +1,4 @@
-"""nnU-Net's trainer, whose validation and checkpoints have averaged weights."""
+"""nnU-Net's trainer with averaged weights in validation and checkpoints."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from nnunet_mamba_mis.utils.errors import UserError
 
 
 class AveragedTrainer(RobustTrainer):
-    """nnU-Net's trainer, with an exponential moving average of the weights where `ema_decay` is set.
+    """nnU-Net's trainer, with an exponential moving average of the weights if `ema_decay` is set.
 
-    Training goes on with the network's own weights. Validation, the choice of the best checkpoint and the
-    `network_weights` in checkpoints, which prediction and export read, have the average. Checkpoints hold the own
-    weights too, in the optimizer's state.
+    Training continues with the network's own weights. Validation, the choice of the best checkpoint and the
+    `network_weights` in checkpoints, which prediction and export read, use the average. Checkpoints also hold the
+    network's own weights, in the optimizer's state.
     """
 
     ema_decay: ClassVar[float | None] = None
     average: WeightAverage | None = None
 
     def initialize(self) -> None:
-        """Also prepare the average."""
+        """Initialize, and prepare the average."""
         super().initialize()
         if self.ema_decay is not None:
             average = self.average = WeightAverage(unwrap(self.network), self.ema_decay)
             self.optimizer.register_state_dict_post_hook(lambda _, state: state | {AVERAGE: average.record()})
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """While entered, the network holds the average, if there is one."""
+        """Return a context in which the network holds the average, if there is one."""
         return self.average.used() if self.average else nullcontext()
 
     def on_train_start(self) -> None:
-        """Also begin the average, now that pretrained weights are loaded."""
+        """Start training, and start the average, now that pretrained weights are loaded."""
         super().on_train_start()
         if self.average and not self.is_continued:
             self.average.start()
 
     def train_step(self, batch: dict) -> dict:
-        """As its base class; a skipped step does not count in the average."""
+        """Run a training step; a skipped step does not change the average."""
         skipped = self.skipped_steps
         output = super().train_step(batch)
         if self.average and self.skipped_steps == skipped:
@@ -53,20 +53,23 @@ class AveragedTrainer(RobustTrainer):
             super()._validate_epoch()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's final validation, of the average."""
+        """Run nnU-Net's final validation with the average."""
         with self.averaged_weights():
             super().perform_actual_validation(save_probabilities)
 
     def save_checkpoint(self, filename: str) -> None:
-        """As its base class, with the average as `network_weights`."""
+        """Write a checkpoint with the average as `network_weights`."""
         with self.averaged_weights():
             super().save_checkpoint(filename)
 
     def _load_fitting(self, checkpoint: Training, path: str) -> None:
+        record = checkpoint.optimizer_state.average
+        if self.average is None and record is not None:
+            # network_weights are the average, from which training would silently continue
+            raise UserError(f"{path} has averaged weights: set ema_decay in {type(self).__name__} as in that run")
         super()._load_fitting(checkpoint, path)
         if self.average is None:
             return
-        record = checkpoint.optimizer_state.average
         if record is None:
             self.average.start()
             return

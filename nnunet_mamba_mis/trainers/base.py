@@ -1,4 +1,4 @@
-"""nnU-Net's trainer, set by class attributes."""
+"""nnU-Net's trainer, configured by class attributes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from nnunet_mamba_mis.utils.errors import UserError
 
 
 class ConfiguredTrainer(nnUNetTrainer):
-    """nnU-Net's trainer; variants set class attributes, and unusable input ends with one message.
+    """nnU-Net's trainer: variants set class attributes, and unusable input ends training with one message.
 
-    This is the one constructor: nnU-Net's has to be repeated with its five parameters by name, and sets its
-    hyperparameters after a subclass could.
+    No subclass needs a constructor: it would have to repeat nnU-Net's five parameters by name, and nnU-Net's own
+    constructor would overwrite hyperparameters that a subclass had set before.
 
     Raises:
         SystemExit: Training cannot work with these plans, this dataset.json, configuration, device or environment, or
             another process works on the fold.
     """
 
-    # nnU-Net's values, under nnU-Net's names where an instance has these too
+    # nnU-Net's values, under nnU-Net's names where its instances have such an attribute
     initial_lr: float = 1e-2
     weight_decay: float = 3e-5
     oversample_foreground_percent: float = 0.33
@@ -42,7 +42,7 @@ class ConfiguredTrainer(nnUNetTrainer):
     iterations_per_epoch: ClassVar[int] = 250
     validation_iterations_per_epoch: ClassVar[int] = 50
     save_every: int = 50
-    # what messages call a network that only 2D configurations have
+    # name in messages, for a network that only works with 2D configurations
     planar_network: ClassVar[str | None] = None
 
     def __init__(
@@ -53,7 +53,7 @@ class ConfiguredTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ):
-        # before nnU-Net makes folders and a log
+        # before nnU-Net creates folders and a log
         try:
             check_plans(plans)
             check_json(json.dumps(dataset_json), Dataset, f"{DATASET_FILE} cannot be used")
@@ -62,7 +62,7 @@ class ConfiguredTrainer(nnUNetTrainer):
         manager = PlansManager(plans)
         results = _stop_if_unusable(manager, configuration, device, self.planar_network)
         model = results / manager.dataset_name / f"{type(self).__name__}__{manager.plans_name}__{configuration}"
-        # the final validation follows training, so it is held as long as this trainer exists
+        # held as long as this trainer exists, because the final validation follows training
         self.fold_lock = lock_fold(fold_folder(model, fold))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = type(self).initial_lr
@@ -74,15 +74,15 @@ class ConfiguredTrainer(nnUNetTrainer):
         self.save_every = type(self).save_every
 
     def initialize(self) -> None:
-        """Also load `-pretrained_weights`, for which nnU-Net initializes the trainer, this package's way."""
+        """Initialize, and make nnU-Net load `-pretrained_weights`, its next step, with this package's loader."""
         super().initialize()
         replace_loader(self.print_to_log_file)
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """As nnU-Net, but end where its splits cannot be used, or be made.
+        """Return nnU-Net's split, unless it cannot be used or created.
 
         Raises:
-            SystemExit: splits_final.json is of something else, or there are too few cases.
+            SystemExit: splits_final.json does not fit the preprocessed cases, or there are too few cases.
         """
         if self.fold != "all":
             preprocessed = self.preprocessed_dataset_folder
@@ -91,10 +91,10 @@ class ConfiguredTrainer(nnUNetTrainer):
         return super().do_split()
 
     def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
-        """As nnU-Net, but end where a case has a label that dataset.json lacks; the loss would fail on it.
+        """Return nnU-Net's datasets, unless a case has a label that dataset.json lacks: the loss would fail on it.
 
         Raises:
-            SystemExit: There is such a case.
+            SystemExit: A case has such a label.
         """
         datasets = super().get_tr_and_val_datasets()
         if self.local_rank == 0:
@@ -105,7 +105,7 @@ class ConfiguredTrainer(nnUNetTrainer):
 def _stop_if_unusable(
     manager: PlansManager, configuration: str, device: torch.device, planar_network: str | None
 ) -> Path:
-    """Return nnUNet_results, or end with one clear message where training cannot work; nnU-Net would print a trace."""
+    """Return nnUNet_results, or exit with one message if training cannot work; nnU-Net would print a traceback."""
     usable = [
         name
         for name in manager.available_configurations
@@ -124,6 +124,6 @@ def _stop_if_unusable(
         raise SystemExit(str(error)) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(
-            "There is no usable CUDA device (`mamba_mis doctor` says why): add -device cpu to the command."
+            "No usable CUDA device was found (`mamba_mis doctor` shows why): add -device cpu to the command."
         )
     return results

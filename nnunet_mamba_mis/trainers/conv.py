@@ -14,6 +14,6 @@ class nnUNetTrainerMambaMIS_conv(nnUNetTrainerMambaMIS):
 
 
 class nnUNetTrainerMambaMIS_conv_noSSM(nnUNetTrainerMambaMIS):
-    """The same with depthwise convolutions instead of scans (control)."""
+    """The same network with depthwise convolutions instead of scans (control)."""
 
     architecture: ClassVar[dict[str, Any]] = {"stem": "conv", "block": "nossm"}

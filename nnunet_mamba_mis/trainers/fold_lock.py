@@ -1,4 +1,4 @@
-"""One process at a time works on a fold."""
+"""Let only one process at a time work on a fold."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LOCK = "training.lock"
 
 
 def lock_fold(folder: Path) -> FileLock | None:
-    """Lock a fold's folder while what is returned exists; under DDP the first process does it for all.
+    """Lock a fold's folder for the lifetime of the returned lock; under DDP the first process locks it for all.
 
-    Where it cannot be locked, as on some network file systems, a warning is printed.
+    Print a warning if the folder cannot be locked, as on some network file systems.
 
     Raises:
-        SystemExit: Another process has it, or the folder cannot be made.
+        SystemExit: Another process holds the lock, or the folder cannot be created.
     """
     if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
         return None
@@ -26,17 +26,17 @@ def lock_fold(folder: Path) -> FileLock | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SystemExit(f"{folder} cannot be made: {error}") from None
+        raise SystemExit(f"{folder} cannot be created: {error}") from None
     try:
         return lock_file(path)
     except LockedError:
         raise SystemExit(
-            f"Another process trains or validates in {folder}: wait until it has ended, or stop it. Nothing was "
-            f"changed. (It has locked {path}; the lock ends with that process, also when it is killed.)"
+            f"Another process trains or validates in {folder}: wait until it ends, or stop it. Nothing was changed. "
+            f"(It holds the lock {path}, which ends with that process, even if it is killed.)"
         ) from None
     except OSError as error:
         print(
-            f"WARNING: {path} cannot be locked ({error}). Make sure that no other process trains this fold: each would "
-            "replace the checkpoints of the other"
+            f"WARNING: {path} cannot be locked ({error}). Make sure that no other process trains this fold: they would "
+            "overwrite each other's checkpoints"
         )
         return None

@@ -1,4 +1,4 @@
-"""The learning rate over the epochs of a training."""
+"""The learning rate over the epochs of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-# from 1 at the start to 0 at the end, of the part that is done
+# from 1 at the start to 0 at the end, as functions of the fraction done
 SHAPES = {
     "poly": lambda done: (1 - done) ** 0.9,  # nnU-Net's
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
@@ -15,18 +15,18 @@ SHAPES = {
 
 
 class WarmupSchedule(LRScheduler):
-    """A linear warm-up, then a fall to 0; set for an epoch, and in the warm-up for a step.
+    """A linear warm-up, set per step, then a decay to 0, set per epoch.
 
     Args:
-        optimizer: Its groups all get the same rate.
+        optimizer: All its groups get the same rate.
         initial_lr: The highest rate.
         epochs: Length of training.
-        shape: Name of the fall, in `SHAPES`.
-        warmup_epochs: Length of the warm-up; at most half of training is.
+        shape: Name of the decay, in `SHAPES`.
+        warmup_epochs: Length of the warm-up, limited to half of training.
         steps_per_epoch: Training steps in an epoch.
 
     Raises:
-        ValueError: There is no such shape.
+        ValueError: The shape does not exist.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class WarmupSchedule(LRScheduler):
         """Set the rate.
 
         Args:
-            epoch: Number of the epoch from 0; with a fraction, of a step in it.
+            epoch: Number of the epoch, from 0; a fraction stands for a step in it.
         """
-        # torch's constructor gives none
+        # torch's constructor passes no epoch
         rate = self.rate(epoch or 0)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._last_lr = [rate] * len(self.optimizer.param_groups)
 
     def rate(self, epoch: float) -> float:
-        """Return the rate of an epoch, or of a step in it; in the warm-up the first step is above 0."""
+        """Return the rate of an epoch, or of a step in it; it is above 0 even in the first step of the warm-up."""
         if epoch < self.warmup_epochs:
             return self.initial_lr * min(1, (epoch + 1 / self.steps_per_epoch) / self.warmup_epochs)
         return self.initial_lr * self.shape((epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs))

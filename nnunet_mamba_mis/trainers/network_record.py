@@ -1,7 +1,7 @@
-"""A record of the network in a checkpoint.
+"""Record the network in checkpoints.
 
-Weights alone do not tell what computes with them: discretizations have none. nnU-Net names the trainer in a checkpoint,
-which may be a user's own. So a record stands in the state of the optimizer, where nnU-Net and torch ignore it.
+Weights alone do not define a network: discretizations have none. nnU-Net records the name of the trainer, but that may
+be a user's own class. So the optimizer's state carries a record, which nnU-Net and torch ignore there.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.nnunet.plans import NETWORK_CLASS
 from nnunet_mamba_mis.trainers.pretrained_weights import unwrap
 
-# its name in the optimizer's state
+# key in the optimizer's state
 NETWORK = "network"
 
 
 def network_record(network: nn.Module) -> dict[str, Any]:
-    """Return class and arguments as plain values; for networks that are not exactly `MambaMIS` the class alone.
+    """Return class and arguments as plain values, or only the class if the network is not exactly `MambaMIS`.
 
     Args:
-        network: The network, also in the wrappers of DDP and torch.compile.
+        network: The network, with or without the wrappers of DDP and torch.compile.
     """
     bare = unwrap(network)
     if type(bare) is MambaMIS:

@@ -1,4 +1,4 @@
-"""nnU-Net's network with this package's optimiser: the fair baseline of Mamba-MIS."""
+"""nnU-Net's network with this package's optimiser: the fair baseline for Mamba-MIS."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_mamba_mis.trainers.recipe import RecipeTrainer
 
-# decay would pull A towards −1 and D towards 0, which are no neutral values
+# weight decay would pull A towards −1 and D towards 0, which are not neutral values
 NO_DECAY = {"A_log", "D", "bias"}
 NORMS = (nn.LayerNorm, _NormBase)  # the second is batch and instance norm of any dimension
 
 
 class nnUNetTrainerAdamW1e3(RecipeTrainer):
-    """nnU-Net's network of the plans, any configuration, with AdamW at 1e-3, weight decay 0.01, polynomial decay.
+    """nnU-Net's planned network, in any configuration, with AdamW at 1e-3, weight decay 0.01 and polynomial decay.
 
-    The Mamba-MIS trainers derive from it and change the network alone, so that a comparison with it is one of networks.
+    The Mamba-MIS trainers derive from it and change only the network, so comparing with it compares networks.
     """
 
     initial_lr = 1e-3
     weight_decay = 1e-2
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
-        """AdamW, with the schedule of the recipe."""
+        """Return AdamW and the schedule of the recipe."""
         groups = parameter_groups(self.network, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
         return optimizer, self.make_schedule(optimizer)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
-    """Return optimizer groups: weight decay for all parameters but A_log, D, norms and biases."""
+    """Return optimizer groups: weight decay for all parameters except A_log, D, norms and biases."""
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""The trainers that put Mamba-MIS into nnU-Net, in each of its sizes."""
+"""nnU-Net trainers for Mamba-MIS, in each of its sizes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
     planar_network = "Mamba-MIS"
 
     def initialize(self) -> None:
-        """Also record the network in checkpoints, for `mamba_mis export`."""
+        """Initialize, and record the network in checkpoints for `mamba_mis export`."""
         super().initialize()
         self.optimizer.register_state_dict_post_hook(lambda _, state: state | {NETWORK: network_record(self.network)})
 
-    # nnU-Net has a static method here and calls it on the class or an instance; a class method serves variants
+    # nnU-Net has a static method here, and calls it on the class or an instance; a class method knows the variant
     @classmethod
     def build_network_architecture(  # type: ignore[override]
         cls,
@@ -40,7 +40,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The network for the patch size of a 2D configuration; nnU-Net's inference calls this too."""
+        """Return the network for the patch size of a 2D configuration; nnU-Net's inference calls this, too."""
         keep_freed_memory()
         return MambaMIS(
             num_input_channels,
@@ -52,7 +52,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
 
     @classmethod
     def network_arguments(cls, configuration_manager: ConfigurationManager) -> dict[str, Any]:
-        """Keyword arguments of `MambaMIS`: what the trainer says, then what plans of ours say."""
+        """Return keyword arguments of `MambaMIS`: the trainer's, then those in plans of `mamba_mis plan`."""
         return _planned(configuration_manager) | cls.architecture
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
@@ -62,20 +62,20 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
         return [[h / height, w / width] for h, w in deep_supervision_sizes((height, width))]
 
     def on_train_start(self) -> None:
-        """Also log what computes the scans, and where this trainer overrides the plans."""
+        """Start training, and log which backend computes the scans and where this trainer overrides the plans."""
         super().on_train_start()
         self.log_scan_backend(self.network_arguments(self.configuration_manager).get("discretization", "zoh"))
         for name, planned in _planned(self.configuration_manager).items():
             chosen = self.architecture.get(name, planned)
             if chosen != planned:
                 self.print_to_log_file(
-                    f"Network: {name} {chosen}, as {type(self).__name__} says; the plans, with their patch and batch "
-                    f"size, were made for {planned} (mamba_mis plan makes others)"
+                    f"Network: {name} {chosen}, set by {type(self).__name__}. The plans, with their patch and batch "
+                    f"size, are for {name} {planned}: run mamba_mis plan for others"
                 )
 
 
 def _planned(manager: ConfigurationManager) -> dict[str, Any]:
-    """Keyword arguments of `MambaMIS` in the plans."""
+    """Return the keyword arguments of `MambaMIS` in the plans."""
     return check_record(manager.configuration["architecture"], Architecture, "plans: architecture").arguments
 
 

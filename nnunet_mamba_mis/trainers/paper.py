@@ -15,10 +15,10 @@ PATCH_SIZE = (256, 256)
 
 
 class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
-    """B as Wen et al. trained it: 256×256, batch 32, 300 epochs, AdamW with a cosine that rises again, one loss.
+    """B as Wen et al. trained it: 256×256, batch 32, 300 epochs, AdamW with a cyclic cosine, no deep supervision.
 
-    The loss is nnU-Net's Dice + cross entropy in equal parts; of two classes that is Dice + BCE. All parameters decay.
-    Augmentation and sampling are nnU-Net's, as the paper names none.
+    The loss is nnU-Net's Dice plus cross entropy in equal parts, which for two classes is Dice plus BCE. Weight decay
+    applies to all parameters. Augmentation and sampling are nnU-Net's, as the paper specifies none.
 
     Raises:
         SystemExit: The plans have another patch size.
@@ -29,24 +29,24 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
     recipe_batch_size: ClassVar[int] = 32
 
     def initialize(self) -> None:
-        """As its base class, with the paper's batch size and a loss on the full resolution alone."""
+        """Initialize with the paper's batch size, and with a loss on full resolution only."""
         self.enable_deep_supervision = False
         self.configuration_manager.configuration["batch_size"] = self.recipe_batch_size
         super().initialize()
 
     @classmethod
     def network_arguments(cls, configuration_manager: ConfigurationManager) -> dict[str, Any]:
-        """As its base class, for the paper's patch size only."""
+        """Return keyword arguments of `MambaMIS`, for the paper's patch size only."""
         patch_size = tuple(configuration_manager.patch_size)
         if patch_size != PATCH_SIZE:
             raise SystemExit(
-                f"{cls.__name__} is the paper's recipe at 256 × 256, but the plans have patches of {patch_size}: "
-                "resize the images to 256 × 256 (mamba_mis convert --resize 256) and plan anew, or set patch_size in a "
-                "copy of the plans and name it with -p"
+                f"{cls.__name__} needs patches of 256 × 256, as in the paper, but the plans have {patch_size}: resize "
+                "the images (mamba_mis convert --resize 256) and plan again, or set patch_size in a copy of the plans "
+                "and select it with -p"
             )
         return super().network_arguments(configuration_manager)
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
-        """AdamW at 1e-3 with weight decay 0.01; CosineAnnealingLR(T_max = 50, eta_min = 1e-5), stepped per epoch."""
+        """Return AdamW at 1e-3 with weight decay 0.01, and CosineAnnealingLR(T_max = 50, eta_min = 1e-5) per epoch."""
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, CosineAnnealingLR(optimizer, T_max=50, eta_min=1e-5)

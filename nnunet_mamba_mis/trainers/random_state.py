@@ -1,4 +1,4 @@
-"""The state of all random number generators that training draws from in its main process."""
+"""The state of all random number generators that the main process of training draws from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def get_random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Set the generators back to what `get_random_state` returned; another device's is left alone."""
+    """Restore the state that `get_random_state` returned; ignore that of another device."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(torch.from_numpy(state["torch"]))
@@ -27,14 +27,14 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def is_random_state(state: Any, device: torch.device) -> bool:
-    """Whether `set_random_state` can take this, from a file; no generator in use is changed."""
+    """Return whether `set_random_state` accepts a state from a file, without changing a generator in use."""
     try:
         random.Random().setstate(state["python"])
         np.random.RandomState().set_state(state["numpy"])
         torch.Generator().set_state(torch.from_numpy(state["torch"]))
         if device.type in state and device.type != "cpu":
             torch.Generator(device).set_state(torch.from_numpy(state[device.type]))
-    # whatever is wrong with it
+    # a damaged state can raise any exception
     except Exception:
         return False
     return True

@@ -1,4 +1,4 @@
-"""The recipe of a training: what variants set beside the network."""
+"""The training recipe: what variants set besides the network."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from nnunet_mamba_mis.trainers.learning_rate import WarmupSchedule
 
 
 class RecipeTrainer(AveragedTrainer):
-    """nnU-Net's trainer, whose augmentation and schedule class attributes change; by default nothing is.
+    """nnU-Net's trainer, with class attributes that change augmentation and schedule; the defaults are nnU-Net's.
 
     Raises:
         SystemExit: The augmentation lacks a transform that an attribute changes.
     """
 
-    # one draw of brightness, contrast and gamma for the three channels of colour images; others keep one per channel
+    # draw brightness, contrast and gamma once for all channels of colour images; other images keep one draw per channel
     joint_colour: ClassVar[bool] = False
-    # degrees in either direction, range of the scale (above 1 objects get smaller), probabilities; None is nnU-Net's
+    # degrees in either direction, range of the scale (above 1 objects get smaller), probabilities; None keeps nnU-Net's
     rotation: ClassVar[float | None] = None
     scaling: ClassVar[tuple[float, float] | None] = None
     p_rotation: ClassVar[float | None] = None
@@ -34,7 +34,7 @@ class RecipeTrainer(AveragedTrainer):
 
     # nnU-Net has a static method here, but calls it on the instance, which knows the images
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:  # type: ignore[override]
-        """nnU-Net's augmentation with the changes of this recipe."""
+        """Return nnU-Net's augmentation with the changes of this recipe."""
         transforms = super().get_training_transforms(*args, **kwargs)
         if self.joint_colour and self._has_colour_images():
             share_colour(transforms)
@@ -46,12 +46,12 @@ class RecipeTrainer(AveragedTrainer):
         return issubclass(reader, NaturalImage2DIO) and len(self.dataset_json["channel_names"]) == 3
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
-        """nnU-Net's optimiser, with the schedule of this recipe."""
+        """Return nnU-Net's optimiser and the schedule of this recipe."""
         optimizer, _ = super().configure_optimizers()
         return optimizer, self.make_schedule(optimizer)
 
     def make_schedule(self, optimizer: Optimizer) -> WarmupSchedule:
-        """Return the schedule of this recipe, for an optimiser."""
+        """Return the schedule of this recipe for an optimiser."""
         return WarmupSchedule(
             optimizer,
             self.initial_lr,
@@ -62,7 +62,7 @@ class RecipeTrainer(AveragedTrainer):
         )
 
     def train_step(self, batch: dict) -> dict:
-        """As its base class, with the step's own learning rate in epochs that begin in the warm-up."""
+        """Run a training step, with a learning rate of its own in epochs that begin in the warm-up."""
         schedule = self.lr_scheduler
         if isinstance(schedule, WarmupSchedule) and self.current_epoch < schedule.warmup_epochs:
             schedule.step(self.current_epoch + len(self.train_outputs) / self.num_iterations_per_epoch)

@@ -1,4 +1,4 @@
-"""nnU-Net's trainer, made to continue where it was stopped."""
+"""nnU-Net's trainer, with exact resume after a stop at any step."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from nnunet_mamba_mis.utils.errors import UserError
 
 
 class ResumableTrainer(ConfiguredTrainer):
-    """nnU-Net's trainer, but `--c` resumes exactly where training was stopped.
+    """nnU-Net's trainer, but `--c` resumes exactly where training stopped.
 
-    `checkpoint_latest.pth` is written after every epoch (`save_every`), and in the middle of one on SIGTERM or Ctrl-C.
-    Checkpoints are nnU-Net's. What they lack, the state of the random number generators and what the steps of the epoch
-    in progress have returned so far, is added to the optimizer's state, where nnU-Net and torch ignore it.
+    The trainer writes `checkpoint_latest.pth` after every epoch (`save_every`), and mid-epoch on SIGTERM or Ctrl-C.
+    Checkpoints are nnU-Net's. The optimizer's state carries what they lack, where nnU-Net and torch ignore it: the
+    state of the random number generators, and the outputs of the steps of a partial epoch.
     """
 
-    # attributes, beside those of nnU-Net, that a checkpoint keeps
+    # attributes that a checkpoint keeps in addition to nnU-Net's
     kept: ClassVar[tuple[str, ...]] = ("train_outputs", "val_outputs")
     save_every = 1
     is_continued = False
-    # where the generators have to be set to before the next step, if anywhere
+    # state of the generators to restore before the next step, if any
     random_state: dict[str, Any] | None = None
 
     def initialize(self) -> None:
-        """Also let the optimizer's state carry what exact continuation takes."""
+        """Initialize, and make the optimizer's state carry what an exact resume needs."""
         super().initialize()
         self.train_outputs: list[dict] = []
         self.val_outputs: list[dict] = []
         self.stop_request = StopRequest(spawned=self.is_ddp)
-        # of all processes, as the next checkpoint keeps it
+        # of all processes, for the next checkpoint
         self.progress: list[dict[str, Any]] = []
-        # nnU-Net composes and writes a checkpoint in one function; of its parts this one can be added to from outside
+        # nnU-Net composes and writes a checkpoint in one function; only this part of it can be extended from outside
         self.optimizer.register_state_dict_post_hook(lambda _, state: state | {RESUME: self.progress})
 
     def run_training(self) -> None:
-        """nnU-Net's loop; SIGTERM or Ctrl-C ends it when the step in progress is done, with a checkpoint.
+        """Run nnU-Net's loop; SIGTERM or Ctrl-C ends it after the step in progress, with a checkpoint.
 
         Raises:
-            SystemExit: with 128 + the signal's number, as shells report it.
+            SystemExit: With status 128 + the signal's number, as shells report it.
         """
         self.on_train_start()
         with self.stop_request:
@@ -60,10 +60,10 @@ class ResumableTrainer(ConfiguredTrainer):
                 self._run_epoch()
             self.on_train_end()
             if number := self._stop_signal():
-                self._leave(number, "when training was done; --c continues with the validation")
+                self._leave(number, "after the last epoch; --c continues with the validation")
 
     def _run_epoch(self) -> None:
-        """One epoch, or what a stop has left of it."""
+        """Run one epoch, or the rest of one that was stopped."""
         if not self.train_outputs:
             self._restore_random_state()
         self.on_epoch_start()
@@ -84,7 +84,7 @@ class ResumableTrainer(ConfiguredTrainer):
     def _take_steps(self, step: Callable[[dict], dict], batches: Iterator[dict], outputs: list, count: int) -> None:
         """Run steps until `outputs` has `count` entries."""
         while len(outputs) < count:
-            # not earlier: in an uninterrupted training the hooks before had drawn already
+            # not earlier: in an uninterrupted run the hooks before this step had already drawn
             self._restore_random_state()
             before = get_random_state(self.device)
             batch = self._draw(batches)
@@ -95,7 +95,7 @@ class ResumableTrainer(ConfiguredTrainer):
             outputs.append(step(batch))
 
     def _draw(self, batches: Iterator[dict]) -> dict | None:
-        """The next batch, or None where a signal came first, which may have ended the data loader's workers too."""
+        """Return the next batch, or None if a signal came first: it may have ended the data loader's workers, too."""
         if self.stop_request.signal:
             return None
         try:
@@ -106,7 +106,7 @@ class ResumableTrainer(ConfiguredTrainer):
             raise
 
     def _stop_signal(self) -> int:
-        """Number of the signal that any of the processes got, or 0: all must stop after the same step, or none."""
+        """Return the number of the signal that any process received, or 0: all must stop after the same step."""
         if not self.is_ddp:
             return self.stop_request.signal
         number = torch.tensor(self.stop_request.signal, device=self.device)
@@ -116,12 +116,12 @@ class ResumableTrainer(ConfiguredTrainer):
     def _stop(self, number: int) -> NoReturn:
         self._save_latest()
         if self.is_ddp:
-            dist.barrier()  # torch ends all processes when the first has left
+            dist.barrier()  # torch ends all processes when the first one exits
         done = f"{len(self.train_outputs)} of {self.num_iterations_per_epoch} steps"
         if self.val_outputs:
             done = "its training steps"
-        kept = "nothing was saved, as checkpointing is disabled" if self.disable_checkpointing else "continue with --c"
-        self._leave(number, f"in epoch {self.current_epoch} after {done}; {kept}")
+        way_on = "nothing was saved: checkpointing is disabled" if self.disable_checkpointing else "continue with --c"
+        self._leave(number, f"in epoch {self.current_epoch} after {done}; {way_on}")
 
     def _leave(self, number: int, where: str) -> NoReturn:
         if self.local_rank == 0:
@@ -129,28 +129,28 @@ class ResumableTrainer(ConfiguredTrainer):
         raise SystemExit(128 + number)
 
     def on_train_start(self) -> None:
-        """Also set checkpoints of an earlier training aside, or `--c` could take them for this one's."""
+        """Start training, and set checkpoints of an earlier run aside, or `--c` could resume from them."""
         super().on_train_start()
         if self.local_rank != 0 or self.disable_checkpointing:
             return
         folder = Path(self.output_folder)
-        if self.fold_lock:  # so that no other process writes them
+        if self.fold_lock:  # no other process is writing them
             for leftover in folder.glob(f"checkpoint_*.pth*{PARTIAL}"):
                 leftover.unlink()
         if not self.is_continued:
             self._set_aside([folder / f"checkpoint_{name}.pth" for name in ("final", "latest", "best")])
 
     def _set_aside(self, checkpoints: list[Path]) -> None:
-        """Rename those that are there, all to the first number that none has: none is ever replaced."""
+        """Rename existing checkpoints, all to the first number that is free: nothing is ever overwritten."""
         numbered = ([path.with_stem(f"{path.stem}_previous_{n}") for path in checkpoints] for n in count(1))
         free = next(paths for paths in numbered if not any(path.exists() for path in paths))
         for checkpoint, path in zip(checkpoints, free, strict=True):
             if checkpoint.exists():
                 checkpoint.rename(path)
-                self.print_to_log_file(f"An earlier training's {checkpoint.name} is now {path.name}")
+                self.print_to_log_file(f"Renamed {checkpoint.name} of an earlier run to {path.name}")
 
     def on_epoch_end(self) -> None:
-        """As nnU-Net, but write `checkpoint_latest.pth` last: nnU-Net's lacks the best EMA of the same epoch."""
+        """End the epoch, but write `checkpoint_latest.pth` last: nnU-Net's lacks the best EMA of the same epoch."""
         save_every, self.save_every = self.save_every, sys.maxsize
         super().on_epoch_end()
         self.save_every = save_every
@@ -158,21 +158,21 @@ class ResumableTrainer(ConfiguredTrainer):
             self._save_latest()
 
     def _save_latest(self) -> None:
-        self.current_epoch -= 1  # nnU-Net stores the epoch after it as the next one
+        self.current_epoch -= 1  # nnU-Net stores the epoch after this one as the next
         self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
         self.current_epoch += 1
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint, with what exact continuation takes beside it, atomically.
+        """Write nnU-Net's checkpoint, with what an exact resume needs, atomically.
 
         Args:
-            filename: Where to write it.
+            filename: The file to write.
 
         Raises:
-            SystemExit: It could not be written.
+            SystemExit: The file could not be written.
         """
         if self.disable_checkpointing:
-            super().save_checkpoint(filename)  # writes nothing, and says so
+            super().save_checkpoint(filename)  # writes nothing, and logs that
             return
         random_state = self.random_state or get_random_state(self.device)
         progress = {RANDOM_STATE: random_state} | {name: getattr(self, name) for name in self.kept}
@@ -188,19 +188,19 @@ class ResumableTrainer(ConfiguredTrainer):
         except OSError as error:
             raise SystemExit(
                 f"Training stopped: {filename} could not be written ({error}). "
-                "The previous file is unchanged; continue with --c when the cause is gone"
+                "The previous file is unchanged: solve the problem, then continue with --c"
             ) from error
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """Also restore the random state and the partial epoch's outputs, if the world size matches.
+        """Load a checkpoint, with the random state and the partial epoch's outputs if the world size matches.
 
-        Nothing in the file is run, and what it holds is checked first.
+        No code in the file is run, and its content is checked first.
 
         Args:
-            filename_or_checkpoint: The file; nnU-Net's annotation has a dict too, which its code cannot take.
+            filename_or_checkpoint: The file. nnU-Net's annotation also has a dict, which its code cannot load.
 
         Raises:
-            SystemExit: The file is not a training checkpoint, or of another network or optimizer.
+            SystemExit: The file is not a training checkpoint, or belongs to another network or optimizer.
         """
         path = str(filename_or_checkpoint)
         if not self.was_initialized:
@@ -208,14 +208,14 @@ class ResumableTrainer(ConfiguredTrainer):
         try:
             checkpoint = read_checkpoint(path, Training)
             processes = dist.get_world_size() if self.is_ddp else 1
-            present = {name: getattr(self, name) for name in self.kept}
-            progress = recorded_progress(checkpoint, path, self.local_rank, processes, present, self.device)
+            current = {name: getattr(self, name) for name in self.kept}
+            progress = recorded_progress(checkpoint, path, self.local_rank, processes, current, self.device)
             check_log(checkpoint, path, self.logger.get_checkpoint())
             self._load_fitting(checkpoint, path)
         except UserError as error:
-            raise SystemExit(f"{error}. Without this file, --c takes the next best checkpoint: move it away") from None
+            raise SystemExit(f"{error}. Move the file away to let --c resume from another checkpoint") from None
         self.is_continued = True
-        # what a stopped epoch has logged it logs again
+        # a stopped epoch logs its values again when it is resumed
         for values in self.logger.get_checkpoint().values():
             del values[self.current_epoch :]
         self.random_state = progress.pop(RANDOM_STATE, None)
@@ -228,14 +228,14 @@ class ResumableTrainer(ConfiguredTrainer):
                 super().load_checkpoint(path)
         except torch.OutOfMemoryError:
             raise
-        # what torch raises for other weights, and for another optimizer's state
+        # what torch raises for the weights of another network, and the state of another optimizer
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} does not fit {type(self).__name__}: {on_one_line(str(error))}") from error
         for group in self.optimizer.param_groups:
             for name, default in self.optimizer.defaults.items():
                 if name not in group or not is_alike(group[name], default):
                     kind = type(self.optimizer).__name__
-                    raise UserError(f"{path} has an optimizer_state with no usable {name} in param_groups, for {kind}")
+                    raise UserError(f"{path} has no usable {name} for {kind} in optimizer_state.param_groups")
 
     def _restore_random_state(self) -> None:
         if self.random_state is not None:

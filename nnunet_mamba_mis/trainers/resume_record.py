@@ -1,4 +1,4 @@
-"""What a checkpoint says of the epoch in progress, checked: files get damaged, and may be a stranger's."""
+"""Read and check what a checkpoint records of a partial epoch: files get damaged, and may be untrusted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunet_mamba_mis.nnunet.checkpoint import Training, is_numeric
 from nnunet_mamba_mis.trainers.random_state import is_random_state
 from nnunet_mamba_mis.utils.errors import UserError
 
-# what is added to the optimizer's state in nnU-Net's checkpoints: a dict for each process
+# added to the optimizer's state in nnU-Net's checkpoints: a list with a dict for each process
 RESUME = "resume"
 RANDOM_STATE = "random_state"
 
@@ -22,37 +22,37 @@ def recorded_progress(
     path: str,
     rank: int,
     processes: int,
-    present: Mapping[str, Any],
+    current: Mapping[str, Any],
     device: torch.device,
 ) -> dict[str, Any]:
-    """Return what a process had added to a checkpoint; nothing if there were more processes, or fewer.
+    """Return what a process recorded in a checkpoint, or nothing if the number of processes differs.
 
     Args:
         checkpoint: Content of the file.
         path: The file, for messages.
         rank: Number of the process.
-        processes: How many there are now.
-        present: What may be replaced, by name; what is recorded must be of the same kind.
-        device: Of the training.
+        processes: Number of processes now.
+        current: Values that the record may replace, by name; recorded values must have the same types.
+        device: Device that trains.
 
     Raises:
         UserError: The record is damaged.
     """
-    of_all = checkpoint.optimizer_state.resume
-    if len(of_all) != processes:
+    records = checkpoint.optimizer_state.resume
+    if len(records) != processes:
         return {}
-    mine = of_all[rank]
-    if not is_random_state(mine.get(RANDOM_STATE), device):
+    record = records[rank]
+    if not is_random_state(record.get(RANDOM_STATE), device):
         raise UserError(f"{path} is damaged: optimizer_state.{RESUME} has no usable {RANDOM_STATE}")
-    kept = {name: mine[name] for name in present if name in mine}
+    kept = {name: record[name] for name in current if name in record}
     for name, value in kept.items():
-        if not is_alike(value, present[name]):
-            raise UserError(f"{path} is damaged: {name} in optimizer_state.{RESUME} has a wrong type")
-    return {RANDOM_STATE: mine[RANDOM_STATE]} | kept
+        if not is_alike(value, current[name]):
+            raise UserError(f"{path} is damaged: {name} in optimizer_state.{RESUME} has the wrong type")
+    return {RANDOM_STATE: record[RANDOM_STATE]} | kept
 
 
 def check_log(checkpoint: Training, path: str, names: Iterable[str]) -> None:
-    """Check that a checkpoint's log has these lists, as long as training was.
+    """Check that a checkpoint's log has these lists, each with an entry per epoch.
 
     Raises:
         UserError: A list is missing or too short.
@@ -60,19 +60,19 @@ def check_log(checkpoint: Training, path: str, names: Iterable[str]) -> None:
     logged, epochs = checkpoint.logging, checkpoint.current_epoch
     for name in names:
         if name not in logged:
-            raise UserError(f"{path} is damaged: its logging has no {name}")
-        # nothing at all is what a trainer has that was saved before its first epoch
+            raise UserError(f"{path} is damaged: logging has no {name}")
+        # a trainer that was saved before its first epoch has empty lists
         if 0 < len(logged[name]) < epochs:
             raise UserError(f"{path} is damaged: logging has {len(logged[name])} {name}, but current_epoch is {epochs}")
 
 
-def is_alike(value: Any, present: Any) -> bool:
-    """Whether what was kept can take an attribute's place: outputs of steps, numbers, or what has the same type."""
-    if isinstance(present, list):
+def is_alike(value: Any, current: Any) -> bool:
+    """Return whether a recorded value can replace the current one: step outputs, a number, or the same type."""
+    if isinstance(current, list):
         return isinstance(value, list) and all(isinstance(output, dict) and _is_output(output) for output in value)
-    if isinstance(present, Real):
+    if isinstance(current, Real):
         return is_numeric(value)
-    return present is None or isinstance(value, type(present))
+    return current is None or isinstance(value, type(current))
 
 
 def _is_output(output: dict[Any, Any]) -> bool:

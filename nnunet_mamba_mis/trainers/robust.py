@@ -1,4 +1,4 @@
-"""nnU-Net's trainer, made for long unattended trainings of any network."""
+"""nnU-Net's trainer, hardened for long unattended runs of any network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nnunet_mamba_mis.trainers.resumable import ResumableTrainer
 
 
 class RobustTrainer(ResumableTrainer):
-    """nnU-Net's trainer, but a step with a non-finite loss or gradient is skipped.
+    """nnU-Net's trainer, but it skips steps with a non-finite loss or gradient.
 
     Network, optimiser and schedule are nnU-Net's.
     """
@@ -30,45 +30,45 @@ class RobustTrainer(ResumableTrainer):
     skipped_in_a_row: int = 0
 
     def initialize(self) -> None:
-        """Also keep DDP from sending buffers around: in the final validation processes go through it at their own pace.
+        """Initialize, and keep DDP from broadcasting buffers: in the final validation, processes run at their own pace.
 
-        nnU-Net's own networks have none. Of ours only `_cnn` has, whose SyncBatchNorm has the same in all processes.
+        nnU-Net's networks have no buffers. Of ours only `_cnn` has some: SyncBatchNorm's, equal in all processes.
         """
         super().initialize()
         if self.is_ddp:
             self.network.broadcast_buffers = False
 
     def _set_batch_size_and_oversample(self) -> None:
-        """Share the batch out equally: nnU-Net's batch Dice gathers one value per image, from all processes as many."""
+        """Give all processes equal shares of the batch: nnU-Net's batch Dice gathers equally many values from each."""
         if self.is_ddp:
             planned, processes = self.configuration_manager.batch_size, dist.get_world_size()
             if planned < processes:
                 raise SystemExit(
-                    f"A batch of {planned} cannot be shared out among {processes} processes: use -num_gpus {planned} "
-                    "or fewer, or set a larger batch_size in a copy of the plans and name it with -p"
+                    f"A batch of {planned} cannot be split among {processes} processes: use -num_gpus {planned} or "
+                    "fewer, or set a larger batch_size in a copy of the plans and select it with -p"
                 )
             shared = math.ceil(planned / processes) * processes
             if shared != planned:
-                self.print_to_log_file(f"Batch size {shared}, not {planned}: the same share for each process")
+                self.print_to_log_file(f"Batch size {shared} instead of {planned}: each process gets an equal share")
                 self.configuration_manager.configuration["batch_size"] = shared
         super()._set_batch_size_and_oversample()
 
     def _build_loss(self) -> nn.Module:
-        """nnU-Net's loss, in which under DDP each output has a weight: one of 0 leaves parameters without gradient."""
+        """Return nnU-Net's loss, with no weight of 0 under DDP: it would leave parameters without a gradient."""
         loss = super()._build_loss()
         if self.is_ddp and self.enable_deep_supervision:
             *weights, lowest = loss.weight_factors
-            loss.weight_factors = (*weights, lowest or 1e-6)  # nnU-Net's own value where it does not compile
+            loss.weight_factors = (*weights, lowest or 1e-6)  # nnU-Net's own value when it does not compile
         return loss
 
     def log_scan_backend(self, discretization: str) -> None:
-        """Say in the log what computes this training's selective scans."""
+        """Log which backend computes the selective scans."""
         backend = fastest_backend(torch.empty(0, device=self.device), discretization).name
         missing = native.why_unavailable() if self.device.type == "cpu" else None
         self.print_to_log_file(f"Selective scan: backend {backend}{f' (native code: {missing})' if missing else ''}")
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's training step, but a non-finite loss or gradient leaves the weights as they are."""
+        """Run nnU-Net's training step, but leave the weights alone if loss or gradient is not finite."""
         data = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"]
         if isinstance(target, list):
@@ -98,7 +98,7 @@ class RobustTrainer(ResumableTrainer):
         return {"loss": loss.detach().cpu().numpy()}
 
     def _all_finite(self, loss: Tensor, norm: Tensor) -> bool:
-        """Whether loss and gradient norm are finite on every rank: all must skip, or none."""
+        """Return whether loss and gradient norm are finite on every rank: all ranks must skip, or none."""
         finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
         if self.is_ddp:
             flag = finite.to(torch.int32)
@@ -113,17 +113,17 @@ class RobustTrainer(ResumableTrainer):
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
         self.print_to_log_file(
-            f"Step skipped: loss {loss.item():.4g}, gradient norm {norm.item():.4g} "
+            f"Skipped a step: loss {loss.item():.4g}, gradient norm {norm.item():.4g} "
             f"({self.skipped_in_a_row} in a row, {self.skipped_steps} since the start). "
-            "Single ones are normal in mixed precision, while its loss scale adapts."
+            "Single skips are normal in mixed precision while the loss scale adapts."
         )
         if self.skipped_in_a_row >= self.max_skipped_in_a_row:
             raise SystemExit(
                 f"Training stopped in epoch {self.current_epoch}: loss or gradient was not finite in "
-                f"{self.skipped_in_a_row} steps in a row. Checkpoints in {self.output_folder} are from before that; "
-                "weights were not updated with such a step. Likely causes: images with NaN, infinite or huge values "
-                "(check with nnUNetv2_plan_and_preprocess --verify_dataset_integrity), labels that are not 0, 1, 2, "
-                "…, or a learning rate that is too high."
+                f"{self.skipped_in_a_row} consecutive steps. These steps did not change the weights, and the "
+                f"checkpoints in {self.output_folder} are older. Likely causes: NaN, infinite or huge values in images "
+                "(check with nnUNetv2_plan_and_preprocess --verify_dataset_integrity), labels other than 0, 1, 2 …, or "
+                "a learning rate that is too high."
             )
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
@@ -132,6 +132,6 @@ class RobustTrainer(ResumableTrainer):
         finite = np.isfinite(losses)
         if finite.any() and not finite.all():
             self.print_to_log_file(f"Skipped {(~finite).sum()} of {len(losses)} steps: their loss was not finite")
-            # as many entries as before: under DDP ranks stack their losses
+            # the number of entries must not change: under DDP, ranks stack their losses
             losses[~finite] = losses[finite].mean()
         super().on_train_epoch_end([{"loss": loss} for loss in losses])

@@ -1,4 +1,4 @@
-"""The folds in splits_final.json, compared with the preprocessed cases."""
+"""Compare the folds in splits_final.json with the preprocessed cases."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from nnunet_mamba_mis.utils.text import shortened
 
 
 def stop_at_unusable_splits(file: Path, fold: int, cases: Collection[str]) -> None:
-    """End with one message if nnU-Net can neither take the folds from a file nor make its own.
+    """Exit with one message if nnU-Net can neither use the folds in a file nor create its own.
 
-    A fold that the file lacks passes: nnU-Net warns, and draws one.
+    A fold that the file lacks is accepted: nnU-Net warns, and draws one.
 
     Args:
         file: splits_final.json, which need not exist.
-        fold: The one to train.
-        cases: All that are preprocessed.
+        fold: The fold to train.
+        cases: All preprocessed cases.
 
     Raises:
-        SystemExit: It cannot.
+        SystemExit: The folds cannot be used or created.
     """
     if not file.exists():
         if first_fold(len(cases), has_splits=False) == "all":
             raise SystemExit(
-                f"nnU-Net cannot make five folds of {len(cases)} cases: train fold all instead of {fold}, "
+                f"nnU-Net cannot split {len(cases)} cases into five folds: train fold all instead of {fold}, "
                 f"or write {file}"
             )
         return
@@ -37,9 +37,9 @@ def stop_at_unusable_splits(file: Path, fold: int, cases: Collection[str]) -> No
         raise SystemExit(str(error)) from None
     for split in splits[fold : fold + 1]:
         if not split.train or not split.val:
-            raise SystemExit(f"{file}: fold {fold} needs cases for training and for validation")
+            raise SystemExit(f"{file}: fold {fold} needs cases for both training and validation")
         if missing := sorted({*split.train, *split.val}.difference(cases)):
             raise SystemExit(
                 f"{file}: {len(missing)} cases of fold {fold} are not among the {len(cases)} preprocessed ones: "
-                f"{shortened(missing)}. Correct the file, or preprocess them"
+                f"{shortened(missing)}. Correct the file, or preprocess these cases"
             )

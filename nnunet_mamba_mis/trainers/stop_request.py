@@ -1,4 +1,4 @@
-"""Signals that stop training."""
+"""Stop training on a signal."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from types import FrameType
 
 
 class StopRequest:
-    """While entered, SIGTERM and Ctrl-C are noted instead of obeyed.
+    """A context that records SIGTERM and Ctrl-C instead of obeying them.
 
-    A second Ctrl-C is obeyed, as someone is waiting. A second SIGTERM is not: clusters may send several at once.
-    Signals that are ignored (`nohup`), or that the program handles itself, are left as they are, and so are all outside
-    of the main thread, where Python delivers none.
+    It obeys a second Ctrl-C, as someone is waiting, but not a second SIGTERM: clusters may send several at once. It
+    leaves signals alone that are ignored (`nohup`) or that the program handles itself, and all signals outside the main
+    thread, where Python delivers none.
 
     Args:
-        spawned: Whether this is one of several training processes. There no second Ctrl-C is obeyed:
-            when the command that started them has died, torch has the kernel send them SIGINT, once or more often. As
-            they may ignore it (a shell's background job), the death itself counts as SIGTERM too.
+        spawned: Whether this is one of several training processes. Such a process does not obey a second Ctrl-C:
+            when the command that started it dies, torch makes the kernel send SIGINT, once or more often. As the
+            process may ignore SIGINT (a shell's background job), the death itself counts as SIGTERM, too.
     """
 
     def __init__(self, spawned: bool = False) -> None:
@@ -33,14 +33,14 @@ class StopRequest:
 
     @property
     def signal(self) -> int:
-        """Number of the first signal that came, or 0."""
+        """Number of the first signal received, or 0."""
         if not self._first and self._spawned and _command_is_gone():
             return signal.SIGTERM
         return self._first
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """While entered, a second Ctrl-C is not obeyed either: for what is short and should not be torn."""
+        """Ignore even a second Ctrl-C while entered: for short work that must not be interrupted."""
         before, self._obeys_second = self._obeys_second, False
         try:
             yield
@@ -51,15 +51,15 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                    self._handlers[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+                    self._handlers[number] = signal.signal(number, self._record)  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:
         while self._handlers:
             signal.signal(*self._handlers.popitem())
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        # a process forked since then, as of a data loader, has inherited this handler but shall end
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        # a process forked since then, such as a data loader's, has inherited this handler but must end
         inherited = os.getpid() != self._process
         if inherited or (self._obeys_second and number == self._first == signal.SIGINT):
             signal.signal(number, self._handlers[number])

@@ -1,4 +1,4 @@
-"""U-Mamba as a control: the other Mamba for nnU-Net, trained as its authors do."""
+"""U-Mamba as a control: the other Mamba network for nnU-Net, trained as by its authors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NETWORK_CLASS = "nnunet_mamba_mis.architectures.umamba.UMamba"
 
 
 class nnUNetTrainerUMambaBot(RecipeTrainer):
-    """U-Mamba_Bot in 2D: nnU-Net's optimiser and schedule, stages as the plans of a U-Net have them.
+    """U-Mamba_Bot in 2D, with nnU-Net's optimiser and schedule, and the stages of a U-Net's plans.
 
     Raises:
-        SystemExit: The configuration is not 2D, or its plans are of another network than nnU-Net's U-Nets.
+        SystemExit: The configuration is not 2D, or its plans are not for one of nnU-Net's U-Nets.
     """
 
     planar_network = "U-Mamba"
@@ -33,7 +33,7 @@ class nnUNetTrainerUMambaBot(RecipeTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The network for a 2D configuration; nnU-Net's inference calls this too."""
+        """Return the network for a 2D configuration; nnU-Net's inference calls this, too."""
         keep_freed_memory()
         return get_network_from_plans(
             NETWORK_CLASS,
@@ -46,24 +46,24 @@ class nnUNetTrainerUMambaBot(RecipeTrainer):
 
     @classmethod
     def network_arguments(cls, configuration_manager: ConfigurationManager) -> dict[str, Any]:
-        """Keyword arguments of `UMamba`, in plans' terms."""
+        """Return keyword arguments of `UMamba`, in the form that plans have."""
         arguments = dict(configuration_manager.network_arch_init_kwargs)
-        # nnU-Net's plain U-Net has convolutions where residual ones have blocks
+        # plans for nnU-Net's plain U-Net count convolutions, those for residual ones count blocks
         blocks = arguments.pop("n_conv_per_stage", arguments.get("n_blocks_per_stage"))
         if blocks is None:
             raise SystemExit(
-                f"{cls.__name__} takes its stages from plans of nnU-Net's U-Nets, and these are of "
+                f"{cls.__name__} takes its stages from plans for nnU-Net's U-Nets, but these plans are for "
                 f"{configuration_manager.network_arch_class_name}: use -p nnUNetPlans"
             )
         return arguments | {"n_blocks_per_stage": blocks, "place": cls.place}
 
     def on_train_start(self) -> None:
-        """Also say in the log what computes the scans."""
+        """Start training, and log which backend computes the scans."""
         super().on_train_start()
         self.log_scan_backend("mamba")
 
 
 class nnUNetTrainerUMambaEnc(nnUNetTrainerUMambaBot):
-    """U-Mamba_Enc in 2D: as nnUNetTrainerUMambaBot, with a Mamba layer after every stage of the encoder."""
+    """U-Mamba_Enc in 2D: like nnUNetTrainerUMambaBot, with a Mamba layer after every stage of the encoder."""
 
     place = "encoder"

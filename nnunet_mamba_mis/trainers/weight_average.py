@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-# its name in the optimizer's state
+# key in the optimizer's state
 AVERAGE = "average"
 
 
 class WeightAverage:
-    """The average of all parameters after each step, kept beside the network, which holds one or the other.
+    """A running average of all parameters, which the network can hold instead of its own weights.
 
-    Buffers, as of batch norm, are the network's in both cases. Weights are exchanged by copying: what torch.compile and
-    DDP have seen stays where it is.
+    Buffers, such as batch norm's, are always the network's. Weights are exchanged by copying, so the tensors that
+    torch.compile and DDP have seen stay in place.
 
     Args:
         network: The network, without wrappers.
-        decay: Part of the average that a step keeps. In step t, from 0, it is at most (1 + t) / (10 + t), so that the
+        decay: Fraction of the average that a step keeps. In step t, from 0, it is at most (1 + t) / (10 + t), so the
             first weights are soon forgotten.
 
     Raises:
@@ -37,21 +37,21 @@ class WeightAverage:
         self.start()
 
     def start(self) -> None:
-        """Begin with the weights that the network has now."""
+        """Start from the network's current weights."""
         self.steps = 0
-        # the average; while the network holds it, the network's own weights
+        # the average, or the network's own weights while the network holds the average
         self.others = self._copies()
         self.is_used = False
 
     def update(self) -> None:
-        """Take the weights after a step into the average."""
+        """Update the average with the weights after a step."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         get_ema_multi_avg_fn(decay)(self.others, list(self.parameters.values()), self.steps)
         self.steps += 1
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """While entered, the network holds the average."""
+        """Let the network hold the average while entered."""
         if self.is_used:
             yield
             return
@@ -62,7 +62,7 @@ class WeightAverage:
             self._exchange()
 
     def record(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps beside the average: the network's own weights."""
+        """Return what a checkpoint keeps besides the average: the network's own weights."""
         own = self.others if self.is_used else self._copies()
         return {"steps": self.steps, "own_weights": dict(zip(self.parameters, own, strict=True))}
 
@@ -70,11 +70,11 @@ class WeightAverage:
         """Take the average from the network, and give the network its own weights.
 
         Args:
-            steps: How many are in the average.
-            own_weights: By name, as in `record`.
+            steps: Number of steps in the average.
+            own_weights: The network's own weights by name, as in `record`.
 
         Raises:
-            ValueError: The weights are of another network; nothing was changed.
+            ValueError: The weights belong to another network; nothing was changed.
         """
         for name, parameter in self.parameters.items():
             if name not in own_weights or own_weights[name].shape != parameter.shape:

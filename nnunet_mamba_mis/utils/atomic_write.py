@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 SUFFIX = ".partial"
-# a writer that lives changes its file sooner than after this many seconds
+# a running writer never leaves its file unchanged for this many seconds
 _OLDEST = 3600
 # seconds between tries to replace a file that is open
 _WAITS_IF_OPEN = (0.1, 0.3, 1.0, 2.0) if os.name == "nt" else ()
@@ -24,9 +24,9 @@ _WAITS_IF_OPEN = (0.1, 0.3, 1.0, 2.0) if os.name == "nt" else ()
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     """Write a file atomically: a failure, kill or power cut leaves the previous file.
 
-    The content goes into a file beside it, which then replaces it. That file's name ends in `SUFFIX` and is new each
-    time: of several processes that write the same path, the last one's content stays, never a mixture. What killed
-    writers of this path left is removed when it is an hour old.
+    The content goes into a temporary file beside it, which then replaces it. The temporary name ends in `SUFFIX` and is
+    new each time: if several processes write the same path, the last one wins, and contents never mix. Leftovers of
+    killed writers of this path are removed when they are an hour old.
 
     Args:
         path: The file to write or replace.
@@ -46,11 +46,11 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
             _remove_leftovers(path, older_than=os.fstat(file.fileno()).st_mtime - _OLDEST)
             yield file
             file.flush()
-            os.fsync(file.fileno())  # or the name could reach the disk before the content
+            os.fsync(file.fileno())  # otherwise the name could reach the disk before the content
         _replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        # torch's writer replaces an exception by its own: that the file is incomplete
+        # torch's writer replaces an exception by its own, which says that the file is incomplete
         cause = error.__context__
         if isinstance(error, RuntimeError) and isinstance(cause, (OSError, KeyboardInterrupt)):
             raise cause from None
@@ -60,14 +60,14 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_files(folder: Path) -> Iterator[Path]:
-    """Write files that belong together: they appear in their folder when all are complete, or none does.
+    """Write files that belong together: they appear in their folder when all are complete, or none appears.
 
     Args:
-        folder: Where they are to appear.
+        folder: Folder in which they appear.
 
     Yields:
-        A folder to write them into, under their names or in subfolders, which are made. The last one in the order of
-        writing appears last.
+        A folder to write them into, under their names, with subfolders if necessary. They appear in the order in which
+        they were written.
 
     Raises:
         OSError: Writing failed; earlier files of these names are unchanged.
@@ -90,7 +90,7 @@ def atomic_files(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftover_folders(folder: Path) -> None:
-    """Remove what killed writers of `atomic_files` left in a folder, once nothing in it has changed for an hour."""
+    """Remove the leftovers of killed writers of `atomic_files` in a folder, once they are unchanged for an hour."""
     with tempfile.NamedTemporaryFile(dir=folder, suffix=SUFFIX) as file:
         oldest = os.fstat(file.fileno()).st_mtime - _OLDEST
     for partial in folder.glob(f".*{SUFFIX}"):
@@ -100,7 +100,7 @@ def remove_leftover_folders(folder: Path) -> None:
 
 
 def _remove_leftovers(path: Path, older_than: float) -> None:
-    # earlier versions had no number between
+    # earlier versions had no number in the name
     leftover = re.compile(rf"{re.escape(path.name)}(\.[0-9a-f]{{16}})?{re.escape(SUFFIX)}")
     with suppress(OSError):  # the folder cannot be listed, or another process has removed it
         for other in path.parent.iterdir():
@@ -120,7 +120,7 @@ def _replace(file: Path, target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system can
+    with suppress(OSError):  # not every file system supports this
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Figures in files: the same on every machine, with names drawn as they are."""
+"""Figures in files: the same on every machine, with names drawn literally."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from matplotlib.ft2font import FT2Font
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.text import one_line
 
-# matplotlib brings it
+# comes with matplotlib
 _FONT = "DejaVu Sans"
 _LONGEST_LINE = 500
 
 
 @contextmanager
 def plain_figures() -> Iterator[None]:
-    """Draw with matplotlib's own settings, whatever the user's are, and take no text for mathematics."""
+    """Draw with matplotlib's own settings instead of the user's, and without parsing text as mathematics."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams["font.family"] = _FONT
@@ -33,12 +33,12 @@ def plain_figures() -> Iterator[None]:
 
 
 def for_figure(text: str, width: int = 34, most_lines: int = 4) -> str:
-    """Return a name as a figure shows it: in short lines, with escapes for characters that the font lacks.
+    """Format a name for a figure: in short lines, with escapes for characters that the font lacks.
 
     Args:
         text: The name.
-        width: Of a line, in characters.
-        most_lines: The middle of a name that fills more of them is left out.
+        width: Width of a line, in characters.
+        most_lines: Largest number of lines; a longer name loses its middle.
     """
     font = _font()
     shown = "".join(
@@ -49,7 +49,7 @@ def for_figure(text: str, width: int = 34, most_lines: int = 4) -> str:
         kept = width * most_lines - 1
         shown = f"{shown[: kept - kept // 2]}…{shown[len(shown) - kept // 2 :]}"
     lines = [""]
-    # names have no spaces: break them after underscores, and anywhere where a part is longer than a line
+    # names have no spaces: break them after underscores, and parts that are longer than a line anywhere
     for part in shown.replace("_", "_\0").replace(" ", " \0").split("\0"):
         for word in (part[start : start + width] for start in range(0, len(part), width)):
             if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
@@ -59,22 +59,22 @@ def for_figure(text: str, width: int = 34, most_lines: int = 4) -> str:
 
 
 def try_to_draw(draw: Callable[[Path], Sequence[str] | None], file: Path) -> list[str]:
-    """Draw a figure that nothing else depends on.
+    """Draw a figure that nothing else depends on: failures become warnings.
 
     Args:
-        draw: Takes the file to write; returns what it had to leave out, in words.
+        draw: Function that takes the file to write, and returns messages about what it left out.
         file: The PNG; if drawing fails it does not exist afterwards.
 
     Returns:
-        What is missing, a line each, as the terminal has it, too.
+        Messages about what is missing, one line each, which are also printed.
     """
     try:
         problems = list(draw(file) or ())
-    except Exception as error:  # files from elsewhere, and libraries that draw, have exceptions of every kind
+    except Exception as error:  # untrusted files and drawing libraries raise exceptions of every kind
         for path in (file, file.with_suffix(".svg")):
             with suppress(OSError):
                 path.unlink()
-        problems = [f"{file.name} is not drawn: {type(error).__name__} {error}"]
+        problems = [f"{file.name} was not drawn: {type(error).__name__} {error}"]
     lines = [one_line(problem)[:_LONGEST_LINE] for problem in problems]
     for line in lines:
         print(f"mamba_mis: warning: {line}", file=sys.stderr)
@@ -82,7 +82,7 @@ def try_to_draw(draw: Callable[[Path], Sequence[str] | None], file: Path) -> lis
 
 
 def save_figure(figure: Figure, file: Path, svg: bool = False) -> None:
-    """Write a PNG, and an SVG beside it if wanted; the same figure gives the same bytes.
+    """Write a PNG, and optionally an SVG beside it; the same figure gives the same bytes.
 
     Raises:
         OSError: Writing failed.

@@ -1,4 +1,4 @@
-"""Output that never ends a command, though a terminal may lack letters, a disk be full, a pipe or stream be closed."""
+"""Output that never ends a command, even if a terminal lacks characters, a disk is full, or a stream is closed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Output:
     """A standard stream that keeps its first failure instead of raising it, and drops what comes after.
 
     Args:
-        stream: The stream; letters that its encoding lacks are written as escapes.
+        stream: The stream; characters that its encoding lacks are written as escapes.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -34,7 +34,7 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
-        """Write what was held back, or drop it."""
+        """Write buffered text, or drop it."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -42,7 +42,7 @@ class Output:
 
     def _drop(self, error: OSError) -> None:
         self.failure = self.failure or error
-        # what is held back would fail once more when Python exits, and so would child processes
+        # otherwise buffered text would fail again when Python exits, and so would child processes
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)
@@ -52,10 +52,10 @@ class Output:
 
 @contextmanager
 def dependable_output() -> Iterator[Output]:
-    """Replace the standard streams by such `Output`s, and give the one of stdout."""
+    """Replace the standard streams by `Output`s while entered, and yield that of stdout."""
     _open_closed_descriptors()
     before = sys.stdout, sys.stderr
-    # None where the shell closed them
+    # None if the shell closed them
     stdout = Output(before[0] or os.fdopen(1, "w", closefd=False))
     stderr = Output(before[1] or os.fdopen(2, "w", closefd=False))
     sys.stdout, sys.stderr = stdout, stderr  # type: ignore[assignment]
@@ -68,7 +68,7 @@ def dependable_output() -> Iterator[Output]:
 
 
 def _open_closed_descriptors() -> None:
-    """Fill closed standard streams, or the next file to be opened would be taken for one of them."""
+    """Open closed standard streams, or the next opened file would take the place of one."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

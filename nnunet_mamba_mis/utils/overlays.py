@@ -1,4 +1,4 @@
-"""Images as pictures, and outlines of masks on them. Pictures do without matplotlib, which is slow to import."""
+"""Images as pictures, and outlines of masks on them; only figures need matplotlib, which is slow to import."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
     from matplotlib.patheffects import AbstractPathEffect
 
-# apart from each other, and from red and orange mucosa, for every kind of colour vision
+# distinct from each other, and from red and orange mucosa, for every kind of colour vision
 TRUTH_COLOUR = "#f7f7f7"
 PREDICTION_COLOUR = "#00a8ff"
-# of labels from 1 on; the first is that one
+# for labels from 1 on; the first is PREDICTION_COLOUR
 _LABEL_COLOURS = np.array(
     [(0, 168, 255), (240, 228, 66), (0, 200, 120), (255, 120, 220), (255, 255, 255), (150, 110, 255)], dtype=np.uint8
 )
@@ -33,28 +33,28 @@ def read_natural_image(path: Path) -> NDArray[Any]:
     """Read a PNG, BMP or TIFF in its own depth.
 
     Returns:
-        (H, W), or (H, W, 3) for colours; the first channel where there are as many as neither grey nor colours have.
+        (H, W, 3) for 3 or 4 channels, otherwise the first channel (H, W).
 
     Raises:
-        Exception: Of the library's own kinds: the file cannot be read.
+        Exception: The file cannot be read; the type is the library's.
     """
     # slow to import
     import SimpleITK as sitk
     from skimage import io
 
-    # nnU-Net reads with scikit-image, which has the upper 8 bits of an RGB PNG of 16 alone
+    # nnU-Net reads with scikit-image, which keeps only the upper 8 bits of a 16-bit RGB PNG
     if path.suffix == ".png" and is_utf8(str(path)):
         image = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
     else:
         image = io.imread(path)
     if image.ndim == 2:
         return image
-    # without alpha
+    # drop alpha
     return image[..., :3] if image.shape[-1] in (3, 4) else image[..., 0]
 
 
 def for_display(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return an image with 8 bits: 8 bits as they are, all else from black to white between two of its own percentiles.
+    """Return an 8-bit image as it is, others scaled from black to white between two of their own percentiles.
 
     Args:
         image: (…, H, W), or (…, H, W, 3) for colours, which are scaled alike.
@@ -65,7 +65,7 @@ def for_display(image: NDArray[Any]) -> NDArray[np.uint8]:
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 0.0)
     if low == high and finite.size:
-        # a few bright pixels on nothing
+        # a few bright pixels on a constant background
         low, high = finite.min(), finite.max()
     scaled = (np.nan_to_num(values, nan=low) - low) / (high - low if high > low else 1.0)
     return (255 * scaled.clip(0, 1)).round().astype(np.uint8)
@@ -76,11 +76,11 @@ def with_outlines(picture: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[n
 
     Args:
         picture: (H, W), or (H, W, 3) for colours.
-        labels: (H, W), of which 0 is background.
+        labels: (H, W), where 0 is background.
     """
     drawn = np.array(picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1))
     inner = _border(labels)
-    # visible in large pictures as well
+    # visible even in large pictures
     for _ in range(max(labels.shape) // 400):
         inner = _widened(inner, labels)
     rim = (_widened(inner, np.maximum(inner, 1)) > 0) & (inner == 0)
@@ -91,8 +91,8 @@ def with_outlines(picture: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[n
 
 
 def _border(labels: NDArray[Any]) -> NDArray[Any]:
-    """Labels where another one is beside, above or below, or the picture ends; 0 elsewhere."""
-    # no label is -1
+    """Return labels at pixels next to another label or to the picture's edge; 0 elsewhere."""
+    # -1 is not a label
     around = np.pad(labels.astype(np.int32), 1, constant_values=-1)
     own = around[1:-1, 1:-1]
     differs = [own != other for other in (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])]
@@ -100,7 +100,7 @@ def _border(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _widened(lines: NDArray[Any], within: NDArray[Any]) -> NDArray[Any]:
-    """Lines that are wider by a pixel on each side, where there is something."""
+    """Return lines widened by a pixel on each side, but only inside labels."""
     around = np.pad(lines, 1)
     parts = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
     wider = functools.reduce(np.maximum, parts)
@@ -108,7 +108,7 @@ def _widened(lines: NDArray[Any], within: NDArray[Any]) -> NDArray[Any]:
 
 
 def tile(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
-    """Return an image no larger than a tile, and by how much it was scaled."""
+    """Scale an image down to a tile if it is larger; return it with the scale."""
     height, width = image.shape[:2]
     scale = min(1.0, _TILE / max(height, width))
     if scale < 1:
@@ -118,7 +118,7 @@ def tile(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
 
 
 def outline(ax: Axes, mask: NDArray[np.bool_], scale: float, colour: str) -> None:
-    """Draw the outline of a mask (H, W) on an image that was scaled."""
+    """Draw the outline of a mask (H, W) on an image that is scaled by `scale`."""
     if not mask.any():
         return
     # a rim of background closes the outline where the mask touches the border

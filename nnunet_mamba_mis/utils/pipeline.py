@@ -1,4 +1,4 @@
-"""Do work in a thread beside that of the thread which needs it, in order and with bounds on what waits."""
+"""Run work in a second thread, in order, with bounds on waiting items."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _END = object()
 
 
 class Ahead(Iterator[T]):
-    """Items that a thread takes from an iterator ahead of need, from the moment that this object exists.
+    """Items that a thread reads ahead from an iterator, starting at once.
 
     Args:
-        items: Read in the thread, to its end or until `close`, and closed there if it is a generator.
-        most: How many items may wait.
+        items: Iterable that the thread reads to its end, or until `close`; a generator is closed there, too.
+        most: Largest number of waiting items.
     """
 
     def __init__(self, items: Iterable[T], most: int) -> None:
@@ -33,16 +33,16 @@ class Ahead(Iterator[T]):
     def __next__(self) -> T:
         item, error = self._queue.get()
         if item is _END:
-            self._queue.put((_END, None))  # for whoever asks once more
+            self._queue.put((_END, None))  # for the next call
             if error is not None:
                 raise error
             raise StopIteration
         return item
 
     def close(self) -> None:
-        """End the thread; items that wait are lost."""
+        """End the thread, and drop waiting items."""
         self._stopped.set()
-        # the thread may wait for room
+        # the thread may be waiting for room
         while self._thread.is_alive() or not self._queue.empty():
             with suppress(queue.Empty):
                 self._queue.get(timeout=0.05)
@@ -64,12 +64,12 @@ class Ahead(Iterator[T]):
 
 
 def behind(function: Callable[[T], R], items: Iterable[T], most: int) -> Iterator[R]:
-    """Yield the results of a function that a thread calls, in order, while the next items are made in this one.
+    """Yield a function's results in order: a thread calls it while this thread makes the next items.
 
     Args:
         function: Called for one item at a time.
-        items: Made in the thread that asks for results.
-        most: How many items may wait for the function.
+        items: Iterable that is read in this thread.
+        most: Largest number of items that wait for the function.
     """
     waiting: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(1)

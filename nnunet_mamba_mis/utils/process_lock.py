@@ -12,14 +12,14 @@ class LockedError(Exception):
 
 
 def lock_file(path: Path) -> FileLock:
-    """Lock a file, which is made and stays there, until the process ends or drops what is returned.
+    """Lock a file until the process ends or drops the returned lock; create the file if necessary, and leave it.
 
-    Locks of the same file in one process are one and the same. Forked processes, as of data loaders, don't inherit it,
-    so that none which outlives a killed holder keeps it.
+    Within one process, locks of the same file are the same object. Forked processes, such as a data loader's, do not
+    inherit the lock, so they cannot keep it when they outlive a killed holder.
 
     Raises:
-        LockedError: Another process has locked it.
-        OSError: The file cannot be made, or its file system has no locks.
+        LockedError: Another process holds the lock.
+        OSError: The file cannot be created, or its file system has no locks.
     """
     # a soft lock, filelock's substitute on such file systems, would outlive a killed process
     lock = FileLock(path, is_singleton=True, thread_local=False, fallback_to_soft=False)

@@ -1,4 +1,4 @@
-"""Commands of this Python's environment: where they are, how one types them, how they ended."""
+"""Commands of this Python's environment: where they are, how to type them, how they ended."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ def find_executable(name: str) -> str:
     if name == "python":
         return sys.executable
     folders = scripts_folders()
-    found = shutil.which(name, path=os.pathsep.join(folders)) or shutil.which(name)
-    if found is None:
+    path = shutil.which(name, path=os.pathsep.join(folders)) or shutil.which(name)
+    if path is None:
         raise UserError(
             f"the command {name} is neither in {' nor in '.join(folders)} nor on PATH: install nnU-Net into this "
             "environment (pip install nnunetv2)"
         )
-    return found
+    return path
 
 
 def as_typed(command: Sequence[str], variables: Mapping[str, str]) -> str:
-    """Return a command, with environment variables before it, as one types it in a shell."""
+    """Return a command as typed in a shell, after environment variables."""
     words = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     return " ".join([*words, shlex.join(command)])
 
 
 def ending(status: int) -> str:
-    """Return how a process ended, by its exit status as `subprocess` gives it: negative for a signal."""
+    """Describe how a process ended, by its exit status as in `subprocess`: negative for a signal."""
     if status == -getattr(signal, "SIGKILL", 0):
         return f"signal {-status}, perhaps out of memory"
     return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
 def last_lines(log: Path, number: int = _LINES_OF_LOG) -> list[str]:
-    """Return the last lines of a log that are not empty; a progress bar counts as one line."""
+    """Return the last non-empty lines of a log; a progress bar counts as one line."""
     text = log.read_bytes().decode(errors="replace")
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
     return [one_line(line)[:_LONGEST_LINE] for line in lines if line][-number:]

@@ -1,4 +1,4 @@
-"""The network: parity with the authors', shapes, precision, and how it compiles and trains."""
+"""The network: parity with the authors', shapes, precision, gradients and compilation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def parity(shared):
 
 
 def errors(parity, dtype):
-    """Distance of our network's logits, computed in dtype, from the authors' in float64."""
+    """Return the distance of our network's logits, computed in dtype, from the authors' in float64."""
     weights, x, expected = parity
     net = network((64, 64), num_classes=1).to(dtype)
     load_reference_weights(net, weights)
@@ -60,9 +60,9 @@ def test_agrees_with_the_authors_network(parity):
 
 
 def test_agrees_with_the_authors_network_in_float32(parity):
-    """LayerNorms over two or three channels amplify rounding up to 316 times where those are nearly equal.
+    """LayerNorms over two or three nearly equal channels amplify rounding up to 316 times.
 
-    The stem alone in float32, all else in float64, is off by 1e-4 at one pixel: one in a thousand may be further off.
+    With only the stem in float32, one pixel is off by 1e-4 already: one pixel in a thousand may be further off.
     """
     error = errors(parity, torch.float32)
     assert error.mean() <= 1e-5
@@ -80,7 +80,7 @@ def test_reference_weights_that_do_not_fit_are_named(parity):
 
 
 @pytest.mark.parametrize(("variant", "millions"), [("S", 2.94), ("B", 4.28), ("L", 9.06)])
-def test_parameter_counts_are_the_papers(variant, millions):
+def test_parameter_counts_match_the_paper(variant, millions):
     net = network((256, 256), num_classes=1, variant=variant)
     assert round(sum(p.numel() for p in net.parameters()) / 1e6, 2) == millions
 
@@ -116,7 +116,7 @@ def test_any_patch_size_channels_and_classes(stem, patch_size, input_channels, n
 
 @pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("patch_size", [(32, 64), (70, 50), (100, 36)], ids=str)
-def test_deep_supervision_has_the_sizes_of_nnunets_targets(stem, patch_size):
+def test_deep_supervision_matches_the_sizes_of_nnunets_targets(stem, patch_size):
     net = network(patch_size, stem=stem, deep_supervision=True)
     outputs = net(torch.randn(1, 3, *patch_size))
     scales = [[1 / stride] * 2 for stride in (1, 4, 8, 16, 32)]
@@ -136,8 +136,8 @@ def test_deep_supervision_weights_load_into_a_network_without_it(stem):
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_padding_leaves_a_divisible_patch_alone(stem):
-    """A 40×40 network is the 64×64 one on an image that stands in the upper left corner."""
+def test_padded_network_equals_a_larger_one_on_the_padded_image(stem):
+    """A 40×40 network equals the 64×64 one on an image in the upper left corner."""
     small, large = network((40, 40), stem=stem), network((64, 64), stem=stem)
     large.load_state_dict(small.state_dict())
     x = torch.randn(1, 3, 40, 40)
@@ -148,7 +148,7 @@ def test_padding_leaves_a_divisible_patch_alone(stem):
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_module_has_one_name(stem):
-    """torch.export wraps a network in proxies otherwise, for which native code does not stand in."""
+    """Otherwise torch.export wraps the network in proxies, which native code does not replace."""
     net = network(stem=stem)
     assert len(list(net.named_modules(remove_duplicate=False))) == len(list(net.modules()))
 
@@ -223,12 +223,12 @@ def test_bridge_products_beyond_half_precision_stay_finite(stem):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_scan_and_spectral_gate_are_float32_under_autocast(dtype):
-    # 24 × 20 is no power of two, which a half-precision FFT would refuse on CUDA
+    # 24 × 20 is not a power of two: a half-precision FFT would refuse it on CUDA
     gate, scan = SpectralGate((24, 20), 4), S6(4)
     x = torch.randn(1, 24, 20, 4)
     with torch.no_grad():
         expected = gate(x)
-        # projections whose results half precision holds exactly, so that only the scan itself could round
+        # projections whose results are exact in half precision, so only the scan itself could round
         scan.delta.weight.zero_()
         scan.bc.weight.copy_(torch.eye(4).repeat(16, 1))
         features = torch.randint(-1, 2, (1, 5, 10, 4)).float()
@@ -248,7 +248,7 @@ def test_spectral_gate_of_ones_is_the_identity():
 
 
 def test_bfss_scans_rows_and_columns():
-    """Without fusion layers: output at a position depends on what comes before it in either order, and on no more."""
+    """Without fusion layers, the output at a position depends only on what precedes it in either order."""
     bfss = BFSS(1, d_state=4)
     identity = torch.nn.Linear(2, 2, bias=True)
     torch.nn.init.eye_(identity.weight)
@@ -265,7 +265,7 @@ def test_bfss_scans_rows_and_columns():
 @pytest.mark.feature("Ablations", "`_noSSM` has the parameters of scans, and their cost within 5 %")
 @pytest.mark.parametrize("channels", [1, 8, 16, 128])
 def test_control_without_state_spaces_has_the_parameters_and_cost_of_scans(channels):
-    """Cost in operations a pixel: 2 a weight, 9 a state of a scan, 5 a SiLU with its sum."""
+    """Cost in operations per pixel: 2 per weight, 9 per state of a scan, 5 per SiLU with its sum."""
     scan, control = S6(channels), DepthwiseMixer(channels)
     parameters = [sum(p.numel() for p in module.parameters()) for module in (scan, control)]
     assert parameters[0] == parameters[1]
@@ -277,9 +277,9 @@ def test_control_without_state_spaces_has_the_parameters_and_cost_of_scans(chann
     assert cost == pytest.approx(projections + 9 * scan.A_log.numel(), rel=0.05)
 
 
-@pytest.mark.feature("Ablations", "`_noSSM` has no scan left, the bridge included")
+@pytest.mark.feature("Ablations", "`_noSSM` has no scan, even in the bridge")
 @pytest.mark.parametrize("kwargs", [*({"variant": variant} for variant in "SBL"), {"stem": "conv"}], ids=str)
-def test_control_without_state_spaces_has_none(kwargs):
+def test_control_without_state_spaces_contains_no_scan(kwargs):
     net, control = network(**kwargs), network(**kwargs, block="nossm")
     assert not any(isinstance(module, S6) for module in control.modules())
     counts = [sum(p.numel() for p in n.parameters()) for n in (net, control)]
@@ -292,8 +292,8 @@ def test_ss2d_sees_the_whole_image_from_everywhere():
     assert (gradient != 0).all()
 
 
-@pytest.mark.feature("Ablations", "`_ss2d` has SS2D in the bridge too")
-def test_ss2d_stands_in_for_every_bfss():
+@pytest.mark.feature("Ablations", "`_ss2d` has SS2D in the bridge, too")
+def test_ss2d_replaces_every_bfss():
     net, ablation = network(), network(scan="ss2d")
     scans = {name for name, module in net.named_modules() if isinstance(module, BFSS)}
     assert {name for name, module in ablation.named_modules() if isinstance(module, SS2D)} == scans
@@ -322,8 +322,8 @@ def test_bridge_has_the_scans_of_the_ablation(arguments, scan):
     assert all(s6.discretization == "mamba" and s6.A_log.shape[1] == 4 for s6 in inner)
 
 
-def test_weights_of_ss2d_with_bfss_in_the_bridge_are_refused_in_a_line():
-    """As version 0.1.0 had them before its release."""
+def test_ss2d_weights_with_bfss_in_the_bridge_are_refused_in_one_line():
+    """Version 0.1.0 had such networks before its release."""
     old = network(scan="ss2d")
     old.bridge = network().bridge
     with pytest.raises(RuntimeError, match="bridge") as raised:
@@ -353,7 +353,7 @@ def test_reference_weights_load_by_the_authors_names(scan):
 
 
 def hooked_modules(register):
-    """Names of a block's modules, and of those whose hook ran."""
+    """Return the names of a block's modules, and of those whose hook ran."""
     block = BSSS(8, (4, 4), d_state=3)
     called, names = set(), {}
     for name, module in block.named_modules():
@@ -367,12 +367,12 @@ def hooked_modules(register):
     "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
 )
 def test_hooks_of_all_modules_of_a_block_run(register):
-    """Also of those that lend their weights to one operation: projections of a scan, its fusion, the scan itself."""
+    """Even those of modules that lend their weights to one operation: a scan, its projections and its fusion."""
     registered, called = hooked_modules(register)
     assert called == registered and "scan.scans.0.delta" in registered and "scan.fusion" in registered
 
 
-def test_hooks_for_all_modules_run():
+def test_global_hooks_run():
     block, called = BSSS(8, (4, 4), d_state=3), set()
     handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: called.add(module))
     try:
@@ -383,7 +383,7 @@ def test_hooks_for_all_modules_run():
 
 
 def test_projections_of_a_scan_can_be_replaced():
-    """As adapters and quantisation replace linear layers; a bias that was not there before counts."""
+    """Adapters and quantisation replace linear layers; even a new bias takes effect."""
     scan, x = S6(4, d_state=3), torch.randn(1, 3, 5, 4)
     wrapped = torch.nn.Linear(4, 6)
     with torch.no_grad():
@@ -396,7 +396,7 @@ def test_projections_of_a_scan_can_be_replaced():
 
 
 def test_pruned_projections_follow_their_mask():
-    """`prune` computes the weight where the layer is called."""
+    """`prune` computes the weight when the layer is called."""
     scan, x = S6(4, d_state=3), torch.randn(1, 3, 5, 4)
     torch.nn.utils.prune.identity(scan.delta, "weight")
     plain = S6(4, d_state=3)
@@ -406,7 +406,7 @@ def test_pruned_projections_follow_their_mask():
     torch.testing.assert_close(scan(x), plain(x))
 
 
-def test_s6_starts_as_the_paper_says():
+def test_s6_is_initialized_as_in_the_paper():
     s6 = S6(6, d_state=8)
     assert (s6.delta.bias == -4).all() and (s6.D == 1).all()
     torch.testing.assert_close(s6.A_log.exp(), torch.arange(1.0, 9).repeat(6, 1))
@@ -439,7 +439,7 @@ def test_patch_expand_puts_rows_before_columns():
     "kwargs", [{}, {"stem": "conv", "attention_bridge": False, "fusion_bridge": False}], ids=["patch", "conv"]
 )
 def test_network_compiles_without_graph_breaks(kwargs, monkeypatch):
-    """With one block in the encoder and one in the decoder; the others are compiled like these."""
+    """One block in the encoder and one in the decoder are enough: the others compile in the same way."""
     monkeypatch.setitem(VARIANTS, "S", Depths((1, 0, 0, 0), (0, 0, 0, 0, 1)))
     net = network(**kwargs)
     x = torch.randn(1, 3, 32, 32)

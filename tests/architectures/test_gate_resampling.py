@@ -1,4 +1,4 @@
-"""Spectral gates of one patch size in a network for another."""
+"""Spectral gates resampled from one patch size to another."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Gate(nn.Module):
         return self.gate(x)
 
     def set_filter(self, taps):
-        """Let it convolve with (H, W) taps about the origin."""
+        """Make it convolve with (H, W) taps around the origin."""
         height, width = self.gate.size
         weight = torch.fft.rfft2(taps)[..., None].expand(height, width // 2 + 1, CHANNELS)
         self.gate.weight.data = torch.view_as_real(weight).clone()
         return self
 
     def set_pattern(self, image):
-        """Let it add (H, W) values."""
+        """Make it add (H, W) values."""
         spectrum = torch.fft.rfft2(image, norm="ortho")[..., None].expand(-1, -1, CHANNELS)
         self.gate.bias.data = torch.view_as_real(spectrum).clone()
         return self
 
     def at(self, size):
-        """The same, resampled."""
+        """Return the same gate, resampled to a size."""
         other = Gate(size)
         other.gate.weight.data = resample_weight(self.gate.weight, self.gate.size, size)
         other.gate.bias.data = resample_bias(self.gate.bias, self.gate.size, size)
@@ -49,7 +49,7 @@ class Gate(nn.Module):
 
 
 def short_filter(size):
-    """5 × 5 taps about the origin, with no symmetry."""
+    """Return 5 × 5 taps around the origin, without symmetry."""
     taps = torch.zeros(size, dtype=torch.float64)
     for row in range(-2, 3):
         for column in range(-2, 3):
@@ -74,7 +74,7 @@ def test_smooth_gate_filters_the_same_content_alike_at_another_size(old, new):
 
 @pytest.mark.feature("Fine-tuning", "a filter acts alike on the same content at another size")
 def test_band_limited_gate_keeps_its_band():
-    """A sharp low-pass at 1/8 cycle a pixel; a wave of 1/16 passes at both sizes, one of 3/16 at neither."""
+    """A sharp low-pass at 1/8 cycle per pixel: a wave of 1/16 passes at every size, one of 3/16 at none."""
     rows, columns = torch.fft.fftfreq(32).abs(), torch.fft.rfftfreq(32)
     gate = Gate((32, 32))
     passes = ((rows[:, None] <= 1 / 8) & (columns <= 1 / 8)).double()
@@ -108,14 +108,14 @@ def test_gate_that_changes_nothing_still_changes_nothing(old, new):
     torch.testing.assert_close(Gate(old).set_filter(identity).at(new)(x), x)
 
 
-@pytest.mark.feature("Fine-tuning", "to a larger patch and back is exact")
+@pytest.mark.feature("Fine-tuning", "resampling to a larger patch and back is exact")
 @pytest.mark.parametrize("larger", [(8, 12), (9, 13), (15, 24), (16, 12), (40, 41)], ids=str)
-def test_to_a_larger_grid_and_back_is_the_same_gate(larger):
+def test_resampling_to_a_larger_grid_and_back_restores_the_gate(larger):
     gate, x = Gate((8, 12)).set_pattern(torch.randn(8, 12, dtype=torch.float64)), features(8, 12)
     torch.testing.assert_close(gate.at(larger).at((8, 12))(x), gate(x))
 
 
-@pytest.mark.feature("Fine-tuning", "what a gate adds is resized with the patch")
+@pytest.mark.feature("Fine-tuning", "the image that a gate adds is resized with the patch")
 @pytest.mark.parametrize(("old", "new"), SIZES, ids=SIZE_IDS)
 def test_constant_that_a_gate_adds_stays_that_constant(old, new):
     gate = Gate(old).set_pattern(torch.full(old, 1.5, dtype=torch.float64)).at(new)
@@ -123,7 +123,7 @@ def test_constant_that_a_gate_adds_stays_that_constant(old, new):
     torch.testing.assert_close(gate(zeros), torch.full_like(zeros, 1.5))
 
 
-@pytest.mark.feature("Fine-tuning", "what a gate adds is resized with the patch")
+@pytest.mark.feature("Fine-tuning", "the image that a gate adds is resized with the patch")
 def test_pattern_that_a_gate_adds_is_resized_with_the_patch():
     def hill(height, width):
         row, column = torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64)
@@ -146,7 +146,7 @@ def test_weights_of_the_same_grid_are_the_same_tensors():
     assert all(tensor is weights[name] for name, tensor in resample_spectral_gates(weights, other).items())
 
 
-@pytest.mark.feature("Fine-tuning", "all gates of a network, and nothing else")
+@pytest.mark.feature("Fine-tuning", "all gates of a network are resampled, and nothing else")
 @pytest.mark.parametrize(("stem", "finest"), [("patch", ((64, 64), (96, 128))), ("conv", ((16, 16), (24, 32)))])
 def test_every_gate_of_a_network_is_resampled_and_nothing_else(stem, finest):
     small, large = network(64, 64, stem=stem), network(96, 128, stem=stem)
@@ -161,14 +161,14 @@ def test_every_gate_of_a_network_is_resampled_and_nothing_else(stem, finest):
     assert all(resampled[name] is weights[name] for name in others)
 
 
-@pytest.mark.feature("Fine-tuning", "all gates of a network, and nothing else")
-def test_grids_whose_stored_columns_are_as_many_are_told_apart():
-    # of 2 and of 3 columns, 2 are stored
+@pytest.mark.feature("Fine-tuning", "all gates of a network are resampled, and nothing else")
+def test_grids_with_equally_many_stored_columns_are_told_apart():
+    # grids of 2 and of 3 columns both store 2
     gates = gates_to_resample(network(64, 64).state_dict(), network(64, 96))
     assert gates["encoder.stages.3.blocks.0.spectral_gate"] == ((2, 2), (2, 3))
 
 
-def test_weights_of_other_channels_are_left_for_loading_to_refuse():
+def test_gates_with_other_channels_are_left_for_loading_to_refuse():
     weights = network(64, 64).state_dict()
     name = "encoder.stages.0.blocks.0.spectral_gate"
     weights[f"{name}.weight"] = weights[f"{name}.weight"][:, :, :-1]
@@ -179,6 +179,6 @@ def test_weights_of_other_channels_are_left_for_loading_to_refuse():
 
 
 @pytest.mark.feature("Fine-tuning", "loading without resampling stays strict")
-def test_loading_weights_of_another_patch_size_as_they_are_is_an_error():
+def test_loading_another_patch_size_without_resampling_is_an_error():
     with pytest.raises(RuntimeError, match="size mismatch for encoder"):
         network(96, 96).load_state_dict(network(64, 64).state_dict())

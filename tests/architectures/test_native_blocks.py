@@ -1,4 +1,4 @@
-"""Blocks as one native operation: against the same layers run by PyTorch, in values and gradients."""
+"""Blocks as one native operation, compared with the same layers in PyTorch: values and gradients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = needs_native
 
 @pytest.fixture
 def only_native(monkeypatch):
-    """Fail where an expression is computed piece by piece."""
+    """Fail if an expression is computed piece by piece."""
 
     def fail(*_):
         raise AssertionError("not computed as one operation")
@@ -40,7 +40,7 @@ def only_native(monkeypatch):
 
 
 class Alone(nn.Module):
-    """A layer as the only one of an expression."""
+    """An expression of a single layer."""
 
     def __init__(self, layer):
         super().__init__()
@@ -52,7 +52,7 @@ class Alone(nn.Module):
 
 
 def random_module(make, dtype=torch.float64):
-    """A module whose parameters are all random, and not what they begin with."""
+    """Return a module with random parameters instead of its initial ones."""
     torch.manual_seed(0)
     module = make().to(dtype)
     for parameter in module.parameters():
@@ -61,13 +61,13 @@ def random_module(make, dtype=torch.float64):
 
 
 def results(module, x):
-    """Values and gradients, by name."""
+    """Return values and gradients, by name."""
     x = x.detach().requires_grad_()
     return with_gradients({"y": module(x)}, {"x": x, **dict(module.named_parameters())})
 
 
 def results_by_torch(module, x):
-    """The same without native code."""
+    """Return the same, computed without native code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "available", bool)
         return results(module, x)
@@ -118,7 +118,7 @@ def test_features_may_have_any_strides(strides, only_native):
     assert torch.equal(block(same), block(x))
 
 
-def test_without_gradients_values_have_the_same_bits(only_native):
+def test_values_without_gradients_have_the_same_bits(only_native):
     block, x = random_module(lambda: BSSS(8, (9, 6), d_state=3), torch.float32), torch.randn(2, 9, 6, 8)
     expected = block(x)
     with torch.no_grad():
@@ -134,8 +134,8 @@ def test_values_and_gradients_have_the_same_bits_on_any_number_of_threads(thread
     assert_same_bits(several)
 
 
-def test_threads_of_the_program_may_share_a_block(only_native):
-    """As a server's do: what a call fills in belongs to the call."""
+def test_threads_can_share_a_block(only_native):
+    """Those of a server, for example: buffers that a call fills belong to that call."""
     block, inputs = random_module(lambda: BSSS(8, (16, 16), d_state=4), torch.float32), torch.randn(4, 1, 16, 16, 8)
     with torch.no_grad():
         expected = [block(x) for x in inputs]
@@ -153,7 +153,7 @@ def test_threads_of_the_program_may_share_a_block(only_native):
     assert not wrong
 
 
-def test_gradients_of_gradients_are_those_of_torch():
+def test_second_derivatives_agree_with_torch():
     block = random_module(lambda: BSSS(4, (3, 4), d_state=2))
     x = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
 
@@ -170,7 +170,7 @@ def test_gradients_of_gradients_are_those_of_torch():
 
 
 @pytest.mark.parametrize("frozen", ["scan.scans.0.A_log", "spectral_gate.weight", "norms.1.bias"])
-def test_parameters_without_gradients_change_no_other(frozen, only_native):
+def test_frozen_parameters_do_not_change_other_gradients(frozen, only_native):
     block, x = random_module(lambda: BSSS(8, (4, 5), d_state=3)), torch.randn(1, 4, 5, 8, dtype=torch.float64)
     block(x).sum().backward()
     expected = {name: p.grad.clone() for name, p in block.named_parameters()}
@@ -211,7 +211,7 @@ def test_block_follows_changes_of_its_layers(change):
     assert_same(after, results_by_torch(block, x), 1e-11)
 
 
-def test_features_of_another_size_than_the_gates_fail_as_in_torch():
+def test_features_of_the_wrong_size_fail_as_in_torch():
     block = random_module(lambda: BSSS(8, (4, 4), d_state=3))
     with pytest.raises(RuntimeError):
         block(torch.randn(1, 4, 5, 8, dtype=torch.float64))

@@ -32,7 +32,7 @@ def count(module: nn.Module) -> int:
 
 @pytest.mark.feature("Controls", "U-Mamba's parameters, counted by hand and as published")
 @pytest.mark.parametrize("channels", [8, 20, 512])
-def test_mamba_layer_has_the_parameters_of_its_equations(channels):
+def test_mamba_layer_has_as_many_parameters_as_its_equations(channels):
     inner, states, rank, taps = 2 * channels, 16, math.ceil(channels / 16), 4
     mamba = (
         channels * 2 * inner  # features and gate
@@ -52,18 +52,18 @@ def test_mamba_layer_has_the_parameters_of_its_equations(channels):
     [("bottleneck", [512], 63), ("encoder", [32, 64, 128, 256, 512, 512, 512], 67)],
     ids=["Bot", "Enc"],
 )
-def test_parameters_are_those_of_the_residual_unet_and_of_mamba_layers_as_published(place, layers, millions):
+def test_parameter_counts_match_the_published_ones(place, layers, millions):
     with torch.device("meta"):
         plain = get_network_from_plans("dynamic_network_architectures.architectures.unet.PlainConvUNet",
                                        PLAIN, TO_IMPORT, 1, 14, deep_supervision=True)  # fmt: skip
         network = make_umamba(place, PLAIN, classes=14, deep_supervision=True)
     kernels = [(1, 32)] + [(32, 32)] * 4 + [(32, 64)] + [(64, 64)] * 3 + [(64, 128)] + [(128, 128)] * 3
     kernels += [(128, 256)] + [(256, 256)] * 3 + [(256, 512)] + [(512, 512)] * 11
-    # decoder: two blocks of two convolutions a stage, on twice the channels first
+    # decoder: two blocks of two convolutions per stage, the first convolution on twice the channels
     for c in (512, 512, 256, 128, 64, 32):
         kernels += [(2 * c, c), (c, c), (c, c), (c, c)]
-    conv3x3 = sum(i * o * 9 + 3 * o for i, o in kernels)  # bias, and weight and bias of the norm
-    # where channels change, a skip has a 1 × 1 convolution without bias, and a norm
+    conv3x3 = sum(i * o * 9 + 3 * o for i, o in kernels)  # 3: the bias, and weight and bias of the norm
+    # if channels change, the skip has a 1 × 1 convolution without bias, and a norm
     skips = [(32, 64), (64, 128), (128, 256), (256, 512), *((2 * c, c) for c in (512, 512, 256, 128, 64, 32))]
     conv1x1 = sum(i * o + 2 * o for i, o in skips)
     up = [(512, 512), (512, 512), (512, 256), (256, 128), (128, 64), (64, 32)]
@@ -79,7 +79,7 @@ def test_parameters_are_those_of_the_residual_unet_and_of_mamba_layers_as_publis
 def test_every_parameter_has_a_gradient(place, deep_supervision):
     network = make_umamba(place, SMALL, channels=3, deep_supervision=deep_supervision)
     with torch.no_grad():
-        for parameter in network.parameters():  # residual branches begin with a weight of 0
+        for parameter in network.parameters():  # residual branches start with a weight of 0
             parameter.add_(0.1 * torch.randn_like(parameter))
     logits = network(torch.randn(2, 3, 24, 16))
     logits = logits if deep_supervision else [logits]
@@ -88,23 +88,23 @@ def test_every_parameter_has_a_gradient(place, deep_supervision):
     without = {
         name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
     }
-    # nnU-Net's decoder keeps the lower head, so that weights load either way
+    # nnU-Net's decoder keeps the lower head, so weights load either way
     assert without == (set() if deep_supervision else {"decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"})
 
 
-def test_plans_of_residual_unets_give_their_blocks():
+def test_plans_of_residual_unets_set_the_number_of_blocks():
     arguments = {name: value for name, value in SMALL.items() if name != "n_conv_per_stage"}
     network = make_umamba("encoder", arguments | {"n_blocks_per_stage": [1, 3, 2]})
     assert [len(stage.blocks) for stage in network.encoder.stages] == [1, 3, 2]
 
 
-def test_plans_of_another_network_are_one_message():
-    with pytest.raises(SystemExit, match="nnUNetTrainerUMambaBot takes its stages from plans of nnU-Net's U-Nets"):
+def test_plans_for_another_network_are_refused_in_one_message():
+    with pytest.raises(SystemExit, match="nnUNetTrainerUMambaBot takes its stages from plans for nnU-Net's U-Nets"):
         make_umamba("bottleneck", {"variant": "B"})
 
 
 def mamba_reference(m: Mamba, x: torch.Tensor) -> torch.Tensor:
-    """(L, channels) → (L, channels): the block of one sequence, position by position where that is what it says."""
+    """(L, channels) → (L, channels): the block's equations for one sequence, convolved position by position."""
     inner, taps = m.conv1d.weight.shape[0], m.conv1d.weight.shape[-1]
     features, gate = (x @ m.in_proj.weight.T).split(inner, dim=1)
     padded = torch.cat([features.new_zeros(taps - 1, inner), features])
@@ -118,8 +118,8 @@ def mamba_reference(m: Mamba, x: torch.Tensor) -> torch.Tensor:
     return (y * gate * torch.sigmoid(gate)) @ m.out_proj.weight.T
 
 
-@pytest.mark.feature("Controls", "its Mamba block is its equations, values and gradients")
-def test_mamba_is_its_equations_in_values_and_gradients():
+@pytest.mark.feature("Controls", "its Mamba block matches its equations, in values and gradients")
+def test_mamba_matches_its_equations_in_values_and_gradients():
     mamba = Mamba(6, d_state=3).double()
     x = torch.randn(2, 7, 6, dtype=torch.float64, requires_grad=True)
     inputs = [x, *mamba.parameters()]
@@ -127,12 +127,12 @@ def test_mamba_is_its_equations_in_values_and_gradients():
     theirs = torch.stack([mamba_reference(mamba, sequence) for sequence in x])
     torch.testing.assert_close(ours, theirs)
     weight = torch.randn_like(ours)
-    for one, other in zip(
+    for actual, expected in zip(
         torch.autograd.grad((ours * weight).sum(), inputs),
         torch.autograd.grad((theirs * weight).sum(), inputs),
         strict=True,
     ):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(actual, expected)
 
 
 def test_first_step_sizes_are_between_a_thousandth_and_a_tenth():
@@ -158,6 +158,6 @@ def test_mamba_stays_in_float32_under_autocast():
     assert y.dtype == torch.float32
 
 
-def test_a_place_that_does_not_exist_is_named():
+def test_unknown_place_is_named():
     with pytest.raises(ValueError, match="place 'decoder' is not one of 'bottleneck', 'encoder'"):
         UMamba(1, 2, place="decoder")

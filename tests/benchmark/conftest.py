@@ -1,4 +1,4 @@
-"""Datasets, results and commands that several modules share."""
+"""Datasets, results and commands shared by several modules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.small_dataset import ELSEWHERE, NUMBER, OTHER, discs, write_elsewhe
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A dataset of eight cases, two of them frames of one sequence; nothing is trained."""
+    """A dataset of eight cases, two of which are frames of one sequence, without results."""
     place = Place(tmp_path, [CASES[::2], CASES[1::2]])
     place.write_dataset({case: disc(*shape) for case, shape in SHAPES.items()}, groups=[["case0", "case2"]])
     for name, value in place.variables.items():
@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.fixture
 def compared(place: Place) -> Place:
-    """The dataset with both folds of two trainers."""
+    """The dataset with both folds of each of two trainers."""
     write_folds(place, STOCK, 3)
     write_folds(place, OURS, 1, random=1)
     return place
@@ -35,7 +35,7 @@ def compared(place: Place) -> Place:
 
 @pytest.fixture
 def tested(compared: Place) -> Place:
-    """Both trainers, with the predictions of a test set and of another dataset."""
+    """Both trainers, with predictions of a test set and of another dataset."""
     truths = {case: disc(*shape) for case, shape in FAR.items()}
     compared.write_test_set(compared.name, "Ts_far", truths)
     compared.write_test_set(OTHER, "Tr", truths, splits={"groups": [["far0", "far1", "far2"]]})
@@ -47,7 +47,7 @@ def tested(compared: Place) -> Place:
 
 @pytest.fixture(scope="session")
 def dataset(nnunet: Workplace) -> Dataset:
-    """The small dataset, another one with its images, and the trainers of these tests."""
+    """The small dataset; also installs another dataset with its images, and the trainers of these tests."""
     shutil.copy(PROGRAMS / "benchmark_trainers.py", nnunet.root / "trainers")
     small = discs(nnunet)
     write_elsewhere(nnunet)
@@ -56,11 +56,11 @@ def dataset(nnunet: Workplace) -> Dataset:
 
 @pytest.fixture
 def benchmark(nnunet: Workplace, dataset: Dataset, tmp_path: Path) -> Benchmark:
-    """The command, with empty results."""
+    """The command, with an empty results folder."""
     return Benchmark(nnunet, tmp_path / "results")
 
 
-# what the shared grid is made of: of two folds and one seed, a trainer that works and one that fails in its first fold
+# the shared grid: two folds and one seed of a trainer that works and of one that fails in its first fold
 GRID = ["run", "-d", NUMBER, "--trainers", "Quick", "Failing", "--folds", 0, 1, "--seeds", 1, "--jobs", 2]
 GRID += ["-device", "cpu", "--test-on", ELSEWHERE]
 
@@ -69,7 +69,7 @@ GRID += ["-device", "cpu", "--test-on", ELSEWHERE]
 def trained_grid(
     nnunet: Workplace, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Benchmark, str]:
-    """A grid that was run to its end, for tests that only read it, and what the command printed."""
+    """A finished grid, for tests that only read it, and the output of its command."""
     benchmark = Benchmark(nnunet, tmp_path_factory.mktemp("grid"))
     finish_training(benchmark.job("Failing", 1, seed=1))
     return benchmark, benchmark.start(*GRID).end(status=1)

@@ -1,4 +1,4 @@
-"""Operations against hand counts, whoever computes them; memory and time as nnU-Net would train and predict."""
+"""Operations match hand counts with every backend; memory and time are measured as nnU-Net trains and predicts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ChannelsLast(nn.Module):
 
 
 def counted_while_running(run) -> int:
-    """Operations of something that runs, not of shapes alone."""
+    """Return the operations of an actual run, as opposed to shapes alone."""
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         run()
     return counter.get_total_flops()
@@ -49,7 +49,7 @@ def counted_while_running(run) -> int:
 
 H, W, C, N = 8, 4, 12, 32
 PIXELS = H * W
-# 32 pixels: log2 is 5; one side of the transforms is real
+# log2 of 32 pixels is 5; one side of the transforms is real
 TRANSFORM = 5 * C * PIXELS * 5 // 2
 SPECTRAL_GATE = 2 * TRANSFORM + 8 * C * H * (W // 2 + 1)
 S6 = 2 * PIXELS * C * (C + 2 * N) + 9 * PIXELS * C * N
@@ -69,20 +69,20 @@ HAND_COUNTS = {
     "attention": (
         lambda: ViTBlock(C, (H, W)),
         2 * PIXELS * (3 * C * C + C * C + 8 * C * C)  # queries, keys and values; their projection; MLP
-        + 2 * 2 * PIXELS * PIXELS * C,  # scores, and what they weigh
+        + 2 * 2 * PIXELS * PIXELS * C,  # attention scores, and the weighted sum
     ),
 }
 
 
-@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
+@pytest.mark.feature("Controls", "operations match hand counts, with every backend")
 @pytest.mark.parametrize("name", HAND_COUNTS)
-def test_operations_of_a_block_are_those_counted_by_hand(name):
+def test_operations_of_a_block_match_a_hand_count(name):
     build, expected = HAND_COUNTS[name]
     assert count_flops(lambda: ChannelsLast(build()), (1, C, H, W)) == expected
 
 
-@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
-def test_operations_of_a_mamba_layer_are_those_counted_by_hand():
+@pytest.mark.feature("Controls", "operations match hand counts, with every backend")
+def test_operations_of_a_mamba_layer_match_a_hand_count():
     inner, states, rank = 2 * C, 16, 1
     expected = PIXELS * (
         2 * C * 2 * inner
@@ -95,8 +95,8 @@ def test_operations_of_a_mamba_layer_are_those_counted_by_hand():
     assert count_flops(lambda: MambaLayer(C), (1, C, H, W)) == expected
 
 
-@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
-def test_operations_of_a_unet_are_those_counted_by_hand():
+@pytest.mark.feature("Controls", "operations match hand counts, with every backend")
+def test_operations_of_a_unet_match_a_hand_count():
     def build():
         return PlainConvUNet(3, 2, [4, 8], nn.Conv2d, 3, [1, 2], 1, 2, 1)
 
@@ -105,23 +105,23 @@ def test_operations_of_a_unet_are_those_counted_by_hand():
     assert count_flops(build, (1, 3, H, W)) == encoder + decoder
 
 
-@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
+@pytest.mark.feature("Controls", "operations match hand counts, with every backend")
 @pytest.mark.parametrize("gradients", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("backend", sorted({"cpp", "torch"} & set(available_backends())))
-def test_a_scan_has_nine_operations_a_state_whoever_computes_it(backend, gradients):
+def test_a_scan_has_nine_operations_per_state_with_every_backend(backend, gradients):
     u, delta = torch.rand(2, 6, 35), torch.rand(2, 6, 35)
     B, C = torch.rand(2, 4, 35), torch.rand(2, 4, 35)
     A = -torch.rand(6, 4, requires_grad=gradients)
     assert counted_while_running(lambda: selective_scan(u, delta, A, B, C, backend=backend)) == 9 * 2 * 6 * 35 * 4
 
 
-@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
+@pytest.mark.feature("Controls", "operations match hand counts, with every backend")
 @pytest.mark.parametrize(
     "arguments",
     [{}, {"block": "nossm"}, {"block": "vit"}, {"block": "cnn"}, {"scan": "ss2d"}, {"stem": "conv"}],
     ids=str,
 )
-def test_a_network_has_the_operations_that_run_with_and_without_native_code(arguments, monkeypatch):
+def test_counted_operations_match_a_run_with_and_without_native_code(arguments, monkeypatch):
     monkeypatch.setitem(VARIANTS, "S", Depths((1,) * 4, (1,) * 5))
 
     def build():
@@ -135,14 +135,14 @@ def test_a_network_has_the_operations_that_run_with_and_without_native_code(argu
     assert counted_while_running(lambda: network(image)) == counted
 
 
-@pytest.mark.feature("Controls", "operations against hand counts, the same whoever computes")
-def test_operations_grow_with_pixels_but_for_the_logarithm_of_transforms():
+@pytest.mark.feature("Controls", "operations match hand counts, with every backend")
+def test_operations_grow_with_pixels_except_the_logarithm_of_transforms():
     small, large = (count_flops(lambda s=s: MambaMIS(3, 2, (s, s), variant="S"), (1, 3, s, s)) for s in (128, 256))
     assert 4 < large / small < 4.1
 
 
 def documented() -> dict[str, tuple[str, str]]:
-    """Parameters and operations in the table of the documentation."""
+    """Return the parameters and operations in the documentation's table."""
     text = (REPOSITORY / "documentation" / "reference" / "cost.md").read_text()
     table = text.split("| network | parameters, millions | FLOPs, billions |")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.strip().splitlines()[1:]]
@@ -162,7 +162,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_documented_costs_are_those_counted(name):
+def test_documented_costs_match_the_count(name):
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in NETWORKS[name]().parameters()) / 1e6
     flops = count_flops(NETWORKS[name], (1, 3, 256, 256)) / 1e9
@@ -192,7 +192,7 @@ def test_cost_of_a_model_is_measured_as_nnunet_runs_it(nnunet, monkeypatch, tmp_
 
 @pytest.mark.slow
 @pytest.mark.feature("Controls", "memory and time of a model, measured as nnU-Net runs it")
-def test_a_cost_that_cannot_be_measured_is_one_message(nnunet, monkeypatch):
+def test_a_cost_that_cannot_be_measured_gives_one_message(nnunet, monkeypatch):
     discs(nnunet)
     nnunet.set_here(monkeypatch)
     with pytest.raises(UserError, match="nnUNetTrainerMambaMIS__nnUNetPlans__4d on dataset 41"):

@@ -1,4 +1,4 @@
-"""Jobs from what lies in their folders: done, begun, how far, and what is left to do."""
+"""The state of jobs, read from their folders: done, begun, progress, and remaining commands."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ CANDIDATE_SEEDS = [None, 3]
 
 
 @pytest.mark.parametrize("name", ["T__P__2d", "nnUNetTrainerMambaMIS_cnn__nnUNetResEncUNetMPlans__3d_fullres"])
-def test_model_has_the_name_of_its_folder(name):
+def test_a_models_text_is_its_folders_name(name):
     assert str(Model.parse(name)) == name
 
 
 @pytest.mark.parametrize("name", ["T__P", "T__P__2d__x", "__P__2d", "T_P_2d"])
-def test_other_folders_are_no_models(name):
+def test_other_folders_are_not_models(name):
     assert Model.parse(name) is None
 
 
 @pytest.mark.parametrize("seed", CANDIDATE_SEEDS)
-def test_jobs_are_found_again_by_their_folders(tmp_path, seed):
+def test_announced_jobs_are_found_by_their_folders(tmp_path, seed):
     candidate = Candidate(tmp_path, DATASET, Model("T", "P"), seed)
     training, prediction = (
         Training(candidate, 2),
@@ -60,7 +60,7 @@ def test_half_written_checkpoint_is_set_aside(tmp_path, monkeypatch):
     assert {path.name for path in job.folder.glob("*.pth*")} == {"checkpoint_best.pth", "checkpoint_latest.pth.broken"}
 
 
-def test_validation_older_than_the_training_is_not_its_own(tmp_path):
+def test_validation_older_than_the_training_does_not_count(tmp_path):
     job = make_job(tmp_path)
     finish_training(job)
     assert job.is_done()
@@ -74,7 +74,7 @@ def test_validation_older_than_the_training_is_not_its_own(tmp_path):
 
 @pytest.fixture
 def prediction(tmp_path, monkeypatch) -> Prediction:
-    """Of three cases, by a fold that is trained."""
+    """A prediction of three cases by a trained fold."""
     Place(tmp_path, []).write_test_set(OTHER, "Tr", {case: disc(20, 30, 9) for case in ("a", "b", "c")})
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     job = Prediction(make_job(tmp_path).candidate, (0,), TestSet(OTHER, "imagesTr"))
@@ -90,7 +90,7 @@ def evaluate(job: Prediction, cases: str) -> None:
     job.summary.write_text(json.dumps({"metric_per_case": listed}))
 
 
-def test_interrupted_prediction_keeps_what_is_whole_and_of_these_folds(prediction):
+def test_interrupted_prediction_keeps_intact_and_current_files(prediction):
     for case in ("a", "b", "c", "gone"):
         imageio.imwrite(prediction.folder / f"{case}.png", disc(20, 30, 9))
     whole = (prediction.folder / "b.png").read_bytes()
@@ -102,7 +102,7 @@ def test_interrupted_prediction_keeps_what_is_whole_and_of_these_folds(predictio
     assert "--continue_prediction" in prediction.commands("cpu")[0]
 
 
-def test_prediction_is_of_all_images_that_exist(prediction):
+def test_prediction_is_done_only_with_all_images(prediction):
     evaluate(prediction, "abc")
     assert prediction.is_done()
     imageio.imwrite(prediction.test_set.labels / "d.png", disc(20, 30, 9))

@@ -1,4 +1,4 @@
-"""Scores of one case: worked out by hand, and as independent implementations have them."""
+"""Scores of one case, compared with hand calculations and independent implementations."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def rectangle(shape, rows, columns):
 
 
 def blobs(seed, shape):
-    """Smooth random shapes, some of which touch the border."""
+    """Return smooth random shapes, some of which touch the border."""
     from scipy.ndimage import gaussian_filter
 
     noise = np.random.default_rng(seed).standard_normal(shape)
     return gaussian_filter(noise, 4) > 0.02
 
 
-def test_overlap_worked_out_by_hand():
-    # 4 × 4 against 4 × 4, half of it shared, in 10 × 10
+def test_overlap_matches_a_hand_calculation():
+    # 4 × 4 against 4 × 4 pixels, half of them shared, in 10 × 10
     scored = score(rectangle((10, 10), (2, 6), (2, 6)), rectangle((10, 10), (2, 6), (4, 8)), (1, 1), 2)
     assert scored.counts == Counts(tp=8, fp=8, fn=8, tn=76)
     assert scored.value("dice") == 0.5
@@ -40,12 +40,12 @@ def test_overlap_worked_out_by_hand():
     assert scored.value("specificity") == pytest.approx(76 / 84)
 
 
-def test_distances_worked_out_by_hand():
-    """A square against the same square 3 pixels to the right."""
+def test_distances_match_a_hand_calculation():
+    """Compare a square with the same square 3 pixels to the right."""
     truth, moved = rectangle((20, 20), (5, 11), (4, 10)), rectangle((20, 20), (5, 11), (7, 13))
     assert score(truth, moved, (1, 1), 2.9).value("hd95") == 3
     assert score(truth, moved, (1, 2), 2.9).value("hd95") == 6
-    # all but the two sides that moved is within the tolerance
+    # everything except the two moved sides is within the tolerance
     within = score(truth, moved, (1, 1), 2).value("nsd")
     assert 0 < within < 1
     assert score(truth, moved, (1, 1), 3).value("nsd") == 1
@@ -61,14 +61,14 @@ def test_a_class_in_neither_mask_has_no_score(metric):
     assert math.isnan(scored.value(metric))
 
 
-def test_one_empty_mask_is_a_diagonal_away():
-    empty, there = np.zeros((30, 40), dtype=bool), rectangle((30, 40), (3, 9), (3, 9))
-    missed, invented = score(there, empty, (2, 2), 2), score(empty, there, (2, 2), 2)
-    for scored in (missed, invented):
+def test_one_empty_mask_scores_0_and_the_diagonal():
+    empty, present = np.zeros((30, 40), dtype=bool), rectangle((30, 40), (3, 9), (3, 9))
+    missed, spurious = score(present, empty, (2, 2), 2), score(empty, present, (2, 2), 2)
+    for scored in (missed, spurious):
         assert scored.value("hd95") == 100
         assert scored.value("nsd") == scored.value("dice") == scored.value("precision") == 0
     assert missed.value("sensitivity") == 0
-    assert math.isnan(invented.value("sensitivity"))
+    assert math.isnan(spurious.value("sensitivity"))
 
 
 def test_masks_of_different_sizes_are_refused():
@@ -76,7 +76,7 @@ def test_masks_of_different_sizes_are_refused():
         score(np.ones((4, 4), dtype=bool), np.ones((4, 5), dtype=bool), (1, 1), 2)
 
 
-def test_pixels_to_ignore_do_not_count():
+def test_ignored_pixels_do_not_count():
     truth, prediction = rectangle((20, 20), (5, 11), (4, 10)), rectangle((20, 20), (5, 11), (4, 18))
     counted = rectangle((20, 20), (0, 20), (0, 10))
     scored = score(truth, prediction, (1, 1), 0, counted)
@@ -117,7 +117,7 @@ def test_distances_agree_with_surface_distance(seed, spacing):
 
 
 def test_distances_of_nested_shapes_agree_with_surface_distance():
-    """As segmentations are: nearly right, at the border of the image, one pixel."""
+    """Typical segmentations: nearly correct, at the image border, or a single pixel."""
     lesion = rectangle((40, 40), (0, 20), (10, 40))
     for other in (rectangle((40, 40), (0, 18), (9, 40)), rectangle((40, 40), (3, 4), (12, 13))):
         agree(lesion, other, (1, 1))
@@ -146,7 +146,7 @@ def agree(truth, prediction, spacing):
     ids=["two unknown", "one unknown", "region and ignored"],
 )
 @pytest.mark.parametrize("spoilt", ["truth", "prediction"])
-def test_values_that_are_no_label_are_named(of_class, ignored, named, spoilt, tmp_path):
+def test_values_without_a_label_are_named(of_class, ignored, named, spoilt, tmp_path):
     from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 
     for name in ("truth", "prediction"):
@@ -154,9 +154,10 @@ def test_values_that_are_no_label_are_named(of_class, ignored, named, spoilt, tm
         write(tmp_path / name / "a.png", np.arange(64, dtype=np.uint8).reshape(8, 8) % (top + 1))
     truth, prediction = tmp_path / "truth" / "a.png", tmp_path / "prediction" / "a.png"
 
-    result = score_case(truth, prediction, Labels(of_class, ignored, ".png", NaturalImage2DIO), tolerance=1)
+    labels = Labels(of_class, ignored, ".png", NaturalImage2DIO, has_regions="both" in of_class)
+    result = score_case(truth, prediction, labels, tolerance=1)
 
     if named:
-        assert f"{tmp_path / spoilt / 'a.png'} holds {named}" in result
+        assert f"{tmp_path / spoilt / 'a.png'} contains {named}" in result
     else:
         assert list(result) == list(of_class)

@@ -1,4 +1,4 @@
-"""Presets name comparisons that are fair, of trainers that exist."""
+"""Presets define fair comparisons of existing trainers."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def find(name: str) -> type:
 @pytest.mark.parametrize("name", PRESETS)
 def test_trainers_of_a_preset_exist_in_every_length(name, epochs):
     for trainer in get_preset(name, epochs).trainers:
-        found = find(trainer)
-        # nnU-Net's own sets it when it is made
-        assert getattr(found, "epochs", epochs) == epochs and found.__name__ == trainer
-        assert find(trainer.removesuffix(f"_{epochs}epoch" + "s" * (epochs > 1))) in found.__mro__
+        trainer_class = find(trainer)
+        # nnU-Net's own trainers set the length in their constructor
+        assert getattr(trainer_class, "epochs", epochs) == epochs and trainer_class.__name__ == trainer
+        assert find(trainer.removesuffix(f"_{epochs}epoch" + "s" * (epochs > 1))) in trainer_class.__mro__
 
 
 @pytest.mark.parametrize("size", ["M", "L"])
-def test_plans_of_residual_encoders_are_named_as_their_planner_names_them(size):
+def test_residual_encoder_presets_use_their_planners_plans(size):
     preset = PRESETS[f"resenc-{size.lower()}"]
     planner = getattr(resenc, preset.planner)
     assert planner.__init__.__defaults__[2] == preset.plans
 
 
 @pytest.mark.parametrize("arguments", [("best",), ("baseline", 7)], ids=["name", "length"])
-def test_what_does_not_exist_is_named_with_what_does(arguments):
+def test_unknown_presets_and_lengths_list_the_known_ones(arguments):
     with pytest.raises(UserError, match=r"baseline, resenc-m|1, 5, 10"):
         get_preset(*arguments)

@@ -1,4 +1,4 @@
-"""Jobs as processes: one at a time, none left behind, all told when to stop."""
+"""Jobs run as processes: only once at a time, without orphans, and all stop on a signal."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from support.paths import PROGRAMS
 from support.waiting import wait_until
 
 
-def test_workers_of_a_killed_training_do_not_keep_the_job_from_resuming(tmp_path):
-    """nnU-Net's own trainer leaves them when it is ended by force."""
+def test_workers_of_a_killed_training_do_not_prevent_resuming(tmp_path):
+    """nnU-Net's own trainer leaves workers behind when it is killed."""
     job = make_job(tmp_path)
     command = [sys.executable, PROGRAMS / "job_with_worker.py", tmp_path]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -32,7 +32,7 @@ def test_workers_of_a_killed_training_do_not_keep_the_job_from_resuming(tmp_path
     assert is_running(job.folder) and try_lock(job) is None
     parent.kill()
     parent.wait()
-    # the training gets SIGTERM when its parent has gone; the worker does not
+    # the training process gets SIGTERM when its parent dies; the worker does not
     wait_until(lambda: len(group(training)) == 1)
     assert is_running(job.folder)
     assert try_lock(job) is None
@@ -44,7 +44,7 @@ def test_workers_of_a_killed_training_do_not_keep_the_job_from_resuming(tmp_path
 @pytest.mark.parametrize(
     "text", [b"", b"\xff 1\n", b"HOST x\n", b"HOST 0\n", b"HOST -1\n", b"HOST 99999999999\n", b"1 2 3\n"]
 )
-def test_lock_that_names_no_process_is_a_lock(tmp_path, text):
+def test_lock_without_a_valid_holder_still_locks(tmp_path, text):
     job = make_job(tmp_path)
     lock = try_lock(job)
     (job.folder / LOCK).write_bytes(text.replace(b"HOST", socket.gethostname().encode()))
@@ -54,7 +54,7 @@ def test_lock_that_names_no_process_is_a_lock(tmp_path, text):
     assert not is_running(job.folder)
 
 
-def test_status_works_where_the_system_has_no_flock(tmp_path):
+def test_status_works_without_flock(tmp_path):
     job = make_job(tmp_path)
     job.folder.mkdir(parents=True)
     job.log.touch()
@@ -68,7 +68,7 @@ def test_status_works_where_the_system_has_no_flock(tmp_path):
 
 
 def group(leader: int) -> list[int]:
-    """Processes of a group that have not ended."""
+    """Return the running processes of a group."""
     members = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -81,7 +81,7 @@ def group(leader: int) -> list[int]:
 
 
 @pytest.mark.parametrize("statuses, outcome, ran", [((0, 3), "exit status 3", "03"), ((4, 0), "exit status 4", "4")])
-def test_second_command_of_a_job_begins_when_the_first_has_ended_well(tmp_path, monkeypatch, statuses, outcome, ran):
+def test_second_command_of_a_job_starts_only_if_the_first_succeeds(tmp_path, monkeypatch, statuses, outcome, ran):
     job = make_job(tmp_path)
     commands = [["python", "-c", f"import sys; print('ran', {status}); sys.exit({status})"] for status in statuses]
     monkeypatch.setattr(Training, "commands", lambda job, device: commands)
@@ -90,7 +90,7 @@ def test_second_command_of_a_job_begins_when_the_first_has_ended_well(tmp_path, 
     assert not is_running(job.folder)
 
 
-def test_failed_job_runs_again_with_the_next_command(tmp_path, monkeypatch):
+def test_failed_job_is_retried_by_the_next_run(tmp_path, monkeypatch):
     job, finished = make_job(tmp_path / "results"), make_job(tmp_path / "finished")
     finish_training(finished)
     commands = {1: ["python", "-c", "raise SystemExit(3)"], 0: ["cp", "-a", f"{finished.folder}/.", str(job.folder)]}
@@ -102,7 +102,7 @@ def test_failed_job_runs_again_with_the_next_command(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
-def test_signal_stops_running_jobs_and_gives_the_status(tmp_path, monkeypatch, capsys, number):
+def test_signal_stops_running_jobs_and_sets_the_exit_status(tmp_path, monkeypatch, capsys, number):
     monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)  # even where tests run under nohup
     program = "import signal; print('up', flush=True); signal.pause()"
     monkeypatch.setattr(Training, "commands", lambda job, device: [["python", "-c", program]])
@@ -116,5 +116,5 @@ def test_signal_stops_running_jobs_and_gives_the_status(tmp_path, monkeypatch, c
     thread.start()
     assert run_jobs(jobs, [{}], "cpu") == 128 + number
     thread.join()
-    assert "2 jobs: 1 stopped, 1 not begun" in capsys.readouterr().out
+    assert "2 jobs: 1 stopped, 1 not started" in capsys.readouterr().out
     assert not is_running(jobs[0].folder)

@@ -1,4 +1,4 @@
-"""Test sets and other datasets in `mamba_mis benchmark report`: tables of their own."""
+"""Test sets and other datasets have their own tables in `mamba_mis benchmark report`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.benchmark_results import CASES, FAR, OURS, SHAPES, STOCK, predicted
 from support.small_dataset import OTHER
 
 
-def test_each_test_set_has_tables_and_pictures_of_its_own(tested):
+def test_each_test_set_has_its_own_tables_and_pictures(tested):
     text = report(tested, pictures="undrawn")
     for title, groups in (
         (f"{tested.name} on imagesTs_far", "7 cases (no groups are recorded"),
@@ -29,7 +29,7 @@ def test_each_test_set_has_tables_and_pictures_of_its_own(tested):
     assert "imagesTs_far" not in section(text, tested.name).partition("### Test sets")[0]
 
 
-def test_means_of_all_sets_stand_side_by_side(tested):
+def test_means_of_all_sets_are_shown_side_by_side(tested):
     text = section(report(tested), tested.name).partition("### Test sets")[2]
     means = {}
     for row in rows_of_csv(tested):
@@ -42,7 +42,7 @@ def test_means_of_all_sets_stand_side_by_side(tested):
 
 
 def recorded(cases: dict[str, str], subset: str = "Tr") -> dict:
-    """A conversion's report of cases with these fingerprints."""
+    """Return a conversion report of cases with these fingerprints."""
     return {
         "splits": {"groups": []},
         "cases": [
@@ -53,9 +53,9 @@ def recorded(cases: dict[str, str], subset: str = "Tr") -> dict:
 
 
 def test_cases_that_were_trained_on_are_named(tested):
-    one, other, nearly = "0f" * 32, "35" * 32, "0f" * 31 + "00"
-    (tested.raw / "conversion_report.json").write_text(json.dumps(recorded({"case0": one})))
-    report_of_other = recorded({"far0": other, "far1": nearly, "far2": ""})
+    trained, other, near = "0f" * 32, "35" * 32, "0f" * 31 + "00"
+    (tested.raw / "conversion_report.json").write_text(json.dumps(recorded({"case0": trained})))
+    report_of_other = recorded({"far0": other, "far1": near, "far2": ""})
     (tested.raw.parent / OTHER / "conversion_report.json").write_text(json.dumps(report_of_other))
     text = report(tested)
     leaks = "training images of Dataset007_Discs"
@@ -66,12 +66,12 @@ def test_cases_that_were_trained_on_are_named(tested):
 
 
 @pytest.mark.parametrize("content", ["{}", '{"cases": [1]}', '{"cases": [{"identifier": "far0"}]}'])
-def test_record_of_another_kind_is_no_record(tested, content):
+def test_invalid_conversion_report_is_ignored(tested, content):
     (tested.raw.parent / OTHER / "conversion_report.json").write_text(content)
     assert "is not known" in section(report(tested), f"{tested.name} on {OTHER} imagesTr")
 
 
-def test_what_is_missing_of_a_test_is_named_and_left_out(tested):
+def test_missing_predictions_of_a_test_set_are_named_and_left_out(tested):
     model = tested.results / tested.name / f"{OURS}__nnUNetPlans__2d" / "test_folds_0_1"
     (model / tested.name / "imagesTs_far" / "far3.png").unlink()
     (model / OTHER / "imagesTr" / "summary.json").unlink()
@@ -95,7 +95,7 @@ def test_predictions_of_an_earlier_training_are_left_out(tested):
     assert f"| {OURS} | 7 |" not in section(text, f"{tested.name} on {OTHER} imagesTr")
 
 
-def test_test_set_that_cannot_be_scored_does_not_keep_the_rest(tested):
+def test_unscorable_test_set_does_not_affect_the_others(tested):
     for file in (tested.root / "raw" / OTHER / "labelsTr").iterdir():
         imageio.imwrite(file, np.zeros((5, 5), np.uint8))
     text = report(tested)
@@ -117,7 +117,7 @@ def test_ensembles_of_other_folds_are_not_compared(tested):
     assert f"| {small} | 7 |" not in section(text, f"{tested.name} on {OTHER} imagesTr (folds 0+1)")
 
 
-def test_ground_truth_that_is_gone_is_named(tested, monkeypatch):
+def test_missing_ground_truth_is_named(tested, monkeypatch):
     monkeypatch.delenv("nnUNet_raw")
     text = report(tested)
     assert f"predictions of {OTHER} imagesTr are left out" in text

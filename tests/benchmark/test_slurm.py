@@ -1,4 +1,4 @@
-"""`mamba_mis benchmark run --slurm` on a real Slurm, started here for the test."""
+"""`mamba_mis benchmark run --slurm` on a real Slurm that is started for the test."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SECONDS = 280
 
 @pytest.fixture(scope="module")
 def slurm():
-    """Variables with which its commands find a Slurm of one node."""
+    """Environment variables for the commands of a one-node Slurm."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'nnunet-mamba-mis[slurm]'")
     script = REPOSITORY / "scripts" / "start_slurm_for_tests.sh"
-    # not pytest's own folder: sockets have short paths
+    # not in pytest's own folder, as sockets need short paths
     with tempfile.TemporaryDirectory(prefix="slurm") as folder:
         started = subprocess.run(["bash", script, folder], capture_output=True, text=True)
         if started.returncode == 3:
@@ -35,7 +35,7 @@ def slurm():
         assert started.returncode == 0, started.stdout + started.stderr
         variables = {"SLURM_CONF": f"{folder}/slurm.conf"}
         yield variables
-        # what a failed test has left must not outlive the daemons
+        # jobs of a failed test must not outlive the daemons
         subprocess.run(["scancel", "--full", "--user", str(os.getuid())], env=os.environ | variables, check=True)
         wait_until(lambda: not queue(variables), 30)
         subprocess.run(["bash", script, folder, "stop"], check=True)
@@ -75,13 +75,13 @@ def test_jobs_are_submitted_once_and_a_preempted_one_resumes(slurm, nnunet, data
     described = call("scontrol", "show", "job", number)
     for setting in ("Partition=tests", "TimeLimit=01:00:00", "ArrayTaskThrottle=2", "Comment=lab", "Requeue=1"):
         assert setting in described
-    # a second time at once: nothing new
+    # submitting again at once adds nothing
     assert "0 new" in call(*submit)
     (results / "refuse").touch()
 
     wait_until(lambda: queued.log.exists() and "Epoch 2" in queued.log.read_text(), SECONDS)
     assert re.search(r"Long +- +running +\d+/8", call(*benchmark, "status"))
-    # what Slurm sends before the time limit and before a preemption
+    # the signal that Slurm sends before the time limit and before a preemption
     call("scancel", "--signal=USR2", f"{number}_0")
     wait_until(queued.is_done, SECONDS)
     log = queued.log.read_text()
@@ -90,14 +90,14 @@ def test_jobs_are_submitted_once_and_a_preempted_one_resumes(slurm, nnunet, data
     assert "Stopped by SIGTERM in epoch" in log
     epochs = logged_epochs(queued)
     assert sorted(set(epochs)) == list(range(8)) and len(epochs) <= 9 and epochs == sorted(epochs)
-    # one that fails by itself is not queued again
+    # a job that fails by itself is not requeued
     wait_until(lambda: not queue(slurm), SECONDS)
     assert len(re.findall(r"nnUNetv2_train .*", refusing.log.read_text())) == 1
     assert re.search(r"Refusing +- +failed", call(*benchmark, "status"))
     assert "ValueError: not today" in "".join(
         path.read_text() for path in Path(results).glob("benchmark_slurm/*_1*.out")
     )
-    # predictions begin when the trainings have ended, and one that lacks its fold says so
+    # predictions start when training has ended, and report a missing fold
     assert tests["Long"].is_done() and not tests["Refusing"].is_done()
     assert "failed: fold 0 is not done" in tests["Refusing"].log.read_text()
     assert re.search(r"Refusing .*imagesTr +failed", call(*benchmark, "status"))

@@ -1,4 +1,4 @@
-"""Intervals and tests: as scipy has them, and worked out by hand."""
+"""Intervals and tests, compared with scipy and with hand calculations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_same_values_give_the_same_interval():
 
 
 def test_frames_of_a_sequence_count_as_one_observation():
-    """Ten copies of each case are no more evidence than one."""
+    """Ten copies of each case give no more evidence than one."""
     single = sample(0)
     copies = {f"{case} {i}": value for case, value in single.items() for i in range(10)}
     groups = {name: name.split()[0] for name in copies}
@@ -53,11 +53,11 @@ def test_large_groups_weigh_more_as_the_mean_is_over_cases():
     assert estimate(values, {"a": "video", "b": "video", "c": "video"}).mean == 0.75
 
 
-def test_a_group_named_like_another_case_keeps_apart_from_it():
+def test_a_group_named_like_another_case_stays_separate():
     assert estimate({"a": 1.0, "b": 0.0}, {"b": "a"}).groups == 2
 
 
-def test_undefined_values_are_left_out_and_seen_in_the_number_of_cases():
+def test_undefined_values_are_left_out_and_not_counted():
     assert estimate({"a": 1.0, "b": math.nan, "c": 0.0}, {}).cases == 2
     assert estimate({"a": 1.0, "b": math.nan, "c": 0.0}, {}).mean == 0.5
 
@@ -76,8 +76,8 @@ def test_rank_biserial_agrees_with_scipys_rank_sums():
     assert rank_biserial(np.array([-1.0, -2, 3, 0])) == 0
 
 
-def test_holm_worked_out_by_hand():
-    # ordered 0.005 × 4, 0.01 × 3, 0.03 × 2, 0.04 × 1, never falling
+def test_holm_matches_a_hand_calculation():
+    # in order: 0.005 × 4, 0.01 × 3, 0.03 × 2, 0.04 × 1, never decreasing
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1, 1]
     assert holm([]) == []
@@ -95,7 +95,7 @@ def test_wins_losses_and_effect_of_a_pair():
 
 
 def test_tests_compare_groups_not_their_frames():
-    """Ten frames of each video say no more than the videos."""
+    """Ten frames of each video give no more evidence than the video."""
     videos = {f"v{i}": d for i, d in enumerate(DARWIN)}
     frames = {f"{video} {i}": d for video, d in videos.items() for i in range(10)}
     zero = dict.fromkeys(frames, 0.0)

@@ -1,4 +1,4 @@
-"""`mamba_mis benchmark run` to its end: failures, test sets, seeds."""
+"""A finished `mamba_mis benchmark run`: failures, test sets, seeds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from support.small_dataset import NUMBER, OTHER
 pytestmark = pytest.mark.slow
 
 
-def test_job_that_fails_does_not_keep_the_others(trained_grid):
+def test_failed_job_does_not_stop_the_others(trained_grid):
     benchmark, output = trained_grid
-    assert "6 jobs: 4 done, 1 failed, 1 not begun" in output
+    assert "6 jobs: 4 done, 1 failed, 1 not started" in output
     assert "ValueError: the images are upside down" in output
     assert all(benchmark.job("Quick", fold, seed=1).is_done() for fold in (0, 1))
 
 
-def test_prediction_begins_only_if_its_folds_are_done(trained_grid):
+def test_prediction_starts_only_if_its_folds_are_done(trained_grid):
     _, output = trained_grid
     assert re.search(rf"Failing nnUNetPlans 2d folds 0 1 seed 1 on {OTHER} imagesTr: .*fold 0\b", output)
 
@@ -34,7 +34,7 @@ def test_ensemble_of_the_folds_predicts_and_scores_a_test_set(trained_grid):
     assert re.search(r"nnUNetv2_predict .* -f 0 1 .* && .*nnUNetv2_evaluate_folder ", log)
 
 
-def test_status_shows_what_became_of_each_job(trained_grid):
+def test_status_shows_the_outcome_of_each_job(trained_grid):
     benchmark, _ = trained_grid
     table = benchmark.run("status", "-d", NUMBER)
     assert re.search(r"Quick +0 +- +done +1/1 +[01]\.\d{3} +0 s", table), table
@@ -42,7 +42,7 @@ def test_status_shows_what_became_of_each_job(trained_grid):
     assert re.search(r"Failing +0 +- +failed", table), table
 
 
-def test_seed_makes_a_training_on_the_cpu_reproducible(trained_grid, benchmark):
+def test_seed_makes_cpu_training_reproducible(trained_grid, benchmark):
     grid = ["run", "-d", NUMBER, "--trainers", "Quick", "--folds", 0, "--jobs", 2, "-device", "cpu", "--seeds", 1, 2]
     benchmark.start(*grid).end()
     first = weights(trained_grid[0], seed=1)

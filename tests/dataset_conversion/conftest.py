@@ -1,4 +1,4 @@
-"""Shared by the tests of `mamba_mis convert`."""
+"""Fixtures for the tests of `mamba_mis convert`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.images import centred_disc
 
 
 class Finished(NamedTuple):
-    """A command that has run, with all that it and the libraries it calls printed."""
+    """Exit status of a command, and all output of it and its libraries."""
 
     status: int
     stdout: str
@@ -27,16 +27,16 @@ class Finished(NamedTuple):
 
 @pytest.fixture
 def kvasir(tmp_path: Path) -> Path:
-    """Kvasir-SEG in small: six pairs of RGB JPEGs of different sizes, in a folder of a folder."""
+    """A small Kvasir-SEG: six pairs of RGB JPEGs of different sizes, in nested folders."""
     return write_kvasir(tmp_path / "source", 6)
 
 
 @pytest.fixture
 def isic(tmp_path: Path) -> Path:
-    """ISIC 2017 in small, all three parts, with the things its downloads hold besides images."""
+    """A small ISIC 2017: all three parts, with the other files that its downloads contain."""
     source = tmp_path / "ISIC"
     for part, identifiers in {
-        # sorted by file name, images and masks of the first two come in different order
+        # sorted by file name, the images and masks of the first two are in different order
         "Training": ("ISIC_1", "ISIC_10", "ISIC_2"),
         "Validation": ("ISIC_3", "ISIC_4"),
         "Test_v2": ("ISIC_5",),
@@ -66,7 +66,7 @@ def preprocessed(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def run(capfd) -> Callable[..., Finished]:
-    """Call `mamba_mis convert` in this process, by default without others."""
+    """Call `mamba_mis convert` in this process, by default without worker processes."""
 
     def call(*arguments: object) -> Finished:
         capfd.readouterr()
@@ -82,13 +82,13 @@ def run(capfd) -> Callable[..., Finished]:
 
 @pytest.fixture
 def error_of(run) -> Callable[..., str]:
-    """Return the message of a command that has to fail as a user may expect it to."""
+    """Return the message of a command, which must fail cleanly."""
 
     def call(*arguments: object) -> str:
         status, stdout, stderr = run(*arguments)
         assert (status, stdout) == (1, ""), stderr
         assert stderr.startswith("mamba_mis: error: ") and "Traceback" not in stderr
-        # what ITK and its libraries say
+        # messages of ITK and its libraries
         for noise in ("WARNING", "ITK", "itk", "HDF5", "Exception"):
             assert noise not in stderr
         return stderr
@@ -98,7 +98,7 @@ def error_of(run) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory) -> Callable[[int, int], Path]:
-    """Folders of so many images of a side, in the layout of Kvasir-SEG; not to be written to."""
+    """Read-only folders with a number of square images, in Kvasir-SEG's layout."""
 
     @cache
     def make(number: int, side: int) -> Path:
@@ -125,7 +125,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def verify_with_nnunet(monkeypatch: pytest.MonkeyPatch, listed_in_one_process: None) -> Callable[[Path], None]:
-    """nnU-Net's check of a dataset, whose workers are forked: spawned ones import nnU-Net anew for every dataset."""
+    """nnU-Net's check of a dataset, with forked workers: spawned ones would import nnU-Net for every dataset."""
     from nnunetv2.experiment_planning import verify_dataset_integrity as module
 
     fork = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-"""Archives as downloaded: unpacked, or refused by name before they can do harm."""
+"""Downloaded archives are unpacked, or refused by name before they can do harm."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def tarred(folder: Path, archive: Path, mode: str = "w:gz") -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz", "tgz"])
-def test_an_archive_gives_what_its_folder_gives(suffix: str, kvasir: Path, tmp_path: Path, raw: Path, run) -> None:
+def test_an_archive_and_its_folder_give_the_same_dataset(
+    suffix: str, kvasir: Path, tmp_path: Path, raw: Path, run
+) -> None:
     archive = tmp_path / f"source.{suffix}"
     if suffix == "zip":
         zipped(kvasir, archive)
@@ -62,7 +64,7 @@ def test_an_archive_gives_what_its_folder_gives(suffix: str, kvasir: Path, tmp_p
     assert report["cases"][0]["image"]["file"] == f"source.{suffix}/Kvasir-SEG/Kvasir-SEG/images/cju0.jpg"
 
 
-def test_a_set_may_come_in_several_archives_some_without_a_folder_inside(tmp_path: Path, raw: Path) -> None:
+def test_a_dataset_may_come_in_archives_with_and_without_a_top_folder(tmp_path: Path, raw: Path) -> None:
     archives = []
     for kind, folder in (
         ("Input", "ISIC2018_Task1-2_Training_Input"),
@@ -118,7 +120,7 @@ def _tar_with(archive: Path, member: str, kind: bytes) -> None:
         ("tar", "images/evil.jpg", tarfile.FIFOTYPE, "is a device"),
     ],
 )
-def test_a_member_that_leads_elsewhere_is_named(
+def test_an_unsafe_member_is_named(
     suffix: str, member: str, kind, reason: str, kvasir: Path, tmp_path: Path, raw: Path, error_of
 ) -> None:
     archive = tmp_path / "in" / f"kvasir.{suffix}"
@@ -136,10 +138,10 @@ def test_a_member_that_leads_elsewhere_is_named(
 
 
 def with_sizes(data: bytes, size: int) -> bytes:
-    """Return a zip all of whose members claim to have this size."""
+    """Return a zip in which every member claims to have this size."""
     for signature, offset in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
         parts = data.split(signature)
-        # the signature itself counts
+        # the offset includes the signature
         at = offset - len(signature)
         parts[1:] = [part[:at] + struct.pack("<I", size) + part[at + 4 :] for part in parts[1:]]
         data = signature.join(parts)
@@ -164,7 +166,7 @@ def test_a_small_archive_that_claims_10_gb_is_refused(tmp_path: Path, raw: Path,
     assert names(raw) == []
 
 
-def test_an_archive_that_lies_about_sizes_is_refused(kvasir: Path, tmp_path: Path, raw: Path, error_of) -> None:
+def test_an_archive_with_wrong_sizes_is_refused(kvasir: Path, tmp_path: Path, raw: Path, error_of) -> None:
     archive = tmp_path / "liar.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("images/a.jpg", bytes(10**7))
@@ -192,7 +194,7 @@ UNREADABLE = ["rar", "7z", "7Z", "tar.zst", "tar.lzma", "tar.Z"]
 
 
 @pytest.mark.parametrize("suffix", UNREADABLE)
-def test_other_archives_are_to_be_unpacked_by_hand(suffix: str, tmp_path: Path, raw: Path, error_of) -> None:
+def test_unsupported_archives_must_be_unpacked_by_hand(suffix: str, tmp_path: Path, raw: Path, error_of) -> None:
     archive = tmp_path / f"PH2Dataset.{suffix}"
     archive.write_bytes(b"whatever")
     message = error_of("ph2", "-i", archive, "-d", 1)
@@ -201,7 +203,9 @@ def test_other_archives_are_to_be_unpacked_by_hand(suffix: str, tmp_path: Path, 
 
 @pytest.mark.parametrize("dataset", ["kvasir-seg", "folder"])
 @pytest.mark.parametrize("suffix", UNREADABLE)
-def test_other_archives_in_an_archive_are_named(suffix: str, dataset: str, tmp_path: Path, raw: Path, error_of) -> None:
+def test_unsupported_archives_in_an_archive_are_named(
+    suffix: str, dataset: str, tmp_path: Path, raw: Path, error_of
+) -> None:
     archive = tmp_path / "all.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr(f"data/k.{suffix}", b"whatever")
@@ -209,17 +213,19 @@ def test_other_archives_in_an_archive_are_named(suffix: str, dataset: str, tmp_p
     assert f"{archive}/data/k.{suffix}" in message and "Unpack" in message
 
 
-def test_a_tar_that_just_ends_has_no_bad_header(kvasir: Path, tmp_path: Path, raw: Path, error_of) -> None:
+def test_a_tar_that_ends_abruptly_is_not_reported_as_a_bad_header(
+    kvasir: Path, tmp_path: Path, raw: Path, error_of
+) -> None:
     archive = tarred(kvasir, tmp_path / "kvasir.tar", "w")
     data = archive.read_bytes().rstrip(b"\0")
     end = len(data) + -len(data) % 512
     for rest in (0, 100):
         archive.write_bytes(data.ljust(end + rest, b"\0"))
         message = error_of("kvasir-seg", "-i", archive, "-d", 1)
-        assert "just ends" in message and "header" not in message
+        assert "ends abruptly" in message and "header" not in message
 
 
-def test_archives_in_a_folder_are_pointed_at(kvasir: Path, tmp_path: Path, raw: Path, error_of) -> None:
+def test_archives_in_the_source_folder_are_pointed_out(kvasir: Path, tmp_path: Path, raw: Path, error_of) -> None:
     (tmp_path / "downloads").mkdir()
     archive = zipped(kvasir, tmp_path / "downloads" / "kvasir-seg.zip")
 
@@ -238,7 +244,7 @@ def test_messages_name_the_archive_not_where_it_was_unpacked(kvasir: Path, tmp_p
     assert names(raw) == []
 
 
-def test_no_room_for_an_archive_is_said_before_unpacking(
+def test_lack_of_disk_space_is_reported_before_unpacking(
     kvasir: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, error_of
 ) -> None:
     monkeypatch.setenv("nnUNet_raw", str(small_disk))
@@ -252,21 +258,21 @@ FORMATS = ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]
 
 
 def archived(folder: Path, archive: Path) -> Path:
-    """Write an archive of the format that its name tells."""
+    """Write an archive of the format that its suffix names."""
     if archive.suffix == ".zip":
         return zipped(folder, archive)
     return tarred(folder, archive, f"w:{archive.suffix[1:]}" if archive.suffix != ".tar" else "w")
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_changed_byte_or_a_cut_never_goes_unnoticed(suffix: str, tmp_path: Path) -> None:
+def test_every_changed_byte_and_truncation_is_detected(suffix: str, tmp_path: Path) -> None:
     for i in range(3):
         write_pair(tmp_path / "source" / "images" / f"c{i}.png", tmp_path / "source" / "masks" / f"c{i}.png", i, (4, 4))
     archive = archived(tmp_path / "source", tmp_path / f"a.{suffix}")
     data = archive.read_bytes()
     places = range(len(data))
     if suffix == "tar":
-        # has no checksums but for headers
+        # tar has checksums only for headers
         with tarfile.open(archive) as file:
             places = [place for member in file for place in range(member.offset, member.offset + 512)]
     change = random.Random(0)
@@ -301,7 +307,7 @@ def _cut_at_header(data: bytes) -> bytes:
 
 
 def _hidden_entry(data: bytes) -> bytes:
-    """Let the comment of one entry in a zip's directory be as long as the entry that follows."""
+    """Extend the comment of an entry in a zip's directory over the next entry."""
     first, second, third = (at.start() for at in list(re.finditer(b"PK\1\2", data))[3:6])
     return data[: first + 32] + struct.pack("<H", third - second) + data[first + 34 :]
 
@@ -353,7 +359,7 @@ def _with_large_entries(archive: Path) -> None:
     with zipfile.ZipFile(archive, "a") as file, file.open("notes.txt", "w", force_zip64=True) as notes:
         notes.write(b"abc")
     with archive.open("r+b") as file:
-        # what a zip of more than 65,535 files ends with
+        # the end of a zip with more than 65,535 files
         data = file.read()
         at = data.rindex(b"PK\5\6")
         _, entries, size, offset, _ = struct.unpack("<8sHLLH", data[at : at + 4] + data[at + 6 : at + 22])
@@ -409,7 +415,7 @@ MEGABYTES = 64 * 2**20
     ],
     ids=["long name", "extended header", "global headers", "chain of headers", "negative size"],
 )
-def test_headers_of_a_tar_file_take_no_memory(members: bytes, tmp_path: Path, raw: Path, error_of) -> None:
+def test_huge_tar_headers_are_refused_in_little_memory(members: bytes, tmp_path: Path, raw: Path, error_of) -> None:
     archive = tmp_path / "bomb.tar.gz"
     archive.write_bytes(gzip.compress(members + _header(tarfile.REGTYPE, 0) + bytes(10240), compresslevel=1))
     del members
@@ -423,22 +429,22 @@ def test_headers_of_a_tar_file_take_no_memory(members: bytes, tmp_path: Path, ra
     assert peak < 16 * 2**20
 
 
-def test_zeros_after_the_end_are_limited_too(kvasir: Path, tmp_path: Path, raw: Path, monkeypatch, error_of) -> None:
+def test_zeros_after_the_end_count_against_the_limit(
+    kvasir: Path, tmp_path: Path, raw: Path, monkeypatch, error_of
+) -> None:
     monkeypatch.setattr("nnunet_mamba_mis.dataset_conversion.archives._RATIO_COUNTS_FROM", 2**20)
     archive = tarred(kvasir, tmp_path / "bomb.tar.gz")
     archive.write_bytes(gzip.compress(gzip.decompress(archive.read_bytes()) + bytes(2**25)))
     assert str(archive) in error_of("kvasir-seg", "-i", archive, "-d", 1)
 
 
-def test_compression_that_cannot_be_read_is_to_be_unpacked_by_hand(
-    kvasir: Path, tmp_path: Path, raw: Path, error_of
-) -> None:
+def test_unsupported_compression_must_be_unpacked_by_hand(kvasir: Path, tmp_path: Path, raw: Path, error_of) -> None:
     archive = zipped(kvasir, tmp_path / "kvasir.zip")
     data = archive.read_bytes()
     for signature, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
-        for found in re.finditer(signature, data):
-            # deflate64, which Windows takes for large files
-            data = data[: found.start() + at] + b"\x09\0" + data[found.start() + at + 2 :]
+        for match in re.finditer(signature, data):
+            # deflate64, which Windows uses for large files
+            data = data[: match.start() + at] + b"\x09\0" + data[match.start() + at + 2 :]
     archive.write_bytes(data)
 
     message = error_of("kvasir-seg", "-i", archive, "-d", 1)
@@ -448,7 +454,7 @@ def test_compression_that_cannot_be_read_is_to_be_unpacked_by_hand(
 
 @pytest.fixture
 def dataverse(tmp_path: Path) -> Path:
-    """HAM10000 as Dataverse gives all its files: a zip of zips, two of which have no folder inside."""
+    """HAM10000 as Dataverse packs all files: a zip of zips, two of which have no top folder."""
     ham10000(tmp_path / "ham")
     files = tmp_path / "files"
     files.mkdir()
@@ -478,7 +484,7 @@ def test_a_damaged_archive_in_an_archive_is_named(dataverse: Path, tmp_path: Pat
     assert names(raw) == []
 
 
-def test_limits_hold_for_archives_in_an_archive_together(tmp_path: Path, raw: Path, monkeypatch, error_of) -> None:
+def test_nested_archives_share_the_limits(tmp_path: Path, raw: Path, monkeypatch, error_of) -> None:
     monkeypatch.setattr("nnunet_mamba_mis.dataset_conversion.archives._RATIO_COUNTS_FROM", 2**20)
     (tmp_path / "in").mkdir()
     for i in range(3):
@@ -488,7 +494,7 @@ def test_limits_hold_for_archives_in_an_archive_together(tmp_path: Path, raw: Pa
     assert f"{archive}/1.zip" in error_of("kvasir-seg", "-i", archive, "-d", 1)
 
 
-def test_an_archive_beside_its_folder_is_left_alone(kvasir: Path, tmp_path: Path, raw: Path) -> None:
+def test_an_archive_beside_its_unpacked_folder_is_ignored(kvasir: Path, tmp_path: Path, raw: Path) -> None:
     zipped(kvasir / "Kvasir-SEG", kvasir / "Kvasir-SEG.zip")
     archive = zipped(kvasir, tmp_path / "all.zip")
     assert convert_dataset(KVASIR_SEG, [archive], 1, processes=1).number_of_cases == {"imagesTr": 6}

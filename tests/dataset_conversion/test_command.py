@@ -1,4 +1,4 @@
-"""The command line: its options, where it writes, how it is interrupted, what it imports."""
+"""The command line: options, output folders, interruption and imports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KVASIR_SEG = DATASETS["kvasir-seg"]
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-def test_list_fits_a_terminal_and_tells_all(columns: int, monkeypatch: pytest.MonkeyPatch, run) -> None:
+def test_list_fits_the_terminal_and_is_complete(columns: int, monkeypatch: pytest.MonkeyPatch, run) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     result = run("--list")
 
@@ -68,7 +68,7 @@ def test_a_bad_argument_is_named(arguments: list[str], reason: str, kvasir: Path
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.write_bytes(b"PK\3\4"), "is neither a folder nor a zip or tar archive, or it is truncated"),
-        (lambda path: path.mkdir(), "found no folder images and no folder masks with images in it"),
+        (lambda path: path.mkdir(), "found no folder images and no folder masks that contains images"),
     ],
     ids=["missing", "archive", "empty"],
 )
@@ -85,7 +85,7 @@ def test_a_bad_source_is_named(
 
 
 @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
-def test_an_id_in_use_is_refused_and_a_free_one_named(
+def test_an_id_in_use_is_refused_and_a_free_one_suggested(
     variable: str, kvasir: Path, tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, error_of
 ) -> None:
     monkeypatch.setenv(variable, str(tmp_path / variable))
@@ -105,19 +105,19 @@ def test_nnunet_raw_must_be_set(kvasir: Path, monkeypatch: pytest.MonkeyPatch, e
     assert "export nnUNet_raw=/path" in error_of("kvasir-seg", "-i", kvasir, "-d", 1)
 
 
-def test_nnunet_raw_may_be_a_folder_yet_to_be_made(kvasir: Path, raw: Path) -> None:
+def test_missing_nnunet_raw_folder_is_created(kvasir: Path, raw: Path) -> None:
     raw.rmdir()
     assert convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder.is_dir()
 
 
-def test_a_target_that_cannot_be_made_is_named(kvasir: Path, raw: Path, error_of) -> None:
+def test_a_target_that_cannot_be_created_is_named(kvasir: Path, raw: Path, error_of) -> None:
     raw.rmdir()
     raw.write_text("a file")
     assert str(raw / "Dataset001_KvasirSEG") in error_of("kvasir-seg", "-i", kvasir, "-d", 1)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_file_that_cannot_be_written_leaves_nothing(processes: int, kvasir: Path, raw: Path) -> None:
+def test_a_failed_write_leaves_nothing_behind(processes: int, kvasir: Path, raw: Path) -> None:
     def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 
@@ -134,14 +134,14 @@ def test_a_file_that_cannot_be_written_leaves_nothing(processes: int, kvasir: Pa
     [(1, ".converting_*/dataset/imagesTr/*"), (2, ".converting_*/dataset/imagesTr/*"), (2, ".converting_*")],
     ids=["one process", "two processes", "two processes, at the start"],
 )
-def test_ctrl_c_leaves_nothing(processes: int, sign: str, pairs, raw: Path) -> None:
+def test_ctrl_c_leaves_nothing_behind(processes: int, sign: str, pairs, raw: Path) -> None:
     arguments = command("kvasir-seg", "-i", pairs(30, 600), "-d", 1, "-np", processes)
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         wait_until(lambda: process.poll() is not None or list(raw.glob(sign)), 30)
         time.sleep(0.05)
-        # as a terminal does, to all its processes
+        # to all its processes, as a terminal does
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=30)
 
@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_nothing(processes: int, sign: str, pairs, raw: Path) -> N
     assert names(raw) == []
 
 
-def test_output_that_is_not_read_to_its_end_is_no_error():
+def test_a_closed_output_pipe_is_not_an_error():
     command = f"{Path(sys.executable).with_name('mamba_mis')} convert --list | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode in (0, 141) and not done.stderr

@@ -36,7 +36,7 @@ def test_kvasir_seg_is_converted_exactly(kvasir: Path, raw: Path, run) -> None:
     for name in cases:
         image, label = read(folder / "imagesTr" / f"{name}_0000.png"), read(folder / "labelsTr" / f"{name}.png")
         mask = read(only(kvasir, f"masks/{name}.jpg"))
-        assert len(np.unique(mask)) > 2, "the source should have compression noise"
+        assert len(np.unique(mask)) > 2, "the source has compression noise"
         np.testing.assert_array_equal(image, read(only(kvasir, f"images/{name}.jpg")))
         np.testing.assert_array_equal(label, centred_disc(image.shape[:2], 1))
         assert label.dtype == np.uint8
@@ -49,7 +49,7 @@ def test_kvasir_seg_is_converted_exactly(kvasir: Path, raw: Path, run) -> None:
     [(KVASIR_SEG, {"background": 0, "polyp": 1}, 6), (ISIC2017, {"background": 0, "lesion": 1}, 3)],
     ids=["kvasir-seg", "isic2017"],
 )
-def test_dataset_json_says_all_that_nnunet_needs(dataset, labels, number, kvasir: Path, isic: Path, raw: Path) -> None:
+def test_dataset_json_is_complete(dataset, labels, number, kvasir: Path, isic: Path, raw: Path) -> None:
     source = {KVASIR_SEG.name: kvasir, ISIC2017.name: isic}[dataset.name]
     folder = convert_dataset(dataset, [source], 1, name="Mine", processes=1).folder
 
@@ -72,7 +72,7 @@ def test_nnunet_accepts_the_result(isic: Path, raw: Path, verify_with_nnunet) ->
     folder = convert_dataset(ISIC2017, [isic], 1, processes=1).folder
 
     verify_with_nnunet(folder)
-    # the check has teeth
+    # the check can fail
     write(folder / "labelsTr" / "ISIC_1.png", centred_disc((21, 30), 255))
     with pytest.raises(RuntimeError):
         verify_with_nnunet(folder)
@@ -122,7 +122,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(isic: Path, raw: 
     assert contents(one) == contents(two)
 
 
-def test_sources_may_be_several_overlap_and_be_the_folders_themselves(kvasir: Path, tmp_path: Path, raw: Path) -> None:
+def test_sources_may_overlap_and_may_be_the_image_folders_themselves(kvasir: Path, tmp_path: Path, raw: Path) -> None:
     images, masks = only(kvasir, "images"), only(kvasir, "masks")
     images.rename(tmp_path / "images")
     (masks / "masks").mkdir()
@@ -146,7 +146,7 @@ def test_grey_images_get_three_channels(kvasir: Path, raw: Path) -> None:
     np.testing.assert_array_equal(read(folder / "imagesTr" / "cju0_0000.png"), rgb(read(path)))
 
 
-def test_masks_of_a_whole_source_may_be_label_maps(kvasir: Path, raw: Path) -> None:
+def test_masks_may_be_label_maps_if_all_are(kvasir: Path, raw: Path) -> None:
     for path in list(only(kvasir, "masks").iterdir()):
         write(path.with_suffix(".png"), (read(path)[..., 0] > 127).astype(np.uint8))
         path.unlink()
@@ -158,7 +158,7 @@ def test_masks_of_a_whole_source_may_be_label_maps(kvasir: Path, raw: Path) -> N
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_an_exif_orientation_is_applied_to_both(orientation: int, kvasir: Path, raw: Path) -> None:
+def test_an_exif_orientation_is_applied_to_image_and_mask(orientation: int, kvasir: Path, raw: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     for path in (only(kvasir, "images/cju0.jpg"), only(kvasir, "masks/cju0.jpg")):
@@ -174,7 +174,7 @@ def test_an_exif_orientation_is_applied_to_both(orientation: int, kvasir: Path, 
 
 
 @pytest.mark.parametrize("of", ["images", "masks"])
-def test_an_exif_orientation_of_one_alone_is_refused(of: str, kvasir: Path, raw: Path, error_of) -> None:
+def test_an_exif_orientation_of_only_image_or_mask_is_refused(of: str, kvasir: Path, raw: Path, error_of) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     path = only(kvasir, f"{of}/cju0.jpg")
@@ -224,7 +224,7 @@ def test_resize(side: int, keep_aspect: bool, kvasir: Path, raw: Path) -> None:
     assert case["done"] == [f"resized to {side} × {side}, {'padded' if keep_aspect else 'stretched'}"]
 
 
-def test_the_report_says_where_every_case_comes_from(isic: Path, raw: Path) -> None:
+def test_the_report_names_the_source_of_every_case(isic: Path, raw: Path) -> None:
     folder = convert_dataset(ISIC2017, [isic], 1, processes=1).folder
 
     written = report(folder)
@@ -291,7 +291,7 @@ def test_real_isic2017(shared: Path, tmp_path: Path, raw: Path, run) -> None:
     if not source.is_dir():
         pytest.skip(f"{source} is not here")
     images = sorted((source / "ISIC-2017_Validation_Data").iterdir())
-    # the four smallest for training: these are the full-size images
+    # the four smallest files for training, as these images have full size
     images.sort(key=lambda path: path.stat().st_size)
     for part, chosen in (("Training", images[:4]), ("Validation", images[4:6])):
         data, truth = (tmp_path / f"ISIC-2017_{part}_{kind}" for kind in ("Data", "Part1_GroundTruth"))

@@ -1,4 +1,4 @@
-"""Every dataset in the exact layout that people download, with what lies around in it."""
+"""Every dataset in the exact layout of its download, including stray files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TEST_SETS = {
 }
 PRANET = {"Tr": ["1", "2", "612", "cju0", "cju1"], **TEST_SETS}
 
-# dataset, what writes its layout, what must come out
+# dataset, function that writes its layout, expected cases
 LAYOUTS = [
     ("kvasir-seg", kvasir_seg, {"Tr": ["cju0", "cju1", "cju2"]}),
     ("cvc-clinicdb", cvc_clinicdb_tif, {"Tr": CLINIC}),
@@ -87,7 +87,7 @@ LAYOUTS = [
 
 
 def upper(folder: Path) -> None:
-    """Bring all names below to upper case."""
+    """Rename everything below to upper case."""
     for path in sorted(folder.rglob("*"), reverse=True):
         if not path.name.startswith((".", "__")):
             path.rename(path.with_name(path.name.upper()))
@@ -118,12 +118,12 @@ def test_layout(name: str, layout, expected: dict[str, list[str]], case: str, tm
 
 
 @pytest.mark.slow
-def test_nnunet_takes_every_dataset(tmp_path: Path, raw: Path, verify_with_nnunet) -> None:
-    tried = {name: layout for name, layout, _ in LAYOUTS} | {"bkai-igh": bkai_igh}
-    for i, (name, layout) in enumerate(tried.items(), start=1):
+def test_nnunet_accepts_every_dataset(tmp_path: Path, raw: Path, verify_with_nnunet) -> None:
+    layouts = {name: layout for name, layout, _ in LAYOUTS} | {"bkai-igh": bkai_igh}
+    for i, (name, layout) in enumerate(layouts.items(), start=1):
         layout(tmp_path / name)
         verify_with_nnunet(convert_dataset(DATASETS[name], [tmp_path / name], i, processes=1).folder)
-    assert {*tried, "folder"} == DATASETS.keys()
+    assert {*layouts, "folder"} == DATASETS.keys()
 
 
 def test_bkai_igh_has_three_classes(tmp_path: Path, raw: Path) -> None:
@@ -138,11 +138,11 @@ def test_bkai_igh_has_three_classes(tmp_path: Path, raw: Path) -> None:
     expected[40:56, 30:50] = 2
     for i in range(3):
         label = read(folder / "labelsTr" / f"img{i}.png")
-        # the edges are JPEG's
+        # JPEG blurs the edges
         assert (label != expected).mean() < 0.01
 
 
-def test_a_colour_that_is_no_class_is_reported(tmp_path: Path, raw: Path, error_of) -> None:
+def test_a_colour_without_a_class_is_reported(tmp_path: Path, raw: Path, error_of) -> None:
     bkai_igh(tmp_path / "bkai")
     mask = rgb(np.zeros((64, 64), np.uint8))
     mask[8:24, 8:24] = (0, 0, 255)
@@ -165,9 +165,9 @@ def test_dark_grey_at_the_border_of_clinicdb_masks_is_background(tmp_path: Path,
     np.testing.assert_array_equal(read(folder / "labelsTr" / "1.png"), centred_disc((24, 32), 1))
 
 
-def test_folder_takes_names_with_spaces_and_letters_of_any_language(tmp_path: Path, raw: Path, run) -> None:
+def test_folder_accepts_names_with_spaces_and_any_alphabet(tmp_path: Path, raw: Path, run) -> None:
     images, masks = tmp_path / "my images", tmp_path / "Masken für später"
-    # macOS decomposes the letter in one of them
+    # macOS decomposes the accented letter in one of the names
     decomposed, composed = (unicodedata.normalize(form, "Läsion 7 (links)") for form in ("NFD", "NFC"))
     write_pair(images / f"img_{decomposed}.PNG", masks / f"{composed}-Maske.Png", 1)
     for i in range(2, 5):
@@ -180,7 +180,7 @@ def test_folder_takes_names_with_spaces_and_letters_of_any_language(tmp_path: Pa
     assert labels == ["Läsion_7__links_.png", "病変2.png", "病変3.png", "病変4.png"]
 
 
-def test_names_may_hold_line_breaks(tmp_path: Path, raw: Path, run, error_of) -> None:
+def test_names_may_contain_line_breaks(tmp_path: Path, raw: Path, run, error_of) -> None:
     images, masks = tmp_path / "images", tmp_path / "masks"
     write_pair(images / "a\nb.png", masks / "a\nb_mask.png", 1)
     write_pair(images / "c.png", masks / "c_mask.png", 2)
@@ -193,7 +193,7 @@ def test_names_may_hold_line_breaks(tmp_path: Path, raw: Path, run, error_of) ->
     assert "a\\nb.png has no mask" in message and message.count("\n") == 1
 
 
-def test_a_mask_in_other_case_is_its_images_but_ss_is_not_ß(tmp_path: Path, raw: Path, run, error_of) -> None:
+def test_masks_match_images_ignoring_case_but_ss_does_not_match_ß(tmp_path: Path, raw: Path, run, error_of) -> None:
     for seed, (image, mask) in enumerate([("Äpfel", "äPFEL"), ("b", "b")]):
         write_pair(tmp_path / "images" / f"{image}.png", tmp_path / "masks" / f"{mask}.png", seed)
     assert run("folder", "-i", tmp_path / "images", tmp_path / "masks", "-d", 1).status == 0
@@ -211,21 +211,23 @@ def test_a_mask_in_other_case_is_its_images_but_ss_is_not_ß(tmp_path: Path, raw
         ([], "-i IMAGES MASKS"),
     ],
 )
-def test_folder_says_how_it_is_called(arguments: list[str], reason: str, tmp_path: Path, raw: Path, error_of) -> None:
+def test_usage_errors_of_folder_show_the_syntax(
+    arguments: list[str], reason: str, tmp_path: Path, raw: Path, error_of
+) -> None:
     assert reason in error_of("folder", "-i", tmp_path, "-d", 1, *arguments)
 
 
-def test_stems_are_for_folder_only(tmp_path: Path, raw: Path, error_of) -> None:
+def test_stems_are_refused_for_other_datasets(tmp_path: Path, raw: Path, error_of) -> None:
     assert "--stems" in error_of("etis", "-i", tmp_path, "-d", 1, "--stems", "{}:{}")
 
 
-def test_ham10000_needs_its_table(tmp_path: Path, raw: Path, error_of) -> None:
+def test_ham10000_requires_its_metadata_table(tmp_path: Path, raw: Path, error_of) -> None:
     ham10000(tmp_path / "ham")
     table = (tmp_path / "ham" / "HAM10000_metadata").rename(tmp_path / "HAM10000_metadata.csv")
 
     message = error_of("ham10000", "-i", tmp_path / "ham", "-d", 1)
     assert "HAM10000_metadata" in message
-    # as a file by itself it is a source, too
+    # the file can also be a source by itself
     assert convert_dataset(DATASETS["ham10000"], [tmp_path / "ham", table], 1, processes=1).folder.is_dir()
 
 
@@ -246,7 +248,7 @@ def test_real_samples(name: str, dataset: str, shared: Path, raw: Path) -> None:
         np.testing.assert_array_equal(image, read(source.parent / case["image"]["file"]))
 
 
-def test_what_systems_leave_behind_is_skipped(kvasir: Path, raw: Path) -> None:
+def test_files_of_operating_systems_are_skipped(kvasir: Path, raw: Path) -> None:
     images = only(kvasir, "images")
     for name in (
         *("cju0.jpg:Zone.Identifier", "Thumbs.db:encryptable", "desktop.ini", "~$notes.docx", "cju0.jpg~", "x.tmp"),
@@ -255,7 +257,7 @@ def test_what_systems_leave_behind_is_skipped(kvasir: Path, raw: Path) -> None:
     ):
         (images / name).parent.mkdir(parents=True, exist_ok=True)
         (images / name).write_bytes((images / "cju0.jpg").read_bytes())
-    # beside the folder of images, too
+    # also beside the image folder
     shutil.copytree(images / "@eaDir", images.parent / "@eaDir" / "images")
 
     folder = convert_dataset(DATASETS["kvasir-seg"], [kvasir], 1, processes=1).folder
@@ -264,19 +266,19 @@ def test_what_systems_leave_behind_is_skipped(kvasir: Path, raw: Path) -> None:
     assert report(folder)["left_out"] == []
 
 
-def test_a_download_that_was_broken_off_is_not_skipped(kvasir: Path, raw: Path, error_of) -> None:
+def test_an_interrupted_download_is_not_skipped(kvasir: Path, raw: Path, error_of) -> None:
     (only(kvasir, "images") / "cju9.jpg.part").write_bytes(b"")
     assert "cju9.jpg.part" in error_of("kvasir-seg", "-i", kvasir, "-d", 1)
 
 
-def test_copies_of_ham10000_in_small_letters_count_once(tmp_path: Path, raw: Path, error_of) -> None:
+def test_lower_case_copies_of_ham10000_count_once(tmp_path: Path, raw: Path, error_of) -> None:
     ham10000(tmp_path)
     for part in (1, 2):
         shutil.copytree(tmp_path / f"HAM10000_images_part_{part}", tmp_path / f"ham10000_images_part_{part}")
     folder = convert_dataset(DATASETS["ham10000"], [tmp_path], 1, processes=1).folder
     assert len(names(folder / "labelsTr")) == 8
 
-    # the same name with other content is for people to decide
+    # the same name with different content is an error
     write(tmp_path / "ham10000_images_part_1" / "ISIC_0000002.jpg", photograph((24, 32), 99))
     message = error_of("ham10000", "-i", tmp_path, "-d", 2)
     assert "ham10000_images_part_1/ISIC_0000002.jpg" in message and "same case identifier" in message
@@ -287,7 +289,9 @@ def test_copies_of_ham10000_in_small_letters_count_once(tmp_path: Path, raw: Pat
     [("c1", "C1"), ("Straße", "STRASSE"), ("caf\u00e9", "CAFE\u0301")],
     ids=["letters", "ß", "accents"],
 )
-def test_names_that_only_some_disks_tell_apart(one: str, other: str, tmp_path: Path, raw: Path, run, error_of) -> None:
+def test_names_that_are_equal_on_some_file_systems_are_refused(
+    one: str, other: str, tmp_path: Path, raw: Path, run, error_of
+) -> None:
     for seed, name in enumerate((one, other, "b")):
         write_pair(tmp_path / "images" / f"{name}.png", tmp_path / "masks" / f"{name}.png", seed)
     source = ["-i", tmp_path / "images", tmp_path / "masks", "-d", 1]
@@ -295,16 +299,16 @@ def test_names_that_only_some_disks_tell_apart(one: str, other: str, tmp_path: P
     message = error_of("folder", *source)
 
     assert f"images/{one}.png" in message and f"images/{other}.png" in message
-    # one of them can stay
+    # one of them is kept
     assert run("folder", *source, "--skip-bad").status == 0
     assert len(names(raw / "Dataset001_Folder" / "labelsTr")) == 2
 
 
 @pytest.mark.parametrize(("frames", "shared"), [((3, 611), 2), ((26, 611), 1), ((26, 50), 0)])
-def test_pranet_warns_of_frames_whose_sequence_is_trained_on(
+def test_pranet_warns_about_test_frames_of_training_sequences(
     frames: tuple[int, ...], shared: int, tmp_path: Path, raw: Path
 ) -> None:
-    # trains on frames of the first and the last sequence
+    # the training set has frames of the first and the last sequence
     pranet(tmp_path)
     test = tmp_path / "TestDataset" / "CVC-ClinicDB"
     shutil.rmtree(test)
@@ -319,6 +323,6 @@ def test_pranet_warns_of_frames_whose_sequence_is_trained_on(
     assert all(f"CVC-ClinicDB_{frame}" in str(warnings) for frame in frames[2 - shared :])
 
 
-def test_no_frame_of_the_shared_polyps_is_of_a_sequence_trained_on(shared: Path) -> None:
+def test_shared_polyps_have_no_test_frame_of_a_training_sequence(shared: Path) -> None:
     found = DATASETS["pranet"].find_cases([shared / "data" / "Polyps-256"])
     assert DATASETS["pranet"].warnings({case.identifier: case.subset for case in found}) == []

@@ -1,4 +1,4 @@
-"""Whatever a file does to its decoder is that file's problem, and the same each time."""
+"""Any decoder failure becomes a problem of the file, and reading is reproducible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.convert_trees import photograph
 RGB = photograph((20, 24))
 ROUNDS = 300
 DEEP = RGB.astype(np.uint16) * 257
-# bytes that are put into files: small and large numbers, and starts of JPEG's segments
+# bytes to insert into files: small and large numbers, and starts of JPEG segments
 INTERESTING = [b"\0", b"\xff", b"\x80", b"\1\0", b"\xff\xd8", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"]
 
 
@@ -44,7 +44,7 @@ def turned() -> Image.Exif:
 
 @cache
 def seeds() -> dict[str, list[bytes]]:
-    """Whole files of each format."""
+    """Intact files of each format."""
     palette = Image.fromarray(RGB).quantize(16)
     two_pages = io.BytesIO()
     tifffile.imwrite(two_pages, np.stack([RGB, RGB]), photometric="rgb")
@@ -122,7 +122,7 @@ def mutated(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def mutated_png(data: bytes, random: np.random.Generator) -> bytes:
-    """Change chunks and give them right checksums, or no damage would come as far as the decoders."""
+    """Change chunks and correct their checksums, as otherwise no damage would reach the decoders."""
     if random.random() < 0.2:
         return mutated(data, random)
     chunks = chunks_of(data)
@@ -132,7 +132,7 @@ def mutated_png(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def outcome(path: Path, read: Callable[[SourceImage], Image.Image]) -> str | bytes:
-    """Read a file as the converter does: check, then convert what is read anew."""
+    """Read a file as the converter does: check it, then read it again and convert it."""
     try:
         image = SourceImage(path)
         image.check()
@@ -156,6 +156,6 @@ def test_a_mutated_file_is_an_image_or_a_bad_file(suffix: str, tmp_path: Path, c
             path.write_bytes(change(data, random))
             outcome(path, SourceImage.mask)
             decoded += isinstance(outcome(path, lambda image: image.rgb(image.bits)), bytes)
-    # neither are all mutations harmless nor do all end at the first look
+    # some mutations are harmless and some are not
     assert 0.05 < decoded / (ROUNDS * len(seeds()[suffix])) < 0.95
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Every picture is read as what it is: its own bit depth, its own format, its own metadata."""
+"""Images are read with their own bit depth, format and metadata."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def write_deep(path: Path, samples: np.ndarray, **options: object) -> Path:
-    """Write 16 bits a channel, as PNG or TIFF."""
+    """Write 16 bits per channel, as PNG or TIFF."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         path.write_bytes(imagecodecs.png_encode(samples.astype(np.uint16)))
@@ -84,7 +84,7 @@ def test_16_bit_samples_keep_their_upper_bits(suffix: str, options: dict, kind: 
 
 
 @pytest.mark.parametrize(("largest", "bits"), [(255, 8), (256, 10), (4095, 12), (4096, 14), (65535, 16)])
-def test_the_smallest_depth_that_holds_all_images_is_used_for_all(largest: int, bits: int, kvasir, raw, run) -> None:
+def test_all_images_are_scaled_from_the_smallest_sufficient_depth(largest: int, bits: int, kvasir, raw, run) -> None:
     paths = [replace(only(kvasir, f"images/cju{i}.jpg"), ".png") for i in range(2)]
     deep = [photograph((24 + i, 40 - i), i).astype(np.uint16) for i in range(2)]
     deep[1][0, 0] = largest
@@ -97,7 +97,7 @@ def test_the_smallest_depth_that_holds_all_images_is_used_for_all(largest: int, 
     folder = raw / "Dataset001_KvasirSEG"
     for i, samples in enumerate(deep):
         np.testing.assert_array_equal(read(folder / f"imagesTr/cju{i}_0000.png"), scaled(samples, bits))
-    # images of 8 bits in the same source
+    # images with 8 bits in the same source
     np.testing.assert_array_equal(read(folder / "imagesTr/cju2_0000.png"), read(only(kvasir, "images/cju2.jpg")))
     written = report(folder)
     assert written["images"]["bits"] == bits and written["images"]["number_with_16_bits"] == 2
@@ -114,7 +114,7 @@ def test_the_smallest_depth_that_holds_all_images_is_used_for_all(largest: int, 
     ],
 )
 @pytest.mark.parametrize(("extra", "hides"), [("unspecified", False), ("assocalpha", True), ("unassalpha", True)])
-def test_a_tiff_says_whether_its_extra_channel_is_alpha(
+def test_an_extra_tiff_channel_is_alpha_only_if_declared(
     dtype: type, photometric: str, planar: str, extra: str, hides: bool, tmp_path: Path
 ) -> None:
     colours = RGB if photometric == "rgb" else RGB[..., :1]
@@ -130,16 +130,16 @@ def test_a_tiff_says_whether_its_extra_channel_is_alpha(
         np.testing.assert_array_equal(SourceImage(path).rgb(8), np.broadcast_to(colours, RGB.shape))
 
 
-def test_a_source_without_16_bit_images_has_no_rule(kvasir: Path, raw: Path) -> None:
+def test_a_source_without_16_bit_images_is_reported_as_unchanged(kvasir: Path, raw: Path) -> None:
     written = report(convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder)
-    assert written["images"] == {"rule": "8 bits a channel, unchanged", "bits": None, "number_with_16_bits": 0}
+    assert written["images"] == {"rule": "8 bits per channel, unchanged", "bits": None, "number_with_16_bits": 0}
     assert written["warnings"] == []
 
 
 @pytest.mark.parametrize("factor", [1, 255, 257 * 255], ids=["0 and 1", "0 and 255", "0 and 65535"])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_16_bit_mask_has_its_own_values(factor: int, suffix: str, channels: int, tmp_path: Path) -> None:
+def test_a_16_bit_mask_keeps_its_values(factor: int, suffix: str, channels: int, tmp_path: Path) -> None:
     mask = centred_disc((20, 24), 1)
     deep = (rgb(mask) if channels == 3 else mask).astype(np.uint16) * factor
 
@@ -148,7 +148,7 @@ def test_a_16_bit_mask_has_its_own_values(factor: int, suffix: str, channels: in
     np.testing.assert_array_equal(values.reshape(20, 24, -1)[..., 0], mask * (factor if factor < 256 else 255))
 
 
-def test_a_16_bit_mask_of_other_values_is_named_with_them(kvasir: Path, raw: Path, error_of) -> None:
+def test_a_16_bit_mask_with_other_values_is_refused_with_these_values(kvasir: Path, raw: Path, error_of) -> None:
     path = replace(only(kvasir, "masks/cju1.jpg"), ".png")
     write_deep(path, centred_disc((25, 39), 1).astype(np.uint16) * 4095)
 
@@ -182,7 +182,7 @@ def palette_of_8_bits(path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_not_8_or_16_bits_of_one_picture_is_refused(name: str, make, tmp_path: Path) -> None:
+def test_unsupported_samples_and_multiple_images_are_refused(name: str, make, tmp_path: Path) -> None:
     path = tmp_path / name
     make(path)
     with pytest.raises(BadFileError) as error:
@@ -196,7 +196,7 @@ def animated(path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_few_bits_are_spread_over_8_and_palettes_are_looked_up(bits: int, tmp_path: Path) -> None:
+def test_low_bit_depths_are_scaled_to_8_bits_and_palettes_applied(bits: int, tmp_path: Path) -> None:
     values = np.arange(64, dtype=np.uint8).reshape(8, 8) % 2**bits
     colours = np.random.default_rng(0).integers(0, 256, (2**bits, 3), dtype=np.uint8)
     packed = np.packbits(np.unpackbits(values[..., None], axis=2)[..., -bits:].reshape(8, -1), axis=1)
@@ -224,7 +224,9 @@ def test_few_bits_are_spread_over_8_and_palettes_are_looked_up(bits: int, tmp_pa
     ids=["zTXt", "iTXt", "iCCP", "unknown iCCP", "checksum", "short"],
 )
 @pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])
-def test_metadata_does_not_make_whole_pixels_damaged(where: str, metadata: bytes, deep: bool, tmp_path: Path) -> None:
+def test_damaged_metadata_does_not_affect_intact_pixels(
+    where: str, metadata: bytes, deep: bool, tmp_path: Path
+) -> None:
     path = write_deep(tmp_path / "i.png", RGB.astype(np.uint16) * 257)
     if not deep:
         write(path, RGB)
@@ -250,7 +252,7 @@ def test_a_wrong_checksum_of_pixels_palette_or_transparency_is_damage(name: byte
 
 @pytest.mark.parametrize("orientation", [0, 1, 9, 65535])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
-def test_an_orientation_that_means_nothing_is_upright(orientation: int, suffix: str, tmp_path: Path) -> None:
+def test_an_undefined_orientation_is_upright(orientation: int, suffix: str, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     write(tmp_path / f"i{suffix}", RGB, exif=exif)
@@ -271,7 +273,7 @@ def test_gif_masks_are_read(kvasir: Path, raw: Path) -> None:
 
 
 def packed(values: np.ndarray, bits: int) -> bytes:
-    """Rows of a width that fills whole bytes."""
+    """Pack rows whose width fills whole bytes."""
     shift = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
     return (values.reshape(-1, 8 // bits) << shift).sum(axis=1, dtype=np.uint8).tobytes()
 
@@ -302,7 +304,7 @@ def write_small_tiff(path: Path, values: np.ndarray, bits: int, photometric: int
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("kind", ["png", "black is zero", "white is zero"])
-def test_values_are_those_in_the_file(kind: str, bits: int, tmp_path: Path) -> None:
+def test_by_value_returns_the_stored_values(kind: str, bits: int, tmp_path: Path) -> None:
     values = (np.arange(16 * 24, dtype=np.int64).reshape(16, 24) % 2**bits).astype(np.uint8)
     path = tmp_path / f"m.{'png' if kind == 'png' else 'tif'}"
     if kind == "png":
@@ -322,14 +324,14 @@ def second_directory_without_width(path: Path) -> None:
 
 
 def odd_gif(path: Path) -> None:
-    # the header and nothing else
+    # only the header
     path.write_bytes(b"GIF89a\x05\0\x05\0\x80\0\0")
 
 
 @pytest.mark.parametrize(
     ("suffix", "make"), [(".tif", second_directory_without_width), (".gif", odd_gif)], ids=["tiff", "gif"]
 )
-def test_the_other_files_go_on(suffix: str, make, kvasir: Path, raw: Path) -> None:
+def test_a_decoder_error_does_not_stop_the_other_files(suffix: str, make, kvasir: Path, raw: Path) -> None:
     make(replace(only(kvasir, "images/cju1.jpg"), suffix))
 
     result = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1, options=Options(skip_bad=True))
@@ -349,7 +351,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_read(kvasir: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_a_job_that_kills_its_process_does_not_take_others_with_it() -> None:
+def test_a_job_that_kills_its_process_does_not_affect_other_jobs() -> None:
     jobs = [*range(5), -signal.SIGKILL, *range(6, 20), -signal.SIGSEGV]
     with workers(2) as pool:
         results = list(pool.map(square_or_die, jobs, "", lambda job: f"killed by {job}"))

@@ -1,4 +1,4 @@
-"""What is in masks: two levels are a class, more are refused with their values or named with --labels."""
+"""Masks: two levels are background and a class; further levels are refused by value, or named with --labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
 
 def drawn(values: dict[int, np.ndarray] | None = None, background: int = 0) -> np.ndarray:
-    """A mask of the values, each where its array is not 0."""
+    """A mask with these values, each where its array is not 0."""
     mask = np.full(SIZE, background, np.uint8)
     for value, where in (values or {}).items():
         mask[where > 0] = value
@@ -42,7 +42,7 @@ def palette(indices: np.ndarray, *colours: tuple[int, int, int]) -> Image.Image:
 
 
 def spots(value: int) -> np.ndarray:
-    """A binary mask of 0 and 255 in which three pixels have another value."""
+    """A mask of 0 and 255 in which three pixels have another value."""
     return drawn({255: OBJECT, value: np.eye(*SIZE) * (np.arange(SIZE[0]) < 3)[:, None]})
 
 
@@ -53,7 +53,7 @@ def reduced(resampling: Image.Resampling, size: tuple[int, int]) -> np.ndarray:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Callable[..., list[Path]]:
-    """Write a pair for each of these masks, and return the folders for -i."""
+    """Write an image for each of these masks, and return the folders for -i."""
 
     def make(*masks: np.ndarray | Image.Image, suffix: str = ".png", **options: object) -> list[Path]:
         for i, mask in enumerate(masks):
@@ -106,7 +106,7 @@ def labels_of(folder: Path, case: str = "im0") -> np.ndarray:
         ([palette(drawn({1: OBJECT, 2: TOOL}), (0, 0, 0), (128, 0, 0), (0, 128, 0))], ["#800000", "#008000"]),
         ([palette(drawn({1: OBJECT, 2: TOOL}), (0, 0, 0), RED, RED)], ["1", "2"]),
         ([palette(drawn({1: OBJECT}), (0, 0, 0), (0, 0, 0))], ["0", "1"]),
-        # in two masks
+        # different levels in two masks
         ([drawn({1: OBJECT}), drawn({2: OBJECT})], ["1", "2"]),
         ([drawn({1: OBJECT}), drawn({255: OBJECT})], ["1", "255"]),
         ([drawn({1: OBJECT})] * 5 + [drawn({255: OBJECT})], ["1", "255"]),
@@ -140,10 +140,10 @@ def test_a_jpeg_of_more_than_two_levels_is_refused(mask, quality: int, source, r
 
     message = error_of("folder", "-i", *source(large, suffix=".jpg", quality=quality), "-d", 1)
 
-    assert "holds" in message
+    assert "contains" in message
 
 
-def test_the_same_in_a_set_of_its_own_layout(source, raw: Path, error_of) -> None:
+def test_more_than_two_levels_in_a_public_dataset_suggest_labels(source, raw: Path, error_of) -> None:
     images, _ = source(drawn({255: RING, 1: OBJECT}))
     assert "convert folder --labels" in error_of("kvasir-seg", "-i", images.parent, "-d", 1)
 
@@ -162,13 +162,13 @@ def test_the_same_in_a_set_of_its_own_layout(source, raw: Path, error_of) -> Non
     ],
     ids=["1", "255", "200", "1 bit", "red", "opaque", "palette", "dark palette"],
 )
-def test_two_levels_are_a_class(mask, convert) -> None:
+def test_two_levels_are_background_and_one_class(mask, convert) -> None:
     np.testing.assert_array_equal(labels_of(convert(mask)), OBJECT)
 
 
 @pytest.mark.parametrize("resampling", [Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
 @pytest.mark.parametrize("size", [(100, 80), (160, 120), (256, 192), (400, 300)], ids=str)
-def test_soft_edges_of_resized_masks_are_no_levels(resampling, size: tuple[int, int], convert) -> None:
+def test_soft_edges_of_resized_masks_are_not_levels(resampling, size: tuple[int, int], convert) -> None:
     mask = reduced(resampling, size)
     np.testing.assert_array_equal(labels_of(convert(mask)), mask > 127)
 
@@ -177,8 +177,8 @@ def test_soft_edges_of_resized_masks_are_no_levels(resampling, size: tuple[int, 
 @pytest.mark.parametrize(
     ("size", "again"), [((352, 352), None), ((128, 128), None), ((256, 256), (512, 512)), ((224, 224), (1024, 1024))]
 )
-def test_soft_edges_of_small_objects_are_no_levels(radius: int, size, again, convert) -> None:
-    """Of which edges are most."""
+def test_soft_edges_of_small_objects_are_not_levels(radius: int, size, again, convert) -> None:
+    """Such objects consist mostly of edges."""
     small = Image.fromarray(disc(120, 100, radius, (256, 256), 255))
     if again:
         small = small.resize(size, Image.Resampling.NEAREST)
@@ -207,7 +207,7 @@ def test_a_thin_third_level_is_refused(options: dict, source, raw: Path, error_o
     assert "im0" in error_of("folder", "-i", *source(mask, **options), "-d", 1)
 
 
-def test_two_shades_of_a_soft_coloured_edge_are_no_levels(convert) -> None:
+def test_two_shades_of_a_soft_coloured_edge_are_not_levels(convert) -> None:
     mask = Image.fromarray(painted({RED: np.pad(np.ones((21, 31)), ((3, 24), (5, 28)))}))
     half = mask.resize((32, 24), Image.Resampling.BOX)
     assert len(half.getcolors()) > 2
@@ -223,7 +223,7 @@ def test_another_colour_between_two_is_a_level(source, raw: Path, error_of) -> N
 
 @pytest.mark.parametrize("quality", [15, 40, 62, 70, 85, 100])
 @pytest.mark.parametrize("saved_again", [False, True], ids=["jpeg", "as png"])
-def test_noise_of_a_jpeg_is_no_level(quality: int, saved_again: bool, tmp_path: Path, convert) -> None:
+def test_jpeg_noise_is_not_a_level(quality: int, saved_again: bool, tmp_path: Path, convert) -> None:
     mask = disc(120, 100, 60, (240, 320), 255)
     write_jpeg = tmp_path / "noisy.jpg"
     Image.fromarray(mask).save(write_jpeg, quality=quality)
@@ -273,7 +273,7 @@ def dataset_labels(folder: Path) -> dict[str, int]:
     ],
     ids=["values", "palette", "colours", "background"],
 )
-def test_labels_are_what_was_named(mask, arguments: list[str], expected: dict[str, int], convert) -> None:
+def test_labels_follow_the_given_names(mask, arguments: list[str], expected: dict[str, int], convert) -> None:
     folder = convert(mask, arguments=("--labels", *arguments))
 
     np.testing.assert_array_equal(labels_of(folder), drawn({2: OBJECT, 1: TOOL, 3: RING}))
@@ -281,13 +281,13 @@ def test_labels_are_what_was_named(mask, arguments: list[str], expected: dict[st
     assert all(name in report(folder)["masks"]["rule"] for name in expected)
 
 
-def test_one_bit_is_0_and_1(convert) -> None:
+def test_one_bit_masks_have_the_values_0_and_1(convert) -> None:
     folder = convert(drawn({1: OBJECT}) > 0, arguments=("--labels", "polyp=1"))
     np.testing.assert_array_equal(labels_of(folder), OBJECT)
 
 
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
-def test_labels_name_the_values_of_a_tiff_whatever_is_white(photometric: str, tmp_path: Path, raw: Path, run) -> None:
+def test_labels_name_stored_tiff_values_for_every_photometric(photometric: str, tmp_path: Path, raw: Path, run) -> None:
     write(tmp_path / "images" / "im0.png", photograph(SIZE))
     (tmp_path / "masks").mkdir()
     tifffile.imwrite(tmp_path / "masks" / "im0.tif", OBJECT > 0, photometric=photometric)
@@ -337,7 +337,7 @@ def test_labels_may_have_the_noise_of_a_jpeg(mask, suffix: str, labels: list[str
         (drawn({255: OBJECT, 128: TOOL}), {"suffix": ".jpg"}, ["polyp=255", "instrument=128"], "JPEG"),
     ],
 )
-def test_a_value_that_no_label_names_is_a_problem(mask, options, labels, found, source, raw: Path, error_of) -> None:
+def test_a_value_without_a_label_is_a_problem(mask, options, labels, found, source, raw: Path, error_of) -> None:
     if options:
         mask = np.kron(mask, np.ones((4, 4, *[1] * (mask.ndim - 2)), np.uint8))
 
@@ -347,7 +347,7 @@ def test_a_value_that_no_label_names_is_a_problem(mask, options, labels, found, 
     assert names(raw) == []
 
 
-def test_a_label_that_no_mask_holds_is_warned_of(source, raw: Path, run) -> None:
+def test_a_label_in_no_mask_causes_a_warning(source, raw: Path, run) -> None:
     result = run("folder", "-i", *source(drawn({1: OBJECT}), drawn()), "-d", 1, "--labels", "polyp=1", "tool=3")
 
     assert result.status == 0
@@ -386,12 +386,12 @@ def test_a_label_that_no_mask_holds_is_warned_of(source, raw: Path, run) -> None
     ],
     ids=repr,
 )
-def test_malformed_labels_are_one_clear_error(labels: list[str], tmp_path: Path, raw: Path, error_of) -> None:
+def test_malformed_labels_cause_one_clear_error(labels: list[str], tmp_path: Path, raw: Path, error_of) -> None:
     message = error_of("folder", "-i", tmp_path, tmp_path, "-d", 1, "--labels", *labels)
     assert "--labels" in message and len(message.splitlines()) == 1
 
 
-def test_labels_are_for_folder_only(tmp_path: Path, raw: Path, error_of) -> None:
+def test_labels_are_refused_for_other_datasets(tmp_path: Path, raw: Path, error_of) -> None:
     assert "--labels" in error_of("etis", "-i", tmp_path, "-d", 1, "--labels", "polyp=1")
 
 
@@ -399,7 +399,7 @@ def test_labels_are_for_folder_only(tmp_path: Path, raw: Path, error_of) -> None
 
 
 def write_busi(source: Path) -> Path:
-    """BUSI in small: three folders, each with images and masks."""
+    """Write a small BUSI: three folders, each with images and masks."""
     for seed, (folder, masks) in enumerate(
         {
             "benign (1)": [OBJECT, TOOL],
@@ -432,7 +432,7 @@ def test_busi_is_converted_with_all_its_masks(twice: bool, tmp_path: Path, raw: 
     assert [mask["file"] for mask in further] == ["Dataset_BUSI_with_GT/benign/benign (1)_mask_1.png"]
 
 
-def test_folders_that_use_the_same_names_are_told_apart(tmp_path: Path, raw: Path, run) -> None:
+def test_folders_with_equal_file_names_get_distinct_identifiers(tmp_path: Path, raw: Path, run) -> None:
     for seed, folder in enumerate(("benign", "malignant")):
         write(tmp_path / folder / "1.png", photograph(SIZE, seed))
         write(tmp_path / folder / "1_mask.png", OBJECT * 255)
@@ -446,9 +446,12 @@ def test_folders_that_use_the_same_names_are_told_apart(tmp_path: Path, raw: Pat
     [
         (lambda folder: (folder / "benign (1).png").unlink(), "benign (1)_mask.png has no image benign (1).*"),
         (lambda folder: (folder / "benign (100)_mask.png").unlink(), "has no mask benign (100)_mask.*"),
-        (lambda folder: write(folder / "benign (1)_mask_1.png", centred_disc((24, 32))), "benign (1)_mask_1.png is 32"),
+        (
+            lambda folder: write(folder / "benign (1)_mask_1.png", centred_disc((24, 32))),
+            "benign (1)_mask_1.png has 32",
+        ),
         (lambda folder: (folder / "benign (1)_mask_1.png").write_bytes(b""), "benign (1)_mask_1.png is empty"),
-        (lambda folder: write(folder / "benign (1)_mask_1.png", OBJECT + 2 * TOOL), "benign (1)_mask_1.png holds"),
+        (lambda folder: write(folder / "benign (1)_mask_1.png", OBJECT + 2 * TOOL), "benign (1)_mask_1.png contains"),
         (lambda folder: write(folder / "benign (1)_mask_1.png", TOOL), "benign (1)_mask_1.png has no value above 1"),
         (lambda folder: write(folder / "benign (1)_mask_01.bmp", TOOL), "same case identifier"),
     ],
@@ -466,7 +469,7 @@ def test_a_lost_mask_among_numbered_ones_is_a_problem(lost: str, tmp_path: Path,
     folder = write_busi(tmp_path) / "benign"
     for number in (2, 3):
         write(folder / f"benign (1)_mask_{number}.png", OBJECT * 255)
-    # numbers start as those of other images
+    # the numbers start like those of other images
     write(folder / "benign (100)_mask_1.png", OBJECT * 255)
     arguments = ("folder", "-i", tmp_path, "-d", 1, "--stems", "{}:{}_mask")
     assert run(*arguments, "--dry-run").status == 0
@@ -478,7 +481,7 @@ def test_a_lost_mask_among_numbered_ones_is_a_problem(lost: str, tmp_path: Path,
 
 
 @pytest.mark.parametrize("first", [0, 1, 10**12])
-def test_masks_may_all_have_numbers(first: int, tmp_path: Path, raw: Path, run) -> None:
+def test_all_masks_may_be_numbered(first: int, tmp_path: Path, raw: Path, run) -> None:
     for seed, name in enumerate("ab"):
         write(tmp_path / f"{name}.png", photograph(SIZE, seed))
         for number, mask in enumerate((OBJECT, TOOL)[: seed + 1], first):
@@ -489,7 +492,7 @@ def test_masks_may_all_have_numbers(first: int, tmp_path: Path, raw: Path, run) 
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_further_masks_may_be_of_other_classes_but_not_of_one_pixel(
+def test_further_masks_may_have_other_classes_but_must_not_overlap(
     overlap: bool, tmp_path: Path, raw: Path, run
 ) -> None:
     write(tmp_path / "1.png", photograph(SIZE))
@@ -510,15 +513,15 @@ def test_further_masks_may_be_of_other_classes_but_not_of_one_pixel(
     [("21_training", "21_manual1", "{}_training:{}_manual1"), ("fff9_01", "fff9_01_mask", "{}:{}_mask")],
     ids=["DRIVE", "Carvana"],
 )
-def test_documented_stems(image: str, mask: str, stems: str, tmp_path: Path, raw: Path, run) -> None:
+def test_documented_stems_work(image: str, mask: str, stems: str, tmp_path: Path, raw: Path, run) -> None:
     write(tmp_path / "images" / f"{image}.tif", photograph(SIZE))
     write(tmp_path / "masks" / f"{mask}.png", OBJECT * 255)
 
     assert run("folder", "-i", tmp_path / "images", tmp_path / "masks", "-d", 1, "--stems", stems).status == 0
 
 
-def test_numbers_of_images_are_no_further_masks(tmp_path: Path, raw: Path, error_of) -> None:
-    """Where masks are named like images, the mask of a lost image must not join that of another one."""
+def test_a_mask_named_like_an_image_is_not_a_further_mask(tmp_path: Path, raw: Path, error_of) -> None:
+    """If masks are named like images, the mask of a missing image must not become a further mask of another one."""
     write(tmp_path / "images" / "a.png", photograph(SIZE))
     for name in ("a", "a_1"):
         write(tmp_path / "masks" / f"{name}.png", OBJECT * 255)

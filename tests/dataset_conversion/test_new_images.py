@@ -1,4 +1,4 @@
-"""`mamba_mis convert images` makes of any folder of images what nnU-Net's prediction reads."""
+"""`mamba_mis convert images` converts any folder of images for nnU-Net's prediction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RGB = photograph((20, 24))
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Images of every kind that people have."""
+    """Images of all common kinds."""
     folder = tmp_path / "new"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -63,7 +63,7 @@ def test_every_kind_of_image_becomes_an_rgb_png(source: Path, tmp_path: Path, ru
     assert f"nnUNetv2_predict -i {tmp_path / 'out'} " in result.stdout
 
 
-def test_nnunet_reads_them_as_cases_of_three_channels(source: Path, tmp_path: Path, run) -> None:
+def test_nnunet_reads_converted_images_as_cases_of_three_channels(source: Path, tmp_path: Path, run) -> None:
     from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
     from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
@@ -75,7 +75,7 @@ def test_nnunet_reads_them_as_cases_of_three_channels(source: Path, tmp_path: Pa
         assert NaturalImage2DIO().read_images(files)[0].shape[:2] == (3, 1)
 
 
-def test_processes_make_no_difference_and_nothing_else_is_left(source: Path, tmp_path: Path, run) -> None:
+def test_the_result_does_not_depend_on_processes_and_nothing_else_is_left(source: Path, tmp_path: Path, run) -> None:
     run("images", "-i", source, "-o", tmp_path / "one" / "out")
     run("images", "-i", source, "-o", tmp_path / "two" / "out", "-np", 2)
 
@@ -84,7 +84,7 @@ def test_processes_make_no_difference_and_nothing_else_is_left(source: Path, tmp
 
 
 @pytest.mark.parametrize("bits", [14, 16])
-def test_bits_scale_as_the_training_images_were(bits: int, source: Path, tmp_path: Path, run) -> None:
+def test_bits_sets_the_scale(bits: int, source: Path, tmp_path: Path, run) -> None:
     assert run("images", "-i", source, "-o", tmp_path / "out", "--bits", bits).status == 0
 
     expected = np.floor(rgb(RGB[..., 0]).astype(float) * 16 * 255 / (2**bits - 1) + 0.5)
@@ -139,7 +139,7 @@ def test_a_problem_is_named_and_nothing_is_written(spoil, source: Path, tmp_path
     assert len(left_out) == 1 and f"new/{path.name} " in left_out[0]["why"]
 
 
-def test_names_cannot_break_lines_or_colour_the_terminal(source: Path, tmp_path: Path, run, error_of) -> None:
+def test_control_characters_in_names_are_escaped(source: Path, tmp_path: Path, run, error_of) -> None:
     (source / "x\x1b[31m\ny.png").write_bytes(b"")
     out = tmp_path / "o\x1b[2J\nut"
 
@@ -159,7 +159,7 @@ def test_names_cannot_break_lines_or_colour_the_terminal(source: Path, tmp_path:
             for line in lines[2:4]] == [True, True]  # fmt: skip
 
 
-def test_one_is_singular(tmp_path: Path, run) -> None:
+def test_counts_of_one_are_singular(tmp_path: Path, run) -> None:
     write(tmp_path / "new" / "deep.png", RGB[..., 0].astype(np.uint16) * 16)
     (tmp_path / "new" / "bad.png").write_bytes(b"")
     result = run("images", "-i", tmp_path / "new", "-o", tmp_path / "out", "--skip-bad")
@@ -201,11 +201,11 @@ def test_a_source_that_is_not_one_folder_of_images_is_named(make: str, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_folder_may_be_filled(source: Path, tmp_path: Path, run) -> None:
+def test_an_empty_output_folder_is_accepted(source: Path, tmp_path: Path, run) -> None:
     (tmp_path / "out").mkdir()
     assert run("images", "-i", source, "-o", tmp_path / "out").status == 0
     assert len(names(tmp_path / "out")) == 10
-    # what a folder of this name was moved to meanwhile is gone, too
+    # no temporary folder remains
     assert names(tmp_path) == ["new", "out"]
 
 

@@ -1,4 +1,4 @@
-"""Bad data is named in one clear message, and nothing is left behind."""
+"""One clear message names bad data, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.images import centred_disc
 KVASIR_SEG = DATASETS["kvasir-seg"]
 
 
-# bad data: what is done to Kvasir-SEG's case cju1, and what the message must say besides the file's name
+# bad data: functions that spoil Kvasir-SEG's case cju1 and return the bad file
 
 
 def _empty(image: Path, mask: Path) -> Path:
@@ -48,7 +48,7 @@ def _truncated_jpeg(image: Path, mask: Path) -> Path:
 
 
 def _damaged_jpeg(image: Path, mask: Path) -> Path:
-    # in the header all is well and the end is there: only decoding shows it
+    # header and end are intact: only decoding reveals the damage
     data = image.read_bytes()
     image.write_bytes(data[:-300] + bytes(298) + data[-2:])
     return image
@@ -128,7 +128,7 @@ def _image_as_mask(image: Path, mask: Path) -> Path:
 
 
 def _foreign(image: Path, mask: Path) -> Path:
-    # as a browser leaves a download that was broken off
+    # as a browser leaves an interrupted download
     path = image.with_suffix(".jpg.crdownload")
     path.write_bytes(b"\xff\xd8\xff")
     return path
@@ -146,7 +146,7 @@ def _turned_tiff(image: Path, mask: Path) -> Path:
 
 
 def _huge(image: Path, mask: Path) -> Path:
-    # a header that claims 60000 × 60000 pixels, of which none is there
+    # the header claims 60000 × 60000 pixels, but there are none
     path = mask.with_suffix(".png")
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
@@ -171,17 +171,17 @@ def _twice(image: Path, mask: Path) -> Path:
         (_damaged_jpeg, "is truncated or damaged"),
         (_truncated_png, "is truncated or damaged"),
         (_truncated_bmp, "is truncated or damaged"),
-        (_wrong_suffix, "is in truth a .jpg file"),
+        (_wrong_suffix, "is actually a .jpg file"),
         (_alpha, "has transparent pixels"),
         (_floating_point, "has floating-point samples"),
         (_transparent_gif, "has transparent pixels"),
         (_labels, "no value above 1, expected 0 and 255"),
-        (_other_size, "is 25 × 39 pixels, but its image"),
+        (_other_size, "has 25 × 39 pixels, but its image"),
         (_no_mask, "has no mask cju1.*"),
         (_no_image, "has no image cju1.*"),
         (_twice, "same case identifier as"),
         (_soft, "(not clearly binary)"),
-        (_nothing, "is empty: nothing is drawn in it (empty mask)"),
+        (_nothing, "is empty: it has no foreground (empty mask)"),
         (_image_as_mask, "is the same file as its image"),
         (_foreign, "is neither an image nor a document"),
         (_cmyk, "Pillow's mode CMYK"),
@@ -190,7 +190,7 @@ def _twice(image: Path, mask: Path) -> Path:
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )
-def test_a_bad_file_is_named_and_nothing_is_left(
+def test_a_bad_file_is_named_and_nothing_is_left_behind(
     spoil: Callable[[Path, Path], Path], reason: str, kvasir: Path, raw: Path, error_of
 ) -> None:
     path = spoil(only(kvasir, "images/cju1.jpg"), only(kvasir, "masks/cju1.jpg"))
@@ -203,7 +203,7 @@ def test_a_bad_file_is_named_and_nothing_is_left(
     assert names(raw) == []
 
 
-def test_a_file_that_fails_in_a_worker_process_is_named_too(kvasir: Path, raw: Path, error_of) -> None:
+def test_a_file_that_fails_in_a_worker_process_is_named(kvasir: Path, raw: Path, error_of) -> None:
     png = _truncated_png(only(kvasir, "images/cju1.jpg"), only(kvasir, "masks/cju1.jpg"))
     jpeg = _damaged_jpeg(only(kvasir, "images/cju2.jpg"), only(kvasir, "masks/cju2.jpg"))
 
@@ -262,7 +262,7 @@ def test_a_missing_folder_is_named(remove: str, named: list[str], isic: Path, ra
     assert names(raw) == []
 
 
-def test_folders_that_are_there_twice_are_named(kvasir: Path, raw: Path, error_of) -> None:
+def test_duplicate_folders_are_named(kvasir: Path, raw: Path, error_of) -> None:
     shutil.copytree(only(kvasir, "images").parent, kvasir / "copy")
 
     message = error_of("kvasir-seg", "-i", kvasir, "-d", 1)
@@ -272,8 +272,8 @@ def test_folders_that_are_there_twice_are_named(kvasir: Path, raw: Path, error_o
     assert names(raw) == []
 
 
-def test_folders_that_are_there_many_times_are_counted(kvasir: Path, raw: Path, error_of) -> None:
-    """A whole disk given as the source must not fill the terminal."""
+def test_many_duplicate_folders_are_counted(kvasir: Path, raw: Path, error_of) -> None:
+    """A whole disk as the source does not fill the terminal."""
     for number in range(20):
         shutil.copytree(only(kvasir / "Kvasir-SEG", "images").parent, kvasir / f"copy{number}")
 

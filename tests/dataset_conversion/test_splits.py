@@ -1,4 +1,4 @@
-"""Folds that never divide what belongs together."""
+"""Folds that never separate related cases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("preprocessed")
 
 def splits_of(folder: Path) -> list[dict[str, list[str]]]:
     here = (folder / "splits_final.json").read_bytes()
-    # nnU-Net reads the other
+    # nnU-Net reads the copy
     assert (folder.parent.parent / "nnUNet_preprocessed" / folder.name / "splits_final.json").read_bytes() == here
     return json.loads(here)
 
@@ -49,7 +49,7 @@ def convert(name: str, *sources: Path, **options) -> Path:
     return convert_dataset(DATASETS[name], sources, 1, processes=1, options=Options(**options)).folder
 
 
-def test_every_case_is_validated_on_once(tmp_path: Path, raw: Path) -> None:
+def test_every_case_is_validated_once(tmp_path: Path, raw: Path) -> None:
     splits = splits_of(convert("kvasir-seg", write_kvasir(tmp_path / "source", 12)))
 
     assert len(splits) == 5
@@ -72,12 +72,11 @@ def test_frames_of_a_sequence_stay_together(tmp_path: Path, raw: Path) -> None:
     assert recorded["groups"] == [["1", "10", "2", "25"]]
 
 
-def test_the_sequences_are_those_of_the_data_set() -> None:
-
+def test_frame_numbers_map_to_the_published_sequences() -> None:
     cases = [Case(str(i), Path("i"), Path("m")) for i in range(1, 613)]
-    found = [*sequences([], cases).values()]
-    assert len(set(found)) == 29
-    assert [found[i] for i in (0, 24, 25, 49, 590, 591, 611)] == [f"sequence {n}" for n in (1, 1, 2, 2, 28, 29, 29)]
+    names = [*sequences([], cases).values()]
+    assert len(set(names)) == 29
+    assert [names[i] for i in (0, 24, 25, 49, 590, 591, 611)] == [f"sequence {n}" for n in (1, 1, 2, 2, 28, 29, 29)]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_near_duplicates_stay_together(tmp_path: Path, raw: Path) -> None:
     source = tmp_path / "source"
     for i in range(10):
         write_pair(source / "images" / f"c{i}.png", source / "masks" / f"c{i}.png", i, (96, 128))
-    # the same picture darker, smaller, compressed
+    # the same image, darker, smaller and compressed
     image = Image.fromarray(photograph((96, 128), 3)).resize((100, 75))
     write(source / "images" / "c_again.jpg", (np.asarray(image) * 0.8).astype(np.uint8))
     write(source / "masks" / "c_again.png", read(source / "masks" / "c3.png")[:75, :100])
@@ -153,7 +152,7 @@ def test_official_split(name: str, layout, tmp_path: Path, raw: Path) -> None:
     assert report(folder)["splits"]["rule"] == "one fold: the official training and validation sets"
 
 
-def test_official_split_is_refused_where_there_is_none(tmp_path: Path, raw: Path, error_of) -> None:
+def test_official_split_is_refused_without_an_official_validation_set(tmp_path: Path, raw: Path, error_of) -> None:
     source = write_kvasir(tmp_path / "source", 3)
     assert "--official-split: kvasir-seg" in error_of("kvasir-seg", "-i", source, "-d", 1, "--official-split")
     isic2017(tmp_path / "isic")
@@ -163,7 +162,7 @@ def test_official_split_is_refused_where_there_is_none(tmp_path: Path, raw: Path
     assert "--official-split" in message and "validation" in message
 
 
-def test_years_of_isic_that_share_images_are_warned_of(tmp_path: Path, raw: Path, run) -> None:
+def test_isic_years_that_share_images_cause_a_warning(tmp_path: Path, raw: Path, run) -> None:
     for layout in (isic2017, isic2018):
         layout(tmp_path / layout.__name__)
     results = []
@@ -172,12 +171,12 @@ def test_years_of_isic_that_share_images_are_warned_of(tmp_path: Path, raw: Path
         assert results[-1].status == 0, results[-1].stderr
     assert "ISIC_0016072" in results[0].stderr and "2018 training set" in results[0].stderr
     assert "ISIC_0016072" in results[1].stderr and "2017 test set" in results[1].stderr
-    # and what is seen, not only what is known
+    # a leak found in nnUNet_raw, in addition to the known one
     assert "Dataset017_ISIC2017" in results[1].stderr
     assert any("ISIC_0016072" in warning for warning in report(raw / "Dataset018_ISIC2018")["warnings"])
 
 
-def test_a_picture_in_training_and_test_set_is_warned_of(tmp_path: Path, raw: Path, run) -> None:
+def test_an_image_in_training_and_test_set_causes_a_warning(tmp_path: Path, raw: Path, run) -> None:
     isic2017(tmp_path / "isic")
     train, test = (tmp_path / "isic" / f"ISIC-2017_{part}_Data" for part in ("Training", "Test_v2"))
     (test / "ISIC_0000015.jpg").write_bytes((train / "ISIC_0000010.jpg").read_bytes())
@@ -188,7 +187,7 @@ def test_a_picture_in_training_and_test_set_is_warned_of(tmp_path: Path, raw: Pa
     assert "the training set and the test set" in result.stderr and "ISIC_0000010 = ISIC_0000015" in result.stderr
 
 
-def test_training_images_are_known_again_in_another_dataset_at_another_size(tmp_path: Path, raw: Path) -> None:
+def test_resized_training_images_are_recognised_in_another_dataset(tmp_path: Path, raw: Path) -> None:
     source, copies = tmp_path / "Kvasir-SEG", tmp_path / "copies"
     for i in range(6):
         write_pair(source / "images" / f"cju{i}.jpg", source / "masks" / f"cju{i}.jpg", seed=i, size=(96, 128))
@@ -205,7 +204,9 @@ def test_training_images_are_known_again_in_another_dataset_at_another_size(tmp_
     assert trained_on(kvasir, tmp_path, ["new"]) is None
 
 
-def test_without_nnunet_preprocessed_the_way_is_told(tmp_path: Path, raw: Path, monkeypatch, run) -> None:
+def test_without_nnunet_preprocessed_the_output_says_where_to_copy_the_splits(
+    tmp_path: Path, raw: Path, monkeypatch, run
+) -> None:
     monkeypatch.delenv("nnUNet_preprocessed")
     result = run("kvasir-seg", "-i", write_kvasir(tmp_path / "source", 5), "-d", 1, "-np", 1)
 
@@ -214,9 +215,7 @@ def test_without_nnunet_preprocessed_the_way_is_told(tmp_path: Path, raw: Path, 
     assert "nnUNet_preprocessed" in result.stdout and str(splits) in result.stdout
 
 
-def test_splits_that_cannot_be_given_to_nnunet_do_not_cost_the_dataset(
-    tmp_path: Path, raw: Path, monkeypatch, run
-) -> None:
+def test_the_dataset_is_kept_if_nnunets_splits_cannot_be_written(tmp_path: Path, raw: Path, monkeypatch, run) -> None:
     (tmp_path / "no folder").write_text("")
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "no folder"))
     result = run("kvasir-seg", "-i", write_kvasir(tmp_path / "source", 5), "-d", 1, "-np", 1)
@@ -224,8 +223,8 @@ def test_splits_that_cannot_be_given_to_nnunet_do_not_cost_the_dataset(
     assert result.status == 0
     splits = raw / "Dataset001_KvasirSEG" / "splits_final.json"
     assert splits.exists()
-    wanted = tmp_path / "no folder" / "Dataset001_KvasirSEG" / "splits_final.json"
-    assert str(wanted) in result.stdout and str(splits) in result.stdout
+    for_nnunet = tmp_path / "no folder" / "Dataset001_KvasirSEG" / "splits_final.json"
+    assert str(for_nnunet) in result.stdout and str(splits) in result.stdout
 
 
 def test_training_images_that_copy_the_same_test_image_stay_together(tmp_path: Path, raw: Path) -> None:
@@ -252,7 +251,7 @@ def test_held_out_cases_are_in_no_fold(tmp_path: Path, raw: Path) -> None:
     assert written["warnings"] == [] and written["options"]["hold_out"] == 2
 
 
-def test_held_out_cases_whose_group_is_trained_on_are_warned_of(tmp_path: Path, raw: Path) -> None:
+def test_held_out_cases_of_a_training_group_cause_a_warning(tmp_path: Path, raw: Path) -> None:
     ham10000(tmp_path / "ham")
     folder = convert("ham10000", tmp_path / "ham", hold_out=2)
 
@@ -261,17 +260,17 @@ def test_held_out_cases_whose_group_is_trained_on_are_warned_of(tmp_path: Path, 
         assert path.stem in warning
 
 
-def test_a_group_that_is_held_out_as_a_whole_leaks_nothing(tmp_path: Path, raw: Path) -> None:
+def test_a_group_that_is_held_out_completely_causes_no_warning(tmp_path: Path, raw: Path) -> None:
     cvc_clinicdb_tif(tmp_path / "source")
     folder = convert("cvc-clinicdb", tmp_path / "source", hold_out=3)
 
-    # four of the six frames are of one sequence, and 612 is the only one of its own
+    # four of the six frames are of one sequence, and 612 is the only frame of its sequence
     assert {path.stem for path in (folder / "labelsTs").iterdir()} == {"10", "25", "612"}
     (warning,) = report(folder)["warnings"]
     assert "10" in warning and "25" in warning and "612" not in warning
 
 
-def test_held_out_copies_of_training_images_are_warned_of(tmp_path: Path, raw: Path, run) -> None:
+def test_held_out_copies_of_training_images_cause_a_warning(tmp_path: Path, raw: Path, run) -> None:
     source = write_kvasir(tmp_path / "source", 3)
     images, masks = source / "Kvasir-SEG" / "Kvasir-SEG" / "images", source / "Kvasir-SEG" / "Kvasir-SEG" / "masks"
     for folder in (images, masks):
@@ -282,7 +281,7 @@ def test_held_out_copies_of_training_images_are_warned_of(tmp_path: Path, raw: P
     assert result.status == 0 and "holdout" in result.stderr and "cju1 = cju1_copy" in result.stderr
 
 
-def test_the_official_split_is_not_divided(tmp_path: Path, raw: Path, error_of) -> None:
+def test_hold_out_is_refused_with_the_official_split(tmp_path: Path, raw: Path, error_of) -> None:
     isic2017(tmp_path / "isic")
     message = error_of("isic2017", "-i", tmp_path / "isic", "-d", 1, "--official-split", "--hold-out", 1)
     assert "--official-split" in message and "--hold-out" in message
@@ -291,10 +290,10 @@ def test_the_official_split_is_not_divided(tmp_path: Path, raw: Path, error_of) 
 @pytest.mark.parametrize(
     ("frames", "fold"), [((1,), "all"), ((1, 2, 3, 4), "all"), ((1, 2, 3, 4, 5), "0"), ((1, 26), "0")]
 )
-def test_the_fold_to_train_is_one_that_nnunet_can_make(
+def test_the_suggested_fold_is_one_that_nnunet_can_train(
     frames: tuple[int, ...], fold: str, tmp_path: Path, raw: Path, run
 ) -> None:
-    # up to 25 all are of one sequence, which no split may divide
+    # frames 1 to 25 are of one sequence, which no split may divide
     for i in frames:
         write_pair(tmp_path / "s" / "Original" / f"{i}.png", tmp_path / "s" / "Ground Truth" / f"{i}.png", i)
 
@@ -310,7 +309,7 @@ def test_the_fold_to_train_is_one_that_nnunet_can_make(
         assert len(generate_crossval_split([str(i) for i in frames])) == 5
 
 
-def test_an_image_in_all_three_sets_is_warned_of_for_each_two(tmp_path: Path, raw: Path) -> None:
+def test_an_image_in_three_sets_causes_a_warning_per_pair(tmp_path: Path, raw: Path) -> None:
     isic2017(tmp_path)
     image = (tmp_path / "ISIC-2017_Validation_Data" / "ISIC_0000013.jpg").read_bytes()
     (tmp_path / "ISIC-2017_Training_Data" / "ISIC_0000012.jpg").write_bytes(image)
@@ -320,12 +319,12 @@ def test_an_image_in_all_three_sets_is_warned_of_for_each_two(tmp_path: Path, ra
     assert any("ISIC_0000012 = ISIC_0000015" in leak for leak in leaks)
 
 
-def test_a_frame_held_out_of_training_leaks_nothing_to_a_test_set(tmp_path: Path, raw: Path) -> None:
+def test_a_held_out_frame_does_not_leak_into_another_test_set(tmp_path: Path, raw: Path) -> None:
     for name, part, frames in (("image", "TrainDataset", (1, 26, 51)), ("images", "TestDataset/CVC-ClinicDB", (27,))):
         for i in frames:
             mask = "mask" if name == "image" else "masks"
             write_pair(tmp_path / part / name / f"{i}.png", tmp_path / part / mask / f"{i}.png", i)
-    # the middle one is held out, the only one of its sequence
+    # the middle frame is held out, which is the only training frame of its sequence
     conversion = convert_dataset(DATASETS["pranet"], [tmp_path], 1, processes=1, options=Options(hold_out=1))
     assert conversion.number_of_cases["imagesTs_holdout"] == 1
     assert [warning for warning in conversion.warnings if "sequence" in warning] == []

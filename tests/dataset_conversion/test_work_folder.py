@@ -1,4 +1,4 @@
-"""A dataset appears whole or not at all, whatever happens; and none disappears."""
+"""Datasets appear atomically, and none is ever lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("preprocessed")
 
 
 def time_conversion(arguments: list[str], raw: Path) -> tuple[float, float]:
-    """Run a conversion; seconds until it has a folder to write to, and until its end."""
+    """Run a conversion; return the seconds until its work folder exists, and until its end."""
     start = time.monotonic()
     process = subprocess.Popen(arguments)
     wait_until(lambda: any(raw.glob(".converting_*")), 60)
@@ -37,7 +37,7 @@ def time_conversion(arguments: list[str], raw: Path) -> tuple[float, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwritten"])
-def test_killed_at_any_moment_nothing_is_broken(overwrite: bool, tmp_path: Path, raw: Path, pairs) -> None:
+def test_killing_at_any_moment_breaks_nothing(overwrite: bool, tmp_path: Path, raw: Path, pairs) -> None:
     source = pairs(24, 300)
     arguments = command("kvasir-seg", "-i", source, "-d", 1, "-np", 2, *(["--overwrite"] if overwrite else []))
     if overwrite:
@@ -46,19 +46,19 @@ def test_killed_at_any_moment_nothing_is_broken(overwrite: bool, tmp_path: Path,
     begun, ended = time_conversion(command("kvasir-seg", "-i", source, "-d", 2, "--name", "KvasirSEG", "-np", 2), raw)
     new = contents(raw / "Dataset002_KvasirSEG")
     moments = random.Random(0)
-    # from shortly before it writes, as until then it imports, to after its end
+    # from shortly before it writes, as it only imports before, until after its end
     first, last, count = 0.9 * begun, 1.1 * ended, 5 if overwrite else 8
     for index in range(count):
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(first + (index + moments.random()) / count * (last - first))
         process.kill()
         process.wait()
-        found = contents(raw / TARGET)
-        assert found in ({}, old, new), sorted(found)
-        if overwrite and not found:
-            # between two renames: it comes back with the next run
+        files = contents(raw / TARGET)
+        assert files in ({}, old, new), sorted(files)
+        if overwrite and not files:
+            # killed between two renames: the next run restores it
             assert contents(raw / f".replaced_{TARGET}") in (old, new)
-        if found == new and not overwrite:
+        if files == new and not overwrite:
             shutil.rmtree(raw / TARGET)
             shutil.rmtree(tmp_path / "nnUNet_preprocessed" / TARGET)
 
@@ -66,13 +66,13 @@ def test_killed_at_any_moment_nothing_is_broken(overwrite: bool, tmp_path: Path,
 
     assert result.returncode == 0, result.stderr
     assert contents(raw / TARGET) == new
-    assert names(raw) == [TARGET, "Dataset002_KvasirSEG"], "nothing of the killed runs is left"
+    assert names(raw) == [TARGET, "Dataset002_KvasirSEG"], "the killed runs leave nothing behind"
     splits = tmp_path / "nnUNet_preprocessed" / TARGET / "splits_final.json"
     assert splits.read_bytes() == new["splits_final.json"]
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_parent_that_was_killed(raw: Path, pairs) -> None:
+def test_workers_exit_when_their_parent_is_killed(raw: Path, pairs) -> None:
     process = subprocess.Popen(
         command("kvasir-seg", "-i", pairs(30, 600), "-d", 1, "-np", 2), stderr=subprocess.DEVNULL
     )
@@ -80,7 +80,7 @@ def test_workers_end_with_a_parent_that_was_killed(raw: Path, pairs) -> None:
     if not children.exists():
         process.kill()
         pytest.skip("no list of child processes on this system")
-    # two workers and what tracks their semaphores
+    # two workers and the resource tracker
     wait_until(lambda: process.poll() is not None or len(children.read_text().split()) >= 3, 30)
     workers = [int(pid) for pid in children.read_text().split()]
     assert len(workers) >= 3
@@ -90,7 +90,7 @@ def test_workers_end_with_a_parent_that_was_killed(raw: Path, pairs) -> None:
     wait_until(lambda: not any(map(runs, workers)), 10, "the workers' end")
 
 
-def test_a_dataset_moved_aside_by_a_killed_run_comes_back(kvasir: Path, tmp_path: Path, raw: Path) -> None:
+def test_a_dataset_moved_aside_by_a_killed_run_is_restored(kvasir: Path, tmp_path: Path, raw: Path) -> None:
     folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder
     before = contents(folder)
     folder.rename(raw / f".replaced_{TARGET}")
@@ -102,7 +102,7 @@ def test_a_dataset_moved_aside_by_a_killed_run_comes_back(kvasir: Path, tmp_path
     assert contents(folder) == before
 
 
-def test_what_a_run_that_goes_on_builds_is_left_alone(kvasir: Path, tmp_path: Path, raw: Path) -> None:
+def test_the_work_folder_of_a_running_conversion_is_kept(kvasir: Path, tmp_path: Path, raw: Path) -> None:
     code = (
         "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); "
         "print(flush=True); time.sleep(60)"
@@ -117,7 +117,7 @@ def test_what_a_run_that_goes_on_builds_is_left_alone(kvasir: Path, tmp_path: Pa
     assert names(raw) == [".converting_Dataset009_Other_0b", TARGET]
 
 
-def test_an_id_in_use_is_never_overwritten_unasked(kvasir: Path, raw: Path, error_of) -> None:
+def test_an_existing_dataset_is_kept_without_overwrite(kvasir: Path, raw: Path, error_of) -> None:
     before = contents(convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder)
 
     message = error_of("kvasir-seg", "-i", kvasir, "-d", 1)
@@ -140,7 +140,7 @@ def test_overwrite_replaces_the_dataset_and_its_splits(kvasir: Path, tmp_path: P
     assert sum(len(split["val"]) for split in splits) == 8
 
 
-def test_overwrite_leaves_the_old_one_if_the_new_one_fails(kvasir: Path, tmp_path: Path, raw: Path, error_of) -> None:
+def test_a_failed_overwrite_keeps_the_old_dataset(kvasir: Path, tmp_path: Path, raw: Path, error_of) -> None:
     before = contents(convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder)
     only(kvasir, "images/cju1.jpg").write_bytes(b"")
 
@@ -149,7 +149,7 @@ def test_overwrite_leaves_the_old_one_if_the_new_one_fails(kvasir: Path, tmp_pat
     assert contents(raw / TARGET) == before and names(raw) == [TARGET]
 
 
-def test_overwrite_spares_a_dataset_of_another_name(kvasir: Path, raw: Path, error_of) -> None:
+def test_overwrite_keeps_a_dataset_of_another_name(kvasir: Path, raw: Path, error_of) -> None:
     (raw / "Dataset001_Precious").mkdir()
 
     message = error_of("kvasir-seg", "-i", kvasir, "-d", 1, "--overwrite")
@@ -158,7 +158,7 @@ def test_overwrite_spares_a_dataset_of_another_name(kvasir: Path, raw: Path, err
     assert names(raw) == ["Dataset001_Precious"]
 
 
-def test_splits_of_the_user_are_kept(kvasir: Path, tmp_path: Path, raw: Path, run) -> None:
+def test_edited_splits_are_kept(kvasir: Path, tmp_path: Path, raw: Path, run) -> None:
     convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1)
     splits = tmp_path / "nnUNet_preprocessed" / TARGET / "splits_final.json"
     splits.write_text("[]")
@@ -170,17 +170,17 @@ def test_splits_of_the_user_are_kept(kvasir: Path, tmp_path: Path, raw: Path, ru
     assert str(splits) in result.stdout
 
 
-def test_a_dry_run_writes_nothing_and_tells_what_would_be(kvasir: Path, raw: Path, run) -> None:
+def test_a_dry_run_writes_nothing_and_prints_the_plan(kvasir: Path, raw: Path, run) -> None:
     result = run("kvasir-seg", "-i", kvasir, "-d", 1, "--dry-run", "-np", 1)
 
     assert result.status == 0, result.stderr
-    assert f"{raw / TARGET} would be 6 in imagesTr" in result.stdout
+    assert f"{raw / TARGET} would contain: 6 in imagesTr" in result.stdout
     assert "5 folds" in result.stdout and "nnUNetv2_train" not in result.stdout
     assert names(raw) == []
 
 
 def spoil(kvasir: Path) -> None:
-    """Give every kind of problem to a source of ten cases, 0 of which is fine."""
+    """Spoil cases 1 to 7 of a source, each with another kind of problem, and add a foreign file."""
     images, masks = only(kvasir, "images"), only(kvasir, "masks")
     (masks / "cju1.jpg").unlink()
     write(masks / "cju2.jpg", rgb(centred_disc((9, 9))))
@@ -206,7 +206,7 @@ def test_all_problems_are_listed_together_with_counts(tmp_path: Path, raw: Path,
     assert names(raw) == []
 
 
-def test_skip_bad_leaves_out_what_is_bad_and_reports_it(tmp_path: Path, raw: Path, run) -> None:
+def test_skip_bad_leaves_out_and_reports_problems(tmp_path: Path, raw: Path, run) -> None:
     kvasir = write_kvasir(tmp_path / "source", 10)
     spoil(kvasir)
 
@@ -220,7 +220,9 @@ def test_skip_bad_leaves_out_what_is_bad_and_reports_it(tmp_path: Path, raw: Pat
     assert "cju3.jpg" in result.stdout
 
 
-def test_copies_are_warned_of_in_public_sets_and_refused_in_ones_own(tmp_path: Path, raw: Path, run, error_of) -> None:
+def test_duplicates_warn_in_public_datasets_and_are_refused_in_folders(
+    tmp_path: Path, raw: Path, run, error_of
+) -> None:
     kvasir = write_kvasir(tmp_path / "source", 6)
     images, masks = only(kvasir, "images"), only(kvasir, "masks")
     for folder in (images, masks):
@@ -263,7 +265,7 @@ def test_a_read_only_target_is_a_clear_error(
     message = error_of("kvasir-seg", "-i", kvasir, "-d", 1)
 
     assert f"{small_disk / TARGET}: Read-only file system" in message
-    # to look is allowed
+    # a dry run works
     assert run("kvasir-seg", "-i", kvasir, "-d", 1, "--dry-run").status == 0
 
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of `mamba_mis demo`."""
+"""Fixtures for the tests of `mamba_mis demo`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_mamba_mis.demo.workplace import Workplace
 
-# as nnU-Net 2.8.1 prints it, with NumPy 2
+# output of nnU-Net 2.8.1 with NumPy 2
 NNUNET_OUTPUT = """\
 2025-11-23 10:00:00.000001: Epoch 0
 2025-11-23 10:00:00.000002: Current learning rate: 0.001

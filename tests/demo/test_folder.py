@@ -1,4 +1,4 @@
-"""The demo's output folder: its own, or not touched."""
+"""The demo only uses an output folder of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunet_mamba_mis.demo.synthetic_polyps import write_synthetic_set
 from nnunet_mamba_mis.utils.errors import UserError
 
 
-def test_a_foreign_folder_is_refused_and_stays_as_it_is(tmp_path, capsys):
+def test_a_foreign_folder_is_refused_and_stays_unchanged(tmp_path, capsys):
     (tmp_path / "nnUNet_raw").mkdir()
     (tmp_path / "nnUNet_raw" / "precious.txt").write_text("mine")
     assert cli.main(["demo", "-o", str(tmp_path), "-device", "cpu"]) == 1
@@ -44,7 +44,7 @@ def test_an_earlier_demo_is_replaced_but_other_files_in_its_folder_stay(tmp_path
     assert (folder / "notes.txt").read_text() == "mine" and (folder / MARKER).is_file()
 
 
-def test_a_link_in_an_earlier_demo_is_removed_but_not_what_it_points_to(tmp_path):
+def test_a_link_in_an_earlier_demo_is_removed_but_not_its_target(tmp_path):
     start_afresh(tmp_path / "demo")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "precious.txt").write_text("mine")
@@ -57,7 +57,7 @@ def test_a_link_in_an_earlier_demo_is_removed_but_not_what_it_points_to(tmp_path
 @pytest.mark.parametrize(
     ("source", "folder"), [("a", "a"), ("a", "a/b"), ("a/b", "a")], ids=["same", "out in", "in out"]
 )
-def test_source_and_output_folder_must_lie_apart(tmp_path, source, folder):
+def test_source_and_output_folder_must_not_overlap(tmp_path, source, folder):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / MARKER).touch()
     with pytest.raises(UserError, match="-o"):

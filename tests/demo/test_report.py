@@ -19,7 +19,7 @@ from nnunet_mamba_mis.utils.errors import UserError
 from support.images import save_image
 
 
-def test_empty_on_both_sides_has_no_dice_and_is_counted_apart():
+def test_two_empty_masks_have_no_dice_and_are_counted_separately():
     scores = {"a": Counts(10, 0, 0, 5), "b": Counts(5, 5, 5, 0), "c": Counts(0, 0, 0, 15)}
     summary = summarize(scores)
     assert summary.dice_mean == pytest.approx(0.75) and summary.dice_sd == pytest.approx(0.3536, abs=1e-4)
@@ -37,7 +37,7 @@ def test_a_long_table_shows_both_ends_in_at_most_100_columns():
 
 @pytest.fixture
 def results(place) -> Workplace:
-    """Three unseen images: one polyp found in part, one at the border found whole, one image without polyp."""
+    """Three unseen images: one polyp found partly, one at the border found fully, and one without a polyp."""
     place.predictions.mkdir()
     truths, predictions = np.zeros((3, 20, 30), np.uint8), np.zeros((3, 20, 30), np.uint8)
     truths[0, 5:15, 5:15] = predictions[0, 5:15, 10:20] = 1
@@ -68,7 +68,7 @@ def test_a_prediction_of_another_shape_is_named(results):
         score_folders(results.raw / "labelsTs", results.predictions)
 
 
-def test_names_are_data_and_an_image_that_cannot_be_read_is_named(results):
+def test_names_are_escaped_and_unreadable_images_are_named(results):
     odd = "a$x_{$[b]|`c`\x1b"
     labels, images = results.raw / "labelsTs", results.raw / "imagesTs"
     for folder, suffix in ((labels, ""), (images, "_0000"), (results.predictions, "")):
@@ -83,7 +83,7 @@ def test_names_are_data_and_an_image_that_cannot_be_read_is_named(results):
     assert (
         "| a\\$x\\_{\\$[b]\\|\\`c\\`\\\\x1b | 0.500 | 0.333 |" in text and "Of a\\|b." in text and "a \\<GPU>" in text
     )
-    # what was not drawn is not shown
+    # pictures that were not drawn are not shown
     assert "](overlays.png)" in text and "](training_curve.png)" not in text and text.count("- ⚠ ") == 2
     assert "\x1b" not in text + console_table(scores, summarize(scores))
 

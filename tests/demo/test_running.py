@@ -1,4 +1,4 @@
-"""How the demo runs a command: shown in full, followed, logged, and ended with all its workers."""
+"""The demo prints, follows and logs commands, and ends them with all their workers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_failing_step_names_itself_and_shows_the_end_of_its_log(tmp_path):
     assert lines == [*(f"line {i}" for i in range(27, 40)), "20%", "out of luck"]
 
 
-def test_a_step_that_was_killed_says_so(tmp_path):
+def test_the_error_of_a_killed_step_names_the_signal(tmp_path):
     with pytest.raises(UserError, match="signal 9"):
         run_step(python_step("import os; os.kill(os.getpid(), 9)"), tmp_path / "fake.log", {})
 
@@ -87,7 +87,7 @@ def test_a_command_that_is_not_installed_is_named(tmp_path):
 
 
 def test_a_failing_child_ends_the_demo_with_exit_status_1(tmp_path, capsys):
-    # images that are only found to be broken while they are converted, in a child
+    # the broken image is only detected during the conversion, in a child process
     write_synthetic_set(tmp_path / "source", 6)
     image = tmp_path / "source" / "images" / "polyp_003.jpg"
     image.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""The commands of the demo, and what it makes of their output."""
+"""The demo's commands, and how it reads their output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunet_mamba_mis.nnunet.logs import Epoch, read_epochs
 from support.images import save_image
 
 
-def test_conversion_keeps_images_apart(tmp_path):
+def test_conversion_holds_out_images(tmp_path):
     write_synthetic_set(tmp_path / "it's a set", 6)
     place = Workplace(tmp_path / "out", "Tiny", "cpu", cores=2)
     start_afresh(place.folder)

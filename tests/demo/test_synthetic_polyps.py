@@ -1,4 +1,4 @@
-"""The synthetic set: reproducible, laid out as Kvasir-SEG, and not trivial."""
+"""The synthetic dataset is reproducible, has Kvasir-SEG's layout, and is not trivial."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnunet_mamba_mis.dataset_conversion import DATASETS
 from nnunet_mamba_mis.demo.synthetic_polyps import draw_case, write_synthetic_set
 
 
-def test_synthetic_set_is_the_same_each_time_whatever_its_size(tmp_path):
+def test_synthetic_images_do_not_depend_on_the_number_of_images(tmp_path):
     write_synthetic_set(tmp_path / "a", 3)
     write_synthetic_set(tmp_path / "b", 2)
     names = sorted(path.relative_to(tmp_path / "b") for path in (tmp_path / "b").rglob("*.jpg"))
@@ -42,7 +42,7 @@ def test_synthetic_set_has_the_layout_and_the_noisy_masks_of_kvasir_seg(tmp_path
 
 
 @pytest.mark.parametrize("i", range(6))
-def test_a_synthetic_image_has_a_polyp_that_no_threshold_of_brightness_finds(i):
+def test_a_synthetic_image_has_a_polyp_that_no_brightness_threshold_finds(i):
     image, mask = draw_case(np.random.default_rng([0, i]))
     assert 0.02 < mask.mean() < 0.5
     grey = image.mean(axis=2)

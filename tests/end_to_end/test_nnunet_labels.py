@@ -164,8 +164,8 @@ def test_benchmark_shows_measured_costs(nnunet, learned, tmp_path, monkeypatch):
     command = ["benchmark", "report", "-d", str(GREY), "--trainers", "Learning", "--cost", "cpu"]
     assert main([*command, "-o", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
-    network = r"parameters, millions \| FLOPs of a patch, billions \| "
-    machine = r"peak memory of training, GB<br>on (.* threads?.*) \| seconds to predict an image<br>on \1 \|"
+    network = r"parameters, millions \| FLOPs per patch, billions \| "
+    machine = r"peak training memory, GB<br>on (.* threads?.*) \| seconds to predict an image<br>on \1 \|"
     found = re.search(network + machine, text)
     assert re.search(r"\| Learning \|( [\d.]+ \|){4,}", text[found.end() :])
 

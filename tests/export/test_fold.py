@@ -232,12 +232,12 @@ def refuse_output(model):
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (refuse_plans, "plans.json: -m takes the folder that nnUNetv2_train made"),
+        (refuse_plans, "plans.json does not exist: -m takes the folder that nnUNetv2_train made"),
         (refuse_json, "dataset.json cannot be read"),
-        (lambda model: None, "checkpoint_final.pth; choose with -f and -chk: there is none"),
+        (lambda model: None, "checkpoint_final.pth does not exist: train a fold first"),
         (refuse_broken_checkpoint, "checkpoint_final.pth cannot be read"),
         (refuse_code, "was not loaded: it holds"),
-        (refuse_other_file, "is not a checkpoint that can be used: network_weights"),
+        (refuse_other_file, "is not a usable checkpoint: network_weights"),
         (refuse_configuration, "has no configuration '3d_fullres'"),
         (refuse_trainer, "trained with MyTrainer, which is not a trainer of Mamba-MIS in this package"),
         (refuse_output, "is there already and not empty"),

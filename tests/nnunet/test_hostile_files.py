@@ -1,4 +1,4 @@
-"""Files that come from elsewhere, in any state: a command succeeds, or ends with one line."""
+"""Untrusted files, in any state: a command succeeds, or ends with one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLANS = "nnUNetMambaMISPlans"
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A dataset that is planned, a fold of it that is trained, and a test set that is predicted."""
+    """A planned dataset with a trained fold."""
     place = Place(tmp_path, [CASES[:1], CASES[1:2]])
     place.write_dataset({case: disc(*SHAPES[case]) for case in place.cases}, groups=[CASES[:2]])
     for name, value in place.variables.items():
@@ -37,7 +37,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.fixture
 def tested(place: Place) -> Place:
-    """The same, with jobs of `benchmark run` that are done."""
+    """The same with a predicted test set, and with finished jobs of `benchmark run`."""
     far = list(FAR)[:2]
     place.write_test_set(OTHER, "Tr", {case: disc(*FAR[case]) for case in far}, splits={"groups": [far]}, cases=[])
     folder = place.write_test(OURS, OTHER, "Tr", predicted(FAR, far, 1, 0))
@@ -55,7 +55,7 @@ def tested(place: Place) -> Place:
 
 
 def assert_no_trace(capsys, arguments: list[str], path: Path, state: str, lines: int = 1) -> int:
-    """The command succeeds or ends with one line, or one for each problem; whatever else, pytest shows."""
+    """Check that a command succeeds, or ends with at most so many lines; return its status."""
     try:
         status = main(arguments)
     except BaseException as error:
@@ -85,9 +85,9 @@ PLANNING: dict[str, Callable[[Place], Path]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", PLANNING)
-def test_planning_takes_files_or_names_them(place, capsys, which):
+def test_planning_accepts_files_or_names_them(place, capsys, which):
     description = json.loads((place.raw / "dataset.json").read_text())
-    # listed, so that nnU-Net does not start twelve processes to find them
+    # listed, so nnU-Net does not start twelve processes to find them
     listed = {case: {"images": [f"imagesTr/{case}_0000.png"], "label": f"labelsTr/{case}.png"} for case in place.cases}
     (place.raw / "dataset.json").write_text(json.dumps(description | {"dataset": listed}))
     arguments = ["plan", "-d", "7"]
@@ -110,7 +110,7 @@ REPORT: dict[str, Callable[[Place], Path]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", REPORT)
-def test_report_takes_files_or_names_them(tested, capsys, which):
+def test_report_accepts_files_or_names_them(tested, capsys, which):
     path = REPORT[which](tested)
     for state in states(path, 10):  # without the pictures, which take most of the time
         try:
@@ -125,7 +125,7 @@ def test_report_takes_files_or_names_them(tested, capsys, which):
     list(damaged)
     path.write_text("{")
     status = assert_no_trace(capsys, arguments, path, "{")
-    if status == 0:  # what only describes is named in the report
+    if status == 0:  # an informative file, which the report names
         assert str(path) in (tested.root / "report" / "report.md").read_text()
 
 
@@ -138,7 +138,7 @@ RUN = {name: PLANNING[name] for name in ("copied splits",)} | {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", RUN)
-def test_grid_takes_files_or_names_them(tested, capsys, which):
+def test_grid_accepts_files_or_names_them(tested, capsys, which):
     data = tested.preprocessed / "nnUNetPlans_2d"
     data.mkdir()
     (data / "case0.b2nd").touch()
@@ -163,7 +163,7 @@ STATUS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", STATUS)
-def test_status_takes_files_or_names_them(tested, capsys, which):
+def test_status_accepts_files_or_names_them(tested, capsys, which):
     path = STATUS[which](tested)
     statuses = [assert_no_trace(capsys, ["benchmark", "status"], path, state) for state in states(path, 30)]
     assert set(statuses) == {0}
@@ -172,7 +172,7 @@ def test_status_takes_files_or_names_them(tested, capsys, which):
 @pytest.mark.parametrize(
     "name", ["training_log_2026_1_1_00_00_00.txt", "benchmark.lock", "benchmark.slurm", "benchmark.log"]
 )
-def test_status_takes_text_in_any_state(tested, capsys, name):
+def test_status_accepts_text_in_any_state(tested, capsys, name):
     path = model_folder(tested) / "fold_0" / name
     texts = [
         b"", bytes(range(256)), b"\xff\xfe", b"host 0\n", b"host -1\n", b"host 99999999999999999999\n", b"a b c\n",

@@ -1,4 +1,4 @@
-"""Epochs in nnU-Net's training logs, and in logs that end anywhere."""
+"""Epochs in nnU-Net's training logs, even in logs that are cut off."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG = """
     "dice, classes",
     [("0.5", [0.5]), ("np.float32(0.5), np.float32(nan)", [0.5, math.nan]), ("np.float64(1e-05), 0", [1e-5, 0])],
 )
-def test_pseudo_dice_is_of_each_class(dice, classes):
+def test_every_class_has_a_pseudo_dice(dice, classes):
     (epoch,) = read_epochs(LOG.format(number=7, dice=dice).splitlines())
     assert (epoch.number, epoch.train_loss, epoch.val_loss, epoch.seconds) == (7, -0.5, 1e-5, 10.25)
     assert epoch.pseudo_dices == pytest.approx(classes, nan_ok=True) and epoch.pseudo_dice == classes[0]

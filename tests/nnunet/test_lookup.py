@@ -32,7 +32,7 @@ def test_source_tells_whether_a_trainer_builds_its_own_network(trainer, expected
     assert overrides(trainer, "build_network_architecture") == expected
 
 
-def test_trainers_are_nnunets_this_packages_and_users(tmp_path, monkeypatch):
+def test_trainers_of_nnunet_this_package_and_users_are_found(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS\n"
         "globals()['Made'] = type('Made', (nnUNetTrainerMambaMIS,), {})\n"

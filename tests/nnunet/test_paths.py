@@ -15,7 +15,7 @@ from support.convert_trees import names, write_kvasir
 
 @pytest.mark.parametrize("variable", paths.FOLDERS)
 @pytest.mark.parametrize("value", ["~", "~/data"])
-def test_a_quoted_tilde_makes_no_folder(
+def test_quoted_tilde_creates_no_folder(
     variable: str, value: str, tmp_path: Path, raw: Path, monkeypatch, capfd
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -25,7 +25,7 @@ def test_a_quoted_tilde_makes_no_folder(
 
     assert main(["convert", "kvasir-seg", "-i", str(source), "-d", "1", "-np", "1"]) == 1
 
-    # nnU-Net would take it for a folder of that name, here and elsewhere
+    # nnU-Net would take it for a folder of that name
     assert f"{variable}={value}" in capfd.readouterr().err
     assert names(tmp_path) == before and names(raw) == []
     with pytest.raises(UserError, match=str(Path.home())):
@@ -34,7 +34,7 @@ def test_a_quoted_tilde_makes_no_folder(
     assert any(value in finding.text and "mkdir" not in finding.remedy for finding in findings)
 
 
-def test_a_tilde_that_the_shell_left_in_an_option_is_the_home_folder(tmp_path: Path, raw: Path, monkeypatch) -> None:
+def test_tilde_that_the_shell_left_in_an_option_is_the_home_folder(tmp_path: Path, raw: Path, monkeypatch) -> None:
     write_kvasir(tmp_path / "source", 5)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["convert", "kvasir-seg", "-i", "~/source", "-d", "1", "-np", "1"]) == 0

@@ -1,4 +1,4 @@
-"""What nnU-Net's files say, whatever state they are in."""
+"""nnU-Net's files, whatever state they are in."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def fold(tmp_path):
 
 
 @pytest.mark.parametrize("name, number", [("fold_0", 0), ("fold_12", 12), ("fold_all", None), ("3", None)])
-def test_fold_has_the_number_of_its_folder(tmp_path, name, number):
+def test_fold_number_is_read_from_the_folders_name(tmp_path, name, number):
     assert fold_number(tmp_path / name) == number
 
 
-def test_settings_come_from_inherited_plans_and_are_overridden_by_what_was_used(fold):
+def test_used_settings_override_inherited_plans(fold):
     configurations = {
         "2d": {"patch_size": [8, 8], "batch_size": 2, "spacing": [1, 1]},
         "small": {"batch_size": 4, "spacing": [2, 2], "inherits_from": "2d"},
@@ -57,7 +57,7 @@ def test_plans_that_inherit_from_nowhere_or_in_a_circle_are_named(tmp_path, pare
         read_plans(tmp_path / "plans.json")
 
 
-def test_plans_that_inherit_over_hundreds_of_steps_and_name_folders_above_are_named(tmp_path):
+def test_plans_with_endless_inheritance_or_parent_folders_are_named(tmp_path):
     chain = {str(i): {"inherits_from": str(i + 1)} for i in range(5000)} | {"5000": {}}
     for configurations in (chain, {"2d": {"data_identifier": ".."}}):
         (tmp_path / "plans.json").write_text(json.dumps({"configurations": configurations}))
@@ -69,12 +69,12 @@ def test_plans_that_inherit_over_hundreds_of_steps_and_name_folders_above_are_na
     "content, problems",
     [(None, 0), ("{}", 0), ("{", 1), ("[1]", 1), ('{"num_epochs": "many"}', 1), ('{"configuration_manager": "(("}', 1)],
 )
-def test_what_only_describes_may_be_missing_or_broken(fold, content, problems):
+def test_informative_files_may_be_missing_or_broken(fold, content, problems):
     if content is not None:
         (fold / "debug.json").write_text(content)
-    found: list[str] = []
-    assert read_settings(fold, found).num_epochs is None
-    assert len(found) == problems and all(str(fold / "debug.json") in problem for problem in found)
+    messages: list[str] = []
+    assert read_settings(fold, messages).num_epochs is None
+    assert len(messages) == problems and all(str(fold / "debug.json") in message for message in messages)
     assert "batch_size" not in training_settings(fold, "small", [])
 
 
@@ -82,7 +82,7 @@ def test_what_only_describes_may_be_missing_or_broken(fold, content, problems):
     "content, dice",
     [('{"foreground_mean": {"Dice": 0.5}}', 0.5), ('{"foreground_mean": {"Dice": NaN}}', None), ("{}", None)],
 )
-def test_dice_of_a_summary(fold, content, dice):
+def test_mean_dice_is_read_from_a_summary(fold, content, dice):
     (fold / "summary.json").write_text(content)
     assert read_record(fold / "summary.json", Summary).mean_dice == dice
 
@@ -94,7 +94,7 @@ def test_summary_that_lists_no_predictions_is_one_error(fold, content):
         predicted_files(fold / "summary.json")
 
 
-def test_predictions_are_listed_by_name_wherever_they_were(fold):
+def test_predictions_are_listed_by_name_without_their_folder(fold):
     (fold / "summary.json").write_text(json.dumps({"metric_per_case": [{"prediction_file": "/gone/a.png"}]}))
     assert predicted_files(fold / "summary.json") == ["a.png"]
 
@@ -107,7 +107,7 @@ def test_predictions_are_listed_by_name_wherever_they_were(fold):
     ],
     ids=lambda content: content[:30],
 )  # fmt: skip
-def test_what_cannot_be_used_is_one_line_that_names_the_file(tmp_path, content):
+def test_unusable_file_is_named_in_one_line(tmp_path, content):
     path = tmp_path / "splits_final.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"^{path}") as error:
@@ -185,11 +185,11 @@ def test_labels_that_nnunet_cannot_train_with_are_named(tmp_path, labels, order)
 
 
 @pytest.mark.parametrize("module", ["logs", "paths", "results", "dataset", "plans", "environment"])
-def test_knowledge_of_files_costs_no_import_of_torch_or_nnunet(module):
+def test_modules_about_files_import_neither_torch_nor_nnunet(module):
     code = f"import sys, nnunet_mamba_mis.nnunet.{module}; sys.exit(bool({{'torch', 'nnunetv2'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_commands_are_listed_without_the_library_that_checks_files():
+def test_help_does_not_import_pydantic():
     code = "import sys; from nnunet_mamba_mis.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     assert subprocess.run([sys.executable, "-c", code + "sys.exit('pydantic' in sys.modules)"]).returncode == 0

@@ -1,4 +1,4 @@
-"""The memory model of `mamba_mis plan`: against autograd, and against peaks of training steps."""
+"""The memory model of `mamba_mis plan`, compared with autograd and with peaks of training steps."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from support.scans import use_backend
 @pytest.mark.feature("Planning", "the memory model against autograd and the peak on a CPU")
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (100, 40)], ids=str)
 @pytest.mark.parametrize(("variant", "stem"), [("S", "patch"), ("B", "patch"), ("L", "patch"), ("B", "conv")])
-def test_parameters_are_counted_as_the_network_has_them(variant, stem, size):
+def test_parameter_count_matches_the_network(variant, stem, size):
     with torch.device("meta"):
         network = MambaMIS(3, 4, size, variant=variant, stem=stem, deep_supervision=True)
     assert parameters(variant, size, 3, 4, stem) == sum(p.numel() for p in network.parameters())
 
 
 def bytes_at_autograd(device: str, stem: str, variant: str, size: tuple[int, int], batch: int) -> float:
-    """Bytes kept for backward for an image, counted at autograd's hooks; a GPU's need none, as tensors are fake."""
+    """Count the bytes kept for backward per image with autograd's hooks; fake tensors need no GPU."""
     with FakeTensorMode(), torch.device(device):
         network = MambaMIS(3, 2, size, variant=variant, stem=stem, deep_supervision=True)
         x = torch.empty(batch, 3, *size)
-        mine = {p.untyped_storage()._cdata for p in network.parameters()}
+        weights = {p.untyped_storage()._cdata for p in network.parameters()}
         kept: dict[int, torch.UntypedStorage] = {}
 
         def pack(tensor):
             storage = tensor.untyped_storage()
-            if storage._cdata not in mine:
-                kept[storage._cdata] = storage  # while it lives, no other has its address
+            if storage._cdata not in weights:
+                kept[storage._cdata] = storage  # while it lives, no other storage has its address
             return tensor
 
-        # torch.autocast leaves CUDA alone where there is none
+        # without a GPU, torch.autocast ignores CUDA
         torch.set_autocast_enabled("cuda", device == "cuda")
         try:
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -61,14 +61,14 @@ def bytes_at_autograd(device: str, stem: str, variant: str, size: tuple[int, int
     ids=str,
 )
 def test_model_counts_what_autograd_keeps(device, stem, variant, size, monkeypatch):
-    if device == "cuda":  # which there need not be
+    if device == "cuda":  # even without a GPU
         use_backend("triton", monkeypatch)
     counted = bytes_at_autograd(device, stem, variant, size, batch=4)
     assert kept_bytes(device, variant, size, stem=stem) == pytest.approx(counted, rel=0.03)
 
 
 def measured_peak(device: str, stem: str, variant: str, size: tuple[int, int], batch: int) -> int:
-    """Peak of training steps in a process of their own."""
+    """Measure the peak of training steps in a separate process."""
     setup = (device, stem, variant, *map(str, (*size, batch)))
     command = [sys.executable, REPOSITORY / "performance" / "memory.py", *setup]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -91,7 +91,7 @@ def test_model_agrees_with_the_peak_on_a_cpu(stem, variant, size, batch):
     )
 
 
-@pytest.mark.feature("Planning", "the memory model against the peak on a GPU, where there is one")
+@pytest.mark.feature("Planning", "the memory model against the peak on a GPU")
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(

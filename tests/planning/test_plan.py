@@ -1,4 +1,4 @@
-"""`mamba_mis plan`: what it plans; training and prediction with it are in test_planned_training.py."""
+"""The plans of `mamba_mis plan`; test_planned_training.py trains and predicts with them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("listed_in_one_process")
 
 
 def write_dataset(raw: Path, ending: str, write: Callable[[Path, np.ndarray], object]) -> None:
-    """Four grey images with a bright disc, and their labels."""
+    """Write four grey images with a bright disc, and their labels."""
     for kind in ("images", "labels"):
         (raw / DATASET / f"{kind}Tr").mkdir(parents=True)
     for case in range(4):
@@ -42,7 +42,7 @@ def write_dataset(raw: Path, ending: str, write: Callable[[Path, np.ndarray], ob
 
 @pytest.fixture
 def preprocessed(raw, tmp_path, monkeypatch):
-    """The folder of a dataset in nnUNet_preprocessed, whose raw images are tiny."""
+    """The folder in nnUNet_preprocessed of a dataset with tiny images."""
     write_dataset(raw, ".png", imageio.imwrite)
     folder = tmp_path / "nnUNet_preprocessed" / DATASET
     folder.mkdir(parents=True)
@@ -51,7 +51,7 @@ def preprocessed(raw, tmp_path, monkeypatch):
 
 
 def write_fingerprint(folder: Path, height: int, width: int, spacing=(999, 1, 1), slices: int = 1) -> None:
-    """What nnU-Net would find in images of this size."""
+    """Write the fingerprint that nnU-Net would extract from images of this size."""
     fingerprint.write_fingerprint(folder, [(slices, height, width)] * 4, 1, spacing)
 
 
@@ -66,7 +66,7 @@ def planned(folder: Path, *arguments: object) -> dict:
 
 
 @pytest.mark.feature("Planning", "patch size from the median image, in its aspect, within memory")
-def test_patch_is_the_median_image_where_two_of_it_fit(preprocessed):
+def test_patch_is_the_median_image_if_two_fit(preprocessed):
     write_fingerprint(preprocessed, 300, 410)
     assert planned(preprocessed)["patch_size"] == [320, 416]
 
@@ -126,12 +126,12 @@ def test_plans_name_the_network_with_strides_that_give_its_deep_supervision(prep
     network = nnUNetTrainer.build_network_architecture(manager, configuration, 1, 2, True)
     assert type(network) is MambaMIS and network.arguments["stem"] == stem
 
-    trainer = object.__new__(nnUNetTrainer)  # its constructor wants a dataset
+    trainer = object.__new__(nnUNetTrainer)  # its constructor needs a dataset
     trainer.enable_deep_supervision, trainer.configuration_manager = True, configuration
     height, width = configuration.patch_size
-    wanted = [(round(height * a), round(width * b)) for a, b in trainer._get_deep_supervision_scales()]
+    expected = [(round(height * a), round(width * b)) for a, b in trainer._get_deep_supervision_scales()]
     outputs = network(torch.zeros(1, 1, height, width))
-    assert [tuple(y.shape[2:]) for y in outputs] == wanted == deep_supervision_sizes((height, width))
+    assert [tuple(y.shape[2:]) for y in outputs] == expected == deep_supervision_sizes((height, width))
 
 
 @pytest.mark.feature("Planning", "deep supervision of nnU-Net's trainers in the network's sizes")
@@ -141,8 +141,8 @@ def test_strides_of_another_network_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.feature("Planning", "nnU-Net's preprocessed data are used again where they fit")
-def test_data_that_nnunet_preprocessed_are_used_again(preprocessed, capsys):
+@pytest.mark.feature("Planning", "nnU-Net's preprocessed data are reused if they fit")
+def test_data_preprocessed_by_nnunet_are_reused(preprocessed, capsys):
     write_fingerprint(preprocessed, 40, 40)
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 
@@ -151,24 +151,24 @@ def test_data_that_nnunet_preprocessed_are_used_again(preprocessed, capsys):
     (preprocessed / "nnUNetPlans_2d" / "case0.b2nd").touch()
     assert planned(preprocessed)["data_identifier"] == "nnUNetPlans_2d"
     assert "nnUNetv2_preprocess" not in capsys.readouterr().out
-    assert planned(preprocessed)["data_identifier"] == "nnUNetPlans_2d", "planned again, it is the same"
+    assert planned(preprocessed)["data_identifier"] == "nnUNetPlans_2d", "the same when planned again"
 
-    # unless they were made for another spacing
+    # unless they have another spacing
     plan_experiment_dataset(7, overwrite_target_spacing=(999.0, 2.0, 2.0))
     assert planned(preprocessed)["data_identifier"] == f"{PLANS}_2d"
     assert f"nnUNetv2_preprocess -d 7 -plans_name {PLANS} -c 2d" in capsys.readouterr().out
 
 
-@pytest.mark.feature("Planning", "before nnU-Net has planned, data have a folder of their own")
-def test_data_have_a_folder_of_their_own_before_nnunet_has_planned(preprocessed):
-    """nnU-Net could plan another spacing later, and would write into the folder of its own plans."""
+@pytest.mark.feature("Planning", "before nnU-Net has planned, data get their own folder")
+def test_data_get_their_own_folder_before_nnunet_has_planned(preprocessed):
+    """nnU-Net could plan another spacing later, and would then write into the folder of its own plans."""
     write_fingerprint(preprocessed, 40, 40)
     assert planned(preprocessed)["data_identifier"] == f"{PLANS}_2d"
 
 
 @pytest.fixture
 def trained(preprocessed, tmp_path, monkeypatch):
-    """Plans for S, and the folder of a network that was trained with them."""
+    """Write plans for S; return the folder of a network that was trained with them."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
     write_fingerprint(preprocessed, 40, 40)
     planned(preprocessed, "--variant", "S")
@@ -217,7 +217,7 @@ def test_fold_to_train_is_one_that_nnunet_can_make(preprocessed, capsys, splits,
 
 
 @pytest.mark.feature("Planning", "plans of trained networks are not replaced; `--plans-name`")
-def test_plans_that_stay_as_they_are_may_be_made_again(trained, preprocessed):
+def test_unchanged_plans_may_be_written_again(trained, preprocessed):
     planned(preprocessed, "--variant", "S")
 
 
@@ -240,7 +240,7 @@ def test_plans_of_another_network_are_not_replaced(preprocessed, capsys):
 
 
 @pytest.mark.feature("Planning", "3D datasets get the 2d configuration")
-def test_3d_dataset_gets_the_2d_configuration_alone(preprocessed, raw):
+def test_3d_dataset_gets_only_the_2d_configuration(preprocessed, raw):
     shutil.rmtree(raw / DATASET)
     volume = (20, 1, 1)
     write_dataset(
@@ -252,8 +252,8 @@ def test_3d_dataset_gets_the_2d_configuration_alone(preprocessed, raw):
     assert list(plans["configurations"]) == ["2d"]
 
 
-@pytest.mark.feature("Planning", "own configurations in the plans stay")
-def test_own_configurations_in_the_plans_stay(preprocessed):
+@pytest.mark.feature("Planning", "a user's configurations in the plans are kept")
+def test_users_configurations_in_the_plans_are_kept(preprocessed):
     write_fingerprint(preprocessed, 40, 40)
     planned(preprocessed)
     path = preprocessed / f"{PLANS}.json"
@@ -267,9 +267,8 @@ def test_own_configurations_in_the_plans_stay(preprocessed):
 MESSAGES = {
     "-d 7": "Dataset007_Discs has no fingerprint yet: run nnUNetv2_plan_and_preprocess -d 7 -c 2d "
     "--verify_dataset_integrity first",
-    "-d Dataset008_Absent": "{raw}/Dataset008_Absent/dataset.json does not exist: planning reads it, and lists the "
-    "images beside it",
-    "-d discs": "discs: neither an id nor a name that begins with Dataset",
+    "-d Dataset008_Absent": "{raw}/Dataset008_Absent/dataset.json does not exist: planning needs the raw dataset",
+    "-d discs": "discs is neither the id nor the full name of a dataset, such as 27 or Dataset027_Name",
     "-d 7 --gpu-memory 0": "--gpu-memory 0: it must be above 0 and finite",
     "-d 7 --gpu-memory inf": "--gpu-memory inf: it must be above 0 and finite",
     "-d 7 --gpu-memory nan": "--gpu-memory nan: it must be above 0 and finite",
@@ -278,20 +277,20 @@ MESSAGES = {
     "-d 7 --plans-name ..": "--plans-name ..: use letters, digits, '.', '-', and single '_' between them",
     "-d 7 --plans-name ../mine": "--plans-name ../mine: use letters, digits, '.', '-', and single '_' between them",
     "-d 7 --plans-name my__plans": "--plans-name my__plans: use letters, digits, '.', '-', and single '_' between them",
-    "-d 7 --plans-name nnUNetPlans": "--plans-name nnUNetPlans: nnU-Net's own plans have this name",
+    "-d 7 --plans-name nnUNetPlans": "--plans-name nnUNetPlans: nnU-Net's own plans have this name, choose another",
 }
 
 
-@pytest.mark.feature("Planning", "what cannot be planned is one message")
+@pytest.mark.feature("Planning", "what cannot be planned ends in one message")
 @pytest.mark.parametrize(("arguments", "message"), MESSAGES.items(), ids=MESSAGES)
-def test_what_cannot_be_planned_is_one_message(preprocessed, raw, capsys, arguments, message):
+def test_planning_errors_are_one_message(preprocessed, raw, capsys, arguments, message):
     assert main(["plan", *arguments.split()]) == 1
     assert capsys.readouterr().err == f"mamba_mis: error: {message.format(raw=raw)}\n"
     assert not list(preprocessed.iterdir())
 
 
 def assert_error_names(capsys, *names: object) -> None:
-    """One line on the error stream has all of these."""
+    """Check that stderr has one line, with all of these names."""
     (line,) = capsys.readouterr().err.splitlines()
     assert [name for name in names if str(name) not in line] == []
 
@@ -325,7 +324,7 @@ def test_unusable_argument_or_folder_is_named(preprocessed, monkeypatch, capsys,
         ("nnUNet_def_n_proc", "1.5", 1),
     ],
 )
-def test_numbers_of_processes_are_taken_or_named(preprocessed, monkeypatch, capsys, variable, value, status):
+def test_numbers_of_processes_are_accepted_or_named(preprocessed, monkeypatch, capsys, variable, value, status):
     write_fingerprint(preprocessed, 40, 40)
     monkeypatch.setenv(variable, value)
     assert main(["plan", "-d", "7"]) == status
@@ -338,7 +337,7 @@ def test_more_memory_than_any_gpu_has_is_enough(preprocessed):
     assert planned(preprocessed, "--gpu-memory", "1e308")["batch_size"] == 2
 
 
-def test_image_that_no_reader_reads_is_named(preprocessed, raw, capsys):
+def test_unreadable_image_is_named(preprocessed, raw, capsys):
     write_fingerprint(preprocessed, 40, 40)
     image = raw / DATASET / "imagesTr" / "case0_0000.png"
     image.write_bytes(image.read_bytes()[:60])
@@ -360,7 +359,7 @@ def test_splits_that_contradict_each_other_are_named(preprocessed, capsys):
     assert_error_names(capsys, "splits_final.json", DATASET)
 
 
-def test_plans_that_cannot_be_written_leave_those_that_were_there(preprocessed, capsys):
+def test_full_disk_leaves_the_previous_plans(preprocessed, capsys):
     write_fingerprint(preprocessed, 70, 90)
     planned(preprocessed)
     before = (preprocessed / f"{PLANS}.json").read_bytes()

@@ -1,4 +1,4 @@
-"""Plans of `mamba_mis plan` in nnU-Net's own commands: stock and own trainers, prediction, another patch size."""
+"""Plans of `mamba_mis plan` in nnU-Net's own commands: stock trainers and ours, prediction, another patch size."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def planned(nnunet):
-    """A dataset with plans for S with a convolutional stem; returns its folder in nnUNet_preprocessed."""
+    """Plan S with a convolutional stem for a dataset; return its folder in nnUNet_preprocessed."""
     cases = {f"case{case}": disc_image(case) for case in range(6)}
     dataset = nnunet.add(Dataset(NUMBER, cases, {"background": 0, "disc": 1}))
-    said = nnunet.run("mamba_mis", "plan", "-d", NUMBER, "--variant", "S", "--stem", "conv")
-    assert f"nnUNetv2_train {NUMBER} 2d 0 -tr nnUNetTrainerMambaMIS -p {PLANS}" in said
-    assert "nnUNetv2_preprocess" not in said  # nnU-Net's data serve
+    output = nnunet.run("mamba_mis", "plan", "-d", NUMBER, "--variant", "S", "--stem", "conv")
+    assert f"nnUNetv2_train {NUMBER} 2d 0 -tr nnUNetTrainerMambaMIS -p {PLANS}" in output
+    assert "nnUNetv2_preprocess" not in output  # nnU-Net's data are reused
     return nnunet.preprocessed / dataset.name
 
 
@@ -36,7 +36,7 @@ def model(nnunet, trainer, plans=PLANS):
 
 
 def depths(fold):
-    """Blocks in each stage of the network in a checkpoint, encoder first."""
+    """Return the number of blocks in each stage of the network in a checkpoint, encoder first."""
     names = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
     blocks = {tuple(name.split(".")[:5]) for name in names if ".blocks." in name}
     stages = sorted({(part, int(stage)) for part, _, stage, *_ in blocks}, key=lambda s: (s[0] != "encoder", s[1]))
@@ -56,9 +56,9 @@ def test_nnunets_own_trainer_trains_the_planned_network(stock):
     assert (stock / "validation" / "summary.json").exists()
 
 
-@pytest.mark.feature("Planning", "prediction without a trainer of ours")
-def test_prediction_needs_no_trainer_of_ours(nnunet, stock, planned, tmp_path):
-    # nnU-Net's trainer itself, whose epochs take minutes, would have left the same files under its name
+@pytest.mark.feature("Planning", "prediction without our trainers")
+def test_prediction_does_not_need_our_trainers(nnunet, stock, planned, tmp_path):
+    # nnU-Net's trainer itself would leave the same files under its name, but its epochs take minutes
     folder = shutil.copytree(stock.parent, stock.parent.with_name(f"nnUNetTrainer__{PLANS}__2d"))
     path = folder / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(path, weights_only=False)
@@ -69,32 +69,32 @@ def test_prediction_needs_no_trainer_of_ours(nnunet, stock, planned, tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 6
 
 
-@pytest.mark.feature("Planning", "our trainers follow the plans, or say where they do not")
-def test_trainer_that_names_a_variant_has_it_and_says_that_plans_have_another(nnunet, planned):
+@pytest.mark.feature("Planning", "our trainers follow the plans, or log where they do not")
+def test_variant_of_the_trainer_overrides_the_plans_and_is_logged(nnunet, planned):
     nnunet.train(NUMBER, 0, "nnUNetTrainerMambaMIS_L", "-p", PLANS)
     fold = model(nnunet, "nnUNetTrainerMambaMIS_L") / "fold_0"
     assert depths(fold) == [*VARIANTS["L"].encoder, *VARIANTS["L"].decoder[:-1]]
     (log,) = fold.glob("training_log_*.txt")
-    assert "Network: variant L, as nnUNetTrainerMambaMIS_L " in log.read_text()
+    assert "Network: variant L, set by nnUNetTrainerMambaMIS_L. " in log.read_text()
 
 
-@pytest.mark.feature("Planning", "our trainers follow the plans, or say where they do not")
+@pytest.mark.feature("Planning", "our trainers follow the plans, or log where they do not")
 @pytest.mark.feature("Fine-tuning", "`-pretrained_weights` of another patch size, and its log line")
-def test_trainer_that_names_none_follows_the_plans_and_weights_of_another_patch_size_load(nnunet, planned, stock):
+def test_trainer_without_a_variant_follows_the_plans_and_loads_another_patch_size(nnunet, planned, stock):
     plans = json.loads((planned / f"{PLANS}.json").read_text())
     plans["plans_name"] = "larger"
     plans["configurations"]["2d"]["patch_size"] = [64, 96]
     (planned / "larger.json").write_text(json.dumps(plans))
-    said = nnunet.train(NUMBER, 0, "Frozen", "-p", "larger", "-pretrained_weights", stock / "checkpoint_final.pth")
+    output = nnunet.train(NUMBER, 0, "Frozen", "-p", "larger", "-pretrained_weights", stock / "checkpoint_final.pth")
 
     fold = model(nnunet, "Frozen", "larger") / "fold_0"
     assert depths(fold) == [*VARIANTS["S"].encoder, *VARIANTS["S"].decoder[:-1]]
     line = (
-        f"Pretrained weights {stock / 'checkpoint_final.pth'} are of another patch size: resampled 14 spectral gates "
+        f"Pretrained weights {stock / 'checkpoint_final.pth'} have another patch size: resampled 14 spectral gates "
         "(2 from 8×8 to 16×24, 4 from 4×4 to 8×12, 4 from 2×2 to 4×6, 4 from 1×1 to 2×3)"
     )
     (log,) = fold.glob("training_log_*.txt")
-    assert line in log.read_text() and line in said
+    assert line in log.read_text() and line in output
     before, after = (
         torch.load(f / "checkpoint_final.pth", weights_only=False)["network_weights"] for f in (stock, fold)
     )

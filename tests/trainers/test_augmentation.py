@@ -1,4 +1,4 @@
-"""nnU-Net's augmentation as attributes of a trainer change it."""
+"""nnU-Net's augmentation, changed by attributes of a trainer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from support.trainer_in_process import make_trainer
 
 COLOUR = (MultiplicativeBrightnessTransform, ContrastTransform, GammaTransform)
 SIZE = 64
-# what nnU-Net's data loader gives besides: no deep supervision, mirroring along both axes
+# what nnU-Net passes to its augmentation: no deep supervision, mirroring along both axes
 ARGUMENTS: tuple[Any, ...] = ((SIZE, SIZE), (-math.pi, math.pi), None, (0, 1), False)
 
 
 def augmentation(preprocessed: Path, channels: int = 3, other: tuple[type, ...] = (), **attributes: object):
-    """The augmentation of a trainer with these attributes, for PNG images."""
+    """Return the augmentation of a trainer with these attributes, for PNG images."""
     kind = type("Augmented", (nnUNetTrainerMambaMIS, *other), attributes)
     trainer = make_trainer(kind, preprocessed)
     trainer.dataset_json["channel_names"] = {str(channel): f"channel{channel}" for channel in range(channels)}
@@ -35,7 +35,7 @@ def augmentation(preprocessed: Path, channels: int = 3, other: tuple[type, ...] 
 
 
 def always(transforms, *kinds: type):
-    """Of nnU-Net's transforms those of some kinds, each applied to every image."""
+    """Keep only transforms of some kinds, and apply each to every image."""
     inner = [part.transform if isinstance(part, RandomTransform) else part for part in transforms.transforms]
     transforms.transforms = [part for part in inner if isinstance(part, kinds)]
     return transforms
@@ -49,7 +49,7 @@ def augmented(transforms, image: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("channels", "joint", "stays_grey"), [(3, True, True), (3, False, False), (2, True, False)], ids=str
 )
-def test_grey_stays_grey_where_colour_is_joint(in_this_process, channels, joint, stays_grey):
+def test_grey_stays_grey_if_colour_is_joint(in_this_process, channels, joint, stays_grey):
     transforms = always(augmentation(in_this_process, channels, joint_colour=joint), *COLOUR)
     assert len(transforms.transforms) == 4  # gamma has two
     grey = torch.randn(1, 8, 8).expand(channels, -1, -1)
@@ -68,7 +68,7 @@ def test_colour_is_joint_within_every_kind_of_container():
 
 
 @pytest.mark.feature("Recipe", "`rotation`, `scaling` and their probabilities")
-def test_scaling_and_rotation_are_those_of_the_attributes(in_this_process):
+def test_attributes_set_scaling_and_rotation(in_this_process):
     attributes = {"scaling": (2.0, 2.0), "p_scaling": 1, "rotation": 20, "p_rotation": 1}
     transforms = always(augmentation(in_this_process, **attributes), SpatialTransform)
     bar = torch.zeros(1, SIZE, SIZE)
@@ -83,13 +83,13 @@ def test_scaling_and_rotation_are_those_of_the_attributes(in_this_process):
 
 
 @pytest.mark.feature("Recipe", "`rotation`, `scaling` and their probabilities")
-def test_probabilities_of_0_leave_the_image_where_it_is(in_this_process):
+def test_probabilities_of_0_leave_the_image_unchanged(in_this_process):
     transforms = always(augmentation(in_this_process, p_scaling=0, p_rotation=0), SpatialTransform)
     image = torch.rand(3, SIZE, SIZE)
     assert all(torch.equal(augmented(transforms, image), image) for _ in range(20))
 
 
-def test_without_attributes_the_augmentation_is_nnunets(in_this_process):
+def test_augmentation_without_attributes_is_nnunets(in_this_process):
     assert str(augmentation(in_this_process)) == str(nnUNetTrainer.get_training_transforms(*ARGUMENTS))
 
 

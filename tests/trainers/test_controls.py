@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(nnunet):
-    """Fold 0 of each control, trained for a step; returns the checkpoints by trainer."""
+    """Train fold 0 of each control for one step; return the checkpoints by trainer."""
     discs(nnunet)
     nnunet.train_all([(NUMBER, 0, trainer) for trainer in CONTROLS])
     return {
@@ -37,15 +37,15 @@ def test_controls_train_and_predict_on_a_cpu(nnunet, trained, trainer, tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == len(list(images.iterdir()))
 
 
-@pytest.mark.feature("Controls", "their checkpoints hold what exact continuation takes")
+@pytest.mark.feature("Controls", "their checkpoints hold what an exact resume needs")
 @pytest.mark.parametrize("trainer", CONTROLS)
-def test_checkpoints_hold_what_exact_continuation_takes(trained, trainer):
+def test_checkpoints_hold_what_an_exact_resume_needs(trained, trainer):
     (progress,) = trained[trainer]["optimizer_state"]["resume"]
     assert {"random_state", "skipped_steps", "skipped_in_a_row"} <= progress.keys()
 
 
 @pytest.mark.parametrize("trainer", CONTROLS)
-def test_the_baseline_has_the_optimiser_of_mamba_mis_and_umamba_that_of_nnunet(trained, trainer):
+def test_baseline_uses_the_optimiser_of_mamba_mis_and_umamba_uses_nnunets(trained, trainer):
     groups = trained[trainer]["optimizer_state"]["param_groups"]
     adamw = trainer == "nnUNetTrainerAdamW1e3"
     expected = [(True, 1e-3, 1e-2), (True, 1e-3, 0.0)] if adamw else [(False, 1e-2, 3e-5)]

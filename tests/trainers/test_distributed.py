@@ -1,4 +1,4 @@
-"""Training in several processes: nnU-Net's `-num_gpus`, with gloo where there are no GPUs."""
+"""Training in several processes: nnU-Net's `-num_gpus`, with gloo if there are no GPUs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def variables(discs, nnunet) -> dict[str, str]:
 
 @pytest.fixture
 def group(in_this_process, tmp_path, monkeypatch):
-    """A group of this process alone, so that trainers made here are distributed; the preprocessed dataset."""
+    """Make this process a group of one, so trainers made here are distributed; return the preprocessed dataset."""
     for module, name in ((run_training, "setup_ddp"), (torch.cuda, "set_device"), (run_training, "cleanup_ddp")):
         monkeypatch.setattr(module, name, getattr(module, name))
     replace_what_needs_a_gpu(tmp_path / "rendezvous")
@@ -62,9 +62,9 @@ def group(in_this_process, tmp_path, monkeypatch):
     dist.destroy_process_group()
 
 
-@pytest.mark.feature("Processes", "every parameter of every network has a gradient, as DDP needs")
+@pytest.mark.feature("Processes", "every parameter of every network gets a gradient, as DDP requires")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, monkeypatch, name):
+def test_every_parameter_gets_a_gradient_as_ddp_requires(group, monkeypatch, name):
     if name.endswith("_cnn"):
         # nnU-Net converts its BatchNorm into SyncBatchNorm, which only GPUs have
         monkeypatch.setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", lambda network: network)
@@ -75,53 +75,53 @@ def test_every_parameter_has_a_gradient_as_ddp_needs_it(group, monkeypatch, name
     trainer.initialize()
     assert isinstance(trainer.network, nn.parallel.DistributedDataParallel)
     batch = batch_for(trainer, trainer.batch_size)
-    for _ in range(2):  # DDP complains in the step after
+    for _ in range(2):  # DDP raises in the next step
         trainer.train_step(batch)
     without = [name for name, parameter in trainer.network.named_parameters() if parameter.grad is None]
     assert without == []
 
 
-@pytest.mark.feature("Processes", "every parameter of every network has a gradient, as DDP needs")
-def test_compiled_training_gives_the_lowest_output_a_weight_too(group):
-    """nnU-Net's is 0 there, on the word of torch.compile that parameters behind it still get a gradient."""
+@pytest.mark.feature("Processes", "every parameter of every network gets a gradient, as DDP requires")
+def test_lowest_output_has_a_weight_even_in_compiled_training(group):
+    """nnU-Net's weight is 0 there, because torch.compile still gives the parameters behind it a gradient."""
     trainer = make(group, OnCPU)
     trainer._do_i_compile = lambda: True
     assert all(weight > 0 for weight in trainer._build_loss().weight_factors)
 
 
-@pytest.mark.feature("Processes", "Two processes have the gradients of one with the joined batch")
-def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(in_this_process, variables, tmp_path):
+@pytest.mark.feature("Processes", "Two processes have the gradients of one with the joint batch")
+def test_gradients_of_two_processes_equal_those_of_one_with_the_joint_batch(in_this_process, variables, tmp_path):
     trainer = make(in_this_process, OnCPU, batch_size=4)
     trainer.initialize()
     assert trainer.configuration_manager.batch_dice
     batch = batch_for(trainer, 4)
     torch.save({"weights": trainer.network.state_dict(), "batch": batch}, tmp_path / "start.pt")
-    (weights, one), (_, other) = Processes(variables, gradients, in_this_process, tmp_path / "start.pt").end()
+    (weights, first), (_, second) = Processes(variables, gradients, in_this_process, tmp_path / "start.pt").end()
 
     trainer.loss.weight_factors = weights  # with one process the lowest output has none
     trainer.loss(trainer.network(batch["data"]), batch["target"]).backward()
     for name, parameter in trainer.network.named_parameters():
-        assert torch.equal(one[name], other[name]), name
-        # float32: nnU-Net's Dice sums in nothing else
-        error, largest = (one[name] - parameter.grad).abs().max(), parameter.grad.abs().max()
+        assert torch.equal(first[name], second[name]), name
+        # the precision of float32, in which nnU-Net's Dice always sums
+        error, largest = (first[name] - parameter.grad).abs().max(), parameter.grad.abs().max()
         assert error < 5e-4 * largest + 1e-8, name
 
 
-@pytest.mark.feature("Processes", "Shares of the batch, the paper's recipe among them")
+@pytest.mark.feature("Processes", "Equal shares of the batch, even in the paper's recipe")
 @pytest.mark.parametrize(
     ("name", "planned", "expected"),
     [
         ("nnUNetTrainerMambaMIS_S", 6, [(3, 0.0), (3, 2 / 3)]),
-        ("nnUNetTrainerMambaMIS_S", 5, [(3, 0.0), (3, 2 / 3)]),  # shares of one size
-        ("nnUNetTrainerMambaMIS_paper", 2, [(16, 0.0), (16, 11 / 16)]),  # 32 whatever is planned
+        ("nnUNetTrainerMambaMIS_S", 5, [(3, 0.0), (3, 2 / 3)]),  # equal shares
+        ("nnUNetTrainerMambaMIS_paper", 2, [(16, 0.0), (16, 11 / 16)]),  # 32, regardless of the plans
     ],
     ids=["even", "odd", "paper"],
 )
-def test_the_batch_is_shared_out(discs, nnunet, variables, name, planned, expected):
+def test_batch_is_split_into_equal_shares(discs, nnunet, variables, name, planned, expected):
     assert Processes(variables, shares, nnunet.preprocessed / discs.name, name, planned).end() == expected
 
 
-@pytest.mark.feature("Processes", "Shares of the batch, the paper's recipe among them")
+@pytest.mark.feature("Processes", "Equal shares of the batch, even in the paper's recipe")
 def test_batch_smaller_than_the_number_of_processes_is_refused(discs, nnunet, variables):
     preprocessed = nnunet.preprocessed / discs.name
     refused = Processes(variables, shares, preprocessed, "nnUNetTrainerMambaMIS_S", 1)
@@ -131,7 +131,7 @@ def test_batch_smaller_than_the_number_of_processes_is_refused(discs, nnunet, va
 
 @pytest.fixture(scope="module")
 def trained(discs, nnunet, variables) -> Path:
-    """The model folder of a training in two processes by nnU-Net's `run_ddp`."""
+    """Train in two processes with nnU-Net's `run_ddp`; return the fold's folder."""
     Processes(variables, train, discs.number, "TwoProcesses").end()
     return nnunet.model(discs.number, "TwoProcesses") / "fold_0"
 
@@ -144,12 +144,12 @@ def test_training_in_two_processes_trains_and_validates(trained):
     assert not any(name.startswith("module.") for name in checkpoint["network_weights"])
     summary = json.loads((trained / "validation" / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == 2
-    assert len(list(trained.glob("training_log_*.txt"))) == 1  # by the first process alone
+    assert len(list(trained.glob("training_log_*.txt"))) == 1  # only the first process writes one
 
 
 @pytest.mark.feature("Processes", "what each process of `-num_gpus 2` runs, with gloo on CPUs")
 @pytest.mark.slow
-def test_training_in_two_processes_predicts_as_any_other(trained, discs, nnunet):
+def test_model_trained_in_two_processes_predicts(trained, discs, nnunet):
     images, output = nnunet.raw / discs.name / "imagesTr", nnunet.root / "by two"
     nnunet.predict(discs.number, "TwoProcesses", images, output, "-f", 0)
     assert len(list(output.glob("*.png"))) == len(discs.cases)
@@ -157,9 +157,7 @@ def test_training_in_two_processes_predicts_as_any_other(trained, discs, nnunet)
 
 @pytest.mark.feature("Processes", "a signal to one process stops all; `--c` loses nothing")
 @pytest.mark.slow
-def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninterrupted_one(
-    trained, discs, nnunet, variables
-):
+def test_signal_to_one_process_stops_all_and_resume_is_exact(trained, discs, nnunet, variables):
     training = Processes(variables, train, discs.number, "TwoStopped")
     first, second = training.all
     first.wait_for("Epoch 1")
@@ -179,7 +177,7 @@ def test_signal_to_one_process_stops_all_and_continued_training_equals_an_uninte
 
 @pytest.mark.feature("Resuming", "A second process on the same fold changes nothing")
 @pytest.mark.slow
-def test_fold_that_another_process_trains_is_refused_by_the_first_of_two(discs, nnunet, variables):
+def test_first_of_two_processes_refuses_a_fold_that_another_run_trains(discs, nnunet, variables):
     folder = nnunet.results / discs.name / "TwoLocked__nnUNetPlans__2d" / "fold_0"
     folder.mkdir(parents=True)
     lock = lock_fold(folder)
@@ -199,15 +197,15 @@ def test_fold_that_another_process_trains_is_refused_by_the_first_of_two(discs, 
     ("signalled", "handler", "as_installed"),
     [
         ("command", signal.default_int_handler, True),
-        ("command", signal.SIG_IGN, False),  # of Ctrl-C, as a shell starts what it puts in the background
-        ("its processes", signal.default_int_handler, False),  # as the Slurm script does
+        ("command", signal.SIG_IGN, False),  # a shell's background job ignores Ctrl-C
+        ("its processes", signal.default_int_handler, False),  # like the Slurm script
     ],
     ids=["command", "command in background", "its processes"],
 )
 def test_sigterm_with_num_gpus_leaves_a_checkpoint_and_no_process(
     discs, variables, tmp_path, signalled, handler, as_installed
 ):
-    """The way of `-num_gpus 2` through torch's `mp.spawn`, which has signals of its own for its processes."""
+    """`-num_gpus 2` uses torch's `mp.spawn`, which sends signals of its own to its processes."""
     variables = variables | {"nnUNet_results": str(tmp_path)}
     command = start_num_gpus_2(discs.number, "TwoLong", variables, tmp_path / "log", handler, as_installed)
     command.wait_for("Epoch 1")
@@ -230,7 +228,7 @@ needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a 
 @pytest.mark.feature("Processes", "one GPU: compiled training resumes; nccl (marked `gpu`)")
 @pytest.mark.gpu
 @needs_a_gpu
-def test_compiled_training_on_a_gpu_stops_and_continues(discs, nnunet):
+def test_compiled_training_on_a_gpu_stops_and_resumes(discs, nnunet):
     arguments = ["nnUNetv2_train", discs.number, "2d", 2, "-tr", "OnGPU", "-device", "cuda"]
     training = nnunet.start(*arguments, nnUNet_compile="true")
     training.wait_for("Epoch 1")
@@ -254,7 +252,7 @@ def assert_trained(fold: Path) -> None:
 @needs_a_gpu
 @pytest.mark.parametrize("name", ["nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_cnn"])
 def test_nccl_on_one_gpu(discs, nnunet, variables, name):
-    """nnU-Net's `run_ddp` as one process of one: DDP, nccl and SyncBatchNorm are the real ones."""
+    """nnU-Net's `run_ddp` in a group of one process: DDP, nccl and SyncBatchNorm are real."""
     function = "from nnunetv2.run.run_training import run_ddp; run_ddp"
     arguments = (0, str(discs.number), "2d", 3, name, "nnUNetPlans", False, False, False, None, False, False, 1)
     rendezvous = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(run_training.find_free_network_port())}

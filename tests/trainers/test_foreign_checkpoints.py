@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, of others, or hold code."""
+"""Checkpoints that are damaged, belong to others, or hold code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Code:
 
 @pytest.fixture
 def start(in_this_process):
-    """Make a trainer that continues, or another, as nnU-Net's command does."""
+    """Make a trainer that resumes or starts, as nnU-Net's command does."""
 
     def start(trainer: type = Small, continued: bool = False, **arguments):
         made = make_trainer(trainer, in_this_process, continued)
@@ -69,7 +69,7 @@ def saved(start) -> Path:
     return path
 
 
-def replaced(checkpoint: dict, keys: tuple, value: object) -> None:
+def set_value(checkpoint: dict, keys: tuple, value: object) -> None:
     *outer, last = keys
     target = functools.reduce(lambda inner, key: inner[key], outer, checkpoint)
     if value is KeyError:
@@ -124,7 +124,7 @@ OWN = ("optimizer_state", "average", "own_weights")
 )
 def test_wrong_value_in_a_checkpoint_is_named(start, saved, keys, value, named):
     checkpoint = torch.load(saved, weights_only=False)
-    replaced(checkpoint, keys, value)
+    set_value(checkpoint, keys, value)
     torch.save(checkpoint, saved)
     before = saved.read_bytes()
     with pytest.raises(SystemExit, match=f"(?s)checkpoint_latest.pth .*{named}") as stopped:
@@ -132,7 +132,7 @@ def test_wrong_value_in_a_checkpoint_is_named(start, saved, keys, value, named):
     assert stopped.value.code.isprintable() and saved.read_bytes() == before
 
 
-def test_right_values_continue(start, saved):
+def test_valid_checkpoint_resumes(start, saved):
     trainer = start(continued=True)
     assert [float(output["loss"]) for output in trainer.train_outputs] == [0.5]
     assert trainer.is_continued and trainer.random_state is not None
@@ -146,12 +146,12 @@ def test_checkpoint_of_another_optimizer_is_named(start, saved):
         start(continued=True)
 
 
-@pytest.mark.feature("Fine-tuning", "nothing in a stranger's file is run")
+@pytest.mark.feature("Fine-tuning", "no code in an untrusted file is run")
 @pytest.mark.parametrize("keys", [("init_args", "fold"), ("logging", "lrs"), ("network_weights", "more")], ids=str)
 @pytest.mark.parametrize("way", ["--c", "-pretrained_weights", "export"])
 def test_code_in_a_checkpoint_is_not_run(start, saved, in_this_process, tmp_path, capsys, way, keys):
     checkpoint = torch.load(saved, weights_only=False)
-    replaced(checkpoint, keys, Code(tmp_path / "run"))
+    set_value(checkpoint, keys, Code(tmp_path / "run"))
     torch.save(checkpoint, saved)
     if way == "export":
         model = saved.parent.parent
@@ -167,12 +167,12 @@ def test_code_in_a_checkpoint_is_not_run(start, saved, in_this_process, tmp_path
         message = stopped.value.code
     assert saved.name in message and "mkdir" in message
     assert not (tmp_path / "run").exists()
-    torch.load(saved, weights_only=False)  # as nnU-Net would, which runs it
+    torch.load(saved, weights_only=False)  # as nnU-Net does, which runs the code
     assert (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("trainer", [nnUNetTrainer, Small], ids=["stock", "ours"])
-def test_checkpoints_hold_what_may_be_read(in_this_process, tmp_path, trainer):
+def test_checkpoints_hold_only_what_may_be_read(in_this_process, tmp_path, trainer):
     made = make_trainer(trainer, in_this_process)
     made.initialize()
     for name in made.logger.get_checkpoint():
@@ -185,8 +185,8 @@ def test_checkpoints_hold_what_may_be_read(in_this_process, tmp_path, trainer):
     assert read.best_ema == 0.5 and read.logging == torch.load(path, weights_only=False)["logging"]
 
 
-@pytest.mark.feature("Fine-tuning", "nothing in a stranger's file is run")
-def test_pretrained_weights_of_another_network_are_one_line(start, saved, tmp_path):
+@pytest.mark.feature("Fine-tuning", "no code in an untrusted file is run")
+def test_unusable_pretrained_weights_are_one_line(start, saved, tmp_path):
     checkpoint = torch.load(saved, weights_only=False)
     name = next(iter(checkpoint["network_weights"]))
     checkpoint["network_weights"][name] = torch.zeros(1)
@@ -201,7 +201,7 @@ def test_pretrained_weights_of_another_network_are_one_line(start, saved, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
-def test_torchs_variables_stay_as_they_are(start, saved, monkeypatch, name):
+def test_torchs_environment_variables_are_restored(start, saved, monkeypatch, name):
     monkeypatch.setenv(name, "1")
     before = dict(os.environ)
     assert start(continued=True).is_continued

@@ -1,4 +1,4 @@
-"""Plans, dataset.json and splits_final.json that nnU-Net would end at with a trace."""
+"""Plans, dataset.json and splits_final.json on which nnU-Net would fail with a traceback."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from support.trainer_in_process import make_trainer
 
 @pytest.fixture
 def data(in_this_process, tmp_path) -> Path:
-    """A copy of the preprocessed discs whose files may be changed."""
+    """A copy of the preprocessed discs, whose files tests may change."""
     return Path(shutil.copytree(in_this_process, tmp_path / "preprocessed"))
 
 
 @pytest.fixture
 def split(data):
-    """Return the cases of fold 0, with such a splits_final.json."""
+    """Return the cases of fold 0 for a given splits_final.json."""
 
     def split(content: object) -> tuple[list[str], list[str]]:
         trainer = make_trainer(nnUNetTrainerMambaMIS_S, data)
@@ -39,7 +39,7 @@ def cases(data) -> list[str]:
     return sorted(path.stem for path in (data / "nnUNetPlans_2d").glob("*.pkl"))
 
 
-@pytest.mark.feature("Labels", "splits that cannot be used end in one message")
+@pytest.mark.feature("Labels", "unusable splits end in one message")
 @pytest.mark.parametrize(
     ("content", "named"),
     [
@@ -57,9 +57,9 @@ def test_unusable_splits_are_one_line(split, content, named):
     assert stopped.value.code.isprintable()
 
 
-def test_splits_of_the_file_are_taken(split, cases):
+def test_splits_in_the_file_are_used(split, cases):
     fold = {"train": cases[1:], "val": cases[:1]}
-    # other folds are not looked at
+    # other folds are not checked
     assert split([fold, {"train": ["nowhere"], "val": []}]) == (cases[1:], cases[:1])
 
 
@@ -87,7 +87,7 @@ def test_too_few_cases_for_five_folds_are_one_line(split, data, cases):
     ],
     ids=str,
 )
-def test_values_of_other_types_are_one_line(data, file, key, value):
+def test_values_of_wrong_types_are_one_line(data, file, key, value):
     content = json.loads((data / file).read_text())
     (data / file).write_text(json.dumps(content | {key: value}))
     with pytest.raises(SystemExit, match=f"cannot be used: {key}") as stopped:
@@ -98,6 +98,6 @@ def test_values_of_other_types_are_one_line(data, file, key, value):
 @pytest.mark.parametrize(
     ("key", "value"), [("architecture", 3), ("architecture", {"arch_kwargs": []}), ("patch_size", "large")]
 )
-def test_values_of_other_types_in_a_configuration_are_one_line(data, key, value):
+def test_values_of_wrong_types_in_a_configuration_are_one_line(data, key, value):
     with pytest.raises(SystemExit, match=rf"cannot be used: configurations\.2d\.{key}"):
         make_trainer(nnUNetTrainerMambaMIS_S, data, **{key: value})

@@ -18,7 +18,7 @@ REGIONS = {"background": 0, "whole": [1, 2, 4], "core": [2, 4]}
 
 @pytest.fixture(params=[nnUNetDatasetBlosc2, nnUNetDatasetNumpy])
 def check(request, tmp_path):
-    """Check cases, one for each tuple of values, as a training of them would."""
+    """Check cases, one for each tuple of values, as training does."""
 
     def check(labels: dict, *cases: tuple[int, ...]):
         dataset = request.param
@@ -37,7 +37,7 @@ def check(request, tmp_path):
 @pytest.mark.parametrize(
     ("labels", "cases"),
     [
-        (TWO, [(0, 1), (0,), (-1, 1)]),  # nnU-Net has -1 outside of the image's nonzero part
+        (TWO, [(0, 1), (0,), (-1, 1)]),  # nnU-Net writes -1 outside the image's nonzero part
         (IGNORED, [(0, 1, 2), (2,)]),
         (REGIONS, [(0, 1, 2, 4)]),
         ({**REGIONS, "ignore": 5}, [(0, 5), (4,)]),
@@ -70,7 +70,7 @@ def test_labels_with_a_gap_are_named(check):
 
 
 @pytest.mark.slow
-@pytest.mark.feature("Labels", "values that dataset.json lacks end in one message")
+@pytest.mark.feature("Labels", "labels that dataset.json lacks end in one message")
 def test_training_on_masks_of_0_and_255_ends_with_one_message(nnunet):
     mask = disc(20, 18, 7, (40, 36))
     cases = {f"case{i}": (100 * mask[None].astype(np.uint8), mask * (255 if i == 3 else 1)) for i in range(6)}

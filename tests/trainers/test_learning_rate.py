@@ -16,13 +16,13 @@ def optimizer() -> torch.optim.Optimizer:
 
 
 def rates(scheduler, epochs) -> list[float]:
-    """The rate that the second group of parameters has in epochs, set one after another."""
-    found = []
+    """Return the rate of the second group of parameters in each of these epochs."""
+    result = []
     for epoch in epochs:
         scheduler.step(epoch)
         assert scheduler.get_last_lr() == [group["lr"] for group in scheduler.optimizer.param_groups]
-        found.append(scheduler.optimizer.param_groups[1]["lr"])
-    return found
+        result.append(scheduler.optimizer.param_groups[1]["lr"])
+    return result
 
 
 def test_the_default_is_nnunets_schedule():
@@ -41,12 +41,12 @@ def test_the_rate_rises_with_each_step_and_then_falls(shape, third):
     assert after == sorted(after, reverse=True) and after[-1] > 0
 
 
-def test_warmup_takes_half_of_a_short_training():
+def test_warmup_is_limited_to_half_of_a_short_run():
     schedule = WarmupSchedule(optimizer(), 1, epochs=1, warmup_epochs=5, steps_per_epoch=10)
-    found = rates(schedule, [step / 10 for step in range(10)])
-    assert math.isclose(max(found), 1) and found.index(max(found)) in (4, 5)
+    by_step = rates(schedule, [step / 10 for step in range(10)])
+    assert math.isclose(max(by_step), 1) and by_step.index(max(by_step)) in (4, 5)
 
 
-def test_schedule_that_does_not_exist_is_named():
+def test_unknown_schedule_is_named():
     with pytest.raises(ValueError, match=r"'linear'.*poly, cosine"):
         WarmupSchedule(optimizer(), 1, 10, "linear")

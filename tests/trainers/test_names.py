@@ -1,4 +1,4 @@
-"""Trainers are found by name, and in every length."""
+"""Trainers are found by name, in every length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OURS = "nnUNetTrainerMambaMIS"
 
 @pytest.fixture(scope="module")
 def shim():
-    """The module that nnU-Net imports, under a name of its own."""
+    """The module that nnU-Net imports, under another name."""
     spec = importlib.util.spec_from_file_location("mamba_mis_trainers", SHIM)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -70,7 +70,7 @@ def test_trainers_pickle_by_name(name):
         "__wrapped__",
     ],
 )
-def test_other_names_are_nobodys(shim, name):
+def test_other_names_do_not_exist(shim, name):
     assert not hasattr(shim, name)
     if name != "paper":  # a module of the package
         assert not hasattr(trainers, name)

@@ -9,8 +9,8 @@ from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_paper
 from support.trainer_in_process import make_trainer
 
 
-@pytest.mark.feature("Ablations", "`_paper` is the paper's recipe")
-def test_paper_trainer_is_the_papers_recipe(in_this_process):
+@pytest.mark.feature("Ablations", "`_paper` follows the paper's recipe")
+def test_paper_trainer_follows_the_papers_recipe(in_this_process):
     planned = architecture_entry((256, 256), "S", "conv")
     trainer = make_trainer(nnUNetTrainerMambaMIS_paper, in_this_process, patch_size=[256, 256], architecture=planned)
     trainer.initialize()

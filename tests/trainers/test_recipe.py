@@ -1,4 +1,4 @@
-"""Attributes of a trainer that change its steps, as a training runs them."""
+"""Attributes of a trainer that change the steps of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.trainer_in_process import FEW_WEIGHTS, make_trainer
 
 
 class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
-    """Two epochs of four steps; notes learning rate and gradient norm of each."""
+    """Train two epochs of four steps; record learning rate and gradient norm of each."""
 
     architecture: ClassVar = FEW_WEIGHTS
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 2, 4, 1
@@ -46,7 +46,7 @@ def test_each_step_of_the_warm_up_has_its_own_rate(in_this_process):
 
 
 @pytest.mark.feature("Recipe", "`warmup_epochs`, `schedule`")
-def test_the_schedule_of_a_trainer_with_nnunets_optimizer_is_the_recipes(in_this_process):
+def test_trainer_with_nnunets_optimizer_uses_the_recipes_schedule(in_this_process):
     cosine = type("Cosine", (nnUNetTrainerUMambaBot,), {"schedule": "cosine", "epochs": 2})
     trainer = make_trainer(cosine, in_this_process)
     trainer.initialize()
@@ -63,7 +63,7 @@ def test_gradients_are_clipped_at_the_recipes_norm(in_this_process):
 
 @pytest.mark.feature("Recipe", "`clip_norm`, `oversample_foreground_percent`")
 @pytest.mark.parametrize(("attributes", "expected"), [({}, 0.33), ({"oversample_foreground_percent": 0.75}, 0.75)])
-def test_the_recipes_part_of_patches_has_foreground(in_this_process, attributes, expected):
+def test_the_recipe_sets_the_fraction_of_patches_with_foreground(in_this_process, attributes, expected):
     trainer = trained(in_this_process, epochs=1, iterations_per_epoch=1, **attributes)
     for loader in (trainer.dataloader_train, trainer.dataloader_val):
         assert loader.data_loader.oversample_foreground_percent == expected

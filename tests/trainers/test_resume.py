@@ -1,4 +1,4 @@
-"""Trainings stopped at any moment and continued equal uninterrupted ones, bit for bit."""
+"""Runs that are stopped at any moment and resumed equal uninterrupted ones, bit for bit."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from support.waiting import children
 
 @pytest.fixture(scope="module")
 def dataset(nnunet) -> Dataset:
-    """Discs, and trainers where nnU-Net finds them."""
+    """Discs, and trainers in a folder where nnU-Net finds them."""
     shutil.copy(PROGRAMS / "resumed_trainers.py", nnunet.root / "trainers")
     return discs(nnunet)
 
 
 class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
-    """Three tiny epochs without augmentation; sends itself a signal at the given moment."""
+    """Train three tiny epochs without augmentation; send this process a signal at the given moment."""
 
     architecture: ClassVar = FEW_WEIGHTS
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 2
@@ -75,7 +75,7 @@ class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
 
 
 def make(preprocessed: Path, seed: int, continued: bool = False, **attributes) -> Brief:
-    """A trainer as nnU-Net's command makes it, with the random generators somewhere."""
+    """Make a trainer as nnU-Net's command does, with random generators in a state that the seed gives."""
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     trainer = make_trainer(type("Brief", (Brief,), attributes), preprocessed, continued)
     trainer.count = Counter()
@@ -94,25 +94,25 @@ def stop(trainer: Brief) -> int:
     return stopped.value.code
 
 
-def assert_equal(one: dict, other: dict) -> None:
-    """All that a training leaves but times is the same in two checkpoints."""
-    assert one["network_weights"].keys() == other["network_weights"].keys()
-    for name, weight in one["network_weights"].items():
-        assert torch.equal(weight, other["network_weights"][name]), name
-    for index, state in one["optimizer_state"]["state"].items():
+def assert_equal(actual: dict, expected: dict) -> None:
+    """Check that two checkpoints are equal in everything except times."""
+    assert actual["network_weights"].keys() == expected["network_weights"].keys()
+    for name, weight in actual["network_weights"].items():
+        assert torch.equal(weight, expected["network_weights"][name]), name
+    for index, state in actual["optimizer_state"]["state"].items():
         for name, value in state.items():
-            assert torch.equal(value, other["optimizer_state"]["state"][index][name])
-    own_weights = one["optimizer_state"].get("average", {}).get("own_weights", {})
+            assert torch.equal(value, expected["optimizer_state"]["state"][index][name])
+    own_weights = actual["optimizer_state"].get("average", {}).get("own_weights", {})
     for name, weight in own_weights.items():
-        assert torch.equal(weight, other["optimizer_state"]["average"]["own_weights"][name]), name
-    assert one["optimizer_state"]["param_groups"] == other["optimizer_state"]["param_groups"]
-    assert (one["current_epoch"], one["_best_ema"]) == (other["current_epoch"], other["_best_ema"])
-    for name, values in one["logging"].items():
-        assert len(values) == len(other["logging"][name])
-        assert "timestamps" in name or values == other["logging"][name], name
+        assert torch.equal(weight, expected["optimizer_state"]["average"]["own_weights"][name]), name
+    assert actual["optimizer_state"]["param_groups"] == expected["optimizer_state"]["param_groups"]
+    assert (actual["current_epoch"], actual["_best_ema"]) == (expected["current_epoch"], expected["_best_ema"])
+    for name, values in actual["logging"].items():
+        assert len(values) == len(expected["logging"][name])
+        assert "timestamps" in name or values == expected["logging"][name], name
 
 
-# each is counted from where training was continued; an epoch has three steps and two of validation
+# counted from the last resume; an epoch has three training steps and two validation steps
 MOMENTS = [
     ("on_train_epoch_start", 1),  # before the first step
     ("train_step", 1),
@@ -132,9 +132,7 @@ RECIPE = {"ema_decay": 0.3, "warmup_epochs": 1, "schedule": "cosine", "clip_norm
 @pytest.mark.feature("Resuming", "SIGTERM at any moment; `--c` gives the same weights, bit for bit")
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [{}, RECIPE], ids=["default", "recipe"])
-def test_training_stopped_at_many_moments_in_turn_equals_an_uninterrupted_one(
-    in_this_process, tmp_path, monkeypatch, recipe
-):
+def test_run_stopped_at_many_moments_equals_an_uninterrupted_one(in_this_process, tmp_path, monkeypatch, recipe):
     uninterrupted = make(in_this_process, seed=1, **recipe)
     uninterrupted.run_training()
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "stopped"))
@@ -161,14 +159,14 @@ def test_ctrl_c_leaves_a_checkpoint_and_one_line(in_this_process, capsys):
 
 
 @pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
-def test_several_sigterms_are_as_one(in_this_process):
+def test_several_sigterms_act_as_one(in_this_process):
     trainer = make(in_this_process, seed=1, moment=("train_step", 1), signals=(signal.SIGTERM,) * 3)
     assert stop(trainer) == 128 + signal.SIGTERM
     assert (Path(trainer.output_folder) / "checkpoint_latest.pth").exists()
 
 
 class Torn:
-    """What is interrupted, or fails, while torch writes it."""
+    """An object that is interrupted, or fails, while torch writes it."""
 
     def __init__(self, number: int = 0):
         self.number = number
@@ -182,7 +180,7 @@ class Torn:
 
 
 @pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
-def test_ctrl_c_again_while_the_checkpoint_is_written_waits_for_it(in_this_process, capsys):
+def test_second_ctrl_c_waits_until_the_checkpoint_is_written(in_this_process, capsys):
     trainer = make(in_this_process, seed=1, moment=("train_step", 2), signals=(signal.SIGINT,))
     trainer.my_init_kwargs["torn"] = Torn(signal.SIGINT)
     assert stop(trainer) == 128 + signal.SIGINT
@@ -191,7 +189,7 @@ def test_ctrl_c_again_while_the_checkpoint_is_written_waits_for_it(in_this_proce
 
 
 @pytest.mark.feature("Resuming", "full disk, unreadable checkpoint: one message, nothing lost")
-def test_error_that_is_not_the_disks_is_not_called_so(in_this_process):
+def test_other_errors_are_not_reported_as_disk_errors(in_this_process):
     trainer = make(in_this_process, seed=1, moment=("train_step", 2))
     trainer.my_init_kwargs["torn"] = Torn()
     with pytest.raises(RuntimeError, match="CUDA error"):
@@ -199,7 +197,7 @@ def test_error_that_is_not_the_disks_is_not_called_so(in_this_process):
 
 
 @pytest.mark.feature("Resuming", "full disk, unreadable checkpoint: one message, nothing lost")
-def test_disk_that_is_full_leaves_the_checkpoint_before(in_this_process):
+def test_full_disk_leaves_the_previous_checkpoint(in_this_process):
     trainer = make(in_this_process, seed=1)
     trainer.initialize()
     path = Path(trainer.output_folder) / "checkpoint_latest.pth"
@@ -217,7 +215,7 @@ def test_disk_that_is_full_leaves_the_checkpoint_before(in_this_process):
     [(b"", "cannot be read"), (b"PK\x03\x04 cut off", "cannot be read"), (None, "trainer_name")],
     ids=["empty", "cut off", "weights alone"],
 )
-def test_checkpoint_that_cannot_be_continued_is_named(in_this_process, content, problem):
+def test_unusable_checkpoint_is_named(in_this_process, content, problem):
     path = Path(make(in_this_process, seed=1).output_folder) / "checkpoint_latest.pth"
     if content is None:
         torch.save({"network_weights": {}}, path)
@@ -227,8 +225,8 @@ def test_checkpoint_that_cannot_be_continued_is_named(in_this_process, content, 
         make(in_this_process, seed=1, continued=True)
 
 
-@pytest.mark.feature("Resuming", "Checkpoints in torch's format of before 1.6")
-def test_checkpoint_in_the_format_before_torch_1_6_continues(in_this_process):
+@pytest.mark.feature("Resuming", "Checkpoints in torch's format before 1.6")
+def test_checkpoint_in_the_format_before_torch_1_6_resumes(in_this_process):
     trainer = make(in_this_process, seed=1, moment=("train_step", 2))
     stop(trainer)
     path = Path(trainer.output_folder) / "checkpoint_latest.pth"
@@ -236,8 +234,8 @@ def test_checkpoint_in_the_format_before_torch_1_6_continues(in_this_process):
     assert len(make(in_this_process, seed=1, continued=True).train_outputs) == 2
 
 
-@pytest.mark.feature("Resuming", "a new training sets earlier checkpoints aside")
-def test_checkpoints_of_an_earlier_training_are_set_aside(in_this_process):
+@pytest.mark.feature("Resuming", "a new run sets earlier checkpoints aside")
+def test_checkpoints_of_an_earlier_run_are_set_aside(in_this_process):
     trainer = make(in_this_process, seed=1, moment=("train_step", 1))
     folder = Path(trainer.output_folder)
     (folder / "checkpoint_final.pth").write_bytes(b"earlier")
@@ -246,7 +244,7 @@ def test_checkpoints_of_an_earlier_training_are_set_aside(in_this_process):
     stop(trainer)
     assert (folder / "checkpoint_final_previous_1.pth").read_bytes() == b"still earlier"
     assert (folder / "checkpoint_final_previous_2.pth").read_bytes() == b"earlier"
-    # so that this is continued
+    # so --c resumes this run
     assert make(in_this_process, seed=1, continued=True).train_outputs
     assert {file.name for file in folder.glob("checkpoint*")} == {
         "checkpoint_final_previous_1.pth",
@@ -261,7 +259,7 @@ def start(nnunet: Workplace, trainer: str, *arguments: object, **variables: str)
 
 @pytest.fixture(scope="module")
 def stopped_and_killed(dataset, nnunet) -> tuple[Path, list[str]]:
-    """A training stopped by SIGTERM, continued, killed by SIGKILL, continued; its folder and what was printed."""
+    """Stop a run with SIGTERM, resume it, kill it with SIGKILL, resume it; return its folder and outputs."""
     moments = random.Random(6)
     printed = []
     for arguments, epoch, number, status in (
@@ -285,7 +283,7 @@ def stopped_and_killed(dataset, nnunet) -> tuple[Path, list[str]]:
 
 @pytest.mark.feature("Resuming", "SIGTERM and SIGKILL at random moments to the real command")
 @pytest.mark.slow
-def test_training_stopped_and_killed_at_random_moments_equals_an_uninterrupted_one(stopped_and_killed, nnunet):
+def test_run_stopped_and_killed_at_random_moments_equals_an_uninterrupted_one(stopped_and_killed, nnunet):
     folder, _ = stopped_and_killed
     start(nnunet, "Uninterrupted").end()
     other = nnunet.model(NUMBER, "Uninterrupted") / "fold_0"
@@ -295,10 +293,10 @@ def test_training_stopped_and_killed_at_random_moments_equals_an_uninterrupted_o
     assert (folder / "validation" / "summary.json").exists()
 
 
-@pytest.mark.feature("Commands", "`nnUNetv2_train --c`: a killed training")
-@pytest.mark.feature("Resuming", "SIGKILL loses no epoch that had ended")
+@pytest.mark.feature("Commands", "`nnUNetv2_train --c`: a killed run")
+@pytest.mark.feature("Resuming", "SIGKILL loses no finished epoch")
 @pytest.mark.slow
-def test_killed_training_loses_no_epoch_that_had_ended(stopped_and_killed):
+def test_killed_run_loses_no_finished_epoch(stopped_and_killed):
     _, (_, killed, continued) = stopped_and_killed
     ended = [int(epoch) for epoch in re.findall(r"Epoch (\d+)\b", killed)][-1]
     assert int(re.search(r"Epoch (\d+)\b", continued)[1]) == ended
@@ -306,7 +304,7 @@ def test_killed_training_loses_no_epoch_that_had_ended(stopped_and_killed):
 
 @pytest.mark.feature("Resuming", "A signal in the final validation")
 @pytest.mark.slow
-def test_signal_in_the_final_validation_ends_it_and_costs_nothing(stopped_and_killed, nnunet):
+def test_signal_in_the_final_validation_ends_it_and_loses_nothing(stopped_and_killed, nnunet):
     folder, _ = stopped_and_killed
     before = torch.load(folder / "checkpoint_final.pth", weights_only=False)
     validation = start(nnunet, "Interrupted", "--val")
@@ -318,8 +316,8 @@ def test_signal_in_the_final_validation_ends_it_and_costs_nothing(stopped_and_ki
 
 @pytest.mark.feature("Resuming", "Data loader workers get the signal too")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_workers_that_get_the_signal_too_do_not_cost_the_checkpoint(dataset, nnunet, number):
-    """A cluster signals all processes of a job, and Ctrl-C those of a terminal."""
+def test_checkpoint_is_written_even_if_workers_get_the_signal(dataset, nnunet, number):
+    """A cluster signals all processes of a job, and Ctrl-C all those of a terminal."""
     training = start(nnunet, "WithWorkers", nnUNet_n_proc_DA="2")
     training.wait_for("Epoch 1")
     pid = training.process.pid
@@ -337,7 +335,7 @@ def test_workers_that_get_the_signal_too_do_not_cost_the_checkpoint(dataset, nnu
 
 @pytest.mark.feature("Resuming", "A second process on the same fold changes nothing")
 @pytest.mark.slow
-def test_second_training_of_a_fold_changes_nothing_and_the_first_goes_on(dataset, nnunet):
+def test_second_run_on_a_fold_changes_nothing_and_the_first_continues(dataset, nnunet):
     first = start(nnunet, "Locked", nnUNet_n_proc_DA="2")
     first.wait_for("Epoch 1")
     folder = nnunet.model(NUMBER, "Locked") / "fold_0"
@@ -347,7 +345,7 @@ def test_second_training_of_a_fold_changes_nothing_and_the_first_goes_on(dataset
         output = start(nnunet, "Locked", *arguments).end(status=1)
         assert "training.lock" in output and "Traceback" not in output
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    # its workers, which outlive it, do not hold the lock
+    # its workers outlive it, but do not hold the lock
     workers = children(first.process.pid)
     os.kill(first.process.pid, signal.SIGKILL)
     first.end(-signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Trainings that go wrong: non-finite steps, and input that no training can begin with."""
+"""Runs that go wrong: non-finite steps, and input with which training cannot start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nnunet_mamba_mis.ops import native_library as native
 from support.small_dataset import NAME, NUMBER, discs
 
 OURS = "nnUNetTrainerMambaMIS"
-without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is available")
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def fold(nnunet, trainer):
 
 @pytest.fixture(scope="module")
 def recovered(nnunet) -> str:
-    """Output of a training whose second and third step of six are not finite."""
+    """Output of a run of six steps, of which the second and third are not finite."""
     return nnunet.train(NUMBER, 0, "Recovering")
 
 
@@ -40,7 +40,7 @@ def test_single_non_finite_steps_are_skipped_and_counted(nnunet, recovered):
 def test_twenty_non_finite_steps_in_a_row_stop_training(nnunet):
     output = nnunet.train(NUMBER, 0, "Broken", status=1)
     assert "Traceback" not in output
-    assert "not finite in 20 steps in a row" in output
+    assert "not finite in 20 consecutive steps" in output
 
 
 @pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
@@ -67,7 +67,7 @@ def test_checkpoint_holds_adamw_without_decay_on_state_parameters(nnunet, recove
     ],
     ids=["configuration", "path unset", "no GPU"],
 )
-def test_training_that_cannot_begin_ends_with_one_message(nnunet, configuration, device, variables, named):
+def test_training_that_cannot_start_ends_with_one_message(nnunet, configuration, device, variables, named):
     before = sorted(nnunet.results.rglob("*"))
     arguments = [NUMBER, configuration, "0", "-tr", f"{OURS}_S", "-device", device]
     output = nnunet.run("nnUNetv2_train", *arguments, status=1, **variables)

@@ -1,4 +1,4 @@
-"""The array job for all folds, with stand-ins for what a cluster has."""
+"""The array job for all folds, with stand-ins for a cluster's commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.waiting import wait_until
 
 SCRIPT = REPOSITORY / "scripts" / "slurm_train_folds.sh"
 
-# what a cluster has: nnU-Net's command, which here ends as told, and Slurm's
+# stand-ins for nnU-Net's command, which ends as the test chooses, and for Slurm's
 CLUSTER = PROGRAMS / "cluster"
 
 
@@ -51,7 +51,7 @@ def slurm():
     ],
     ids=["one process", "several", "several, with =", "several, not yet started"],
 )
-def test_array_task_that_runs_out_of_time_is_queued_again(slurm, arguments, variables, reached, status):
+def test_array_task_that_runs_out_of_time_is_requeued(slurm, arguments, variables, reached, status):
     task = slurm("101", "2d", "nnUNetTrainerMambaMIS", *arguments, **variables)
     first = task.stdout.readline()
     assert first == " ".join(["train 101 2d 3 -tr nnUNetTrainerMambaMIS", *arguments, "--c\n"])
@@ -59,7 +59,7 @@ def test_array_task_that_runs_out_of_time_is_queued_again(slurm, arguments, vari
     wait_until(
         lambda: int(re.search(r"SigCgt:\s(\w+)", Path(f"/proc/{task.pid}/status").read_text())[1], 16) & caught, 20
     )
-    task.send_signal(signal.SIGTERM)  # as --signal=B:TERM@300: to the script alone
+    task.send_signal(signal.SIGTERM)  # like --signal=B:TERM@300: only to the script
     output, _ = task.communicate(timeout=20)
     assert output.splitlines() == [reached, "scontrol requeue 7"]
     assert task.returncode == status
@@ -67,7 +67,7 @@ def test_array_task_that_runs_out_of_time_is_queued_again(slurm, arguments, vari
 
 @pytest.mark.feature("Processes", "Slurm array with requeue")
 @pytest.mark.parametrize("ends", ["0", "1"], ids=["done", "failed"])
-def test_array_task_that_ends_by_itself_is_not_queued_again(slurm, ends):
+def test_array_task_that_ends_by_itself_is_not_requeued(slurm, ends):
     task = slurm("101", "2d", "nnUNetTrainerMambaMIS", TRAINING_ENDS=ends)
     output, _ = task.communicate(timeout=20)
     assert "requeue" not in output and task.returncode == int(ends)

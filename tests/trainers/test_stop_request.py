@@ -1,4 +1,4 @@
-"""Signals that ask training to stop."""
+"""Signals that stop training."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_ctrl_c_twice_ends_at_once():
 
 
 @pytest.mark.feature("Processes", "SIGTERM to `-num_gpus 2` leaves a checkpoint and no process")
-def test_second_ctrl_c_is_not_obeyed_in_one_of_several_processes():
-    """There it may be the kernel's, which says by one or several that the command has died."""
+def test_second_ctrl_c_is_ignored_in_one_of_several_processes():
+    """The kernel may have sent it: it sends one or several when the command has died."""
     with StopRequest(spawned=True) as request:
         for _ in range(3):
             signal.raise_signal(signal.SIGINT)
@@ -31,8 +31,8 @@ def test_second_ctrl_c_is_not_obeyed_in_one_of_several_processes():
 
 
 @pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
-def test_signals_that_are_ignored_stay_so():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of nohup, or a shell's background job
+def test_ignored_signals_stay_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as with nohup, or in a shell's background job
     try:
         with StopRequest() as request:
             signal.raise_signal(signal.SIGINT)
@@ -41,7 +41,7 @@ def test_signals_that_are_ignored_stay_so():
         signal.signal(signal.SIGINT, before)
 
 
-def test_training_in_a_thread_takes_no_signals():
+def test_training_in_a_thread_handles_no_signals():
     with ThreadPoolExecutor(1) as pool:
         pool.submit(StopRequest().__enter__).result()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

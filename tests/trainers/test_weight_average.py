@@ -1,4 +1,4 @@
-"""Averaged weights: what validation, checkpoints, prediction and export get, while training keeps its own."""
+"""Averaged weights in validation, checkpoints, prediction and export, while training keeps its own."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Weights = dict[str, torch.Tensor]
 
 
 class FinalValidation(nnUNetTrainer):
-    """Instead of predicting the validation part, notes the weights that would."""
+    """Record the weights of the final validation instead of predicting with them."""
 
     def perform_actual_validation(self, save_probabilities=False):
         self.validated.append(parameters(self))
 
 
 class Watched(nnUNetTrainerMambaMIS, FinalValidation, nnUNetTrainerNoDA):
-    """Two epochs of four steps, the third of which is skipped; notes the weights after steps and in validation."""
+    """Train two epochs of four steps, of which the third is skipped; record weights after steps and in validation."""
 
     architecture: ClassVar = FEW_WEIGHTS
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 2, 4, 1
@@ -76,20 +76,20 @@ def saved(trainer: Any) -> dict:
 
 
 def average(start: Weights, *steps: Weights) -> Weights:
-    found = {name: weight.double() for name, weight in start.items()}
+    averaged = {name: weight.double() for name, weight in start.items()}
     for number, weights in enumerate(steps):
         kept = min(0.3, (1 + number) / (10 + number))
-        found = {name: kept * found[name] + (1 - kept) * weight for name, weight in weights.items()}
-    return found
+        averaged = {name: kept * averaged[name] + (1 - kept) * weight for name, weight in weights.items()}
+    return averaged
 
 
-def assert_close(found: Weights, expected: Weights) -> None:
+def assert_close(actual: Weights, expected: Weights) -> None:
     for name, weight in expected.items():
-        torch.testing.assert_close(found[name].double(), weight, rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(actual[name].double(), weight, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def assert_equal(found: Weights, expected: Weights) -> None:
-    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+def assert_equal(actual: Weights, expected: Weights) -> None:
+    assert all(torch.equal(actual[name], weight) for name, weight in expected.items())
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def trained(in_this_process) -> Any:
     return trainer
 
 
-@pytest.mark.feature("Recipe", "`ema_decay`: validation, prediction and export have averaged weights")
+@pytest.mark.feature("Recipe", "`ema_decay`: validation, prediction and export use averaged weights")
 def test_validation_and_checkpoints_have_the_average_and_training_its_own_weights(trained):
     start, *steps = trained.trained
     assert len(steps) == 7  # of eight one was skipped
@@ -116,18 +116,18 @@ def test_validation_and_checkpoints_have_the_average_and_training_its_own_weight
     assert max((expected[name] - weight).abs().max() for name, weight in steps[-1].items()) > 1e-4
 
 
-def test_statistics_of_batch_norm_are_the_networks(trained):
+def test_batch_norm_statistics_are_not_averaged(trained):
     buffers = dict(unwrap(trained.network).named_buffers())
     assert any(name.endswith("running_mean") for name in buffers)
     assert_equal(saved(trained)["network_weights"], buffers)
 
 
-@pytest.mark.feature("Recipe", "`ema_decay`: validation, prediction and export have averaged weights")
+@pytest.mark.feature("Recipe", "`ema_decay`: validation, prediction and export use averaged weights")
 def test_prediction_and_export_read_the_average(trained):
     model = Path(trained.output_folder_base)
     exported = load_fold(model, "0", "checkpoint_final.pth").network
     (predicting,) = load_networks(Model.read(model), [0]).folds
-    # both without deep supervision's further outputs
+    # both lack the further outputs of deep supervision
     names = dict(exported.named_parameters())
     expected = {name: weight for name, weight in average(*trained.trained).items() if name in names}
     assert len(expected) == len(names)
@@ -135,15 +135,15 @@ def test_prediction_and_export_read_the_average(trained):
         assert_close(network.state_dict(), expected)
 
 
-@pytest.mark.feature("Recipe", "`ema_decay`: validation, prediction and export have averaged weights")
-def test_validation_of_a_finished_training_has_the_average(trained, in_this_process):
+@pytest.mark.feature("Recipe", "`ema_decay`: validation, prediction and export use averaged weights")
+def test_validation_of_a_finished_run_uses_the_average(trained, in_this_process):
     validated = make(in_this_process, continued=True)
     validated.perform_actual_validation()
     assert_equal(validated.validated[0], trained.validated[-1])
     assert_equal(parameters(validated), trained.trained[-1])
 
 
-def test_pretrained_weights_start_the_average_too(trained, in_this_process, tmp_path, monkeypatch):
+def test_average_starts_from_pretrained_weights(trained, in_this_process, tmp_path, monkeypatch):
     pretrained = Path(trained.output_folder) / "checkpoint_final.pth"
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "fine-tuned"))
     tuned = make(in_this_process, pretrained=str(pretrained), initial_lr=0.0)
@@ -152,11 +152,16 @@ def test_pretrained_weights_start_the_average_too(trained, in_this_process, tmp_
     assert_equal(saved(tuned)["network_weights"], given)
 
 
-def test_checkpoint_from_before_the_average_begins_it(in_this_process):
+def test_checkpoint_without_an_average_starts_one(in_this_process):
     make(in_this_process, ema_decay=None).run_training()
     continued = make(in_this_process, continued=True, ema_decay=0.5)
     assert_equal(dict(zip(continued.average.parameters, continued.average.others, strict=True)), parameters(continued))
     assert continued.average.steps == 0
+
+
+def test_checkpoint_with_an_average_needs_a_trainer_that_averages(trained, in_this_process):
+    with pytest.raises(SystemExit, match=r"checkpoint_final.pth has averaged weights: set ema_decay in Watched"):
+        make(in_this_process, continued=True, ema_decay=None)
 
 
 def test_compiled_network_computes_with_the_average():

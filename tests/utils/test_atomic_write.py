@@ -1,4 +1,4 @@
-"""A file is written completely, or the one before stays."""
+"""A file is written completely, or the previous one stays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ atomic_write_module = importlib.import_module("nnunet_mamba_mis.utils.atomic_wri
 
 
 @pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
-def test_interrupted_file_is_no_full_disk(tmp_path):
+def test_interrupt_is_not_reported_as_a_full_disk(tmp_path):
     class Interrupted(io.BytesIO):
         def write(self, content):
             if self.tell() > 1000:
@@ -41,7 +41,7 @@ def test_failure_leaves_the_previous_file(tmp_path):
     assert path.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_success_replaces_it(tmp_path):
+def test_success_replaces_the_previous_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"before")
     with atomic_write(str(path)) as file:

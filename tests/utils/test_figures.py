@@ -20,7 +20,7 @@ GREY = RGB[..., 0]
 
 
 def write(path, image: np.ndarray) -> None:
-    """By a library that keeps the depth."""
+    """Write an image with a library that keeps the depth."""
     if path.suffix == ".tif":
         tifffile.imwrite(path, image, photometric="rgb" if image.ndim == 3 else "minisblack")
     elif image.dtype == np.uint8:
@@ -40,7 +40,7 @@ def write(path, image: np.ndarray) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_images_of_eight_bits_are_shown_as_they_are(tmp_path, name, image):
+def test_8_bit_images_are_shown_unchanged(tmp_path, name, image):
     write(tmp_path / name, image)
     shown = for_display(read_natural_image(tmp_path / name))
     expected = image[..., :3] if image.ndim == 3 else image
@@ -68,18 +68,18 @@ def test_other_depths_are_shown_between_their_own_percentiles(tmp_path, name, im
 
 
 @pytest.mark.parametrize("value", [0.0, 7.5, np.nan, np.inf])
-def test_images_of_one_value_can_be_shown(value):
+def test_constant_images_can_be_shown(value):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(np.unique(for_display(np.full((4, 5), value)))) == 1
 
 
-def test_a_very_long_image_has_a_tile():
+def test_very_long_image_has_a_tile():
     picture, scale = tile(np.zeros((1, 5000), np.uint8))
     assert picture.shape == (1, 420) and scale == pytest.approx(0.084)
 
 
-def test_names_are_neither_mathematics_nor_settings_of_the_user(tmp_path):
+def test_names_are_drawn_literally_whatever_the_users_settings(tmp_path):
     names = ["a$x_{$", "患者 😀", "tab\t\x1b", "x" * 500]
     with mpl.rc_context({"text.usetex": True}), warnings.catch_warnings(), plain_figures():
         warnings.simplefilter("error")
@@ -92,7 +92,7 @@ def test_names_are_neither_mathematics_nor_settings_of_the_user(tmp_path):
     assert max(map(len, for_figure("x" * 500, 20).splitlines())) <= 20 and len(for_figure("x" * 500, 20)) < 90
 
 
-def test_a_figure_that_fails_is_a_line_and_leaves_no_file(tmp_path, capsys):
+def test_failing_figure_prints_one_line_and_leaves_no_file(tmp_path, capsys):
     def fail(file) -> None:
         raise IndexError("three\nlines\x1b[0m")
 

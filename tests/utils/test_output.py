@@ -1,4 +1,4 @@
-"""Output that the terminal cannot take costs neither the work nor a trace."""
+"""Output that the terminal cannot take neither stops the work nor causes a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TARGET = "Dataset001_KvasirSEG"
 
 
 def shell(arguments: list[str], redirection: str, **variables: str) -> tuple[int, str]:
-    """Run a command with a redirection of the shell, and return its exit status and what reached stderr."""
+    """Run a command with a shell redirection, and return its exit status and stderr."""
     script = f"set -o pipefail; {shlex.join(arguments)} {redirection}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=os.environ | variables)
     return done.returncode, done.stderr
@@ -35,16 +35,16 @@ def shell(arguments: list[str], redirection: str, **variables: str) -> tuple[int
         ("", {"PYTHONIOENCODING": "ascii"}, 0),
     ],
 )
-def test_a_conversion_outlives_its_output(
+def test_conversion_survives_failing_output(
     redirection: str, variables: dict[str, str], status: int, tmp_path: Path, monkeypatch
 ) -> None:
     raw = tmp_path / "nnUNet_räw"
     monkeypatch.setenv("nnUNet_raw", str(raw))
     arguments = command("kvasir-seg", "-i", write_kvasir(tmp_path / "source", 5), "-d", 1, "-np", 1)
 
-    got, stderr = shell(arguments, redirection, **{"PYTHONUNBUFFERED": "", **variables})
+    actual, stderr = shell(arguments, redirection, **{"PYTHONUNBUFFERED": "", **variables})
 
-    assert got == status and "Traceback" not in stderr and "Exception ignored" not in stderr
+    assert actual == status and "Traceback" not in stderr and "Exception ignored" not in stderr
     assert names(raw) == [TARGET] and len(names(raw / TARGET / "labelsTr")) == 5
 
 
@@ -57,6 +57,6 @@ def test_every_command_keeps_its_status_with_closed_streams(arguments: list[str]
     assert shell([sys.executable, "-m", "nnunet_mamba_mis.cli", *arguments], ">&- 2>&-") == (status, "")
 
 
-def test_help_for_a_full_disk_is_an_error() -> None:
+def test_help_on_a_full_disk_is_an_error() -> None:
     status, stderr = shell([sys.executable, "-m", "nnunet_mamba_mis.cli", "--help"], ">/dev/full")
     assert status == 1 and "No space left on device" in stderr and "Traceback" not in stderr

@@ -11,7 +11,7 @@ import pytest
 from nnunet_mamba_mis.utils.pipeline import Ahead, behind
 
 
-def test_items_come_in_order_and_no_more_are_taken_than_may_wait():
+def test_items_come_in_order_and_reading_ahead_is_bounded():
     taken = itertools.count()
     items = Ahead((next(taken) for _ in range(1000)), most=3)
     assert [next(items) for _ in range(5)] == [0, 1, 2, 3, 4]

@@ -24,7 +24,7 @@ def hold(path, ready, with_child: bool):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Start a process that holds the lock; returns it and the process that it has forked, as a data loader does."""
+    """Start a process that holds the lock, with a forked child on request, such as a data loader has; return it."""
     context, started, children = multiprocessing.get_context("fork"), [], []
 
     def start(with_child: bool = False):
@@ -53,7 +53,7 @@ def test_lock_ends_with_its_holder_however_it_ends(holder, tmp_path, with_child)
     assert lock_file(tmp_path / "lock").is_locked
 
 
-def test_process_locks_a_file_as_often_as_it_likes(tmp_path):
+def test_process_can_lock_a_file_repeatedly(tmp_path):
     first, second = (lock_file(tmp_path / "lock") for _ in range(2))
     assert first.is_locked and second.is_locked
 
@@ -66,4 +66,4 @@ def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys, n
     monkeypatch.setattr("fcntl.flock", unsupported)
     assert lock_fold(tmp_path) is None
     assert "WARNING" in capsys.readouterr().out
-    assert lock_fold(tmp_path) is None  # nothing is left that would lock the next one out
+    assert lock_fold(tmp_path) is None  # nothing is left that would block the next one

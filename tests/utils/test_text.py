@@ -1,4 +1,4 @@
-"""Names as they enter pages, tables and the terminal: shown as they are, never obeyed."""
+"""Names in pages, tables and the terminal: shown literally, never interpreted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_lines_of_a_message_stay_lines():
 
 
 def shown_by_markdown(source: str) -> list[str]:
-    """The text of each paragraph, heading, item or cell; anything but plain text is an error."""
+    """Return the text of each paragraph, heading, item or cell; fail on anything but plain text."""
     parts = [token for token in MarkdownIt().enable(["table", "strikethrough"]).parse(source) if token.type == "inline"]
     assert {child.type for part in parts for child in part.children} <= {"text", "text_special"}
     return ["".join(child.content for child in part.children) for part in parts]
@@ -56,7 +56,7 @@ def shown_by_markdown(source: str) -> list[str]:
 @example("12. a")
 @example("- - -")
 @example("a__b__")
-def test_markdown_shows_names_as_they_are(name):
+def test_markdown_shows_names_literally(name):
     shown = one_line(name).strip()
     source = for_markdown(name)
     if shown:
@@ -78,7 +78,7 @@ def test_code_cannot_end_its_block():
 
 
 @pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@a", "\t=1", "'=1", "plain", ""])
-def test_no_cell_is_a_formula_and_an_apostrophe_gives_the_name_back(name):
+def test_no_cell_is_a_formula_and_removing_the_apostrophe_restores_the_name(name):
     cell = for_spreadsheet(name)
     assert not cell.startswith(("=", "+", "-", "@", "\t"))
     assert cell.removeprefix("'") == name

@@ -282,6 +282,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def environment(interpreter, wheel_for, tmp_path) -> Path:
     """A fresh environment with the wheel, and torch and the like from the given interpreter's; returns its python."""
+    interpreter = os.path.abspath(interpreter)  # a link in a virtual environment must stay one
     subprocess.run([interpreter, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     python = tmp_path / "env" / "bin" / "python"
     code = "import json, sys; print(json.dumps([p for p in sys.path if p.endswith('site-packages')]))"

@@ -1,1 +1,1 @@
-"""What a network costs: parameters, operations, memory and time."""
+"""Measure the cost of a network: parameters, operations, memory and time."""

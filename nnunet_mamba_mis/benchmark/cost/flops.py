@@ -1,7 +1,7 @@
-"""Operations that a network takes, the scan's and Fourier transforms' among them.
+"""Count the operations of a network, including scans and Fourier transforms.
 
-The count covers the operations in documentation/reference/cost.md, for one image and the forward pass. torch counts
-matrix products, convolutions and attention; formulas here add the operations that it does not know.
+The count covers the operations listed in documentation/reference/cost.md, for the forward pass of one image. torch
+counts matrix products, convolutions and attention; the formulas here add the operations that it does not know.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from nnunet_mamba_mis.ops.pixelwise import LINEAR, NORM
 
 Shapes = Sequence[Sequence[int]]
 
-# for each state of a position: the usual count for Mamba, which takes an exponential for one operation
+# per state and position: the usual count for Mamba, with an exponential as one operation
 SCAN = 9
-# for each value of a complex transform of N values these times log2(N); half as many where one side is real
+# per value and log2(N) of a complex transform of N values; half as many if one side is real
 FOURIER = 5
 # a complex product and sum
 COMPLEX_ADDCMUL = 8
 
 
 def count_flops(build: Callable[[], nn.Module], shape: Sequence[int]) -> int:
-    """Operations of a forward pass in evaluation; a multiplication with its addition is two.
+    """Return the operations of a forward pass in evaluation mode; a multiplication and its addition are two.
 
-    Nothing is computed nor allocated, so that size does not matter.
+    Nothing is computed or allocated, so any size is possible.
 
     Args:
-        build: Makes the network.
+        build: Function that builds the network.
         shape: (batch, channels, *size) of its input.
     """
-    # a device of type "cpu" whatever there is; the count of a backend is that of all
+    # always on "cpu": all backends have the same count
     with FakeTensorMode(), torch.device("cpu"):
         network = build().eval()
         with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
@@ -47,19 +47,25 @@ def count_flops(build: Callable[[], nn.Module], shape: Sequence[int]) -> int:
 def scan_flops(
     u: Sequence[int], delta: Sequence[int], A: Sequence[int], *_arguments: object, **_outputs: object
 ) -> int:
-    """Of the selective scan, from its shapes: u (batch, D, L) or (batch, D, H, W), A (D, N)."""
+    """Return the operations of the selective scan with u (batch, D, L) or (batch, D, H, W) and A (D, N)."""
     return SCAN * math.prod(u) * A[1]
 
 
 def s6_flops(u: Sequence[int], weight: Sequence[int], A: Sequence[int], *_arguments: object, **_outputs: object) -> int:
-    """Of scan and projections: u (batch, D, H, W), weight (D + 2N, D), A (D, N)."""
+    """Return the operations of scan and projections with u (batch, D, H, W), weight (D + 2N, D) and A (D, N)."""
     return 2 * math.prod(u) * weight[0] + scan_flops(u, u, A)
 
 
 def pixelwise_flops(
     tensors: Shapes, parameters: Shapes, kinds: Sequence[int], *_arguments: object, **_outputs: object
 ) -> int:
-    """Of the linear layers among pixelwise layers: tensors (batch, H, W, channels), parameters (out, in) and (out,)."""
+    """Return the operations of the linear layers among pixelwise layers.
+
+    Args:
+        tensors: Shapes of the inputs, (batch, H, W, channels).
+        parameters: Shapes of the layers' weights and biases; for linear layers (out, in) and (out,).
+        kinds: Kind of each layer.
+    """
     pixels = math.prod(tensors[0][:3])
     with_weights = [kind for kind in kinds if kind in (NORM, LINEAR)]
     return sum(
@@ -72,23 +78,23 @@ def pixelwise_flops(
 def real_fft_flops(
     x: Sequence[int], dim: Sequence[int], *_arguments: object, out_shape: Sequence[int], **_outputs: object
 ) -> int:
-    """Of a transform between real and complex values: the real side has the whole grid."""
-    whole = [max(sides) for sides in zip(x, out_shape, strict=True)]
-    return complex_fft_flops(whole, dim) // 2
+    """Return the operations of a transform between real and complex values; the real side has the full grid."""
+    full_grid = [max(sides) for sides in zip(x, out_shape, strict=True)]
+    return complex_fft_flops(full_grid, dim) // 2
 
 
 def complex_fft_flops(x: Sequence[int], dim: Sequence[int], *_arguments: object, **_outputs: object) -> int:
-    """Of a complex transform of x along dim."""
+    """Return the operations of a complex transform of x along dim."""
     points = math.prod(x[axis] for axis in dim)
     return round(FOURIER * math.prod(x) * math.log2(points))
 
 
 def addcmul_flops(*_arguments: object, out_val: Tensor, **_options: object) -> int:
-    """Of `addcmul` where it is complex, as in spectral gates; real ones are elementwise, and not counted."""
+    """Return the operations of a complex `addcmul`, as in spectral gates; a real one is elementwise and not counted."""
     return COMPLEX_ADDCMUL * out_val.numel() if out_val.is_complex() else 0
 
 
-addcmul_flops._get_raw = True  # type: ignore[attr-defined] # for FlopCounterMode: with tensors, not their shapes
+addcmul_flops._get_raw = True  # type: ignore[attr-defined] # makes FlopCounterMode pass tensors, not shapes
 
 FORMULAS = {
     torch.ops.nnunet_mamba_mis.selective_scan: scan_flops,

@@ -1,4 +1,4 @@
-"""What a trained network costs: parameters, operations, memory of training, time of prediction."""
+"""Measure the cost of a model: parameters, operations, training memory and prediction time."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.utils.errors import UserError
 
-# what `measure_cost` returns and reports show → in words (a second line is small), and the unit's size
+# key of `measure_cost` → column title in reports (further lines are small), and the size of its unit
 _KINDS = {
     "parameters": ("parameters, millions", 1e6),
-    "flops": ("FLOPs of a patch, billions", 1e9),
-    "training_bytes": ("peak memory of training, GB\non {hardware}", 1e9),
+    "flops": ("FLOPs per patch, billions", 1e9),
+    "training_bytes": ("peak training memory, GB\non {hardware}", 1e9),
     "inference_seconds": ("seconds to predict an image\non {hardware}", 1),
 }
 
 
 def measure_cost(dataset: str | int, model: Model, device: str = "cpu") -> dict[str, Any]:
-    """Cost of a model, measured in a process of its own as nnU-Net would train and predict with it.
+    """Measure the cost of a model in a separate process, training and predicting as nnU-Net does.
 
-    Nothing is written to nnUNet_results. Weights are random: neither memory nor time depend on them.
+    Nothing is written to nnUNet_results. Weights are random, as memory and time do not depend on them.
 
     Args:
         dataset: Id or name of a dataset that is preprocessed for the plans.
@@ -33,13 +33,17 @@ def measure_cost(dataset: str | int, model: Model, device: str = "cpu") -> dict[
         device: "cpu" or "cuda".
 
     Returns:
-        parameters; flops, of a forward pass of one patch, with flops_input its shape (channels, *patch);
-        training_bytes, the peak of a training step with batch_size patches, over what the process had before (left out
-        where the system does not tell); inference_seconds, of one image of image_shape (channels, *size), the
-        dataset's median, with nnU-Net's sliding window and mirroring; hardware.
+        A dictionary with these keys:
+        parameters: Number of parameters.
+        flops: Operations of a forward pass of one patch, whose shape (channels, *patch) is flops_input.
+        training_bytes: Peak memory of a training step with batch_size patches, above what the process used before;
+            missing if the system does not report it.
+        inference_seconds: Time for one image of the dataset's median size, whose shape (channels, *size) is
+            image_shape, with nnU-Net's sliding window and mirroring.
+        hardware: Name of the GPU or CPU.
 
     Raises:
-        UserError: The model cannot be made, trained or run here.
+        UserError: The model cannot be built, trained or run on this machine.
     """
     arguments = [str(dataset), *model, device]
     with tempfile.TemporaryDirectory() as results:
@@ -51,14 +55,14 @@ def measure_cost(dataset: str | int, model: Model, device: str = "cpu") -> dict[
         )
     if run.returncode:
         last = (run.stderr.strip() or run.stdout.strip() or f"exit status {run.returncode}").splitlines()[-1]
-        raise UserError(f"the cost of {model} on dataset {dataset} could not be measured on {device}: {last}")
+        raise UserError(f"cannot measure the cost of {model} on dataset {dataset} on {device}: {last}")
     return json.loads(run.stdout.splitlines()[-1])
 
 
 def dataset_costs(dataset: str | int, models: Iterable[Model], device: str = "cpu") -> dict[str, dict[Model, float]]:
-    """Costs of models in words, as reports take them: kind of cost → model → number.
+    """Return the costs of models for reports: column title → model → number.
 
-    Args and errors as `measure_cost`.
+    Arguments and errors are those of `measure_cost`.
     """
     costs: dict[str, dict[Model, float]] = {}
     for model in models:

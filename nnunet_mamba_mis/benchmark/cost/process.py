@@ -1,4 +1,4 @@
-"""Measures what `cost.measure_cost` returns and prints it last, as JSON: DATASET TRAINER PLANS CONFIGURATION DEVICE."""
+"""Measure for `measure_cost` and print JSON in the last line. Arguments: DATASET TRAINER PLANS CONFIGURATION DEVICE."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPEATS = 5
 
 
 def measure(dataset: str, trainer_name: str, plans: str, configuration: str, device: str) -> dict[str, Any]:
-    """What the command line asks for."""
+    """Return the cost of a model, as described in `measure_cost`."""
     before = _resident("VmRSS")
     trainer = get_trainer_from_args(dataset, configuration, 0, trainer_name, plans, device=torch.device(device))
     trainer.initialize()
@@ -34,7 +34,7 @@ def measure(dataset: str, trainer_name: str, plans: str, configuration: str, dev
 
 
 def network_cost(trainer: nnUNetTrainer) -> dict[str, Any]:
-    """Parameters and operations of the network that predicts, and the shape of the patch they are counted for."""
+    """Return the parameters and operations of the prediction network, and the shape of the patch counted for."""
     shape = (trainer.num_input_channels, *trainer.configuration_manager.patch_size)
 
     def build():
@@ -51,7 +51,7 @@ def network_cost(trainer: nnUNetTrainer) -> dict[str, Any]:
 
 
 def _peak_of_training(trainer: nnUNetTrainer) -> int | None:
-    """Bytes of the second step: from then on the optimiser has its state, and what is compiled is."""
+    """Return the peak bytes of the second step, when the optimiser has its state and compilation is finished."""
     batch = _random_batch(trainer)
     trainer.train_step(batch)
     if trainer.device.type == "cuda":
@@ -59,14 +59,14 @@ def _peak_of_training(trainer: nnUNetTrainer) -> int | None:
         trainer.train_step(batch)
         return torch.cuda.max_memory_allocated()
     if platform.system() == "Linux":
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     trainer.train_step(batch)
     return _resident("VmHWM")
 
 
 def _random_batch(trainer: nnUNetTrainer) -> dict[str, Any]:
     labels = trainer.label_manager
-    # regions may overlap, so that each is a channel, and so is what is ignored
+    # regions may overlap, so each has a channel, as do the ignored pixels
     channels = labels.num_segmentation_heads + labels.has_ignore_label if labels.has_regions else 1
     size = trainer.configuration_manager.patch_size
     scales = trainer._get_deep_supervision_scales() or [[1] * len(size)]
@@ -81,7 +81,7 @@ def _random_batch(trainer: nnUNetTrainer) -> dict[str, Any]:
 
 
 def _inference(trainer: nnUNetTrainer) -> dict[str, Any]:
-    """Seconds for an image of the dataset's median size, as nnU-Net predicts in its final validation."""
+    """Return the seconds for an image of the dataset's median size, predicted as in nnU-Net's final validation."""
     *_, mirroring = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(device=trainer.device, perform_everything_on_device=True, allow_tqdm=False)
@@ -90,7 +90,7 @@ def _inference(trainer: nnUNetTrainer) -> dict[str, Any]:
         trainer.__class__.__name__, mirroring,
     )  # fmt: skip
     size = [round(side) for side in trainer.configuration_manager.configuration["median_image_size_in_voxels"]]
-    # nnU-Net goes through 2D images as through the slices of a volume
+    # nnU-Net treats a 2D image as a volume with one slice
     image = torch.rand(trainer.num_input_channels, *[1] * (3 - len(size)), *size)
     times = [_seconds(predictor, image) for _ in range(REPEATS + 1)][1:]
     shape = [trainer.num_input_channels, *size]

@@ -1,1 +1,1 @@
-"""What was trained and predicted: found, scored and compared."""
+"""Find, score and compare the results of training and prediction."""

@@ -1,4 +1,4 @@
-"""Find, read and score all results of a dataset: what a report or a table is made of."""
+"""Find, read and score all results of a dataset, for reports and tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.nnunet.paths import folder_if_set
 from nnunet_mamba_mis.utils.errors import UserError
 
-# of a dataset's models: kind of cost → model → number
+# costs of a dataset's models: kind of cost → model → number
 Costs = Mapping[str, Mapping[Model, float]]
 
 
@@ -28,11 +28,11 @@ class Evaluation:
     """Results of a dataset's models, in cross-validation or on a test set.
 
     Args:
-        truth: The dataset or test set.
-        fold_set: Folds and what is missing.
+        truth: Ground truth of the dataset or test set.
+        fold_set: Folds, and descriptions of missing ones.
         records: How each fold was trained; none for a test set.
-        scores: Of the cases that all models have.
-        costs: Further ones than those in the records: kind → model → number.
+        scores: Scores of the cases that all models predicted.
+        costs: Costs in addition to those in the records: kind → model → number.
     """
 
     truth: Truth
@@ -48,21 +48,21 @@ class Evaluation:
 
     @property
     def main_row(self) -> str:
-        """What is spoken of: the only class, or the mean of all."""
+        """The row to compare models by: the only class, or the mean of all classes."""
         return self.scores.rows[-1]
 
     @property
     def warnings(self) -> list[str]:
-        """What differs between models besides the network, is missing, or was left out."""
+        """Warnings about differences between models, missing results, and results left out."""
         warnings = [*comparability_warnings(self.records), *self.fold_set.problems, *self.scores.problems]
         if len({run.seed for run in self.scores.runs}) == 1:
             warnings.append(
-                "One seed: how much scores vary from training to training is not known, and in no interval."
+                "One seed: the variation of scores between training runs is unknown, and no interval includes it."
             )
         return warnings
 
     def values(self, metric: str) -> dict[str, dict[str, float]]:
-        """Return a metric of the main row: name of a model → case → value."""
+        """Return a metric of the main row: model name → case → value."""
         return {name: self.scores.values(model, metric, self.main_row) for model, name in self.names.items()}
 
     def compare(self, metric: str) -> list[Comparison]:
@@ -70,7 +70,7 @@ class Evaluation:
         return compare_all(self.values(metric), self.truth.group_of)
 
     def problem_without_common_case(self) -> str:
-        """Return why nothing can be compared; empty if something can."""
+        """Return why nothing can be compared, or "" if something can."""
         if self.scores.runs:
             return ""
         folds = {
@@ -80,7 +80,8 @@ class Evaluation:
         predicted = "; ".join(f"{model}: folds {numbers}" for model, numbers in folds.items())
         reasons = "; ".join(["", *self.fold_set.problems, *self.scores.problems])
         return (
-            f"{self.truth.title}: the models have no case in common, so nothing can be compared ({predicted}){reasons}"
+            f"{self.truth.title}: no case was predicted by all models, so there is nothing to compare ({predicted})"
+            f"{reasons}"
         )
 
 
@@ -89,8 +90,8 @@ class DatasetEvaluation:
     """All results of a dataset's models.
 
     Args:
-        validated: In cross-validation.
-        tested: On each test set that they predicted.
+        validated: Results of cross-validation.
+        tested: Results on each test set that the models predicted.
     """
 
     validated: Evaluation
@@ -110,18 +111,18 @@ def evaluate_datasets(
     processes: int,
     measure: Callable[[str, Sequence[Model]], Costs] | None,
 ) -> list[DatasetEvaluation]:
-    """Find and score the results of datasets, once it is known that all of them have some.
+    """Find the results of all datasets, then score them.
 
     Args:
-        datasets: Ids or names.
+        datasets: Ids or names of datasets.
         roots: Folders like nnUNet_results.
-        trainers: To compare, the baseline first; all by default.
-        tolerance: Of the normalised surface Dice, in the unit of the spacing.
-        processes: To score with.
-        measure: Takes dataset and models, returns costs beyond those in the logs.
+        trainers: Trainers to compare, the baseline first; all by default.
+        tolerance: Tolerance of the normalised surface Dice, in units of the spacing.
+        processes: Number of processes for scoring.
+        measure: Function that takes dataset and models, and returns costs that are not in the logs.
 
     Raises:
-        UserError: Something is missing or contradictory.
+        UserError: Results are missing or contradictory.
     """
     raw, preprocessed = folder_if_set("nnUNet_raw"), folder_if_set("nnUNet_preprocessed")
     truths = [find_truth(dataset, raw, preprocessed) for dataset in dict.fromkeys(datasets)]
@@ -139,7 +140,7 @@ def evaluate_datasets(
         costs = measure(truth.name, fold_set.models) if measure else {}
         validated = evaluate(truth, fold_set, costs)
         if problem := validated.problem_without_common_case():
-            raise UserError(f"{problem}; choose with --trainers")
+            raise UserError(f"{problem}; select trainers with --trainers")
         tested = []
         for test in tests:
             evaluation = evaluate(*test, costs={})

@@ -1,4 +1,4 @@
-"""Find what nnU-Net trained and validated, and name what is missing."""
+"""Find the folds that nnU-Net trained and validated, and report what is missing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BASELINE = "nnUNetTrainer"
 
 @dataclass(frozen=True)
 class Fold:
-    """A fold that was trained and validated, or the ensemble of folds that predicted a test set.
+    """A trained and validated fold, or an ensemble of folds that predicted a test set.
 
     Args:
         model: Trainer, plans and configuration.
-        seed: Of the folder seed_N that it lies in; empty if it is in none.
-        number: Of the fold; of an ensemble, all of them, as 0+1+2.
-        folder: nnUNet_results/DATASET/MODEL/fold_N, or that of the predictions.
-        predictions: File of each case that has one.
+        seed: N of the folder seed_N that contains it; empty without such a folder.
+        number: Number of the fold; for an ensemble, all numbers as 0+1+2.
+        folder: nnUNet_results/DATASET/MODEL/fold_N, or the folder of the predictions.
+        predictions: File of each predicted case.
     """
 
     model: Model
@@ -44,16 +44,16 @@ class Fold:
 
 @dataclass(frozen=True)
 class Truth:
-    """The ground truth of a dataset, or of a test set of its models.
+    """The ground truth of a dataset, or of a test set for its models.
 
     Args:
-        name: DatasetXXX_Name that models were trained on.
-        labels: Folder with the label maps.
-        images: Folder imagesTr; may not be there.
-        classes: What label maps hold, by dataset.json.
-        validation: Cases of each fold in splits_final.json; empty if there is none.
-        group_of: Patient, lesion, sequence, … of cases that share one, as `mamba_mis convert` recorded it.
-        test_set: Folder of its images, and their dataset if it is another; empty for cross-validation.
+        name: DatasetXXX_Name that the models were trained on.
+        labels: Folder of the label maps.
+        images: Folder imagesTr; may not exist.
+        classes: Classes of the label maps, from dataset.json.
+        validation: Validation cases of each fold in splits_final.json; empty without that file.
+        group_of: Patient, lesion, sequence, … of cases that share one, as recorded by `mamba_mis convert`.
+        test_set: Folder of the images, preceded by their dataset if it is another one; empty for cross-validation.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Truth:
 
     @property
     def title(self) -> str:
-        """What the cases are of."""
+        """Title of the dataset or test set."""
         return f"{self.name} on {self.test_set}" if self.test_set else self.name
 
     @property
     def stem(self) -> str:
-        """The same for names of files."""
+        """The title in a form for file names."""
         return for_file_name(self.title)
 
 
@@ -80,21 +80,21 @@ class _RecordedSplits(Record):
 
 
 class _Conversion(Record):
-    """What `mamba_mis convert` recorded, as far as it is read here."""
+    """The part of `mamba_mis convert`'s report that is used here."""
 
     splits: _RecordedSplits = _RecordedSplits()
 
 
 @dataclass(frozen=True)
 class FoldSet:
-    """Folds of a dataset, in the order of models, seeds and folds, and what is missing, in words."""
+    """Folds of a dataset, in the order of models, seeds and folds, and descriptions of missing results."""
 
     folds: list[Fold]
     problems: list[str]
 
     @property
     def models(self) -> list[Model]:
-        """In their order, the baseline first."""
+        """The models in their order, the baseline first."""
         return list(dict.fromkeys(fold.model for fold in self.folds))
 
 
@@ -102,12 +102,12 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
     """Find the ground truth of a dataset.
 
     Args:
-        dataset: Id or name.
+        dataset: Id or name of the dataset.
         raw: nnUNet_raw, if set.
         preprocessed: nnUNet_preprocessed, if set.
 
     Raises:
-        UserError: It is in neither, or a file cannot be read.
+        UserError: The dataset is in neither folder, or a file cannot be read.
     """
     try:
         check_dataset(dataset)
@@ -121,17 +121,17 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
         for base in bases
         if base.is_dir()
         for folder in sorted(base.iterdir())
-        if _is_called(folder.name, dataset) and (folder / DATASET_FILE).is_file()
+        if _is_named(folder.name, dataset) and (folder / DATASET_FILE).is_file()
     ]
     names = sorted({folder.name for folder in folders})
     if len(names) != 1:
-        problem = f"several match: {', '.join(names)}" if names else f"there is no such folder with a {DATASET_FILE}"
+        problem = f"several folders match ({', '.join(names)})" if names else f"no folder with a {DATASET_FILE} matches"
         raise UserError(f"-d {dataset}: {problem} in {' and '.join(map(str, bases))}")
     (name,) = names
     candidates = [base / name / part for base, part in ((preprocessed, "gt_segmentations"), (raw, "labelsTr")) if base]
     labels = next((folder for folder in candidates if folder.is_dir()), None)
     if labels is None:
-        raise UserError(f"{name} has no ground truth: there is no {' and no '.join(map(str, candidates))}")
+        raise UserError(f"{name} has no ground truth: found no folder {' and no folder '.join(map(str, candidates))}")
     splits = next((folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).exists()), None)
     return Truth(
         name=name,
@@ -143,13 +143,13 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
     )
 
 
-def _is_called(name: str, dataset: str) -> bool:
-    """Whether a dataset of this full name is meant by an id or name."""
+def _is_named(name: str, dataset: str) -> bool:
+    """Return whether an id or name refers to the dataset with this full name."""
     return name == dataset or (dataset.isdecimal() and name.startswith(f"Dataset{int(dataset):03d}_"))
 
 
 def groups_of(*folders: Path) -> dict[str, str]:
-    """Return groups of cases that `mamba_mis convert` recorded in one of the folders."""
+    """Return the group of each case, as recorded by `mamba_mis convert` in the first folder that has a report."""
     reports = [folder / REPORT_FILE for folder in folders if (folder / REPORT_FILE).exists()]
     groups = read_record(reports[0], _Conversion).splits.groups if reports else ()
     return {case: group[0] for group in groups for case in group}
@@ -159,12 +159,12 @@ def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | No
     """Find the validated folds of a dataset.
 
     Args:
-        truth: Of the dataset.
-        roots: Folders like nnUNet_results, named seed_N or with folders seed_N in them if there are seeds.
-        trainers: To look at, in their order; all by default, the stock one first.
+        truth: Ground truth of the dataset.
+        roots: Folders like nnUNet_results; with seeds, named seed_N or with subfolders seed_N.
+        trainers: Trainers to include, in order; by default all, with the stock one first.
 
     Raises:
-        UserError: There is none, or a trainer has none, or a fold is there twice.
+        UserError: The dataset or a trainer has no validated fold, or a fold exists twice.
     """
     folds: list[Fold] = []
     problems: list[str] = []
@@ -187,13 +187,13 @@ def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | No
 
 
 def short_names(models: Sequence[Model]) -> dict[Model, str]:
-    """Return the trainer's name for each model if that tells them apart, else with plans and configuration too."""
+    """Return a short name for each model: the trainer, and plans and configuration where they differ."""
     parts = [index for index in (1, 2) if len({model[index] for model in models}) > 1]
     return {model: one_line(" ".join([model.trainer, *(model[index] for index in parts)])) for model in models}
 
 
 def _read_fold(truth: Truth, model: Model, seed: str, folder: Path, problems: list[str]) -> Fold | None:
-    """Return a fold that can be used; what is missing is added to the problems."""
+    """Return a usable fold, or None; add what is missing to `problems`."""
     name = f"{model} {folder.name}" + (f" of seed {seed}" if seed else "")
     number = fold_number(folder)
     if number is None:
@@ -201,7 +201,7 @@ def _read_fold(truth: Truth, model: Model, seed: str, folder: Path, problems: li
         return None
     summary = validation_summary(folder)
     if not summary.is_file():
-        problems.append(f"{name} is left out: it has no {summary}, so its validation has not ended")
+        problems.append(f"{name} is left out: its validation is not finished, as {summary} does not exist")
         return None
     try:
         files = [summary.with_name(file) for file in predicted_files(summary)]
@@ -211,7 +211,7 @@ def _read_fold(truth: Truth, model: Model, seed: str, folder: Path, problems: li
     ending = truth.classes.file_ending
     listed = {file.name.removesuffix(ending): file for file in files}
     if missing := [file.name for file in files if not file.is_file()]:
-        problems.append(f"{name}: its summary.json lists predictions that are not there: {shortened(missing)}")
+        problems.append(f"{name}: predictions listed in its summary.json are missing: {shortened(missing)}")
     allowed = set(listed)
     if number < len(truth.validation):
         allowed = set(truth.validation[number])
@@ -222,11 +222,11 @@ def _read_fold(truth: Truth, model: Model, seed: str, folder: Path, problems: li
 
 def _differences_from_split(name: str, predicted: set[str], expected: set[str]) -> Iterator[str]:
     if missing := sorted(expected - predicted):
-        yield f"{name}: cases of splits_final.json were not predicted: {shortened(missing)}"
+        yield f"{name}: cases in splits_final.json were not predicted: {shortened(missing)}"
     if further := sorted(predicted - expected):
         yield (
-            f"{name}: cases that splits_final.json does not have in this fold are left out, as it may have been "
-            f"trained on them: {shortened(further)}"
+            f"{name}: predicted cases that splits_final.json does not list for this fold are left out, as the fold may "
+            f"have been trained on them: {shortened(further)}"
         )
 
 
@@ -242,8 +242,8 @@ def _check_folds(
     validated = {fold.model.trainer for fold in folds}
     for trainer in trainers or ():
         if trainer not in validated:
-            lines = [f"--trainers {trainer}: {dataset} has no validated fold of it in {where}"]
-            lines.append(f"there are results of {', '.join(sorted(trained)) or 'no trainer'}")
+            lines = [f"--trainers {trainer}: {dataset} has no validated fold of this trainer in {where}"]
+            lines.append(f"trainers with results: {', '.join(sorted(trained)) or 'none'}")
             raise UserError("\n  ".join([*lines, *problems]))
     if not folds:
         raise UserError("\n  ".join([f"{dataset} has no validated fold in {where}", *problems]))
@@ -251,7 +251,9 @@ def _check_folds(
     for fold in folds:
         other = seen.setdefault((fold.model, fold.seed, fold.number), fold.folder)
         if other != fold.folder:
-            raise UserError(f"{fold} exists twice, {other} and {fold.folder}: seeds are told apart by folders seed_N")
+            raise UserError(
+                f"{fold} exists twice, in {other} and {fold.folder}: name the folders of different seeds seed_N"
+            )
 
 
 def _missing_folds(truth: Truth, folds: Sequence[Fold]) -> Iterator[str]:
@@ -262,4 +264,4 @@ def _missing_folds(truth: Truth, folds: Sequence[Fold]) -> Iterator[str]:
             validated = {fold.number for fold in folds if (fold.model, fold.seed) == (model, seed)}
             if missing := sorted(expected - validated, key=str):
                 of_seed = f" of seed {seed}" if seed else ""
-                yield f"{model}{of_seed}: no validated fold {', '.join(map(str, missing))} of {len(expected)}"
+                yield f"{model}{of_seed}: missing validated fold {', '.join(map(str, missing))} of {len(expected)}"

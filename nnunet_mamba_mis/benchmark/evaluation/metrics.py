@@ -1,7 +1,7 @@
-"""How well a class of one case was segmented, and of all cases' pixels taken together.
+"""Segmentation metrics for a class of one case, and for the pixels of all cases together.
 
 Surfaces are MONAI's with subvoxels, which follow DeepMind's surface-distance: the boundary runs between pixels, and
-each piece of it counts with its length (2D) or area (3D).
+each element of it is weighted by its length (2D) or area (3D).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_mamba_mis.benchmark.evaluation.calibration import Reliability
 from nnunet_mamba_mis.benchmark.label_maps import Mask
 
 # metric → its name in tables
@@ -44,7 +45,7 @@ class Counts:
 
     @property
     def both_empty(self) -> bool:
-        """Whether the class is neither in the ground truth nor in the prediction."""
+        """Whether the class is in neither the ground truth nor the prediction."""
         return self.tp + self.fp + self.fn == 0
 
     @property
@@ -59,42 +60,44 @@ class Counts:
 
     @property
     def mean_iou(self) -> float:
-        """Mean of the IoU of the class and that of all the rest, which papers on skin and polyps call mIoU."""
+        """Mean of the IoU of the class and the IoU of the background, called mIoU in papers on skin and polyps."""
         return (self.iou + _ratio(self.tn, self.tn + self.fp + self.fn)) / 2
 
     @property
     def precision(self) -> float:
-        """TP / (TP + FP); 0 where nothing was predicted though there was something to find."""
+        """TP / (TP + FP); 0 if nothing was predicted but there was something to find."""
         return 0.0 if self.tp + self.fp == 0 < self.fn else _ratio(self.tp, self.tp + self.fp)
 
     @property
     def sensitivity(self) -> float:
-        """TP / (TP + FN); NaN where there was nothing to find."""
+        """TP / (TP + FN); NaN if there was nothing to find."""
         return _ratio(self.tp, self.tp + self.fn)
 
     @property
     def specificity(self) -> float:
-        """TN / (TN + FP); NaN where the class covers the image."""
+        """TN / (TN + FP); NaN if the class covers the whole image."""
         return _ratio(self.tn, self.tn + self.fp)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Counts and distances of one class in one case; everything is NaN where the class is in neither mask.
+    """Counts and distances of one class in one case; all metrics are NaN if the class is in neither mask.
 
     Args:
-        counts: Of pixels.
-        hd95: 95th percentile of the Hausdorff distance, in the unit of the spacing; the image's diagonal if one mask is
+        counts: Numbers of pixels.
+        hd95: 95th percentile of the Hausdorff distance, in units of the spacing; the image's diagonal if one mask is
             empty.
         nsd: Normalised surface Dice at the tolerance; 0 if one mask is empty.
+        reliability: Reliability of the probabilities; None if they were not saved.
     """
 
     counts: Counts
     hd95: float
     nsd: float
+    reliability: Reliability | None = None
 
     def value(self, metric: str) -> float:
-        """Return a metric of METRICS; NaN where it is undefined."""
+        """Return a metric of METRICS; NaN if it is undefined."""
         if self.counts.both_empty:
             return _UNDEFINED
         return getattr(self if metric in ("hd95", "nsd") else self.counts, metric)
@@ -105,8 +108,8 @@ def count(truth: Mask, prediction: Mask, counted: Mask | None = None) -> Counts:
 
     Args:
         truth: (H, W) or (D, H, W).
-        prediction: Of the same shape.
-        counted: Where pixels count; everywhere by default.
+        prediction: Mask of the same shape.
+        counted: Pixels to include; all by default.
     """
     counted = np.ones_like(truth) if counted is None else counted
     pairs = ((truth, prediction), (~truth, prediction), (truth, ~prediction), (~truth, ~prediction))
@@ -120,10 +123,10 @@ def score(
 
     Args:
         truth: (H, W) or (D, H, W).
-        prediction: Of the same shape.
-        spacing: Of each axis.
-        tolerance: Of the normalised surface Dice, in the unit of the spacing.
-        counted: Where pixels count (not where nnU-Net's ignore label is); everywhere by default.
+        prediction: Mask of the same shape.
+        spacing: Spacing of each axis.
+        tolerance: Tolerance of the normalised surface Dice, in units of the spacing.
+        counted: Pixels to include (those without nnU-Net's ignore label); all by default.
 
     Raises:
         ValueError: The shapes differ.
@@ -141,7 +144,7 @@ def score(
 
 
 def total(counts: Iterable[Counts]) -> Counts:
-    """Return the counts of all pixels together."""
+    """Return the sum of counts."""
     return sum(counts, Counts(0, 0, 0, 0))
 
 
@@ -154,14 +157,14 @@ def _diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
 
 
 def _surface_scores(truth: Mask, prediction: Mask, spacing: Sequence[float], tolerance: float) -> tuple[float, float]:
-    """HD95 and NSD of two masks that are not empty."""
-    # slow to import
+    """Return the HD95 and NSD of two masks, neither of which is empty."""
+    # imported here, as these are slow to import
     import torch
     from monai.metrics.utils import get_edge_surface_distance
 
     masks = torch.from_numpy(prediction), torch.from_numpy(truth)
     with warnings.catch_warnings():
-        # MONAI 1.6 warns of an argument that it passes to itself
+        # MONAI 1.6 warns about an argument that it passes itself
         warnings.simplefilter("ignore", FutureWarning)
         edges, distances, areas = get_edge_surface_distance(
             *masks, spacing=tuple(spacing), use_subvoxels=True, symmetric=True
@@ -174,7 +177,7 @@ def _surface_scores(truth: Mask, prediction: Mask, spacing: Sequence[float], tol
 
 
 def _percentile_by_area(distance: NDArray[np.float64], area: NDArray[np.float64], fraction: float) -> float:
-    """The smallest distance that this fraction of the surface does not exceed."""
+    """Return the smallest distance that this fraction of the surface does not exceed."""
     order = np.argsort(distance, kind="stable")
     covered = np.cumsum(area[order]) / area.sum()
     return float(distance[order][min(int(np.searchsorted(covered, fraction)), len(order) - 1)])

@@ -1,30 +1,32 @@
-"""Score every prediction of every fold, and keep the cases that all models have."""
+"""Score every prediction of every fold, and keep the cases that all models predicted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from multiprocessing import get_context
+from operator import add
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnunet_mamba_mis.benchmark.evaluation.calibration import Reliability
 from nnunet_mamba_mis.benchmark.evaluation.folds import FoldSet, Truth
 from nnunet_mamba_mis.benchmark.evaluation.metrics import Counts, Score, score
-from nnunet_mamba_mis.benchmark.label_maps import Labels, read_label_map
+from nnunet_mamba_mis.benchmark.label_maps import Labels, probabilities_file, read_label_map, read_probabilities
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.utils.text import one_line, shortened
 
-# the name under which the mean of a case's classes is reported
+# name of the row with the mean over a case's classes
 MEAN = "mean of classes"
 
 
 class Run(NamedTuple):
-    """What a prediction of a case can be told apart by, besides its model: the seed and the fold."""
+    """The identity of a model's prediction: seed, fold and case."""
 
     seed: str
     fold: int | str
@@ -39,9 +41,9 @@ class Scores:
     """Scores of a dataset's validation cases.
 
     Args:
-        classes: In their order.
-        by_model: For each model, of each run of a case, of each class. All models have the same runs.
-        problems: What was left out, in words.
+        classes: The classes in their order.
+        by_model: Model → run → class → score. All models have the same runs.
+        problems: Descriptions of what was left out.
     """
 
     classes: Sequence[str]
@@ -50,48 +52,57 @@ class Scores:
 
     @property
     def rows(self) -> list[str]:
-        """The classes, and their mean if there is more than one."""
+        """Rows of tables: the classes, and their mean if there are several."""
         return [*self.classes, MEAN] if len(self.classes) > 1 else list(self.classes)
 
     @property
     def runs(self) -> list[Run]:
-        """That every model has."""
+        """The runs, which every model has."""
         return sorted(next(iter(self.by_model.values()), ()))
 
     @property
     def cases(self) -> list[str]:
-        """That every model has."""
+        """The cases, which every model has."""
         return sorted({run.case for run in self.runs})
 
-    def values(self, model: Model, metric: str, row: str, fold: int | str | None = None) -> dict[str, float]:
-        """Return a metric of each case, the mean over seeds if there are several; NaN where it is undefined.
+    def values(
+        self, model: Model, metric: str, row: str, fold: int | str | None = None, seed: str | None = None
+    ) -> dict[str, float]:
+        """Return a metric of each case, averaged over seeds; NaN if it is undefined.
 
         Args:
-            model: Whose scores.
-            metric: Of METRICS.
-            row: A class, or MEAN for the mean of a case's classes that have a value.
-            fold: Only the cases of this one.
+            model: The model.
+            metric: A key of METRICS.
+            row: A class, or MEAN for the mean over a case's classes that have a value.
+            fold: Restrict to the cases of this fold.
+            seed: Restrict to the runs of this seed.
         """
         classes = self.classes if row == MEAN else [row]
         by_case: dict[str, list[float]] = {}
         for run, scored in self.by_model[model].items():
-            if fold in (None, run.fold):
+            if fold in (None, run.fold) and seed in (None, run.seed):
                 by_case.setdefault(run.case, []).append(mean_of_defined(scored[name].value(metric) for name in classes))
         return {case: mean_of_defined(values) for case, values in sorted(by_case.items())}
 
     def counts(self, model: Model, name: str) -> list[Counts]:
-        """Return the pixels of a class of all runs."""
+        """Return the pixel counts of a class for all runs."""
         return [scored[name].counts for scored in self.by_model[model].values()]
+
+    def reliability(self, model: Model, name: str) -> Reliability | None:
+        """Return the reliability of a class's probabilities over all runs; None unless all runs have probabilities."""
+        of_runs = [scored[name].reliability for scored in self.by_model[model].values()]
+        known = [reliability for reliability in of_runs if reliability is not None]
+        return reduce(add, known) if known and len(known) == len(of_runs) else None
 
 
 def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int) -> Scores:
-    """Score all predictions, and keep what every model has.
+    """Score all predictions, and keep the cases that every model predicted.
 
     Args:
-        truth: Of the dataset.
-        fold_set: Its folds.
-        tolerance: Of the normalised surface Dice.
-        processes: To score with.
+        truth: Ground truth of the dataset.
+        fold_set: Folds of the dataset.
+        tolerance: Tolerance of the normalised surface Dice, in units of the spacing.
+        processes: Number of processes for scoring.
     """
     labels = truth.classes
     score_files = partial(score_case, labels=labels, tolerance=tolerance)
@@ -108,49 +119,58 @@ def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int)
                 else:
                     by_model[fold.model][Run(fold.seed, fold.number, case)] = result
     common = set.intersection(*(set(runs) for runs in by_model.values()))
-    problems += _only_some_have(by_model, common)
+    problems += _not_in_all_models(by_model, common)
     kept = {model: {run: runs[run] for run in sorted(common)} for model, runs in by_model.items()}
     return Scores(list(labels.of_class), kept, problems)
 
 
 def score_case(truth_file: Path, predicted_file: Path, labels: Labels, tolerance: float) -> dict[str, Score] | str:
-    """Return the score of each class, or why there is none."""
+    """Return the score of each class, or the reason why the case cannot be scored."""
     try:
         (truth, spacing), (prediction, _) = (read_label_map(file, labels) for file in (truth_file, predicted_file))
     except ValueError as error:
         return str(error)
     if truth.shape != prediction.shape:
-        return f"{predicted_file} has shape {prediction.shape}, the ground truth {truth.shape}"
+        return f"{predicted_file} has shape {prediction.shape}, but the ground truth has {truth.shape}"
     counted = None if labels.ignored is None else truth != labels.ignored
-    predicted = labels.masks(prediction)
+    masks, predicted = labels.masks(truth), labels.masks(prediction)
+    scores = {name: score(mask, predicted[name], spacing, tolerance, counted) for name, mask in masks.items()}
+    saved = probabilities_file(predicted_file, labels.file_ending)
+    if not saved.is_file():
+        return scores
+    try:
+        probabilities = read_probabilities(saved, labels, truth.shape)
+    except ValueError as error:
+        return str(error)
     return {
-        name: score(mask, predicted[name], spacing, tolerance, counted) for name, mask in labels.masks(truth).items()
+        name: replace(scored, reliability=Reliability.measure(probabilities[name], masks[name], counted))
+        for name, scored in scores.items()
     }
 
 
 def mean_of_defined(values: Iterable[float]) -> float:
-    """Return the mean of the values that are not NaN; NaN if there is none."""
+    """Return the mean of the values that are not NaN; NaN without such values."""
     defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else float("nan")
 
 
-def _only_some_have(by_model: Mapping[Model, Mapping[Run, object]], common: set[Run]) -> Iterator[str]:
-    """Name the runs that only some of the models have."""
+def _not_in_all_models(by_model: Mapping[Model, Mapping[Run, object]], common: set[Run]) -> Iterator[str]:
+    """Yield a description of the runs of each model that other models lack."""
     for model, runs in by_model.items():
         if further := sorted(set(runs) - common):
             cases = shortened(list(map(str, further)))
             yield (
-                f"{len(further)} of {len(runs)} predictions of {model} are left out of every table, as other models do "
-                f"not have them: {cases}"
+                f"{len(further)} of {len(runs)} predictions of {model} are left out of every table, as other models "
+                f"lack them: {cases}"
             )
 
 
 @contextmanager
 def _mapping(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Yield map, or one that works in processes."""
+    """Provide map, or a version of it that uses several processes."""
     if processes == 1:
         yield map
         return
-    # forked processes can hang where torch has threads
+    # forked processes can hang if torch has threads
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         yield partial(pool.map, chunksize=8)

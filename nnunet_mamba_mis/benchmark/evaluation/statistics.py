@@ -1,7 +1,7 @@
-"""Means with intervals, and paired tests, over cases some of which belong together.
+"""Means with intervals, and paired tests, over cases that may belong to groups.
 
-The unit is the group: a patient, lesion or sequence. Frames of one video are no independent observations, so the
-bootstrap draws whole groups, and paired tests compare groups' means. A case without a group is one of its own.
+The statistical unit is the group: a patient, lesion or sequence. Frames of one video are not independent observations,
+so the bootstrap draws whole groups, and paired tests compare group means. A case without a group is its own group.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _SEED = 20240415
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over cases, with the sample's standard deviation and a 95% interval; NaN where there is too little.
+    """Mean over cases, with the sample standard deviation and a 95% interval; NaN if there are too few cases.
 
     Args:
-        mean: Of the cases that have a value.
-        sd: Of the same.
+        mean: Mean over the cases that have a value.
+        sd: Standard deviation over the same cases.
         low: Lower end of the interval.
-        high: Upper end.
-        cases: That have a value.
-        groups: They belong to.
+        high: Upper end of the interval.
+        cases: Number of cases that have a value.
+        groups: Number of groups that these belong to.
     """
 
     mean: float
@@ -41,18 +41,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A metric of one trainer against that of another, on the same cases.
+    """Comparison of a metric between two trainers on the same cases.
 
     Args:
-        first: The trainer that is compared with.
-        second: The one whose gain it is.
-        difference: Second less first, mean over cases with its interval.
-        wins: Groups in which the second's value is higher.
-        losses: In which it is lower.
-        ties: In which they are equal.
-        effect: matched-pairs rank-biserial correlation, -1 to 1: positive where the second's values are higher.
-        p: two-sided, of Wilcoxon's signed-rank test.
-        p_holm: The same, adjusted for all pairs of trainers.
+        first: The reference trainer.
+        second: The trainer whose gain over the first is measured.
+        difference: Second minus first, mean over cases with its interval.
+        wins: Number of groups in which the second's value is higher.
+        losses: Number of groups in which it is lower.
+        ties: Number of groups in which they are equal.
+        effect: Matched-pairs rank-biserial correlation, -1 to 1; positive if the second's values are higher.
+        p: Two-sided p value of Wilcoxon's signed-rank test.
+        p_holm: The p value adjusted for all pairs of trainers.
     """
 
     first: str
@@ -70,8 +70,8 @@ def estimate(values: Mapping[str, float], group_of: Mapping[str, str]) -> Estima
     """Return mean, standard deviation and bootstrap interval (percentiles of means over resampled groups).
 
     Args:
-        values: Of each case; NaN is left out.
-        group_of: The group of cases that have one.
+        values: Value of each case; NaN is left out.
+        group_of: Group of each case that has one.
     """
     defined = {case: value for case, value in values.items() if not np.isnan(value)}
     array = np.array(list(defined.values()))
@@ -83,14 +83,14 @@ def estimate(values: Mapping[str, float], group_of: Mapping[str, str]) -> Estima
 
 
 def compare_all(values: Mapping[str, Mapping[str, float]], group_of: Mapping[str, str]) -> list[Comparison]:
-    """Compare every pair of trainers; the p values are adjusted for the number of pairs.
+    """Compare every pair of trainers, and adjust the p values for the number of pairs.
 
     Args:
-        values: Of each trainer, of each case; cases that are not defined for both of a pair are left out of it.
-        group_of: The group of cases that have one.
+        values: Trainer → case → value. A comparison leaves out cases that are undefined for one of its trainers.
+        group_of: Group of each case that has one.
 
     Returns:
-        The pairs that have cases in common; none for fewer than two trainers.
+        A comparison for each pair with common cases; none for fewer than two trainers.
     """
     pairs = [
         comparison
@@ -102,7 +102,7 @@ def compare_all(values: Mapping[str, Mapping[str, float]], group_of: Mapping[str
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p values for how many there are: Holm's step-down (1979)."""
+    """Adjust p values for multiple comparisons with Holm's step-down method (1979)."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(p_values), 0, -1)
     steps = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
@@ -112,9 +112,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def rank_biserial(differences: NDArray[np.float64]) -> float:
-    """Matched-pairs rank-biserial correlation (Kerby 2014).
+    """Return the matched-pairs rank-biserial correlation (Kerby 2014).
 
-    (R⁺ - R⁻) / (R⁺ + R⁻), with the sums of ranks of the positive and negative differences; zeros are dropped.
+    This is (R⁺ - R⁻) / (R⁺ + R⁻), where R⁺ and R⁻ are the rank sums of positive and negative differences. Zeros are
+    dropped.
     """
     from scipy.stats import rankdata
 
@@ -126,9 +127,10 @@ def rank_biserial(differences: NDArray[np.float64]) -> float:
 
 
 def wilcoxon_p(differences: NDArray[np.float64]) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; zeros are dropped, and 1 is returned if nothing is left.
+    """Return the two-sided p value of Wilcoxon's signed-rank test, without zeros; 1 if no difference is left.
 
-    Exact up to 50 differences without ties and zeros, else the normal approximation, as scipy decides.
+    As in scipy, the test is exact up to 50 differences without ties and zeros, and uses the normal approximation
+    otherwise.
     """
     from scipy.stats import wilcoxon
 
@@ -146,7 +148,7 @@ def _compare(
     difference = {case: second_values[case] - first_values[case] for case in first_values if case in second_values}
     difference = {case: value for case, value in difference.items() if not np.isnan(value)}
     sums, sizes = _by_group(difference, group_of)
-    # equal values, summed in another order, differ in the last digits
+    # sums of equal values in another order differ in the last digits
     means = np.round(sums / sizes, 12)
     return Comparison(
         first,
@@ -164,10 +166,10 @@ def _compare(
 def _by_group(
     values: Mapping[str, float], group_of: Mapping[str, str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of the values of each group, and how many they are."""
+    """Return the sum and the number of the values of each group."""
     groups: dict[tuple[bool, str], list[float]] = {}
     for case, value in values.items():
-        # a group may have the name of a case that is not in it
+        # a group may be named like a case outside it
         key = (True, group_of[case]) if case in group_of else (False, case)
         groups.setdefault(key, []).append(value)
     members = list(groups.values())
@@ -177,10 +179,10 @@ def _by_group(
 def _interval(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> tuple[float, float]:
     if sums.size < 2:
         return float("nan"), float("nan")
-    # the same numbers for every metric and trainer, and every time
+    # the same random numbers for every metric, trainer and run
     generator = np.random.default_rng(_SEED)
     means = []
-    # in parts, as thousands of groups would need gigabytes
+    # in parts, as thousands of groups would need gigabytes at once
     part = max(1, 10_000_000 // sums.size)
     for start in range(0, RESAMPLES, part):
         drawn = generator.integers(sums.size, size=(min(part, RESAMPLES - start), sums.size))

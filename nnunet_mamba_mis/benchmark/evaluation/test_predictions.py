@@ -1,4 +1,4 @@
-"""Find the test sets that ensembles of folds have predicted, and name what is missing."""
+"""Find the test sets that ensembles of folds have predicted, and report what is missing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def find_tests(
     """Find the test sets that models of a dataset have predicted with ensembles of their folds.
 
     Args:
-        truth: Of the dataset.
+        truth: Ground truth of the dataset.
         roots: As for `find_folds`.
-        models: To look at, in their order.
+        models: Models to include, in order.
         raw: Folder nnUNet_raw, if set.
 
     Returns:
-        Ground truth and predictions of each test set and ensemble; and what cannot be used, in words.
+        Ground truth and predictions of each test set and ensemble, and descriptions of results that cannot be used.
     """
     problems: list[str] = []
     predicted: dict[TestSet, dict[str, list[Fold]]] = {}
@@ -44,10 +44,10 @@ def find_tests(
             continue
         truth_of_test = _truth_of_test(truth, test_set, raw)
         if not truth_of_test.labels.is_dir():
-            problems.append(f"predictions of {test_set} are left out: there is no folder {truth_of_test.labels}")
+            problems.append(f"predictions of {test_set} are left out: {truth_of_test.labels} does not exist")
             continue
         for ensemble, folds in ensembles.items():
-            # what two ensembles have predicted is not compared, and has two tables
+            # predictions of different ensembles are not compared: each has its own section
             title = truth_of_test.test_set + f" (folds {ensemble})" * (len(ensembles) > 1)
             titled = replace(truth_of_test, test_set=title)
             fold_set = _read(titled, folds, models)
@@ -57,7 +57,7 @@ def find_tests(
 
 
 def _ensembles(truth: Truth, roots: Sequence[Path], models: Sequence[Model]) -> Iterator[tuple[Fold, TestSet]]:
-    """Yield what was begun to be predicted, without the files."""
+    """Yield each ensemble and test set with a folder of predictions; their files are not listed yet."""
     for model in models:
         for seed, root in seed_folders(roots):
             for file in sorted((root / truth.name / str(model)).glob(f"test_folds_*/*/*/{DATASET_FILE}")):
@@ -67,14 +67,14 @@ def _ensembles(truth: Truth, roots: Sequence[Path], models: Sequence[Model]) -> 
 
 
 def _unfinished(fold: Fold) -> str:
-    """Why predictions cannot be used; empty if they can."""
+    """Return why predictions cannot be used, or "" if they can."""
     summary, model = fold.folder / SUMMARY_FILE, fold.folder.parents[2]
     if not summary.is_file():
-        return f"it has no {summary}, so its evaluation has not ended"
+        return f"its evaluation is not finished, as {summary} does not exist"
     for number in str(fold.number).split("+"):
         checkpoint = fold_folder(model, number) / CHECKPOINTS[0]
         if checkpoint.is_file() and checkpoint.stat().st_mtime > summary.stat().st_mtime:
-            return f"fold {number} was trained again since"
+            return f"fold {number} has been trained again since"
     return ""
 
 
@@ -91,13 +91,13 @@ def _truth_of_test(truth: Truth, test_set: TestSet, raw: Path) -> Truth:
 
 
 def _read(truth: Truth, ensembles: Sequence[Fold], models: Sequence[Model]) -> FoldSet:
-    """Return ensembles with the files that they have predicted."""
+    """Return the ensembles with the files that they predicted."""
     ending = truth.classes.file_ending
     folds, problems = [], []
     for fold in ensembles:
         files = {case: fold.folder / f"{case}{ending}" for case in labelled_cases(truth.labels, ending)}
         if missing := [file.name for file in files.values() if not file.is_file()]:
-            problems.append(f"{fold}: predictions are not there: {shortened(missing)}")
+            problems.append(f"{fold}: predictions are missing: {shortened(missing)}")
         folds.append(replace(fold, predictions={case: file for case, file in files.items() if file.is_file()}))
     predicted_by = {fold.model for fold in ensembles}
     if missing_models := [str(model) for model in models if model not in predicted_by]:
@@ -106,17 +106,17 @@ def _read(truth: Truth, ensembles: Sequence[Fold], models: Sequence[Model]) -> F
 
 
 def _leaks(truth: Truth, truth_of_test: Truth) -> Iterator[str]:
-    """Say which cases were trained on, as far as `mamba_mis convert` recorded what would tell."""
+    """Yield warnings about test cases that were trained on, using the reports of `mamba_mis convert`."""
     tested = truth_of_test.labels.parent
     cases = labelled_cases(truth_of_test.labels, truth.classes.file_ending)
     shared = trained_on(tested.with_name(truth.name), tested, cases)
     if shared is None:
         yield (
-            f"whether any of these cases are training images of {truth.name} is not known, as not both datasets have a "
-            f"{REPORT_FILE} of mamba_mis convert"
+            f"it is not known whether any of these cases are training images of {truth.name}: that requires both "
+            f"datasets to have a {REPORT_FILE} of `mamba_mis convert`"
         )
     elif shared:
         yield (
-            f"{len(shared)} of these cases are training images of {truth.name}, or nearly the same, which makes the "
+            f"{len(shared)} of these cases are (nearly) identical to training images of {truth.name}, which makes the "
             f"scores too good: {shortened(shared)}"
         )

@@ -1,4 +1,4 @@
-"""How each model was trained, and what makes models hard to compare."""
+"""Read how each model was trained, and report differences that make models hard to compare."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.nnunet.logs import Epoch, read_training_logs
 from nnunet_mamba_mis.nnunet.results import training_settings
 
-# for a difference in scores to be the networks', all of this has to be equal
-# name in debug.json or plans.json → in words
+# settings that must be equal to attribute a difference in scores to the networks: name in debug.json or plans.json →
+# name in the report
 _MUST_BE_EQUAL = {
     "patch_size": "patch size",
     "batch_size": "batch size",
@@ -29,11 +29,11 @@ class TrainingRecord:
     """How a fold was trained.
 
     Args:
-        settings: In words; what is not known is not there.
-        epochs: As nnU-Net logged them; an epoch that was interrupted and repeated is there once.
-        seconds: Of all epochs logged, repeated ones too.
-        hardware: GPU or, without one, the device, and the host's name; empty if not known.
-        problems: Files that cannot be used, in words.
+        settings: Known settings, by their name in the report.
+        epochs: Epochs from nnU-Net's logs; an epoch that was interrupted and repeated is listed once.
+        seconds: Duration of all logged epochs, including repeated ones.
+        hardware: GPU, or the device without one, and the host's name; empty if unknown.
+        problems: Descriptions of files that cannot be used.
     """
 
     settings: Mapping[str, str]
@@ -44,17 +44,17 @@ class TrainingRecord:
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Median over the epochs, so that the first one with its start-up does not matter; NaN if there is none."""
+        """Median over epochs, so that the slow first epoch does not matter; NaN without epochs."""
         times = sorted(epoch.seconds for epoch in self.epochs)
         return times[len(times) // 2] if times else float("nan")
 
 
 def read_training(fold: Fold) -> TrainingRecord:
-    """Read what nnU-Net wrote about a fold's training: debug.json, plans.json and the logs."""
+    """Read nnU-Net's records of a fold's training: debug.json, plans.json and the logs."""
     problems: list[str] = []
     known = training_settings(fold.folder, fold.model.configuration, problems)
     settings = {words: _shown(known[name]) for name, words in (_MUST_BE_EQUAL | _INFORMATIVE).items() if name in known}
-    if "optimizer" in known:  # its name, without the arguments in the lines below
+    if "optimizer" in known:  # only its name, without arguments
         settings[_INFORMATIVE["optimizer"]] = str(known["optimizer"]).partition(" ")[0]
     logged = read_training_logs(fold.folder, problems)
     epochs = list({epoch.number: epoch for epoch in logged}.values())
@@ -64,13 +64,13 @@ def read_training(fold: Fold) -> TrainingRecord:
 
 
 def comparability_warnings(records: Mapping[Fold, TrainingRecord]) -> list[str]:
-    """Return in words what differs between models, or within one, and is not the network; and what was not finished."""
+    """Return warnings about settings that differ between models or within one, and about unfinished training."""
     unusable = dict.fromkeys(problem for record in records.values() for problem in record.problems)
     return [*_unequal(records), *_unfinished(records), *unusable]
 
 
 def settings_of(model: Model, records: Mapping[Fold, TrainingRecord]) -> dict[str, str]:
-    """Return the settings of a model's folds; more than one value if they differ."""
+    """Return the settings of a model's folds; differing values are joined with "or"."""
     values: dict[str, list[str]] = {}
     for fold, record in records.items():
         if fold.model == model:
@@ -93,11 +93,11 @@ def _unfinished(records: Mapping[Fold, TrainingRecord]) -> Iterator[str]:
         planned = record.settings.get(_MUST_BE_EQUAL["num_epochs"], "")
         done = 1 + max((epoch.number for epoch in record.epochs), default=-1)
         if planned.isdigit() and done and done < int(planned):
-            yield f"{fold} was validated after {done} of {planned} epochs"
+            yield f"{fold} was validated after only {done} of {planned} epochs"
 
 
 def _shown(value: object) -> str:
-    """Return a list of sizes as 256 × 256, of names once each."""
+    """Return text for a value: sizes as 256 × 256, and lists of names without repetitions."""
     if not isinstance(value, tuple):
         return str(value)
     if all(isinstance(item, int | float) for item in value):

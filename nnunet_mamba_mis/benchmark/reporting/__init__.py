@@ -1,1 +1,1 @@
-"""The report: tables, figures, and pages."""
+"""Write the report: tables, figures and pages."""

@@ -16,10 +16,10 @@ _IDENTITY = ("dataset", "test_set", "case", "group", "fold", *Model._fields, "se
 
 
 def cases_csv(evaluations: Iterable[Evaluation]) -> str:
-    """Return one row per case, fold, model, seed and class; names as `for_spreadsheet` has them."""
+    """Return one row per case, fold, model, seed and class, with names escaped by `for_spreadsheet`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_IDENTITY, "tp", "fp", "fn", "tn", *METRICS])
+    writer.writerow([*_IDENTITY, "tp", "fp", "fn", "tn", *METRICS, "ece"])
     for evaluation in evaluations:
         truth = evaluation.truth
         for model, runs in evaluation.scores.by_model.items():
@@ -29,6 +29,7 @@ def cases_csv(evaluations: Iterable[Evaluation]) -> str:
                     identity = [truth.name, truth.test_set, run.case, group, run.fold, *model, run.seed, name]
                     counts = score.counts
                     values = [score.value(metric) for metric in METRICS]
+                    values.append(score.reliability.error if score.reliability else math.nan)
                     cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
                     names = [for_spreadsheet(str(value)) for value in identity]
                     writer.writerow([*names, counts.tp, counts.fp, counts.fn, counts.tn, *cells])

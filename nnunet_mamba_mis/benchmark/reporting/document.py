@@ -1,4 +1,4 @@
-"""A report as a list of blocks, written as Markdown or as one HTML file. Texts are data: nothing in them is markup."""
+"""A report as a list of blocks, written as Markdown or as a single HTML file. Texts are data, never markup."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Warnings:
-    """What a reader has to know before believing a table; nothing if there is none."""
+    """What a reader must know before trusting a table; not shown without items."""
 
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column is text and whose others are numbers; further lines of a cell are small."""
+    """A table with text in the first column and numbers in the others; further lines of a cell are small."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -45,12 +45,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: a PNG beside the report, and what it shows.
+    """A figure: a PNG beside the report, and its caption.
 
     Args:
         file: The PNG.
-        caption: What it shows.
-        draw: Writes it; returns what it had to leave out, in words.
+        caption: Description of the content.
+        draw: Function that writes the PNG, and returns descriptions of what it had to leave out.
     """
 
     file: Path
@@ -62,7 +62,7 @@ Block = Heading | Text | Warnings | Table | Picture
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
-    """Return a page that needs no other file."""
+    """Return an HTML page that needs no other file."""
     loader = PackageLoader("nnunet_mamba_mis.benchmark.reporting")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"one_line": one_line, "data_uri": _data_uri}
@@ -71,7 +71,7 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """Return GitHub's Markdown, with pictures as links to files of the same folder."""
+    """Return GitHub-flavoured Markdown, with pictures as links to files in the same folder."""
     return "\n\n".join(filter(None, map(_markdown, blocks))) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The report's figures, as PNG and SVG."""
+"""Draw the report's figures as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from nnunet_mamba_mis.nnunet.logs import Epoch
 from nnunet_mamba_mis.utils.figures import for_figure, plain_figures, save_figure
 from nnunet_mamba_mis.utils.overlays import PREDICTION_COLOUR, TRUTH_COLOUR, legend_handles, outline, tile
 
-# of Okabe and Ito, apart for every kind of colour vision
+# Okabe and Ito's palette, distinguishable with every kind of colour vision
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
 _GAIN, _LOSS = "#0072B2", "#D55E00"
 _PANEL = 4.2
 _MOST_MARKERS = 15
 _COLUMNS = 3
-# more cannot be told apart, and their figure would be larger than Agg draws
+# more cannot be distinguished, and their figure would exceed Agg's maximum size
 MOST_MODELS = 12
+MOST_CLASSES = 6
 _TILE_INCHES = 2.2
 
 
@@ -36,12 +37,12 @@ class Panel:
     """A case in the grid of overlays.
 
     Args:
-        why: What it was chosen for.
+        why: Reason why it was selected.
         case: Its identifier.
-        image: (H, W) or (H, W, 3) of 8 bits.
-        truth: Masks of the classes, (H, W).
-        predictions: Of each model in the columns' order, masks of the classes.
-        dice: Of each model.
+        image: (H, W) or (H, W, 3) with 8 bits per channel.
+        truth: Mask (H, W) of each class.
+        predictions: Masks of each model, in the order of the columns.
+        dice: Dice of each model.
     """
 
     why: str
@@ -56,13 +57,13 @@ class Panel:
 def draw_paired_differences(
     differences: Mapping[str, tuple[Comparison, Mapping[str, float]]], metric: str, baseline: str, file: Path
 ) -> None:
-    """Draw each case's difference to the baseline, from the greatest loss to the greatest gain.
+    """Draw each case's difference from the baseline, from the greatest loss to the greatest gain.
 
     Args:
-        differences: For each other model, the comparison and the difference of each case.
-        metric: Its name.
-        baseline: Name of the model that is compared with.
-        file: The PNG to write; an SVG goes beside it.
+        differences: Comparison of each other model, and the difference of each case.
+        metric: Name of the metric.
+        baseline: Name of the baseline.
+        file: PNG to write; an SVG is written beside it.
     """
     figure, axes = _panels(len(differences), share_y=True)
     for ax, (name, (comparison, by_case)) in zip(axes, differences.items(), strict=True):
@@ -76,10 +77,10 @@ def draw_paired_differences(
         ax.axhline(mean.mean, color="0.2", linewidth=1.2, linestyle="--")
         ax.axhline(0, color="black", linewidth=0.8)
         ax.set_title(f"{for_figure(name)}\nmean {mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]", fontsize=9)
-        ax.set_xlabel("cases, in the order of the difference")
+        ax.set_xlabel("cases, sorted by difference")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes[::_COLUMNS]:
-        ax.set_ylabel(f"{metric}, less that of\n{for_figure(baseline)}", fontsize=9)
+        ax.set_ylabel(f"{metric} minus that of\n{for_figure(baseline)}", fontsize=9)
     save_figure(figure, file, svg=True)
 
 
@@ -88,9 +89,9 @@ def draw_cost(dice: Mapping[str, Estimate], costs: Mapping[str, Mapping[str, flo
     """Draw mean Dice with its interval against each cost.
 
     Args:
-        dice: Of each model.
-        costs: For each kind of cost, the cost of models of which it is known.
-        file: The PNG to write; an SVG goes beside it.
+        dice: Mean Dice of each model.
+        costs: Kind of cost → model → number, for models whose cost is known.
+        file: PNG to write; an SVG is written beside it.
     """
     figure, axes = _panels(len(costs), share_y=True)
     for ax, (kind, by_model) in zip(axes, costs.items(), strict=True):
@@ -102,18 +103,46 @@ def draw_cost(dice: Mapping[str, Estimate], costs: Mapping[str, Mapping[str, flo
         ax.set_xlim(0, 1.1 * max(filter(np.isfinite, by_model.values()), default=0) or 1)
         ax.margins(y=0.12)
     for ax in axes[::_COLUMNS]:
-        ax.set_ylabel("mean Dice, 95% interval")
+        ax.set_ylabel("mean Dice with 95% interval")
     _legend_below(figure, dice, linestyle="")
     save_figure(figure, file, svg=True)
 
 
 @plain_figures()
-def draw_training_curves(epochs: Mapping[str, Sequence[Sequence[Epoch]]], file: Path) -> None:
-    """Draw validation loss and pseudo Dice of every fold, and their mean.
+def draw_reliability(
+    curves: Mapping[str, Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]],
+    names: Sequence[str],
+    file: Path,
+) -> None:
+    """Draw the frequency of each class against its predicted probability.
 
     Args:
-        epochs: Of each model, of each fold.
-        file: The PNG to write; an SVG goes beside it.
+        curves: Class → model → mean probability and frequency of each bin.
+        names: Names of the models, in the order of their colours.
+        file: PNG to write; an SVG is written beside it.
+    """
+    figure, axes = _panels(len(curves), share_y=True)
+    for ax, (name, by_model) in zip(axes, curves.items(), strict=True):
+        ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
+        for index, model in enumerate(names):
+            if model in by_model:
+                ax.plot(*by_model[model], ms=4, **_style(index))
+        ax.set_title(for_figure(name), fontsize=10)
+        ax.set_xlabel("predicted probability")
+        ax.set_aspect("equal")
+    for ax in axes[::_COLUMNS]:
+        ax.set_ylabel("frequency of the class")
+    _legend_below(figure, names)
+    save_figure(figure, file, svg=True)
+
+
+@plain_figures()
+def draw_training_curves(epochs: Mapping[str, Sequence[Sequence[Epoch]]], file: Path) -> None:
+    """Draw the validation loss and pseudo Dice of every fold, and their mean.
+
+    Args:
+        epochs: Epochs of each fold of each model.
+        file: PNG to write; an SVG is written beside it.
     """
     figure, axes = _panels(2, share_y=False)
     titles = {"val_loss": "validation loss", "pseudo_dice": "pseudo Dice of the first class (validation patches)"}
@@ -142,14 +171,14 @@ def draw_training_curves(epochs: Mapping[str, Sequence[Sequence[Epoch]]], file: 
 
 @plain_figures()
 def draw_overlays(panels: Sequence[Panel], names: Sequence[str], file: Path) -> None:
-    """Draw a row for each case: the ground truth with the prediction of each model.
+    """Draw a row for each case, with ground truth and prediction of each model.
 
     Args:
         panels: The rows.
-        names: Of the models.
-        file: The PNG to write; an SVG goes beside it.
+        names: Names of the models.
+        file: PNG to write; an SVG is written beside it.
     """
-    # in inches: a strip for the legend above, one for the reasons at the left, and a title over each row
+    # in inches: a strip for the legend at the top, one for the reasons at the left, and a title over each row
     legend, reasons, title, names_height = 0.4, 2.0, 0.3, 0.45
     sides = [panel.image.shape[0] / panel.image.shape[1] for panel in panels]
     heights = [_TILE_INCHES * min(2.0, max(0.3, side)) + title for side in sides]
@@ -180,7 +209,7 @@ def draw_overlays(panels: Sequence[Panel], names: Sequence[str], file: Path) -> 
 
 
 def _panels(number: int, share_y: bool) -> tuple[Figure, Sequence[Any]]:
-    # a Figure of its own draws with Agg: needs no display, leaves pyplot alone
+    # a Figure without pyplot draws with Agg, which needs no display
     columns = min(number, _COLUMNS)
     rows = -(-number // columns)
     size = (max(1.4, columns) * _PANEL, 3.9 * rows)
@@ -197,7 +226,7 @@ def _panels(number: int, share_y: bool) -> tuple[Figure, Sequence[Any]]:
 
 
 def _style(index: int) -> dict[str, Any]:
-    """Colour, marker and line of a model, which no other of MOST_MODELS has."""
+    """Return colour, marker and line style of a model, unique among MOST_MODELS."""
     colours = len(_COLOURS)
     marker = _MARKERS[(index + index // colours) % len(_MARKERS)]
     return {"color": _COLOURS[index % colours], "marker": marker, "linestyle": "--" if index >= colours else "-"}
@@ -209,6 +238,6 @@ def _legend_below(figure: Figure, names: Iterable[str], **changed: Any) -> None:
     legend = figure.legend(
         handles, list(map(str, range(len(shown)))), loc="outside lower center", ncols=2, frameon=False, fontsize=9
     )
-    # only now: matplotlib leaves out labels that begin with an underscore
+    # set afterwards, as matplotlib leaves out labels that begin with an underscore
     for text, name in zip(legend.get_texts(), shown, strict=True):
         text.set_text(for_figure(name, 60))

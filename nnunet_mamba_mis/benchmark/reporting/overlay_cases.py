@@ -1,4 +1,4 @@
-"""Which cases are shown, by a rule that is fixed before anybody looks, and how they are read."""
+"""Select the cases to show, by a fixed rule that is independent of their appearance, and read them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUANTILES = {"worst": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "best": 1.0
 
 
 def choose(scores: Scores, names: Mapping[Model, str], row: str) -> list[tuple[str, str]]:
-    """Return cases and why each was chosen: quantiles of the baseline's Dice, and the others' largest gain and loss."""
+    """Return reasons and cases: quantiles of the baseline's Dice, and each other model's largest gain and loss."""
     dice = {
         model: {case: value for case, value in scores.values(model, "dice", row).items() if not np.isnan(value)}
         for model in names
@@ -45,10 +45,10 @@ def choose(scores: Scores, names: Mapping[Model, str], row: str) -> list[tuple[s
 def panels(
     chosen: Sequence[tuple[str, str]], truth: Truth, folds: Sequence[Fold], scores: Scores, models: Sequence[Model]
 ) -> tuple[list[Panel], list[str]]:
-    """Read image, ground truth and predictions of the cases; of several seeds the first.
+    """Read the image, ground truth and predictions of each case, for the first seed if there are several.
 
     Returns:
-        The cases, grey where the image cannot be used; and what that and cases without a panel are due to, in words.
+        The panels, with a grey image if a case's image cannot be used; and reasons for grey images and missing panels.
     """
     labels = truth.classes
     rows: list[Panel] = []
@@ -82,24 +82,24 @@ def panels(
 
 
 def _section(label_map: NDArray) -> tuple[int, ...]:
-    """Index of the slice with most foreground; nothing for an image."""
+    """Return the index of the slice with most foreground; an empty index for a 2D image."""
     if label_map.ndim == 2:
         return ()
     return (int((label_map > 0).sum(axis=(1, 2)).argmax()),)
 
 
 def _read_image(folder: Path, case: str, labels: Labels, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return the image, RGB or its first channel, as it is displayed.
+    """Return the image for display: RGB, or its first channel.
 
     Raises:
-        ValueError: It is missing, unreadable or of another shape than its ground truth.
+        ValueError: The image is missing or unreadable, or its shape differs from the ground truth.
     """
     from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 
     channels = (folder / f"{case}_{channel:04d}{labels.file_ending}" for channel in itertools.count())
     files = list(itertools.takewhile(Path.is_file, channels))
     if not files:
-        raise ValueError(f"there is no {folder / f'{case}_0000{labels.file_ending}'}")
+        raise ValueError(f"{folder / f'{case}_0000{labels.file_ending}'} does not exist")
     try:
         if issubclass(labels.reader, NaturalImage2DIO):
             image = read_natural_image(files[0])
@@ -107,8 +107,8 @@ def _read_image(folder: Path, case: str, labels: Labels, shape: tuple[int, ...])
             volume = labels.reader().read_images(list(map(str, files)))[0][0]
             image = volume[0] if len(shape) == 2 else volume
         image = for_display(image)
-    except Exception as error:  # every library that nnU-Net reads with has exceptions of its own
+    except Exception as error:  # each of nnU-Net's image libraries has its own exceptions
         raise ValueError(f"{files[0]} cannot be read ({type(error).__name__})") from None
     if image.shape[: len(shape)] != shape:
-        raise ValueError(f"{files[0]} has shape {image.shape[: len(shape)]}, its ground truth {shape}")
+        raise ValueError(f"{files[0]} has shape {image.shape[: len(shape)]}, but its ground truth has {shape}")
     return image

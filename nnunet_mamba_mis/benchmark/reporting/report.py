@@ -1,4 +1,4 @@
-"""Read, score and compare what was trained, and write the report."""
+"""Read, score and compare results, and write the report."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def make_report(
     measure: Callable[[str, Sequence[Model]], Costs] | None = None,
     overlays: bool = True,
 ) -> None:
-    """Write cases.csv, report.md and report.html, then figures; one that fails is a line in the report.
+    """Write cases.csv, report.md and report.html, then figures; a figure that fails becomes a warning in the report.
 
     Args:
-        datasets: Ids or names.
-        roots: Folders like nnUNet_results; that of the environment by default.
-        trainers: To compare, the baseline first; all by default.
-        output: Folder to write; its other files are left alone.
-        tolerance: Of the normalised surface Dice, in the unit of the spacing.
-        processes: To score with.
-        measure: Takes dataset and models, returns costs beyond those in the logs.
-        overlays: Whether there are pictures of cases.
+        datasets: Ids or names of datasets.
+        roots: Folders like nnUNet_results; nnUNet_results itself by default.
+        trainers: Trainers to compare, the baseline first; all by default.
+        output: Folder to write; other files in it are kept.
+        tolerance: Tolerance of the normalised surface Dice, in units of the spacing.
+        processes: Number of processes for scoring.
+        measure: Function that takes dataset and models, and returns costs that are not in the logs.
+        overlays: Whether to draw pictures of cases.
 
     Raises:
-        UserError: Something is missing or contradictory, or the folder cannot be written to.
+        UserError: Results are missing or contradictory, or the folder cannot be written to.
     """
     _check_options(tolerance, processes)
     _check_packages()
-    # only now, as they need the packages
+    # imported here, as they need the packages
     from nnunet_mamba_mis.benchmark.reporting.case_table import cases_csv
     from nnunet_mamba_mis.benchmark.reporting.document import Heading
     from nnunet_mamba_mis.benchmark.reporting.sections import dataset_sections, introduction
@@ -59,20 +59,20 @@ def make_report(
     blocks: list[Block] = [Heading(1, title), *introduction(tolerance)]
     for evaluation in evaluations:
         blocks += dataset_sections(evaluation, output, overlays)
-    # all that is known is written before figures, which may fail or take long
+    # written once before the figures, which may fail or take long
     _write_pages(title, _without_pictures(blocks), output)
     _write_pages(title, list(_with_pictures(blocks)), output)
-    print(for_terminal(f"{output / 'report.html'}, report.md and cases.csv are written"))
+    print(for_terminal(f"Wrote {output / 'report.html'}, report.md and cases.csv"))
 
 
 def _without_pictures(blocks: Sequence[Block]) -> list[Block]:
     from nnunet_mamba_mis.benchmark.reporting.document import Picture, Text
 
-    return [Text(f"{block.file.name} is not drawn yet.") if isinstance(block, Picture) else block for block in blocks]
+    return [Text(f"{block.file.name} is not yet drawn.") if isinstance(block, Picture) else block for block in blocks]
 
 
 def _with_pictures(blocks: Sequence[Block]) -> Iterator[Block]:
-    """Draw pictures; what is missing of them becomes a warning."""
+    """Draw pictures, and add a warning for anything that cannot be drawn."""
     from nnunet_mamba_mis.benchmark.reporting.document import Picture, Warnings
     from nnunet_mamba_mis.utils.figures import try_to_draw
 
@@ -93,7 +93,7 @@ def _write(contents: Mapping[str, str], output: Path) -> None:
     for name, content in contents.items():
         try:
             with atomic_write(output / name) as file:
-                # names of files may hold bytes that are no text
+                # file names may contain bytes that are not valid text
                 file.write(content.encode(errors="backslashreplace"))
         except OSError as error:
             raise UserError(f"{output / name} cannot be written: {error.strerror or error}") from None
@@ -101,9 +101,9 @@ def _write(contents: Mapping[str, str], output: Path) -> None:
 
 def _check_options(tolerance: float, processes: int) -> None:
     if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise UserError(f"--tolerance {tolerance:g}: it must be a distance, 0 or more")
+        raise UserError(f"--tolerance {tolerance:g}: the distance must be finite and at least 0")
     if processes < 1:
-        raise UserError(f"-np {processes}: it must be 1 or more")
+        raise UserError(f"-np {processes}: the number of processes must be at least 1")
 
 
 def _check_packages() -> None:
@@ -115,15 +115,15 @@ def _check_packages() -> None:
 def _default_roots() -> list[Path]:
     results = folder_if_set("nnUNet_results")
     if results is None:
-        raise UserError(f"{not_set('nnUNet_results')}\n  or name folders with --results")
+        raise UserError(f"{not_set('nnUNet_results')}\n  or give folders with --results")
     return [results]
 
 
 def _check_folders(roots: Sequence[Path], output: Path) -> None:
     for root in roots:
         if not root.is_dir():
-            raise UserError(f"there is no folder {root}: --results takes folders like nnUNet_results")
+            raise UserError(f"--results {root}: the folder does not exist; give folders like nnUNet_results")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"-o {output}: the folder cannot be made: {error.strerror}") from None
+        raise UserError(f"-o {output}: the folder cannot be created: {error.strerror}") from None

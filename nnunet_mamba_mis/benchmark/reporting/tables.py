@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from nnunet_mamba_mis.benchmark.evaluation.calibration import Reliability
 from nnunet_mamba_mis.benchmark.evaluation.evaluate import Costs
 from nnunet_mamba_mis.benchmark.evaluation.folds import Fold
 from nnunet_mamba_mis.benchmark.evaluation.metrics import METRICS, total
@@ -23,13 +24,13 @@ Names = Mapping[Model, str]
 
 
 def training_table(names: Names, records: Mapping[Fold, TrainingRecord]) -> Table:
-    """How each model was trained."""
+    """Return a table of each model's training settings."""
     settings = {model: settings_of(model, records) for model in names}
     kinds = list(dict.fromkeys(kind for known in settings.values() for kind in known))
     header = ["", *(_wrapped_name(name) for name in names.values())]
     rows = [["plans", *(one_line(model.plans) for model in names)]]
     rows.append(["configuration", *(one_line(model.configuration) for model in names)])
-    rows += [[kind, *(one_line(known.get(kind, "not known")) for known in settings.values())] for kind in kinds]
+    rows += [[kind, *(one_line(known.get(kind, "unknown")) for known in settings.values())] for kind in kinds]
     seeds = [sorted({fold.seed for fold in records if fold.model == model} - {""}) for model in names]
     if any(seeds):
         rows.append(["seeds", *(", ".join(numbers) for numbers in seeds)])
@@ -39,7 +40,7 @@ def training_table(names: Names, records: Mapping[Fold, TrainingRecord]) -> Tabl
 
 
 def score_table(scores: Scores, names: Names, row: str, group_of: Mapping[str, str]) -> Table:
-    """Mean ± SD over cases with a 95% interval, of every metric, for a class or the mean of all."""
+    """Return mean ± SD over cases with a 95% interval of every metric, for a class or the mean of all classes."""
     rows = []
     for model, name in names.items():
         estimates = {metric: estimate(scores.values(model, metric, row), group_of) for metric in METRICS}
@@ -49,20 +50,20 @@ def score_table(scores: Scores, names: Names, row: str, group_of: Mapping[str, s
 
 
 def empty_table(scores: Scores, names: Names) -> Table:
-    """How often the class is in neither mask, missed, or found where there is none."""
+    """Return how often each class is in neither mask, only in the ground truth, or only in the prediction."""
     rows = []
     for name in scores.classes:
         for model, shown in names.items():
             counts = scores.counts(model, name)
             missed = sum(pixels.tp + pixels.fp == 0 < pixels.fn for pixels in counts)
-            invented = sum(pixels.tp + pixels.fn == 0 < pixels.fp for pixels in counts)
+            spurious = sum(pixels.tp + pixels.fn == 0 < pixels.fp for pixels in counts)
             neither = sum(pixels.both_empty for pixels in counts)
-            rows.append([*_class_and_model(scores, name, shown), *map(str, (len(counts), neither, missed, invented))])
-    return Table([*_class_and_model(scores, "class", ""), "predictions", "in neither", "missed", "invented"], rows)
+            rows.append([*_class_and_model(scores, name, shown), *map(str, (len(counts), neither, missed, spurious))])
+    return Table([*_class_and_model(scores, "class", ""), "predictions", "in neither", "missed", "spurious"], rows)
 
 
 def pixel_table(scores: Scores, names: Names) -> Table:
-    """Scores of all pixels together, as papers on skin lesions and polyps have them."""
+    """Return scores of all pixels together, as in papers on skin lesions and polyps."""
     rows = []
     for name in scores.classes:
         for model, shown in names.items():
@@ -73,8 +74,35 @@ def pixel_table(scores: Scores, names: Names) -> Table:
     return Table([*_class_and_model(scores, "class", ""), *columns], rows)
 
 
+def calibration_table(reliability: Mapping[str, Mapping[str, Reliability]]) -> Table:
+    """Return the expected calibration error and bias of each model.
+
+    Args:
+        reliability: Class → model → reliability.
+    """
+    several = len(reliability) > 1
+    rows = [
+        [*[one_line(name)] * several, _wrapped_name(model), f"{known.error:.4f}", f"{known.bias:+.4f}"]
+        for name, by_model in reliability.items()
+        for model, known in by_model.items()
+    ]
+    header = ["expected calibration error", "mean probability minus frequency"]
+    return Table([*["class"] * several, "", *header], rows)
+
+
+def seed_table(scores: Scores, names: Names, row: str) -> Table:
+    """Return the mean Dice of each seed, and mean ± SD of these means."""
+    seeds = sorted({run.seed for run in scores.runs})
+    rows = []
+    for model, name in names.items():
+        means = np.array([estimate(scores.values(model, "dice", row, seed=seed), {}).mean for seed in seeds])
+        last = f"{means.mean():.3f} ± {means.std(ddof=1):.3f}"
+        rows.append([_wrapped_name(name), *(f"{mean:.3f}" for mean in means), last])
+    return Table(["", *(f"seed {seed or 'none'}" for seed in seeds), "mean ± SD of seeds"], rows)
+
+
 def fold_table(scores: Scores, names: Names, row: str) -> Table:
-    """Mean Dice of each fold, and mean ± SD of these means."""
+    """Return the mean Dice of each fold, and mean ± SD of these means."""
     folds = sorted({run.fold for run in scores.runs})
     sizes = {fold: len({run.case for run in scores.runs if run.fold == fold}) for fold in folds}
     rows = []
@@ -88,11 +116,11 @@ def fold_table(scores: Scores, names: Names, row: str) -> Table:
 
 
 def test_table(names: Names, scores: Mapping[str, tuple[Scores, str]]) -> Table:
-    """Mean Dice and IoU of each model on each set of cases.
+    """Return the mean Dice and IoU of each model on each set of cases.
 
     Args:
-        names: Of the models.
-        scores: For each set, its scores and the row that is shown.
+        names: Names of the models.
+        scores: Scores of each set, and the row to show.
     """
     rows = []
     for model, name in names.items():
@@ -111,10 +139,10 @@ def test_table(names: Names, scores: Mapping[str, tuple[Scores, str]]) -> Table:
 
 
 def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
-    """Each pair of models: difference, wins and losses, effect size, p values."""
+    """Return the difference, wins and losses, effect size and p values of each pair of models."""
     rows = [
         [
-            f"{pair.second}\nless {pair.first}",
+            f"{pair.second}\nminus {pair.first}",
             estimate_cell(pair.difference, digits(metric), signed=True),
             f"{pair.wins} / {pair.losses} / {pair.ties}",
             f"{pair.effect:+.2f}",
@@ -128,12 +156,12 @@ def comparison_table(comparisons: Sequence[Comparison], metric: str) -> Table:
 
 
 def cost_table(names: Names, costs: Costs, hardware: Mapping[Model, str]) -> Table:
-    """Every known cost of each model, and on what it was measured."""
+    """Return all known costs of each model, and its hardware."""
     rows = [
         [
             _wrapped_name(name),
-            *(number(by_model[model]) if model in by_model else "not known" for by_model in costs.values()),
-            one_line(hardware[model]) or "not known",
+            *(number(by_model[model]) if model in by_model else "unknown" for by_model in costs.values()),
+            one_line(hardware[model]) or "unknown",
         ]
         for model, name in names.items()
     ]
@@ -141,7 +169,7 @@ def cost_table(names: Names, costs: Costs, hardware: Mapping[Model, str]) -> Tab
 
 
 def training_costs(models: Iterable[Model], records: Mapping[Fold, TrainingRecord]) -> dict[str, dict[Model, float]]:
-    """Return seconds per epoch, median over folds, and hours of training of all folds, as far as there are logs."""
+    """Return seconds per epoch (median over folds) and hours of training (sum over folds) of models with logs."""
     costs: dict[str, dict[Model, float]] = {}
     for model in models:
         logged = [record for fold, record in records.items() if fold.model == model and record.epochs]
@@ -153,7 +181,7 @@ def training_costs(models: Iterable[Model], records: Mapping[Fold, TrainingRecor
 
 
 def hardware(models: Iterable[Model], records: Mapping[Fold, TrainingRecord]) -> dict[Model, str]:
-    """Return on what each model was trained, as far as it is known."""
+    """Return the hardware that each model was trained on; "" if unknown."""
     return {
         model: "; ".join(dict.fromkeys(r.hardware for fold, r in records.items() if fold.model == model and r.hardware))
         for model in models
@@ -161,7 +189,7 @@ def hardware(models: Iterable[Model], records: Mapping[Fold, TrainingRecord]) ->
 
 
 def verdicts(comparisons: Sequence[Comparison], metric: str, names: Names) -> Iterator[str]:
-    """Say in words what the comparisons with the baseline show."""
+    """Yield a sentence for each comparison with the baseline."""
     baseline = next(iter(names.values()))
     for pair in comparisons:
         if pair.first != baseline:
@@ -170,7 +198,7 @@ def verdicts(comparisons: Sequence[Comparison], metric: str, names: Names) -> It
         significant = pair.p_holm < 0.05
         result = "significant" if significant else "not significant"
         if significant and mean.low <= 0 <= mean.high:
-            result += ", though the interval of the mean has 0 in it: most groups differ one way, a few far the other"
+            result += ", though the mean's interval includes 0: most groups differ one way, a few strongly the other"
         yield (
             f"{pair.second} against {pair.first}: {METRICS[metric]} {mean.mean:+.3f}, 95% interval {mean.low:+.3f} to "
             f"{mean.high:+.3f}; Wilcoxon's test at 5%, Holm-adjusted: {result}."
@@ -178,7 +206,7 @@ def verdicts(comparisons: Sequence[Comparison], metric: str, names: Names) -> It
 
 
 def estimate_cell(value: Estimate, places: int, signed: bool = False) -> str:
-    """Return "0.874 ± 0.101" and, in a second line, the interval."""
+    """Return "0.874 ± 0.101" and the interval on a second line."""
     if not value.cases:
         return "none"
     sign = "+" if signed else ""
@@ -188,17 +216,17 @@ def estimate_cell(value: Estimate, places: int, signed: bool = False) -> str:
 
 
 def digits(metric: str) -> int:
-    """After the point: distances are in pixels or millimetres, all else is between 0 and 1."""
+    """Return the number of decimals: 2 for distances (in pixels or millimetres), 3 for values between 0 and 1."""
     return 2 if metric == "hd95" else 3
 
 
 def p_value(p: float) -> str:
-    """Return p with two digits, never as 0."""
+    """Return p with two significant digits, but never 0."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def number(value: float) -> str:
-    """Return a number with three digits, and with a unit's prefix if it is large: 23.4 M."""
+    """Return a number with three significant digits, and a prefix if it is large: 23.4 M."""
     for size, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
         if abs(value) >= size:
             return f"{value / size:.3g}{prefix}"
@@ -206,10 +234,10 @@ def number(value: float) -> str:
 
 
 def _class_and_model(scores: Scores, name: str, model: str) -> list[str]:
-    """First columns: the class only where there are several."""
+    """Return the first columns: the model, preceded by the class if there are several."""
     return [one_line(name), _wrapped_name(model)] if len(scores.classes) > 1 else [_wrapped_name(model)]
 
 
 def _wrapped_name(name: str) -> str:
-    """The trainer, and what tells it from others of the same trainer in a second line."""
+    """Return a name with the trainer on the first line, and plans and configuration, if any, on the second."""
     return name.replace(" ", "\n", 1)

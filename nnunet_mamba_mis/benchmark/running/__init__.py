@@ -1,1 +1,1 @@
-"""The jobs of a comparison: checked, run here or on Slurm, and followed."""
+"""Check the jobs of a comparison, run them on this machine or on Slurm, and track their progress."""

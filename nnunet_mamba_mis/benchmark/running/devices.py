@@ -1,4 +1,4 @@
-"""On what jobs run: nnU-Net's device, and the places for jobs on this machine."""
+"""Choose nnU-Net's device, and the slots for jobs on this machine."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ def choose_device(device: str | None, gpus: Sequence[int] | None, on_cluster: bo
     """Return nnU-Net's name of the device.
 
     Args:
-        device: That the user chose, if any.
-        gpus: Numbers of this machine's GPUs that the user chose, if any.
-        on_cluster: Whether jobs run on other machines, so that what this one has does not matter.
+        device: The user's choice, if any.
+        gpus: Numbers of this machine's GPUs to use, if the user chose any.
+        on_cluster: Whether jobs run on other machines, so that this machine's devices do not matter.
 
     Raises:
-        UserError: This machine does not have it.
+        UserError: This machine does not have the device.
     """
     if on_cluster:
         return device or "cuda"
     import torch
 
     if (device == "cuda" or gpus) and not torch.cuda.is_available():
-        raise UserError("there is no usable CUDA device (`mamba_mis doctor` says why): use -device cpu")
+        raise UserError("no usable CUDA device was found (run `mamba_mis doctor` for the reason): use -device cpu")
     if gpus and max(gpus) >= torch.cuda.device_count():
-        raise UserError(f"--gpus {max(gpus)}: this machine has {torch.cuda.device_count()}, counted from 0")
+        raise UserError(f"--gpus {max(gpus)}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make_slots(jobs_at_once: int | None, gpus: Sequence[int] | None) -> list[dict[str, str]]:
-    """Return, for each place to run a job, the environment variables that choose it.
+    """Return the environment variables of each slot, which can run one job at a time.
 
     Args:
-        jobs_at_once: How many share the machine, without `gpus`; 1 by default.
-        gpus: Numbers of GPUs, counted among those of CUDA_VISIBLE_DEVICES if it is set.
+        jobs_at_once: Number of jobs that share the machine, without `gpus`; 1 by default.
+        gpus: Numbers of GPUs, as indices into CUDA_VISIBLE_DEVICES if it is set.
     """
     if not gpus:
         return [{}] * (jobs_at_once or 1)

@@ -1,4 +1,4 @@
-"""The grid of trainings that the user asks for, checked before any of them starts."""
+"""Build the requested grid of training jobs, and check it before any of them starts."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from nnunet_mamba_mis.nnunet.plans import read_plans
 from nnunet_mamba_mis.nnunet.records import read_record_if_usable
 from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
+from nnunet_mamba_mis.utils.text import counted
 
-# nnU-Net's own, in nnUNetTrainer.do_split
+# the same as in nnUNetTrainer.do_split
 _SEED_OF_FOLDS = 12345
 
 
@@ -45,23 +46,25 @@ def make_grid(
     seeds: Sequence[int | None],
     own_test_sets: bool = False,
     test_on: Sequence[str] = (),
+    probabilities: bool = False,
 ) -> tuple[list[Training], dict[str, list[TestSet]]]:
-    """Return all combinations, each once, and the test sets of each dataset.
+    """Return the training jobs of all combinations, and the test sets of each dataset.
 
-    One fold of all trainers comes before the next fold.
+    All trainers train one fold before any trains the next.
 
     Args:
-        datasets: Ids or names.
-        trainers: Class names.
+        datasets: Ids or names of datasets.
+        trainers: Class names of trainers.
         plans: Names of plans.
-        configuration: Of the plans.
-        folds: Numbers.
-        seeds: Or None for nnU-Net's own way, which seeds nothing.
-        own_test_sets: Whether models are tested on the test sets of their dataset.
-        test_on: Ids or names of other datasets that they are tested on.
+        configuration: Configuration of the plans.
+        folds: Numbers of folds.
+        seeds: Seeds; None for nnU-Net's unseeded training.
+        own_test_sets: Whether to test models on the test sets of their dataset.
+        test_on: Ids or names of other datasets to test on.
+        probabilities: Whether jobs save probabilities.
 
     Raises:
-        UserError: Some combination cannot be trained or tested; the text has all reasons.
+        UserError: A combination cannot be trained or tested; the message lists all problems.
     """
     raw, preprocessed, results = map(folder, FOLDERS)
     problems = [problem for trainer in trainers for problem in _problems_of_trainer(trainer)]
@@ -71,23 +74,23 @@ def make_grid(
     others = _full_names("--test-on", test_on, problems)
     test_sets: dict[str, list[TestSet]] = {name: [] for name in names}
     for name in names if own_test_sets or others else ():
-        # a file that is missing or cannot be used is a problem that is named already
+        # a missing or unusable file has been reported already
         if (description := read_record_if_usable(preprocessed / name / DATASET_FILE, Dataset)) is not None:
             test_sets[name] = find_test_sets(raw, description, name, own_test_sets, others, problems)
     if any(test_sets.values()) and configuration == "3d_cascade_fullres":
-        problems.append("-c 3d_cascade_fullres: test sets would need predictions of 3d_lowres; leave them out")
+        problems.append("-c 3d_cascade_fullres: test sets need predictions of 3d_lowres first; omit them")
     if problems:
-        raise UserError("\n  ".join(["nothing was started:", *problems]))
+        raise UserError("\n  ".join([f"nothing was started; {counted(len(problems), 'problem')}:", *problems]))
     grid = itertools.product(names, *map(_each_once, (seeds, folds, plans, trainers)))
     trainings = [
-        Training(Candidate(results.absolute(), dataset, Model(trainer, plan, configuration), seed), fold)
+        Training(Candidate(results.absolute(), dataset, Model(trainer, plan, configuration), seed), fold, probabilities)
         for dataset, seed, fold, plan, trainer in grid
     ]
     return trainings, test_sets
 
 
 def write_missing_splits(trainings: Iterable[Training]) -> None:
-    """Write the split that nnU-Net would: jobs that start together would write it and read each other's half of it.
+    """Write the splits that nnU-Net would, as jobs that start together could read each other's half-written file.
 
     Raises:
         UserError: A dataset has too few cases.
@@ -100,7 +103,9 @@ def write_missing_splits(trainings: Iterable[Training]) -> None:
         data = str(_preprocessed(dataset, candidate.model.plans, candidate.model.configuration))
         cases = sorted(infer_dataset_class(data).get_identifiers(data))
         if len(cases) < FOLDS:
-            raise UserError(f"{dataset.name} has {len(cases)} cases, too few for {FOLDS} folds: write {splits}")
+            raise UserError(
+                f"{dataset.name} has {len(cases)} cases, too few for {FOLDS} folds: provide your own folds in {splits}"
+            )
         with atomic_write(splits) as file:
             split = generate_crossval_split(cases, seed=_SEED_OF_FOLDS, n_splits=FOLDS)
             file.write(json.dumps(split, indent=4).encode())
@@ -111,7 +116,7 @@ def _each_once(values: Iterable) -> list:
 
 
 def _full_names(option: str, datasets: Sequence[str], problems: list[str]) -> list[str]:
-    """Full names; what is no dataset is added to the problems."""
+    """Return the full names of datasets; unknown ones are added to the problems."""
     names = []
     for dataset in datasets:
         try:
@@ -122,7 +127,7 @@ def _full_names(option: str, datasets: Sequence[str], problems: list[str]) -> li
 
 
 def _problems_of_trainer(trainer: str) -> list[str]:
-    # nnU-Net prints where it looks, and modules that it imports on the way warn
+    # nnU-Net prints where it searches, and modules that it imports may warn
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -130,9 +135,12 @@ def _problems_of_trainer(trainer: str) -> list[str]:
         except AssertionError:
             return [f"{trainer} is not a trainer: it does not inherit from nnUNetTrainer"]
         except RuntimeError:
-            return [f"there is no trainer {trainer}: nnU-Net and the folders of nnUNet_extTrainer have none"]
+            return [f"trainer {trainer} was not found in nnU-Net or in the folders of nnUNet_extTrainer"]
     if trainer_class.__name__ != trainer:
-        return [f"{trainer} is another name of {trainer_class.__name__}, which names its results: give that"]
+        return [
+            f"{trainer} is an alias of {trainer_class.__name__}, which is the name in the results: give "
+            f"{trainer_class.__name__}"
+        ]
     return []
 
 
@@ -148,7 +156,7 @@ def _problems_of_dataset(dataset: Path, plans: Sequence[str], configuration: str
         if splits is None:
             return problems
         number = len(splits)
-    # nnU-Net would make a random split of its own for such a fold
+    # for such a fold, nnU-Net would make a random split
     missing = [str(fold) for fold in folds if not 0 <= fold < number]
     if missing:
         problems.append(f"--folds {' '.join(missing)}: {dataset.name} has folds 0 to {number - 1} ({SPLITS_FILE})")
@@ -159,14 +167,13 @@ def _problems_of_plans(dataset: Path, name: str, configuration: str) -> list[str
     path = dataset / f"{name}.json"
     existing = sorted(file.stem for file in dataset.glob("*Plans*.json"))
     if path.name not in os.listdir(dataset):
-        return [f"{dataset.name} has no plans {name} ({path}); there are: {', '.join(existing) or 'none'}"]
+        return [f"{dataset.name} has no plans {name} ({path}); it has: {', '.join(existing) or 'none'}"]
     try:
         plans = read_plans(path)
         if plans.plans_name != name:
-            return [f"{path} has the plans_name {plans.plans_name}, by which nnU-Net names results: write {name} there"]
+            return [f"{path}: plans_name is {plans.plans_name}, which nnU-Net names results by: change it to {name}"]
         if configuration not in plans.configurations:
-            there = ", ".join(plans.configurations)
-            return [f"{path} has no configuration {configuration}; there are: {there}"]
+            return [f"{path} has no configuration {configuration}; it has: {', '.join(plans.configurations)}"]
         data = _preprocessed(dataset, name, configuration)
     except UserError as error:
         return [str(error)]
@@ -177,7 +184,7 @@ def _problems_of_plans(dataset: Path, name: str, configuration: str) -> list[str
 
 
 def _preprocessed(dataset: Path, plans: str, configuration: str) -> Path:
-    """Folder of the data that plans were preprocessed into."""
+    """Return the folder of the data preprocessed for a configuration."""
     path = dataset / f"{plans}.json"
     identifier = read_plans(path).configuration(configuration).data_identifier
     if identifier is None:

@@ -1,17 +1,17 @@
-"""What is run: the training of a fold, and the prediction of a test set with a model's folds.
+"""Jobs: training a fold, and predicting a test set with a model's folds.
 
-Each knows where its results lie, in which state they are, and the commands that start or resume it.
+A job knows the folder and state of its results, and the commands that start or resume it.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba_mis.benchmark.label_maps import Labels, labelled_cases, read_label_map
+from nnunet_mamba_mis.benchmark.label_maps import Labels, labelled_cases, probabilities_file, read_label_map
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.benchmark.test_sets import TestSet, parse_predictions_folder, predictions_folder
 from nnunet_mamba_mis.nnunet.dataset import Dataset
@@ -35,13 +35,13 @@ LOG = "benchmark.log"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that is trained on a dataset: what its folds share.
+    """A model trained on a dataset: the properties that its folds share.
 
     Args:
-        results: nnU-Net's folder of results; a seed has a folder seed_N in it.
-        dataset: nnU-Net's full name.
+        results: nnU-Net's folder of results; a seed has a subfolder seed_N.
+        dataset: nnU-Net's full name of the dataset.
         model: Trainer, plans and configuration.
-        seed: Of the generators, or None for nnU-Net's own way, which seeds nothing.
+        seed: Seed of the random generators, or None for nnU-Net's unseeded training.
     """
 
     results: Path
@@ -51,7 +51,7 @@ class Candidate:
 
     @classmethod
     def parse(cls, results: Path, folder: Path) -> Candidate | None:
-        """Return the candidate of a model's folder anywhere in the results, or None if it is no such folder."""
+        """Return the candidate of a model's folder in the results, or None for another folder."""
         *seeds, dataset, model_name = folder.relative_to(results).parts
         numbers = [name.removeprefix("seed_") for name in seeds]
         model = Model.parse(model_name)
@@ -61,7 +61,7 @@ class Candidate:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Environment variables of nnU-Net's commands."""
+        """Environment variables for nnU-Net's commands."""
         return {} if self.seed is None else {"nnUNet_results": str(self._results_of_seed)}
 
     @property
@@ -72,6 +72,15 @@ class Candidate:
     @property
     def _results_of_seed(self) -> Path:
         return self.results if self.seed is None else self.results / f"seed_{self.seed}"
+
+    @property
+    def file_ending(self) -> str:
+        """File ending of predictions, from the model's dataset.json.
+
+        Raises:
+            UserError: The file is missing or broken.
+        """
+        return read_record(self.folder / DATASET_FILE, Dataset).file_ending
 
     def __str__(self) -> str:
         return " ".join([self.dataset, *self.model])
@@ -89,25 +98,27 @@ class Training:
     Args:
         candidate: The model.
         fold: Number of the fold.
+        probabilities: Whether validation saves probabilities.
     """
 
     candidate: Candidate
     fold: int
+    probabilities: bool = field(default=False, compare=False)
 
     @classmethod
     def parse(cls, results: Path, folder: Path) -> Training | None:
-        """Return the job of a fold's folder anywhere in the results, or None if it is no such folder."""
+        """Return the job of a fold's folder in the results, or None for another folder."""
         candidate, fold = Candidate.parse(results, folder.parent), fold_number(folder)
         return None if candidate is None or fold is None else cls(candidate, fold)
 
     @property
     def folds(self) -> tuple[int, ...]:
-        """The only one."""
+        """The fold, as the only one of a tuple."""
         return (self.fold,)
 
     @property
     def needs(self) -> Sequence[Training]:
-        """What has to be done before: nothing."""
+        """Jobs that must be done first: none."""
         return ()
 
     @property
@@ -117,44 +128,47 @@ class Training:
 
     @property
     def log(self) -> Path:
-        """All that the job's commands printed, one after the other."""
+        """File with all output of the job's commands."""
         return self.folder / LOG
 
     @property
     def summary(self) -> Path:
-        """What nnU-Net writes at the end of validation."""
+        """File that nnU-Net writes at the end of validation."""
         return validation_summary(self.folder)
 
     @property
     def final_checkpoint(self) -> Path:
-        """What nnU-Net writes at the end of training."""
+        """File that nnU-Net writes at the end of training."""
         return self.folder / CHECKPOINTS[0]
 
     def __str__(self) -> str:
         return f"{self.candidate} fold {self.fold}{self.candidate.seed_suffix}"
 
     def is_done(self) -> bool:
-        """Whether it is trained and validated; a validation older than the training is of an earlier one."""
-        return _is_newer(self.summary, [self.final_checkpoint])
+        """Whether the fold is trained and validated; a validation older than the training belongs to an earlier one."""
+        return _is_newer(self.summary, [self.final_checkpoint]) and not (
+            self.probabilities and _lacks_probabilities(self)
+        )
 
     def prepare(self) -> None:
-        """Set half-written checkpoints aside, which must not keep `--c` from older ones; torch's are zip archives."""
+        """Rename truncated checkpoints, so that `--c` uses an intact older one; torch writes zip archives."""
         for checkpoint in (self.folder / name for name in CHECKPOINTS):
             if checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
                 checkpoint.replace(f"{checkpoint}.broken")
 
     def has_begun(self) -> bool:
-        """Whether there is a checkpoint to resume from."""
+        """Whether a checkpoint to resume from exists."""
         return any((self.folder / name).exists() for name in CHECKPOINTS)
 
     def commands(self, device: str) -> list[list[str]]:
-        """Return nnU-Net's command that starts or resumes the job; its first word is a console script or "python"."""
+        """Return nnU-Net's command to start or resume the job; its first word is a console script or "python"."""
         dataset, (trainer, plans, configuration) = self.candidate.dataset, self.candidate.model
         arguments = [dataset, configuration, str(self.fold), "-tr", trainer, "-p", plans, "-device", device]
         if self.final_checkpoint.exists():
             arguments.append("--val")
         elif self.has_begun():
             arguments.append("--c")
+        arguments += ["--npz"] * self.probabilities
         seed = self.candidate.seed
         if seed is None:
             return [["nnUNetv2_train", *arguments]]
@@ -163,42 +177,44 @@ class Training:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A test set, predicted with the ensemble of a model's folds, and evaluated.
+    """A test set to predict with the ensemble of a model's folds, and to evaluate.
 
     Args:
         candidate: The model.
         folds: Numbers of the folds.
-        test_set: What is predicted.
+        test_set: The test set.
+        probabilities: Whether to save probabilities.
     """
 
     candidate: Candidate
     folds: tuple[int, ...]
     test_set: TestSet
+    probabilities: bool = field(default=False, compare=False)
 
     @classmethod
     def parse(cls, results: Path, folder: Path) -> Prediction | None:
-        """Return the job of a test set's folder anywhere in the results, or None if it is no such folder."""
+        """Return the job of a test set's folder in the results, or None for another folder."""
         candidate, parsed = Candidate.parse(results, folder.parents[2]), parse_predictions_folder(folder)
         return None if candidate is None or parsed is None else cls(candidate, *parsed)
 
     @property
     def needs(self) -> Sequence[Training]:
-        """The trainings of the folds."""
+        """Jobs that must be done first: the training of each fold."""
         return tuple(Training(self.candidate, fold) for fold in self.folds)
 
     @property
     def folder(self) -> Path:
-        """Where the predictions are written."""
+        """Where nnU-Net writes the predictions."""
         return predictions_folder(self.candidate.folder, self.folds, self.test_set)
 
     @property
     def log(self) -> Path:
-        """All that the job's commands printed, one after the other."""
+        """File with all output of the job's commands."""
         return self.folder / LOG
 
     @property
     def summary(self) -> Path:
-        """What nnU-Net writes at the end of the evaluation."""
+        """File that nnU-Net writes at the end of the evaluation."""
         return self.folder / SUMMARY_FILE
 
     def __str__(self) -> str:
@@ -206,35 +222,42 @@ class Prediction:
         return f"{self.candidate} folds {folds}{self.candidate.seed_suffix} on {self.test_set}"
 
     def is_done(self) -> bool:
-        """Whether all labelled images are predicted with the trainings as they are, and evaluated."""
-        return _is_newer(self.summary, self._checkpoints) and self._is_complete()
+        """Whether the current checkpoints have predicted all labelled images, and these are evaluated."""
+        return (
+            _is_newer(self.summary, self._checkpoints)
+            and self._is_complete()
+            and not (self.probabilities and _lacks_probabilities(self))
+        )
 
     def has_begun(self) -> bool:
-        """Whether nnU-Net has begun to predict."""
+        """Whether nnU-Net has started to predict."""
         return (self.folder / DATASET_FILE).exists()
 
     def prepare(self) -> None:
-        """Remove what must not be taken for a result: an old summary, predictions that are old or cut off."""
+        """Remove files that must not be mistaken for results: an old summary, and outdated or truncated predictions."""
         self.summary.unlink(missing_ok=True)
         labels = self._labels
         if labels is None:
-            return  # nnU-Net says so in the log
+            return  # nnU-Net's message is in the log
         ending = labels.file_ending
         cases = set(labelled_cases(self.test_set.labels, ending))
         newest = _newest(self._checkpoints)
         for case in labelled_cases(self.folder, ending):
             file = self.folder / f"{case}{ending}"
-            if case not in cases or file.stat().st_mtime < newest or not _is_readable(file, labels):
+            is_usable = case in cases and file.stat().st_mtime >= newest and _is_readable(file, labels)
+            # nnU-Net only checks whether files exist; npz files are zip archives
+            if not is_usable or (self.probabilities and not zipfile.is_zipfile(probabilities_file(file, ending))):
                 file.unlink()
 
     def commands(self, device: str) -> list[list[str]]:
-        """Return nnU-Net's commands: prediction of what is missing, evaluation."""
+        """Return nnU-Net's commands to predict the missing cases and evaluate all."""
         trainer, plans, configuration = self.candidate.model
         model = ["-d", self.candidate.dataset, "-c", configuration, "-tr", trainer, "-p", plans]
         folders = ["-i", str(self.test_set.images), "-o", str(self.folder)]
-        # the network takes the cores, so that more workers would only be in its way
+        # the network uses all cores, so more workers would only slow it down
         workers = ["-npp", "1", "-nps", "1"] if device == "cpu" else []
         options = [*workers, "-device", device, "--continue_prediction"]
+        options += ["--save_probabilities"] * self.probabilities
         described = ["-djfile", str(self.folder / DATASET_FILE), "-pfile", str(self.folder / PLANS_FILE)]
         return [
             ["nnUNetv2_predict", *model, "-f", *map(str, self.folds), *folders, *options],
@@ -247,18 +270,18 @@ class Prediction:
 
     @property
     def _labels(self) -> Labels | None:
-        """Of the dataset.json that the model was trained with; None if it is missing or broken."""
+        """The labels in the model's dataset.json; None if the file is missing or broken."""
         try:
             return Labels.read(self.candidate.folder / DATASET_FILE)
         except UserError:
             return None
 
     def _is_complete(self) -> bool:
-        """Whether all labelled images were evaluated; images may have been added, or nnUNet_raw be elsewhere."""
+        """Whether all labelled images were evaluated: images may have been added since. True without nnUNet_raw."""
         if folder_if_set("nnUNet_raw") is None or not self.test_set.labels.is_dir():
             return True
         try:
-            ending = read_record(self.candidate.folder / DATASET_FILE, Dataset).file_ending
+            ending = self.candidate.file_ending
             evaluated = {name.removesuffix(ending) for name in predicted_files(self.summary)}
         except UserError:
             return False
@@ -269,30 +292,30 @@ Job = Training | Prediction
 
 
 def job_as_typed(job: Job, device: str, variables: Mapping[str, str]) -> str:
-    """Return a job's commands as one would type them in a shell, with variables beside the job's own."""
-    together = {**job.candidate.variables, **variables}
-    return " && ".join(as_typed(command, together) for command in job.commands(device))
+    """Return a job's commands as typed in a shell, with these environment variables in addition to the job's own."""
+    all_variables = {**job.candidate.variables, **variables}
+    return " && ".join(as_typed(command, all_variables) for command in job.commands(device))
 
 
 def predictions(trainings: Iterable[Training], test_sets: Mapping[str, Sequence[TestSet]]) -> list[Prediction]:
     """Return a job for each model and test set.
 
     Args:
-        trainings: The grid.
-        test_sets: For each dataset that is trained on.
+        trainings: The training jobs.
+        test_sets: Test sets for each training dataset.
     """
-    folds: dict[Candidate, list[int]] = {}
+    folds: dict[Candidate, list[Training]] = {}
     for training in trainings:
-        folds.setdefault(training.candidate, []).append(training.fold)
+        folds.setdefault(training.candidate, []).append(training)
     return [
-        Prediction(candidate, tuple(sorted(numbers)), test_set)
-        for candidate, numbers in folds.items()
+        Prediction(candidate, tuple(sorted(job.fold for job in jobs)), test_set, jobs[0].probabilities)
+        for candidate, jobs in folds.items()
         for test_set in test_sets[candidate.dataset]
     ]
 
 
 def announce(jobs: Iterable[Job]) -> None:
-    """Leave a log for each job, by which `find_jobs` knows of it.
+    """Create a log for each job, so that `find_jobs` finds it.
 
     Raises:
         UserError: A folder cannot be written to.
@@ -306,14 +329,14 @@ def announce(jobs: Iterable[Job]) -> None:
 
 
 def find_jobs(results: Path, datasets: Sequence[str] | None = None) -> list[Job]:
-    """Return the jobs that were announced, in the order of tables.
+    """Return the announced jobs in the order of tables.
 
     Args:
         results: nnUNet_results.
-        datasets: Ids or names of those to look at; all by default.
+        datasets: Ids or names of datasets; all by default.
 
     Raises:
-        UserError: One of them is neither an id nor a name.
+        UserError: A dataset is neither an id nor a name.
     """
     jobs: list[Job] = []
     for start in ("", "seed_*/"):
@@ -324,8 +347,8 @@ def find_jobs(results: Path, datasets: Sequence[str] | None = None) -> list[Job]
     if datasets:
         for dataset in datasets:
             check_dataset(dataset)
-        wanted = {int(dataset) if dataset.isdecimal() else dataset for dataset in datasets}
-        jobs = [job for job in jobs if wanted & {job.candidate.dataset, dataset_id(job.candidate.dataset)}]
+        selected = {int(dataset) if dataset.isdecimal() else dataset for dataset in datasets}
+        jobs = [job for job in jobs if selected & {job.candidate.dataset, dataset_id(job.candidate.dataset)}]
     return sorted(jobs, key=_order)
 
 
@@ -338,11 +361,21 @@ def _order(job: Job) -> tuple[Any, ...]:
 
 
 def _is_newer(summary: Path, checkpoints: Sequence[Path]) -> bool:
-    """Whether a summary can be read and is not older than any of the checkpoints."""
+    """Return whether a summary can be read and is not older than any checkpoint."""
     try:
         return summary.stat().st_mtime >= _newest(checkpoints) and bool(read_record(summary, Summary).model_fields_set)
     except (OSError, UserError):
         return False
+
+
+def _lacks_probabilities(job: Job) -> bool:
+    """Return whether probabilities are missing for a prediction listed in the job's summary."""
+    try:
+        ending = job.candidate.file_ending
+        predictions = [job.summary.with_name(name) for name in predicted_files(job.summary)]
+    except UserError:
+        return True
+    return not all(probabilities_file(file, ending).is_file() for file in predictions)
 
 
 def _newest(files: Sequence[Path]) -> float:
@@ -350,7 +383,7 @@ def _newest(files: Sequence[Path]) -> float:
 
 
 def _is_readable(file: Path, labels: Labels) -> bool:
-    """Whether a label map is not cut off."""
+    """Return whether a label map can be read: it may be truncated."""
     try:
         read_label_map(file, labels)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Run jobs on this machine, a few at a time."""
+"""Run jobs on this machine, with a limit on simultaneous ones."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from nnunet_mamba_mis.benchmark.running.processes import RunningJob, holder, try
 from nnunet_mamba_mis.nnunet.environment import variables_for
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.subprocesses import last_lines
-from nnunet_mamba_mis.utils.text import duration, one_line
+from nnunet_mamba_mis.utils.text import counted, duration, one_line
 
 _POLL_SECONDS = 0.3
 
 
 def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], device: str) -> int:
-    """Run jobs to their end, as many at a time as there are slots; continue past those that fail.
+    """Run jobs to their end, one per slot at a time, and continue past failures.
 
     Args:
-        jobs: What to run; finished ones are skipped.
-        slots: For each place to run a job, the environment variables that choose it.
-        device: nnU-Net's name of it.
+        jobs: The jobs; finished ones are skipped.
+        slots: Environment variables of each slot.
+        device: nnU-Net's name of the device.
 
     Returns:
-        Exit status: 0, 1 if a job is not done, 128 and the number of the signal that stopped it.
+        Exit status: 0; 1 if a job is not done; 128 + the number of the signal that stopped the run.
 
     Raises:
         UserError: A lock or log cannot be written.
@@ -43,10 +43,10 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], device: st
                 runner.stop(signals)
         except OSError as error:
             runner.ask_to_end()
-            raise UserError(f"{error}; running jobs save and end: give the same command again to resume") from error
+            raise UserError(f"{error}. Running jobs save and exit; run the same command again to resume") from error
         print(f"{len(jobs)} jobs: {runner.summary()}", flush=True)
         if signals:
-            print("Stopped: give the same command again to resume", flush=True)
+            print("Stopped. Run the same command again to resume", flush=True)
             return 128 + signals[0]
     return 0 if all(runner.outcomes[job] == "done" for job in jobs) else 1
 
@@ -66,7 +66,7 @@ class _Runner:
         return bool(self.waiting or self.running)
 
     def step(self) -> None:
-        """Note what has ended, and fill the free slots."""
+        """Record ended jobs, and start jobs in free slots."""
         self._collect_ended()
         for slot, variables in enumerate(self.slots):
             if slot not in self.running:
@@ -74,12 +74,12 @@ class _Runner:
         self._give_up()
 
     def _give_up(self) -> None:
-        """End jobs that need one which has failed."""
+        """Give up jobs whose dependencies are not done."""
         for job in list(self.waiting):
             missing = [str(needed.fold) for needed in job.needs if self.outcomes.get(needed, "done") != "done"]
             if missing:
                 self.waiting.remove(job)
-                self._end(job, "not begun", f"not begun: fold {', '.join(missing)} is not done")
+                self._end(job, "not started", f"not started: fold {', '.join(missing)} is not done")
 
     def _fill(self, slot: int, variables: Mapping[str, str]) -> None:
         for job in list(self.waiting):
@@ -88,18 +88,18 @@ class _Runner:
             lock = try_lock(job)
             if lock is None:
                 if job not in self.elsewhere:
-                    self._say(job, f"runs already: {holder(job)}")
+                    self._print(job, f"already running: {holder(job)}")
                     self.elsewhere.add(job)
                 continue
             self.waiting.remove(job)
             if job.is_done():
                 os.close(lock)
-                self._end(job, "done", "done before")
+                self._end(job, "done", "already done")
                 continue
-            verb = "continued" if job.has_begun() else "started"
+            verb = "resumed" if job.has_begun() else "started"
             self.running[slot] = RunningJob(job, lock, self.device, {**self.suited, **variables}), time.monotonic()
             place = "".join(f" on GPU {gpu}" for gpu in variables.values())
-            self._say(job, f"{verb}{place}, log {job.log}")
+            self._print(job, f"{verb}{place}, log {job.log}")
             return
 
     def _collect_ended(self) -> None:
@@ -114,9 +114,12 @@ class _Runner:
                 print("\n".join(f"    | {line}" for line in last_lines(running.job.log)), flush=True)
 
     def stop(self, signals: list[int]) -> None:
-        """Pass the signal on and wait; another Ctrl-C ends them at once."""
+        """Ask the running jobs to save and exit, and wait for them; kill them on another Ctrl-C."""
         name = signal.Signals(signals[0]).name
-        print(f"{name}: waiting for {len(self.running)} to save where they are (again Ctrl-C: do not)", flush=True)
+        print(
+            f"{name}: waiting for {counted(len(self.running), 'job')} to save and exit (Ctrl-C again to kill)",
+            flush=True,
+        )
         self.ask_to_end()
         while self.running:
             if signals.count(signal.SIGINT) > 1:
@@ -131,22 +134,22 @@ class _Runner:
 
     def summary(self) -> str:
         outcomes = list(self.outcomes.values())
-        counts = {outcome: outcomes.count(outcome) for outcome in ("done", "failed", "stopped", "not begun")}
-        counts["not begun"] += len(self.waiting)
+        counts = {outcome: outcomes.count(outcome) for outcome in ("done", "failed", "stopped", "not started")}
+        counts["not started"] += len(self.waiting)
         return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
 
     def _end(self, job: Job, outcome: str, text: str) -> None:
         self.outcomes[job] = outcome
-        self._say(job, text)
+        self._print(job, text)
 
-    def _say(self, job: Job, text: str) -> None:
+    def _print(self, job: Job, text: str) -> None:
         digits = len(str(len(self.numbers)))
         print(one_line(f"[{self.numbers[job]:{digits}d}/{len(self.numbers)}] {job}: {text}"), flush=True)
 
 
 @contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """Signals that ask this process to end, in a list that grows; ignored ones (`nohup`) stay ignored."""
+    """Collect the termination signals that this process receives in a list; ignored ones (`nohup`) stay ignored."""
     noted: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

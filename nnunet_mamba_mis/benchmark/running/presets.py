@@ -1,4 +1,4 @@
-"""Fair comparisons by name: in each, all trainers have the same plans, and so patch, batch and preprocessing."""
+"""Named fair comparisons: all trainers of one share the plans, and thus patch, batch and preprocessing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from nnunet_mamba_mis.utils.errors import UserError
 
-# what nnU-Net's own trainer and those of this package can be shortened to
+# lengths that exist for nnU-Net's own trainer and for those of this package
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
 OURS = "nnUNetTrainerMambaMIS"
 
@@ -17,16 +17,18 @@ class Preset(NamedTuple):
     question: str
     trainers: tuple[str, ...]
     plans: str = "nnUNetPlans"
-    planner: str = "ExperimentPlanner"  # what nnUNetv2_plan_and_preprocess -pl makes the plans with
-    test_sets: bool = False  # whether the dataset's test sets are predicted too
-    ablations: bool = False  # whether the ablations follow, which take seconds to import
+    planner: str = "ExperimentPlanner"  # for nnUNetv2_plan_and_preprocess -pl, to make the plans
+    test_sets: bool = False  # whether to predict the dataset's test sets, too
+    ablations: bool = False  # whether to add the ablations, which take seconds to import
 
 
-# nnU-Net as it is, with the optimiser of Mamba-MIS, Mamba-MIS, and Mamba-MIS without state spaces
+# stock nnU-Net, nnU-Net with the optimiser of Mamba-MIS, Mamba-MIS, and Mamba-MIS without state spaces
 _AGAINST_NNUNET = ("nnUNetTrainer", "nnUNetTrainerAdamW1e3", OURS, f"{OURS}_noSSM")
 
 PRESETS = {
-    "baseline": Preset("Is Mamba-MIS better than nnU-Net, and is it network, optimiser or scan?", _AGAINST_NNUNET),
+    "baseline": Preset(
+        "Is Mamba-MIS better than nnU-Net, and is that due to network, optimiser or scan?", _AGAINST_NNUNET
+    ),
     "resenc-m": Preset(
         "The same against nnU-Net's residual encoder M, on its plans",
         _AGAINST_NNUNET,
@@ -47,22 +49,22 @@ PRESETS = {
         "The same on PraNet's five test sets of polyps (`mamba_mis convert pranet`)", _AGAINST_NNUNET, test_sets=True
     ),
     "sizes": Preset("Which size of Mamba-MIS?", (f"{OURS}_S", OURS, f"{OURS}_L")),
-    "ablations": Preset("What does each part of Mamba-MIS give?", (OURS,), ablations=True),
+    "ablations": Preset("What does each part of Mamba-MIS contribute?", (OURS,), ablations=True),
 }
 
 
 def get_preset(name: str, epochs: int | None = None) -> Preset:
-    """Return a preset, its trainers in the variants that train for so many epochs.
+    """Return a preset with trainers that train for this number of epochs.
 
     Args:
-        name: Key of `PRESETS`.
-        epochs: One of `EPOCHS`; None for 1000, which trainers without a suffix have.
+        name: A key of `PRESETS`.
+        epochs: One of `EPOCHS`; None for 1000, the length of trainers without a suffix.
 
     Raises:
-        UserError: There is no such preset, or its trainers have no such length.
+        UserError: The preset or the length does not exist.
     """
     if name not in PRESETS:
-        raise UserError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
+        raise UserError(f"preset {name!r} does not exist: choose one of {', '.join(PRESETS)}")
     preset = PRESETS[name]
     if preset.ablations:
         from nnunet_mamba_mis.trainers import ABLATIONS
@@ -71,6 +73,6 @@ def get_preset(name: str, epochs: int | None = None) -> Preset:
     if epochs is None or epochs == EPOCHS[-1]:
         return preset
     if epochs not in EPOCHS:
-        raise UserError(f"trainers have no length of {epochs} epochs: choose one of {', '.join(map(str, EPOCHS))}")
+        raise UserError(f"no trainers for {epochs} epochs exist: choose one of {', '.join(map(str, EPOCHS))}")
     suffix = f"_{epochs}epoch" + "s" * (epochs > 1)
     return preset._replace(trainers=tuple(trainer + suffix for trainer in preset.trainers))

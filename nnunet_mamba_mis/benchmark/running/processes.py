@@ -1,4 +1,4 @@
-"""A job as a process: at most one at a time, on all machines that share the results; none is left behind."""
+"""Run a job as a process: at most once at a time on all machines that share the results, without orphans."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from nnunet_mamba_mis.benchmark.running.jobs import Job, job_as_typed
 from nnunet_mamba_mis.utils.subprocesses import ending, find_executable
 
 LOCK = "benchmark.lock"
-# begins the lines that this module adds to a job's log
+# start of the lines that this module adds to a job's log
 NOTE = "# mamba_mis benchmark:"
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
-# Windows has not all of them
+# Windows lacks some of them
 _STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 _HOLDER = re.compile(r"([\w.-]{1,255}) ([1-9][0-9]{0,9})\n")
 
 
 def try_lock(job: Job) -> int | None:
-    """Take a job for this process and those it starts for it.
+    """Lock a job for this process and the processes that it starts for the job.
 
-    The lock is on an open file that the job's processes inherit: whatever happens to the process that took it, it
-    holds until the last of them has ended, and no longer.
+    The lock is on an open file that the job's processes inherit, so it lasts exactly until the last of them ends, even
+    if the process that acquired it is killed.
 
     Returns:
-        A file descriptor to close afterwards, or None if the job runs.
+        A file descriptor to close afterwards, or None if the job is already running.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(job.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -49,27 +49,27 @@ def try_lock(job: Job) -> int | None:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process works on the job of this folder, as far as the lock can be tried."""
-    # it cannot where it is missing, a folder or somebody else's, nor where the system has no such locks
+    """Return whether a process holds the lock of this folder's job; False if the lock cannot be tested."""
+    # it cannot if it is missing, a folder or another user's, or if the system lacks such locks
     with suppress(OSError):
         file = folder / LOCK
         lock = os.open(file, os.O_RDWR if os.access(file, os.W_OK) else os.O_RDONLY)
         try:
-            return not lock_descriptor(lock, blocking=False)  # released as it is closed
+            return not lock_descriptor(lock, blocking=False)  # closing releases it
         finally:
             os.close(lock)
     return False
 
 
 class _Holder(NamedTuple):
-    """Machine and process that work on a job."""
+    """Host and process that work on a job."""
 
     host: str
     pid: int
 
     @classmethod
     def read(cls, folder: Path) -> _Holder | None:
-        """Return what the process has written into the lock; None before it has, or if that was another."""
+        """Return the holder that the lock file names; None if it does not (yet) name one."""
         with suppress(OSError):
             if match := _HOLDER.fullmatch((folder / LOCK).read_text(errors="replace")):
                 return cls(match[1], int(match[2]))
@@ -77,21 +77,21 @@ class _Holder(NamedTuple):
 
 
 def holder(job: Job) -> str:
-    """Machine and process that work on a job, in words."""
-    found = _Holder.read(job.folder)
-    return f"process {found.pid} on {found.host}" if found else "another process"
+    """Return a description of the process that works on a job."""
+    process = _Holder.read(job.folder)
+    return f"process {process.pid} on {process.host}" if process else "another process"
 
 
 def _end_orphans(folder: Path) -> None:
-    """End workers whose training, on this machine, was ended by force: they would hold the lock forever."""
-    found = _Holder.read(folder)
-    # its number cannot have been given to another group, as long as one of its own is there, which holds the lock
-    if found and found.host == socket.gethostname() and not _is_alive(found.pid):
-        _signal_group(found.pid, signal.SIGKILL)
+    """Kill workers on this machine whose training process was killed, as they would hold the lock forever."""
+    process = _Holder.read(folder)
+    # the process id cannot belong to another group while a member of its group still exists and holds the lock
+    if process and process.host == socket.gethostname() and not _is_alive(process.pid):
+        _signal_group(process.pid, signal.SIGKILL)
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended, but that nobody asked for its status, does not."""
+    """Return whether a process runs; zombies do not."""
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     try:
@@ -109,13 +109,13 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 class RunningJob:
-    """A job's commands, one after the other, each in a group of processes of its own; the job's log has all they print.
+    """A job's commands, run one after another, each in its own process group, with all output in the job's log.
 
     Args:
-        job: What to run.
-        lock: From `try_lock`; closed when the last command has ended.
-        device: nnU-Net's name of it.
-        variables: Environment variables for the commands, beside the job's own.
+        job: The job.
+        lock: Lock from `try_lock`; closed when the last command has ended.
+        device: nnU-Net's name of the device.
+        variables: Environment variables for the commands, in addition to the job's own.
     """
 
     def __init__(self, job: Job, lock: int, device: str, variables: Mapping[str, str]):
@@ -138,43 +138,43 @@ class RunningJob:
             )  # fmt: skip
 
     def has_ended(self) -> bool:
-        """Whether the commands have; the next one is started when one has ended well."""
+        """Return whether all commands have ended; start the next command if one has succeeded."""
         status = self._status()
         if status == 0 and self.to_come and not self.was_stopped:
-            _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left
+            _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left behind
             self.process.wait()
             self._start_next()
             return False
         return status is not None
 
     def _status(self) -> int | None:
-        """Of the command that runs; None before it has ended."""
+        """Return the exit status of the current command, or None while it runs."""
         if not hasattr(os, "waitid"):  # macOS
             return self.process.poll()
-        # poll() takes a lock, and a handler of a signal asks too, perhaps in the middle of it
+        # poll() takes a lock, and a signal handler may call this in the middle of it
         ended = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def wait(self) -> str:
-        """Wait for the end of the commands, and return what `finish` does."""
+        """Wait for the commands to end, and return the outcome from `finish`."""
         while not self.has_ended():
             time.sleep(_POLL_SECONDS)
         return self.finish()
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Ask it to end: our trainers save where they are, nnU-Net's end at once, as all do after SIGKILL."""
+        """Send a signal: after SIGTERM, our trainers save their state and nnU-Net's exit at once; SIGKILL kills all."""
         self.was_stopped = True
         _signal_group(self.process.pid, number)
 
     def finish(self) -> str:
-        """Clean up after a command that has ended.
+        """Clean up after the last command.
 
         Returns:
-            What became of the job: "done", "stopped" or why it failed.
+            The outcome: "done", "stopped" or "failed: REASON".
         """
-        _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left
+        _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left behind
         outcome = self._outcome(self.process.wait())
         note(self.job, outcome)
         unlock_descriptor(self.lock)
@@ -187,24 +187,24 @@ class RunningJob:
         if self.was_stopped or status in [code for number in _STOP_SIGNALS for code in (-number, 128 + number)]:
             return "stopped"
         if status == 0:
-            return f"failed: it ended without {self.job.summary.relative_to(self.job.folder)}"
+            return f"failed: it ended without writing {self.job.summary.relative_to(self.job.folder)}"
         return f"failed: {ending(status)}"
 
 
 def note(job: Job, text: str) -> None:
-    """Add a line to a job's log, with the time."""
+    """Add a line with the time to a job's log."""
     with job.log.open("ab") as log:
         log.write(f"{NOTE} {time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
 
 
 def _prepare(lock: int, parent: int) -> Callable[[], None]:
-    """What the new process does before it becomes the command."""
+    """Return the function that the new process runs before it becomes the command."""
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
     who = socket.gethostname()
 
     def prepare() -> None:
         os.pwrite(lock, f"{who} {os.getpid()}\n".encode(), 0)
-        # a cluster sends these to all processes of a job, and they end a program that does not know them
+        # a cluster sends these to all processes of a job, and they would kill a program without handlers
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         if prctl is not None:

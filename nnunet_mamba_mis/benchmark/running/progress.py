@@ -1,4 +1,4 @@
-"""How far a job is, from what nnU-Net and `mamba_mis benchmark run` have written into its folder."""
+"""Read a job's progress from the files of nnU-Net and `mamba_mis benchmark run` in its folder."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from nnunet_mamba_mis.nnunet.logs import Epoch, EpochReader, log_lines
 from nnunet_mamba_mis.nnunet.records import read_record_if_usable
 from nnunet_mamba_mis.nnunet.results import CHECKPOINTS, Summary, read_settings
 
-# the first epochs of a run are slow, and a machine's pace changes
+# the first epochs of a run are slow, and a machine's speed varies
 _EPOCHS_OF_PACE = 20
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is.
+    """Progress of a job.
 
     Args:
         state: "done", "running", "validating", "queued", "failed", "interrupted" or "to do".
-        epochs_done: Number of epochs that have ended.
-        epochs: Of the whole training, or None before it has begun.
-        dice: Mean of the classes: of the validation or test set if it is done, else the last epoch's pseudo Dice; None
-            before that.
-        seconds_left: Of training, or None if that cannot be known yet.
-        problems: Files that cannot be used, in words.
+        epochs_done: Number of finished epochs.
+        epochs: Number of epochs of the whole training, or None before it has begun.
+        dice: Mean over classes, on the validation or test set of a finished job, else the last epoch's pseudo Dice;
+            None before the first epoch ends.
+        seconds_left: Remaining training time, or None if it is not known yet.
+        problems: Descriptions of files that cannot be used.
     """
 
     state: str
@@ -41,10 +41,10 @@ class Progress:
 
 
 def read_progress(job: Job, running: bool, queued: bool) -> Progress:
-    """Return how far a job is.
+    """Return a job's progress.
 
     Args:
-        job: Whose folder to read.
+        job: The job.
         running: Whether a process works on it.
         queued: Whether it waits in a cluster's queue.
     """
@@ -73,7 +73,7 @@ def _state(job: Job, running: bool, queued: bool) -> str:
 
 
 def _last_line(log: Path) -> str:
-    """The note at the end of a job's log, if there is one, or else what it ends with."""
+    """Return the last line of a job's log that is not empty; "" if there is none."""
     with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 2000))
         lines = file.read().decode(errors="replace").split("\n")
@@ -82,6 +82,6 @@ def _last_line(log: Path) -> str:
 
 
 def _pseudo_dice(epochs: list[Epoch]) -> float | None:
-    """Mean of the classes that the last epoch's patches have."""
+    """Return the mean over the classes that occur in the last epoch's validation patches."""
     values = [value for epoch in epochs[-1:] for value in epoch.pseudo_dices if not math.isnan(value)]
     return statistics.fmean(values) if values else None

@@ -1,4 +1,4 @@
-"""Submit jobs to Slurm, through submitit."""
+"""Submit jobs to Slurm with submitit."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from nnunet_mamba_mis.utils.text import one_line
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
-# of a job, in its folder: its number in the queue
+# file in a job's folder with its number in the queue
 _ID = "benchmark.slurm"
-# submitit's files, in nnUNet_results
+# folder for submitit's files in nnUNet_results
 _FOLDER = "benchmark_slurm"
-# a step on a GPU takes less than a second; the rest is for a slow file system
+# a training step on a GPU takes less than a second; the rest allows for a slow file system
 SECONDS_TO_SAVE = 120
 _MANY = 10_000
 
@@ -34,8 +34,8 @@ class Task:
     """A job as submitit runs it on a node.
 
     Args:
-        job: What to run.
-        device: nnU-Net's name of it.
+        job: The job.
+        device: nnU-Net's name of the device.
     """
 
     def __init__(self, job: Job, device: str):
@@ -47,7 +47,7 @@ class Task:
         """Run the job to its end.
 
         Raises:
-            RuntimeError: It is not done; the text has the end of its log.
+            RuntimeError: The job failed or stopped; the message includes the end of its log.
         """
         if missing := [str(needed.fold) for needed in self.job.needs if not needed.is_done()]:
             problem = f"failed: fold {', '.join(missing)} is not done"
@@ -55,7 +55,7 @@ class Task:
             raise RuntimeError(f"{self.job}: {problem}")
         lock = try_lock(self.job)
         if lock is None:
-            raise RuntimeError(f"{self.job} runs already: {holder(self.job)}")
+            raise RuntimeError(f"{self.job} is already running: {holder(self.job)}")
         if self.job.is_done():
             os.close(lock)
             return "done"
@@ -66,7 +66,7 @@ class Task:
         return outcome
 
     def checkpoint(self) -> DelayedSubmission:
-        """Stop the job before the time limit or a preemption; submitit then puts what is returned into the queue."""
+        """Stop the job before the time limit or a preemption, and return its resubmission for submitit."""
         from submitit.core.utils import DelayedSubmission
 
         if self.running is not None:
@@ -76,41 +76,41 @@ class Task:
 
 
 def submit(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) -> None:
-    """Submit the jobs that are neither done nor in the queue.
+    """Submit the jobs that are neither done nor queued.
 
-    Trainings are an array; each model's predictions are one that waits for its trainings.
+    Training jobs form one array. The predictions of each model form another, which waits for the model's training.
 
     Args:
         jobs: The grid.
-        device: nnU-Net's name of it.
-        parameters: Submitit's, of each job.
+        device: nnU-Net's name of the device.
+        parameters: submitit's parameters of each job.
 
     Raises:
-        UserError: Submitit or Slurm is missing, or Slurm refuses.
+        UserError: submitit or Slurm is missing, or Slurm rejects the jobs.
     """
     try:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
     except ImportError:
         raise UserError("--slurm needs submitit: pip install 'nnunet-mamba-mis[slurm]'") from None
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise UserError("--slurm: there are no commands sbatch and srun here; run this where jobs are submitted")
+        raise UserError("--slurm: the commands sbatch and srun were not found; run this on a login node of the cluster")
     queued = queued_jobs(jobs)
     new = [job for job in jobs if job not in queued and not job.is_done()]
     print(f"{len(jobs)} jobs: {sum(job.is_done() for job in jobs)} done, {len(queued)} in the queue, {len(new)} new")
     if not new:
         return
     try:
-        # the trainings, which need nothing, come first
+        # training jobs come first, as they have no dependencies
         for _, together in groupby(new, key=lambda job: job.needs):
             _submit_array(list(together), device, parameters)
     except (FailedJobError, FailedSubmissionError) as error:
-        raise UserError(f"Slurm did not take the jobs: {error}") from error
+        raise UserError(f"Slurm rejected the jobs: {error}") from error
     for job in queued:
         _wait_for(job, set(new))
 
 
 def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) -> None:
-    """Submit jobs that need the same ones."""
+    """Submit jobs with the same dependencies."""
     import submitit
 
     executor = submitit.SlurmExecutor(jobs[0].candidate.results / _FOLDER, max_num_timeout=_MANY)
@@ -125,32 +125,32 @@ def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) 
 
 
 def _dependency(job: Job) -> str:
-    """Return what a job waits for, in sbatch's words: the end of others, good or bad, so that it can name failures."""
+    """Return a job's dependency in sbatch's syntax: on the end of other jobs, even if they fail, to report that."""
     awaited = [number for needed in job.needs if not needed.is_done() and (number := _id(needed))]
     return "afterany:" + ":".join(awaited) if awaited else ""
 
 
 def _wait_for(job: Job, submitted: set[Job]) -> None:
-    """Let a job in the queue wait for those that were submitted again; one that runs already names failures."""
+    """Make a queued job wait for dependencies that were resubmitted; a running one reports their failure itself."""
     if submitted.intersection(job.needs):
         command = ["scontrol", "update", f"JobId={_id(job)}", f"Dependency={_dependency(job)}"]
         subprocess.run(command, capture_output=True)
 
 
 def _id(job: Job) -> str:
-    """Number of the job in the queue; empty if it has none."""
+    """Return the job's number in the queue, or "" if it has none."""
     with suppress(OSError, ValueError):
         return (job.folder / _ID).read_text(encoding="utf-8").strip()
     return ""
 
 
 def queued_jobs(jobs: Sequence[Job]) -> set[Job]:
-    """Jobs that wait in Slurm's queue or run there; none where there is no Slurm."""
+    """Return the jobs that wait or run in Slurm's queue; none without Slurm."""
     numbers = {job: number for job in jobs if (number := _id(job))}
     if not numbers or shutil.which("squeue") is None:
         return set()
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode != 0:
-        raise UserError(f"squeue does not answer: {answer.stderr.strip()}")
+        raise UserError(f"squeue failed: {answer.stderr.strip()}")
     return {job for job, number in numbers.items() if number in answer.stdout.split()}

@@ -1,7 +1,7 @@
-"""Score the validation predictions of all folds found, compare the trainers, and write a report.
+"""Score the validation predictions of all validated folds, compare the trainers, and write a report.
 
-Reads nnUNet_results (or the folders given with --results, one for each seed) and nnUNet_preprocessed. Writes
-report.html, which needs no other file and no network, report.md, cases.csv and the figures as PNG and SVG.
+Reads nnUNet_results (or the folders given with --results, one per seed) and nnUNet_preprocessed. Writes report.html,
+which needs neither other files nor a network, report.md, cases.csv, and the figures as PNG and SVG.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from nnunet_mamba_mis.nnunet.environment import check_variables
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis benchmark report`."""
-    datasets = "nnU-Net's ids of the datasets, one table each"
+    datasets = "nnU-Net's ids of the datasets; each has its own tables"
     parser.add_argument("-d", dest="datasets", metavar="ID", nargs="+", required=True, help=datasets)
-    results = "folders like nnUNet_results; a folder seed_N holds the results of seed N (default: nnUNet_results)"
+    results = "folders like nnUNet_results; a folder seed_N contains the results of seed N (default: nnUNet_results)"
     parser.add_argument("--results", metavar="FOLDER", nargs="+", type=Path, help=results)
-    trainers = "trainers to compare, the baseline first (default: all that are found, nnUNetTrainer first)"
+    trainers = "trainers to compare, the baseline first (default: all with results, nnUNetTrainer first)"
     parser.add_argument("--trainers", metavar="NAME", nargs="+", help=trainers)
     output = "folder to write (default: ./benchmark_report)"
     parser.add_argument("-o", dest="output", metavar="FOLDER", type=Path, default=Path("benchmark_report"), help=output)
-    tolerance = "of the normalised surface Dice, in the unit of the images' spacing, pixels for PNGs (default: 2)"
+    tolerance = "tolerance of the normalised surface Dice, in units of the spacing: pixels for PNGs (default: 2)"
     parser.add_argument("--tolerance", metavar="DISTANCE", type=float, default=2.0, help=tolerance)
-    cost = "measure parameters, FLOPs, memory of training and seconds per image of every model here, on this device"
+    cost = "measure parameters, FLOPs, training memory and seconds per image of every model on this device"
     parser.add_argument("--cost", dest="cost_device", choices=("cpu", "cuda"), help=cost)
-    no_overlays = "leave out the pictures of cases, as where images of patients must not be passed on"
+    no_overlays = "leave out the pictures of cases, for example if patient images must not be shared"
     parser.add_argument("--no-overlays", action="store_true", help=no_overlays)
-    processes = "processes that score (default: 1)"
+    processes = "number of processes for scoring (default: 1)"
     parser.add_argument("-np", dest="processes", metavar="N", type=int, default=1, help=processes)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read, score, compare, write."""
+    """Read, score and compare the results, and write the report."""
     check_variables()
-    # figures are files: what the environment has may not even be there, with which matplotlib cannot be imported
+    # figures are only written to files; matplotlib cannot be imported if the environment names a missing backend
     os.environ["MPLBACKEND"] = "agg"
     from nnunet_mamba_mis.benchmark.cost.measurement import dataset_costs
     from nnunet_mamba_mis.benchmark.reporting.report import make_report

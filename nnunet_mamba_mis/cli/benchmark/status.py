@@ -1,4 +1,4 @@
-"""Show how far the jobs of `mamba_mis benchmark run` are, while it runs or afterwards."""
+"""Show the progress of the jobs of `mamba_mis benchmark run`, while it runs or afterwards."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _NARROWEST = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mamba_mis benchmark status`."""
-    parser.add_argument("-d", dest="datasets", metavar="ID", nargs="+", help="of these datasets (default: of all)")
+    parser.add_argument("-d", dest="datasets", metavar="ID", nargs="+", help="show only these datasets (default: all)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the table."""
+    """Print the table of jobs."""
     from nnunet_mamba_mis.benchmark.running.jobs import find_jobs
     from nnunet_mamba_mis.benchmark.running.processes import is_running
     from nnunet_mamba_mis.benchmark.running.progress import read_progress
@@ -34,19 +34,19 @@ def run(args: argparse.Namespace) -> None:
     results = folder("nnUNet_results").absolute()
     jobs = find_jobs(results, args.datasets)
     if not jobs:
-        wanted = f" for dataset {' '.join(args.datasets)}" if args.datasets else ""
-        raise UserError(f"no jobs{wanted} in {results}: `mamba_mis benchmark run` makes them")
+        selection = f" for dataset {' '.join(args.datasets)}" if args.datasets else ""
+        raise UserError(f"no jobs{selection} in {results}: start them with `mamba_mis benchmark run`")
     queued = queued_jobs(jobs)
     progress = {job: read_progress(job, is_running(job.folder), job in queued) for job in jobs}
     print("\n".join(map(one_line, table(progress))))
     for problem in dict.fromkeys(problem for row in progress.values() for problem in row.problems):
         print(f"mamba_mis: warning: {one_line(problem)}", file=sys.stderr)
-    print("Dice: mean of the classes; of validation or test set if done, else the last epoch's pseudo Dice.")
-    print("Left: of training.")
+    print("Dice: mean over classes, on the validation or test set if done, else the last epoch's pseudo Dice.")
+    print("left: remaining training time.")
 
 
 def table(progress: Mapping[Job, Progress]) -> list[str]:
-    """Return lines that fit the terminal: what differs between jobs has a column, too long texts are cut."""
+    """Return lines that fit the terminal: one column per property that differs between jobs, long texts shortened."""
     from nnunet_mamba_mis.utils.text import duration
 
     identities = [_identity(job) for job in progress]
@@ -65,7 +65,7 @@ def table(progress: Mapping[Job, Progress]) -> list[str]:
 
 
 def _identity(job: Job) -> dict[str, str]:
-    """What tells jobs apart: name of a column → text."""
+    """Return the properties that identify a job: name of a column → text."""
     from nnunet_mamba_mis.benchmark.running.jobs import Prediction
 
     candidate = job.candidate
@@ -92,7 +92,7 @@ def _lines(columns: Mapping[str, Sequence[str]]) -> Iterable[str]:
 
 
 def _cut(text: str, width: int) -> str:
-    """Leave out the middle of a text that is too long."""
+    """Shorten a text that is too long in the middle."""
     if len(text) <= width:
         return text
     end = (width - 1) // 2

@@ -1,1 +1,1 @@
-"""The datasets: each module here says in DATASETS what it knows, and is found by being here."""
+"""The datasets: every module of this package is loaded and lists its datasets in DATASETS."""

@@ -1,4 +1,4 @@
-"""BKAI-IGH NeoPolyp: polyps in two classes, told apart by colour."""
+"""BKAI-IGH NeoPolyp: polyps of two classes, distinguished by colour."""
 
 from nnunet_mamba_mis.dataset_conversion.dataset import ColourMask, Dataset
 from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
@@ -10,7 +10,7 @@ DATASETS = (
         title="BKAI-IGH NeoPolyp: neoplastic and non-neoplastic polyps",
         num_images="1000",
         size="350 MB",
-        layout="train/*.jpeg\ntrain_gt/*.jpeg\n(test has no masks and is left alone)",
+        layout="train/*.jpeg\ntrain_gt/*.jpeg\n(test has no masks and is ignored)",
         labels={"background": 0, "neoplastic": 1, "non-neoplastic": 2},
         reference="Ngoc Lan et al., NeoUNet: Towards Accurate Polyp Segmentation and Neoplasm Detection, ISVC 2021",
         url="https://www.kaggle.com/c/bkai-igh-neopolyp",

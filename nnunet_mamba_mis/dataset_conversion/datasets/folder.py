@@ -1,4 +1,4 @@
-"""Any folder of images and folder of masks."""
+"""Any folder of images with a folder of masks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +13,12 @@ DATASETS = (
     Dataset(
         name="folder",
         folder_name="Folder",
-        title="your own: a folder of images, then a folder of masks, or one with both",
+        title="your own dataset: a folder of images and a folder of masks, or one folder with both",
         num_images="any",
         size="any",
         layout=(
-            "-i IMAGES MASKS [--stems IMAGE:MASK]\nor, if both lie together, -i FOLDER --stems IMAGE:MASK\n"
-            "where {} is what names share, as in {}:{}_mask\n"
+            "-i IMAGES MASKS [--stems IMAGE:MASK]\nor, if one folder has both, -i FOLDER --stems IMAGE:MASK\n"
+            "where {} is the shared part of the names, as in {}:{}_mask\n"
             "[--labels NAME=VALUE ...] for masks of several classes"
         ),
         labels={"background": 0, "foreground": 1},
@@ -33,11 +33,11 @@ DATASETS = (
 
 
 def with_stems(dataset: Dataset, stems: str) -> Dataset:
-    """Return the dataset with other names of images and masks than equal ones.
+    """Return the dataset with a rule for the names of images and masks.
 
     Args:
-        dataset: That of this module.
-        stems: As `find_in_folders` takes them.
+        dataset: This module's dataset.
+        stems: The rule, as for `find_in_folders`.
 
     Raises:
         UserError: It is another dataset, which has its own names.
@@ -50,11 +50,11 @@ def with_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
     """Return the dataset with masks of several classes.
 
     Args:
-        dataset: That of this module.
-        labels: As `parse_labels` takes them.
+        dataset: This module's dataset.
+        labels: The classes, as for `parse_labels`.
 
     Raises:
-        UserError: They are malformed, or it is another dataset, which has its own classes.
+        UserError: The labels are malformed, or it is another dataset, which has its own classes.
     """
     _check_is_folder(dataset, "--labels", "its own classes")
     mask = parse_labels(labels)
@@ -63,4 +63,4 @@ def with_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
 
 def _check_is_folder(dataset: Dataset, option: str, has: str) -> None:
     if dataset.name != DATASETS[0].name:
-        raise UserError(f"{option} is for folder only: {dataset.name} has {has}")
+        raise UserError(f"{option} can only be used with `convert folder`: {dataset.name} has {has}")

@@ -1,4 +1,4 @@
-"""HAM10000: several images of the same lesion, as its csv tells."""
+"""HAM10000, with several images of some lesions, which a CSV file identifies."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ def _lesions(sources: Sequence[Path], cases: Sequence[Case]) -> Mapping[str, str
     files = [path for paths in Tree(sources).values() for path in paths if path.stem.lower() == _METADATA.lower()]
     if not files:
         raise UserError(
-            f"found no {_METADATA} below {', '.join(map(str, sources))}: without it, images of one lesion would be "
-            "trained and validated on. Give it with -i, too"
+            f"found no {_METADATA} in {', '.join(map(str, sources))}. It tells which images show the same lesion, so "
+            "that folds do not separate them: give it with -i, too"
         )
     text = files[0].read_text(encoding="utf-8-sig", errors="replace")
     rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in text.partition("\n")[0] else ","))
     if not rows or not {"image_id", "lesion_id"} <= rows[0].keys():
-        raise UserError(f"{files[0]} has no columns image_id and lesion_id: download it again")
+        raise UserError(f"{files[0]} lacks the columns image_id and lesion_id: download it again")
     return {row["image_id"]: row["lesion_id"] for row in rows if row["image_id"] and row["lesion_id"]}
 
 
@@ -36,7 +36,7 @@ DATASETS = (
         size="3 GB",
         layout=(
             "HAM10000_images_part_{1,2}/*.jpg\nHAM10000_segmentations_lesion_tschandl/*.png\n"
-            f"{_METADATA} (csv, with or without its ending)"
+            f"{_METADATA} (CSV, with or without a suffix)"
         ),
         labels={"background": 0, "lesion": 1},
         reference="Tschandl et al., The HAM10000 dataset, Scientific Data 2018",

@@ -1,4 +1,4 @@
-"""ISIC 2016, 2017 and 2018: the challenges' tasks on lesion segmentation."""
+"""ISIC 2016, 2017 and 2018: the challenges' lesion segmentation tasks."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from nnunet_mamba_mis.dataset_conversion.layouts import ImageSet, layouts
 
 _LABELS = {"background": 0, "lesion": 1}
 
-# identifier → where it is, as "year subset"
+# identifier → the sets that contain it, as "year subset"
 _IN_TWO_YEARS = {"ISIC_0016072": ("2017 test", f"2018 {TRAINING}")}
 
 
@@ -24,7 +24,7 @@ def _shared_with_another_year(year: str, subset_of: Mapping[str, str]) -> list[s
         if here in places:
             there = " and ".join(place.replace(TRAINING, "training") for place in places if place != here)
             warnings.append(
-                f"{identifier} is also in the {there} set of ISIC: training on one and testing on the other leaks"
+                f"{identifier} is also in ISIC's {there} set: training on one and testing on the other is a data leak"
             )
     return warnings
 
@@ -39,7 +39,7 @@ def _year(
     reference: str,
     licence: str,
 ) -> Dataset:
-    """Return a year's challenge; {} in images and masks is the name of a part, parts says which subset that is."""
+    """Return a year's challenge; {} in `images` and `masks` is a key of `parts`, whose values are the subsets."""
     return Dataset(
         num_images=num_images,
         size=size,
@@ -49,7 +49,7 @@ def _year(
         folder_name=f"ISIC{year}",
         title=f"ISIC {year}: skin lesions in dermoscopy images",
         layout=f"{images.format('Training')}/*.jpg\n{masks.format('Training')}/*.png\n"
-        f"and, as test sets, those there of {' and '.join(part for part in parts if part != 'Training')}",
+        f"and, optionally, the same for the test sets: {' and '.join(part for part in parts if part != 'Training')}",
         labels=_LABELS,
         url=f"https://challenge.isic-archive.com/data/#{year}",
         find_cases=layouts(
@@ -89,6 +89,6 @@ DATASETS = (
         num_images="2594+100+1000",
         size="13 GB",
         reference="Codella et al., Skin Lesion Analysis Toward Melanoma Detection 2018, arXiv:1902.03368",
-        licence="CC-0, but for images named in its LICENSE.txt",
+        licence="CC-0, except images named in its LICENSE.txt",
     ),
 )

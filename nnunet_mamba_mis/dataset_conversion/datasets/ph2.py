@@ -14,7 +14,7 @@ DATASETS = (
         labels={"background": 0, "lesion": 1},
         reference="Mendonça et al., PH2: a dermoscopic image database for research and benchmarking, EMBC 2013",
         url="https://www.fc.up.pt/addi/ph2%20database.html",
-        licence="research and education only, to be cited",
+        licence="research and education only, citation required",
         find_cases=layouts(
             [
                 ImageSet(

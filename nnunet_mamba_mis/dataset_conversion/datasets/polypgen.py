@@ -1,4 +1,4 @@
-"""PolypGen: single frames of six centres."""
+"""PolypGen: single frames from six centres."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,22 +17,22 @@ DATASETS = (
     Dataset(
         name="polypgen",
         folder_name="PolypGen",
-        title="PolypGen: polyps in single frames of six centres",
+        title="PolypGen: polyps in single frames from six centres",
         num_images="1537",
         size="4 GB",
-        layout="data_C1/images_C1/*.jpg\ndata_C1/masks_C1/*_mask.jpg\nand so on to C6 (sequences are left alone)",
+        layout="data_C1/images_C1/*.jpg\ndata_C1/masks_C1/*_mask.jpg\nand so on up to C6 (sequences are ignored)",
         labels={"background": 0, "polyp": 1},
         reference="Ali et al., A multi-centre polyp detection and segmentation dataset, Scientific Data 2023",
         url="https://www.synapse.org/PolypGen",
-        licence="CC BY 4.0, registration",
+        licence="CC BY 4.0, registration required",
         find_cases=layouts(
             [
-                # the centre in front: two may use the same name
+                # prefixed with the centre, as two centres may use the same name
                 ImageSet(f"images_{centre}", f"masks_{centre}", mask_stem="(.+)_mask", identifier=f"{centre}_{{}}")
                 for centre in _CENTRES
             ]
         ),
-        grouping=Grouping("centre of PolypGen: patients are not told, but none was in two centres", _centres),
+        grouping=Grouping("centre of PolypGen (patients are not identified, but each is from one centre)", _centres),
         empty_masks=True,
     ),
 )

@@ -20,12 +20,12 @@ DATASETS = (
         labels=_LABELS,
         reference="Bernal et al., Towards automatic polyp detection with a polyp appearance model, PR 2012",
         url=f"http://mv.cvc.uab.es; {_PRANET}",
-        licence="research only, to be cited",
+        licence="research only, citation required",
         find_cases=layouts(
             [ImageSet("CVC-ColonDB/images", "CVC-ColonDB/masks")],
-            # p is the polyp, s and c are other drawings of it
+            # p is the polyp's mask; s and c are other drawings of it
             [ImageSet("*", "*", image_stem=r"(\d+)", mask_stem=r"p(\d+)", others=r"[sc]\d+")],
-            # without N.bmp the picture itself is p, its segmentation s and its contour c
+            # without N.bmp, p is the image, s its segmentation and c its contour
             [ImageSet("*", "*", image_stem=r"p(\d+)", mask_stem=r"s(\d+)", others=r"c\d+")],
             [ImageSet("images", "masks")],
         ),
@@ -40,7 +40,7 @@ DATASETS = (
         labels=_LABELS,
         reference="Vázquez et al., A Benchmark for Endoluminal Scene Segmentation of Colonoscopy Images, JHE 2017",
         url=_PRANET,
-        licence="research only, to be cited",
+        licence="research only, citation required",
         find_cases=layouts([ImageSet("CVC-300/images", "CVC-300/masks")], [ImageSet("images", "masks")]),
     ),
     Dataset(
@@ -53,7 +53,7 @@ DATASETS = (
         labels=_LABELS,
         reference="Silva et al., Toward embedded detection of polyps in WCE images, IJCARS 2014",
         url=f"https://polyp.grand-challenge.org; {_PRANET}",
-        licence="research only, to be cited",
+        licence="research only, citation required",
         find_cases=layouts(
             [ImageSet("ETIS-LaribPolypDB/images", "ETIS-LaribPolypDB/masks")],
             [ImageSet("images", "masks")],

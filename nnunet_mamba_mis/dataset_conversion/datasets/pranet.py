@@ -1,4 +1,4 @@
-"""The bundle of PraNet: what most papers on polyps train and test on."""
+"""PraNet's bundle, which most polyp papers train and test on."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ _TEST_SETS = ("Kvasir", _CLINICDB, "CVC-ColonDB", "CVC-300", "ETIS-LaribPolypDB"
 
 
 def _test_set(name: str) -> ImageSet:
-    # several sets number their frames: the name keeps these apart
+    # prefixed with the set's name, as several sets number their frames
     folder = f"TestDataset/{name}"
     return ImageSet(f"{folder}/images", f"{folder}/masks", subset=name, identifier=f"{name}_{{}}")
 
@@ -22,16 +22,16 @@ def _layout(images: str, masks: str) -> list[ImageSet]:
 
 
 def _shared_sequences(subset_of: Mapping[str, str]) -> list[str]:
-    """Return a warning if frames of a sequence of CVC-ClinicDB are trained on and others tested on."""
-    # the official split of PraNet divides sequences; other splits in its layout may not
+    """Return a warning if training and test set contain frames of the same sequence of CVC-ClinicDB."""
+    # PraNet's official split divides sequences; other splits with its layout may not
     trained = {sequence(identifier) for identifier, subset in subset_of.items() if subset == TRAINING} - {None}
     tested = [identifier for identifier, subset in subset_of.items() if subset == _CLINICDB]
     shared = [identifier for identifier in tested if sequence(identifier.removeprefix(f"{_CLINICDB}_")) in trained]
     if not shared:
         return []
     return [
-        f"{len(shared)} of {len(tested)} frames in the test set {_CLINICDB} are of sequences of the training set, so "
-        f"good scores on it prove little: {shortened(shared)}"
+        f"{len(shared)} of {len(tested)} frames in the test set {_CLINICDB} are from sequences that are also in the "
+        f"training set, so good scores on it prove little: {shortened(shared)}"
     ]
 
 
@@ -44,13 +44,13 @@ DATASETS = (
         size="730 MB",
         layout=(
             "TrainDataset/{image,mask}/*.png or {images,masks}\n"
-            "and, as test sets, those there of\nTestDataset/{Kvasir,CVC-ClinicDB,CVC-ColonDB,CVC-300,\n"
+            "and, optionally, test sets:\nTestDataset/{Kvasir,CVC-ClinicDB,CVC-ColonDB,CVC-300,\n"
             "ETIS-LaribPolypDB}/{images,masks}/*.png"
         ),
         labels={"background": 0, "polyp": 1},
         reference="Fan et al., PraNet: Parallel Reverse Attention Network for Polyp Segmentation, MICCAI 2020",
         url="https://github.com/DengPingFan/PraNet",
-        licence="that of each set: research only, to be cited",
+        licence="that of each set: research only, citation required",
         find_cases=layouts(_layout("image", "mask"), _layout("image", "masks"), _layout("images", "masks")),
         mask=MASK,
         grouping=SEQUENCES,
