@@ -48,7 +48,7 @@ def dist(request) -> Path:
     folder = request.config.getoption("--wheels")
     if folder is None:
         pytest.skip("needs wheels: make wheels, then --wheels dist")
-    return Path(folder).absolute()
+    return request.config.invocation_params.dir / folder
 
 
 @pytest.fixture(scope="session")
@@ -276,13 +276,14 @@ def test_baseline_library_knows_what_the_machine_has(instruction_set, library):
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "interpreter" in metafunc.fixturenames:
-        metafunc.parametrize("interpreter", metafunc.config.getoption("--pythons") or [sys.executable])
+        given = metafunc.config.getoption("--pythons") or [sys.executable]
+        # not resolved: a virtual environment's is a link that must stay one
+        metafunc.parametrize("interpreter", [str(metafunc.config.invocation_params.dir / python) for python in given])
 
 
 @pytest.fixture
 def environment(interpreter, wheel_for, tmp_path) -> Path:
     """A fresh environment with the wheel, and torch and the like from the given interpreter's; returns its python."""
-    interpreter = os.path.abspath(interpreter)  # a link in a virtual environment must stay one
     subprocess.run([interpreter, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     python = tmp_path / "env" / "bin" / "python"
     code = "import json, sys; print(json.dumps([p for p in sys.path if p.endswith('site-packages')]))"
