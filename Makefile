@@ -3,6 +3,8 @@
 #   make test        install into .venv and run the whole test suite on all cores
 #   make test-fast   run only the tests that take a few seconds at most
 #   make docs        write the generated parts of the documentation, and build the site: site/index.html
+#   make wheels      build the sdist and a wheel for every platform into dist/
+#   make wheels-check   check them, and run them where this machine can
 #   make bench       time the scan, the network, epochs, exported files and prediction on this CPU;
 #                    MAMBA_MIS_INSTRUCTION_SET=avx2 (or baseline, avx512) replaces the best instruction set
 #   make bench-gpu   time the scan and the network on a GPU, and measure memory
@@ -15,7 +17,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(shell find nnunet_mamba_mis
 # all tests of a module run in one process, which trains their models only once
 WORKERS := -n auto --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test test-fast docs bench bench-gpu lint format clean
+.PHONY: demo test test-fast docs wheels wheels-check bench bench-gpu lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mamba_mis demo
@@ -31,6 +33,14 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python scripts/feature_tables.py
 	$(BIN)/python scripts/command_reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+wheels: $(VENV)/.installed-wheels
+	rm -rf build dist
+	$(BIN)/python scripts/build_wheels.py dist
+
+# PYTHONS=... names further interpreters that have torch
+wheels-check: $(VENV)/.installed-wheels
+	$(BIN)/pytest -rs --durations=5 tests/wheels --wheels dist --pythons $(abspath $(BIN)/python) $(PYTHONS)
 
 bench: $(VENV)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[bench]'
@@ -81,5 +91,9 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[docs]'
 	@touch $@
 
+$(VENV)/.installed-wheels: $(VENV)/.installed-test
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt '.[wheels]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info mamba_mis_demo site
+	rm -rf $(VENV) build dist *.egg-info mamba_mis_demo site

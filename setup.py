@@ -1,6 +1,7 @@
 """Build what pyproject.toml cannot express: the file that lets nnU-Net find the trainers, and the native code."""
 
 import platform
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -20,11 +21,11 @@ PTH = (
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-pthread"]
 # One library per instruction set; the best one is selected at run time. Never -march=native, so that a wheel also runs
 # on other machines. Every x86-64 and 64-bit Arm machine has vectors of 16 bytes.
-INSTRUCTION_SETS = {"baseline": ["-DVECTOR_BYTES=16"]}
-if platform.machine().lower() in ("x86_64", "amd64"):
-    AVX2 = ["-mavx2", "-mfma"]
-    AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mprefer-vector-width=512"]
-    INSTRUCTION_SETS |= {"avx2": ["-DVECTOR_BYTES=32", *AVX2], "avx512": ["-DVECTOR_BYTES=64", *AVX512]}
+BASELINE = {"baseline": ["-DVECTOR_BYTES=16"]}
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mprefer-vector-width=512"]
+X86 = BASELINE | {"avx2": ["-DVECTOR_BYTES=32", *AVX2], "avx512": ["-DVECTOR_BYTES=64", *AVX512]}
+INSTRUCTION_SETS = X86 if platform.machine().lower() in ("x86_64", "amd64") else BASELINE
 
 
 class BuildPy(build_py):
@@ -69,7 +70,7 @@ class BuildScan(build_ext):
 
     def get_ext_filename(self, ext_name: str) -> str:
         """Return a name without Python's version and ABI, as the library depends on neither."""
-        return str(Path(*ext_name.split("."))) + ".so"
+        return str(Path(*ext_name.split("."))) + (".dll" if sys.platform == "win32" else ".so")
 
 
 class AnyPythonWheel(bdist_wheel):
@@ -80,15 +81,17 @@ class AnyPythonWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(
-    cmdclass={"build_py": BuildPy, "build_ext": BuildScan, "bdist_wheel": AnyPythonWheel},
-    ext_modules=[
-        Extension(
-            f"nnunet_mamba_mis.ops._native_{name}",
-            sources=["csrc/native.cpp"],
-            depends=[str(header) for header in sorted(Path("csrc").glob("*.h"))],
-            optional=True,
-        )
-        for name in INSTRUCTION_SETS
-    ],
-)
+# scripts/build_wheels.py reads the flags without building
+if __name__ == "__main__":
+    setup(
+        cmdclass={"build_py": BuildPy, "build_ext": BuildScan, "bdist_wheel": AnyPythonWheel},
+        ext_modules=[
+            Extension(
+                f"nnunet_mamba_mis.ops._native_{name}",
+                sources=["csrc/native.cpp"],
+                depends=[str(header) for header in sorted(Path("csrc").glob("*.h"))],
+                optional=True,
+            )
+            for name in INSTRUCTION_SETS
+        ],
+    )

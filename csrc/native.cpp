@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "depthwise_kernel.h"
+#include "machine.h"
 #include "pixelwise_kernel.h"
 #include "program.h"
 #include "scan_backward.h"
@@ -179,24 +180,8 @@ EXPORT_SIZE(Program)
 EXPORT int32_t mamba_mis_tile() { return kTile; }
 
 // Whether this machine has an instruction set; asked of the baseline library alone.
-EXPORT int32_t mamba_mis_machine_has_avx2() {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return 0;
-#endif
-}
-
-EXPORT int32_t mamba_mis_machine_has_avx512() {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    return mamba_mis_machine_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-#else
-    return 0;
-#endif
-}
+EXPORT int32_t mamba_mis_machine_has_avx2() { return machine_has_avx2(); }
+EXPORT int32_t mamba_mis_machine_has_avx512() { return machine_has_avx512(); }
 
 namespace {
 

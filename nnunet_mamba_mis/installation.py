@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import io
+import json
 import os
 import platform
 import sys
@@ -38,6 +39,7 @@ def inspect_installation() -> Iterator[tuple[str, Iterator[Finding]]]:
     yield "Installed", _guarded(_packages())
     yield "Devices", _guarded(_devices())
     yield "Scan backends, fastest first", _guarded(_backends())
+    yield "Native code for CPUs", _guarded(_native_code())
     yield "nnU-Net finds the trainers", _guarded(_trainers())
     yield "nnU-Net's folders", _guarded(_folders())
 
@@ -135,6 +137,41 @@ def _backends() -> Iterator[Finding]:
             yield Finding(OK, f"{name}: works{code}, error {error:.0e} against the reference on {device}")
         else:
             yield Finding(WRONG, f"{name}: error {error:.0e} against the reference on {device}", "please report this")
+
+
+def _native_code() -> Iterator[Finding]:
+    from nnunet_mamba_mis.ops import native_library as native
+
+    yield Finding(OK, _kind_of_installation())
+    if not native.available():
+        yield Finding(NOTE, "none: see cpp above")
+        return
+    used, threads = native.instruction_set(), native.threads()
+    source = "of torch's OpenMP runtime" if threads.parallel else "started for each operation"
+    yield Finding(OK, f"{used} code on {threads.count} thread{'s' * (threads.count != 1)} {source}")
+    best_built, best = native.instruction_sets()[0], native.machine_instruction_sets()[0]
+    if best != best_built:
+        yield Finding(NOTE, f"this machine has {best}, which is faster, but {best} code is not installed",
+                      "reinstall: pip install --force-reinstall --no-deps nnunet-mamba-mis")  # fmt: skip
+    if used != best_built:
+        yield Finding(NOTE, f"{best_built} code is faster on this machine", f"unset {native.VARIABLE}")
+    if used == best:
+        yield Finding(OK, f"{best} is the fastest instruction set of this machine that there is code for")
+
+
+def _kind_of_installation() -> str:
+    try:
+        distribution = importlib.metadata.distribution(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "run from the source tree"
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        return f"editable installation of {origin['url'].removeprefix('file://')}, compiled here"
+    tags = [line.split("-")[-1] for line in (distribution.read_text("WHEEL") or "").splitlines() if "Tag: " in line]
+    platforms = ", ".join(tags) or "an unknown platform"
+    # what pip builds from the source on Linux is for this machine alone, and says no version of the C library
+    kind = "compiled at installation" if platforms.startswith("linux_") else "wheel"
+    return f"{kind} for {platforms}"
 
 
 def _trainers() -> Iterator[Finding]:

@@ -28,6 +28,13 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
         importlib.import_module("triton")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/wheels, which are skipped without them."""
+    group = parser.getgroup("wheels")
+    group.addoption("--wheels", metavar="DIR", help="folder with the wheels that scripts/build_wheels.py has built")
+    group.addoption("--pythons", metavar="PYTHON", nargs="+", help="interpreters with torch to install the wheel for")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put modules with slow tests first, so no worker starts with one when the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

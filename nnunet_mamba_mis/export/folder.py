@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:
             shutil.copyfile(Path(__file__).with_name(EXAMPLE), partial / EXAMPLE)
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         partial.chmod(0o755)  # mkdtemp lets only the owner in
+        with suppress(FileNotFoundError):
+            output.rmdir()  # Windows cannot replace a folder, not even an empty one
         partial.replace(output)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error}") from None

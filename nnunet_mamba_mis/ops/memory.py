@@ -22,7 +22,7 @@ def keep_freed_memory() -> None:
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # not glibc
+    except (OSError, AttributeError, TypeError):  # not glibc; Windows has no library without a name
         return
     # an old glibc refuses a threshold above 32 MiB; setting the other alone would do harm
     if mallopt(_M_MMAP_THRESHOLD, 2**30):

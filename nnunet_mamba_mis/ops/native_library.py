@@ -23,6 +23,7 @@ _REBUILD = (
 )
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
 VARIABLE = "MAMBA_MIS_INSTRUCTION_SET"
+_WINDOWS = os.name == "nt"
 
 
 def threads() -> Threads:
@@ -124,11 +125,14 @@ def instruction_set() -> str:
 
 def instruction_sets() -> list[str]:
     """Names of the instruction sets that this machine has and that there is a library for, best first."""
+    return [name for name in machine_instruction_sets() if _library_path(name).exists()]
+
+
+def machine_instruction_sets() -> list[str]:
+    """Names of the instruction sets that this machine has, best first."""
     baseline = load_library("baseline")
     return [
-        name
-        for name in INSTRUCTION_SETS
-        if name == "baseline" or (_library_path(name).exists() and getattr(baseline, f"mamba_mis_machine_has_{name}")())
+        name for name in INSTRUCTION_SETS if name == "baseline" or getattr(baseline, f"mamba_mis_machine_has_{name}")()
     ]
 
 
@@ -144,7 +148,7 @@ def load_library(instruction_set: str) -> ctypes.CDLL:
 
 
 def _library_path(instruction_set: str) -> Path:
-    return Path(__file__).with_name(f"_native_{instruction_set}.so")
+    return Path(__file__).with_name(f"_native_{instruction_set}{'.dll' if _WINDOWS else '.so'}")
 
 
 @functools.cache

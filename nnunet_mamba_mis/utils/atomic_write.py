@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import IO
 SUFFIX = ".partial"
 # a running writer never leaves its file unchanged for this many seconds
 _OLDEST = 3600
+# seconds between tries to replace a file that is open
+_WAITS_IF_OPEN = (0.1, 0.3, 1.0, 2.0) if os.name == "nt" else ()
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())  # otherwise the name could reach the disk before the content
-        partial.replace(path)
+        _replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         # torch's writer replaces an exception by its own, which says that the file is incomplete
@@ -75,12 +78,12 @@ def atomic_files(folder: Path) -> Iterator[Path]:
         yield partial
         written = sorted((file for file in partial.rglob("*") if file.is_file()), key=lambda f: f.stat().st_mtime_ns)
         for file in written:
-            with file.open("rb") as content:
+            with file.open("r+b") as content:  # Windows writes out only what may be written to
                 os.fsync(content.fileno())
         for file in written:
             target = folder / file.relative_to(partial)
             target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
+            _replace(file, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _sync_folder(folder)
@@ -103,6 +106,17 @@ def _remove_leftovers(path: Path, older_than: float) -> None:
         for other in path.parent.iterdir():
             if leftover.fullmatch(other.name) and other.stat().st_mtime < older_than:
                 other.unlink()
+
+
+def _replace(file: Path, target: Path) -> None:
+    """Rename a file over another. Windows refuses while one of them is open, as virus scanners have it for a moment."""
+    for seconds in _WAITS_IF_OPEN:
+        try:
+            file.replace(target)
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    file.replace(target)
 
 
 def _sync_folder(folder: Path) -> None:

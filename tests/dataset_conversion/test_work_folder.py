@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba_mis.dataset_conversion import DATASETS
+from nnunet_mamba_mis.dataset_conversion import DATASETS, work_folder
 from nnunet_mamba_mis.dataset_conversion.convert import convert_dataset
+from nnunet_mamba_mis.dataset_conversion.options import Options
 from support.convert_trees import command, contents, names, only, photograph, read, report, rgb, write, write_kvasir
 from support.images import centred_disc
 from support.waiting import runs, wait_until
@@ -266,3 +267,17 @@ def test_a_read_only_target_is_a_clear_error(
     assert f"{small_disk / TARGET}: Read-only file system" in message
     # a dry run works
     assert run("kvasir-seg", "-i", kvasir, "-d", 1, "--dry-run").status == 0
+
+
+def test_system_without_fcntl_converts_and_overwrites_too(kvasir: Path, raw: Path, monkeypatch) -> None:
+    """Windows: folders cannot be locked there, so what another run left stays too."""
+    monkeypatch.setattr(work_folder, "fcntl", None)
+    left = raw / f".converting_{TARGET}_0a"
+    (left / "dataset").mkdir(parents=True)
+
+    folder = convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1).folder
+    before = contents(folder)
+    convert_dataset(KVASIR_SEG, [kvasir], 1, processes=1, options=Options(overwrite=True))
+
+    assert contents(folder) == before
+    assert names(raw) == [left.name, TARGET]

@@ -90,3 +90,27 @@ def test_freed_memory_is_kept_unless_the_user_configured_malloc(variable, kept, 
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: libc)
     memory.keep_freed_memory.__wrapped__()
     assert bool(calls) == kept
+
+
+def test_system_whose_c_library_has_no_name_keeps_its_malloc(monkeypatch):
+    """Windows, where ctypes takes None for a mistake."""
+
+    def as_on_windows(name):
+        raise TypeError(f"argument of type {type(name)} is not iterable")
+
+    for name in (*memory._VARIABLES, "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(memory.ctypes, "CDLL", as_on_windows)
+    memory.keep_freed_memory.__wrapped__()
+
+
+def test_openmp_runtime_is_not_looked_for_where_loaded_libraries_cannot_be_named(monkeypatch):
+    """Windows has none of dlopen's flags; threads are then started for each operation."""
+    monkeypatch.delattr(native.os, "RTLD_NOLOAD")
+    assert native._openmp_parallel.__wrapped__() is None
+
+
+def test_libraries_have_the_suffix_of_the_system(monkeypatch):
+    assert native._library_path("avx2").name == "_native_avx2.so"
+    monkeypatch.setattr(native, "_WINDOWS", True)
+    assert native._library_path("avx2").name == "_native_avx2.dll"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import io
 import multiprocessing
 import os
@@ -12,6 +14,9 @@ import pytest
 import torch
 
 from nnunet_mamba_mis.utils.atomic_write import atomic_files, atomic_write, remove_leftover_folders
+
+fcntl = pytest.importorskip("fcntl")
+atomic_write_module = importlib.import_module("nnunet_mamba_mis.utils.atomic_write")
 
 
 @pytest.mark.feature("Resuming", "Ctrl-C once, twice, or while a checkpoint is written; nohup")
@@ -113,3 +118,45 @@ def test_folders_of_killed_writers_do_not_pile_up(tmp_path):
         os.utime(path, (0, 0))
     remove_leftover_folders(tmp_path)
     assert list(tmp_path.iterdir()) == [new]
+
+
+def test_files_are_written_out_through_descriptors_that_may_write(tmp_path, monkeypatch):
+    """As Windows demands it."""
+    fsync = os.fsync
+
+    def as_on_windows(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", as_on_windows)
+    with atomic_files(tmp_path) as folder:
+        (folder / "a").write_text("text")
+    with atomic_write(tmp_path / "b") as file:
+        file.write(b"text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("refusals", [2, 9])
+def test_file_that_is_open_is_replaced_once_it_is_closed(refusals, tmp_path, monkeypatch):
+    """Windows refuses until then; the writer gives up after some tries."""
+    left = [PermissionError(13, "open elsewhere")] * refusals
+    replace = Path.replace
+
+    def as_on_windows(self, target):
+        if left:
+            raise left.pop()
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", as_on_windows)
+    monkeypatch.setattr(atomic_write_module, "_WAITS_IF_OPEN", (0.001,) * 4)
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    if refusals > 4:
+        with pytest.raises(PermissionError), atomic_write(path) as file:
+            file.write(b"after")
+    else:
+        with atomic_write(path) as file:
+            file.write(b"after")
+    assert path.read_bytes() == (b"before" if refusals > 4 else b"after")
+    assert list(tmp_path.iterdir()) == [path]

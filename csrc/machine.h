@@ -1,0 +1,34 @@
+// Instruction sets of this machine, as the processor itself reports them. __builtin_cpu_supports asks the compiler's runtime
+// library instead, and the one that zig links reports none.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+// Whether the processor has AVX, FMA and these features of CPUID's leaf 7 (EBX), and the system saves these registers (XCR0)
+inline bool machine_has(uint32_t features, uint32_t registers) {
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
+    constexpr uint32_t kBasic = bit_OSXSAVE | bit_AVX | bit_FMA;
+    if ((c & kBasic) != kBasic) return false;
+    uint32_t saved, high;
+    asm volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    return (saved & registers) == registers && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & features) == features;
+}
+
+inline bool machine_has_avx2() { return machine_has(bit_AVX2, 0x6); }
+
+inline bool machine_has_avx512() {
+#if defined(__APPLE__)
+    constexpr uint32_t kRegisters = 0x6;  // macOS turns those of AVX-512 on when they are first used
+#else
+    constexpr uint32_t kRegisters = 0xe6;
+#endif
+    return machine_has(bit_AVX2 | bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL, kRegisters);
+}
+#else
+inline bool machine_has_avx2() { return false; }
+inline bool machine_has_avx512() { return false; }
+#endif
