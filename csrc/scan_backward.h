@@ -1,5 +1,5 @@
 // Backward of the scan, which processes tiles from the end. For each tile it recomputes the states from the stored start,
-// then runs the gradient of the state through the tile. With fewer samples than threads, a first pass over Δ, C and the
+// then runs the gradient of the state through the tile. With fewer samples than threads, a first pass through Δ, C and the
 // outputs' gradient computes the gradient of the state at the ends of several parts, which then run in parallel. All sums
 // over positions and channels have a fixed order.
 #pragma once

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Use the first hour on a machine with a GPU: run tests, benchmarks, profiles and short trainings into one folder.
+# Use the first hour on a machine with a GPU: run tests, benchmarks, profiles and short training runs into one folder.
 #
 #   scripts/gpu_first_hour.sh [OPTION…] OUT [SLICE…]
 #
@@ -16,7 +16,7 @@
 #   --bring FOLDER  first copy wheels and a preprocessed dataset from FOLDER into OUT; may be given several times.
 #                   scripts/collect_wheels.py and scripts/prepare_gpu_data.py write such folders
 #   --retry         repeat failed steps; by default, all finished steps are skipped
-#   --epochs N      length of trainings: 1, 5 (default), 10, 20, 50, 100, 250 or 500
+#   --epochs N      length of training runs: 1, 5 (default), 10, 20, 50, 100, 250 or 500
 #   --device cpu    use tiny sizes, to check this script without a GPU
 #
 # The script needs Python with torch and Triton (PYTHON, default python3) and this checkout, but no network. It exits

@@ -53,7 +53,7 @@ def _has_kernel() -> bool:
 
 @functools.cache
 def _find_kernel() -> bool:
-    # built for another torch, it is there and cannot be imported
+    # a kernel built for another torch exists but cannot be imported
     try:
         importlib.import_module("causal_conv1d_cuda")
     except ImportError:

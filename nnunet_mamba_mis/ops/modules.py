@@ -1,4 +1,4 @@
-"""Whether calling a layer is nothing but its class's computation, so that native code may stand in for it."""
+"""Check whether calling a layer computes only what its class defines, so that native code may replace the call."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def _openmp_parallel() -> int | None:
     A process often has further OpenMP runtimes, as scikit-learn's, with threads of their own.
     """
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    # the order in which the linker has looked for torch: what is there for all libraries, then what torch depends on
+    # the order in which the linker searched for torch: global symbols first, then those of torch's dependencies
     for name in (None, str(library)):
         try:
             found = ctypes.CDLL(name, os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel

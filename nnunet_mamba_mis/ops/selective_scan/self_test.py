@@ -14,7 +14,7 @@ _TOLERANCE = 1e-3  # relative to the largest value; float32 gives about 1e-6
 
 
 def why_wrong(backend: Backend, device: torch.device) -> str | None:
-    """Return what is wrong with a small scan by a backend on a device, or None.
+    """Return the problem with a small scan by a backend on a device, or None.
 
     A new GPU, driver or Triton version may break kernels or, worse, make them wrong, which must not reach results. The
     scan has the form of the network's scans, so that its compiled kernels are used again.
