@@ -5,9 +5,11 @@
 #include <thread>
 #include <vector>
 
+#include "attention_kernel.h"
 #include "depthwise_kernel.h"
 #include "pixelwise_kernel.h"
 #include "program.h"
+#include "resize_kernel.h"
 #include "scan_backward.h"
 #include "scan_forward.h"
 #include "spectral_gate_kernel.h"
@@ -171,8 +173,7 @@ EXPORT_SIZE(ScanProblem)
 EXPORT_SIZE(PixelTensor)
 EXPORT_SIZE(PixelLayer)
 EXPORT_SIZE(PixelProblem)
-EXPORT_SIZE(DepthwiseProblem)
-EXPORT_SIZE(GateProblem)
+EXPORT_SIZE(ImageProblem)
 EXPORT_SIZE(ProgramStep)
 EXPORT_SIZE(Program)
 
@@ -200,70 +201,69 @@ EXPORT int32_t mamba_mis_machine_has_avx512() {
 
 namespace {
 
-template <template <class> class Kernel, class Problem>
-void forward(const Problem &p) {
-    p.is_double ? Kernel<double>(p).forward() : Kernel<float>(p).forward();
+enum Direction { kForward, kBackward };
+
+template <template <class> class Kernel, class S, class Problem>
+void run_in(const Problem &p, Direction direction) {
+    const Kernel<S> kernel(p);
+    direction == kForward ? kernel.forward() : kernel.backward();
 }
 
 template <template <class> class Kernel, class Problem>
-void backward(const Problem &p) {
-    p.is_double ? Kernel<double>(p).backward() : Kernel<float>(p).backward();
+void run(const Problem &p, Direction direction) {
+    p.is_double ? run_in<Kernel, double>(p, direction) : run_in<Kernel, float>(p, direction);
 }
 
-// One function for every kind of problem
-
-void run_forward(const ScanProblem &p) { p.is_double ? run_scan<ScanForward, double>(p) : run_scan<ScanForward, float>(p); }
-void run_forward(const PixelProblem &p) { forward<PixelLayers>(p); }
-void run_forward(const DepthwiseProblem &p) { forward<Depthwise>(p); }
-void run_forward(const GateProblem &p) { forward<SpectralGate>(p); }
-
-void run_backward(const ScanProblem &p) { p.is_double ? run_scan<ScanBackward, double>(p) : run_scan<ScanBackward, float>(p); }
-void run_backward(const PixelProblem &p) { backward<PixelLayers>(p); }
-void run_backward(const DepthwiseProblem &p) { backward<Depthwise>(p); }
-void run_backward(const GateProblem &p) { backward<SpectralGate>(p); }
-
-}  // namespace
-
-EXPORT int32_t mamba_mis_scan_forward(const ScanProblem *problem) {
-    return status_of([&] { run_forward(*problem); });
+void run(const ScanProblem &p, Direction direction) {
+    if (direction == kForward)
+        p.is_double ? run_scan<ScanForward, double>(p) : run_scan<ScanForward, float>(p);
+    else
+        p.is_double ? run_scan<ScanBackward, double>(p) : run_scan<ScanBackward, float>(p);
 }
 
-EXPORT int32_t mamba_mis_scan_backward(const ScanProblem *problem) {
-    return status_of([&] { run_backward(*problem); });
-}
+void run(const PixelProblem &p, Direction direction) { run<PixelLayers>(p, direction); }
 
-EXPORT int32_t mamba_mis_pixelwise_forward(const PixelProblem *problem) {
-    return status_of([&] { run_forward(*problem); });
-}
-
-EXPORT int32_t mamba_mis_pixelwise_backward(const PixelProblem *problem) {
-    return status_of([&] { run_backward(*problem); });
-}
-
-EXPORT int64_t mamba_mis_spectrum_size(const GateProblem *problem) {
-    return problem->is_double ? SpectralGate<double>(*problem).spectrum_size() : SpectralGate<float>(*problem).spectrum_size();
-}
-
-namespace {
-
-// Call run(problem) with the problem of a step, in its own type
-template <class Run>
-void with_problem(const ProgramStep &step, Run run) {
+void run(const ProgramStep &step, Direction direction) {
+    const auto &image = *static_cast<const ImageProblem *>(step.problem);
     switch (step.kind) {
-        case kPixelwise: return run(*static_cast<const PixelProblem *>(step.problem));
-        case kScan: return run(*static_cast<const ScanProblem *>(step.problem));
-        case kDepthwise: return run(*static_cast<const DepthwiseProblem *>(step.problem));
-        case kSpectralGate: return run(*static_cast<const GateProblem *>(step.problem));
+        case kPixelwise: return run(*static_cast<const PixelProblem *>(step.problem), direction);
+        case kScan: return run(*static_cast<const ScanProblem *>(step.problem), direction);
+        case kDepthwise: return run<Depthwise>(image, direction);
+        case kSpectralGate: return run<SpectralGate>(image, direction);
+        case kResize: return run<Resize>(image, direction);
+        case kChannelSummary: return run<ChannelSummary>(image, direction);
+        case kSpatialConvolution: return run<SpatialConvolution>(image, direction);
+        case kPixelSummary: return run<PixelSummary>(image, direction);
+        case kAttend: return run<Attend>(image, direction);
     }
 }
 
 }  // namespace
 
+EXPORT int32_t mamba_mis_scan_forward(const ScanProblem *problem) {
+    return status_of([&] { run(*problem, kForward); });
+}
+
+EXPORT int32_t mamba_mis_scan_backward(const ScanProblem *problem) {
+    return status_of([&] { run(*problem, kBackward); });
+}
+
+EXPORT int32_t mamba_mis_pixelwise_forward(const PixelProblem *problem) {
+    return status_of([&] { run(*problem, kForward); });
+}
+
+EXPORT int32_t mamba_mis_pixelwise_backward(const PixelProblem *problem) {
+    return status_of([&] { run(*problem, kBackward); });
+}
+
+EXPORT int64_t mamba_mis_spectrum_size(const ImageProblem *problem) {
+    return problem->is_double ? SpectralGate<double>(*problem).spectrum_size() : SpectralGate<float>(*problem).spectrum_size();
+}
+
 EXPORT int32_t mamba_mis_program_forward(const Program *program) {
     return status_of([&] {
         with_team(program->threads, [&] {
-            for (int64_t i = 0; i < program->count; ++i)
-                with_problem(program->steps[i], [](const auto &problem) { run_forward(problem); });
+            for (int64_t i = 0; i < program->count; ++i) run(program->steps[i], kForward);
         });
     });
 }
@@ -271,8 +271,7 @@ EXPORT int32_t mamba_mis_program_forward(const Program *program) {
 EXPORT int32_t mamba_mis_program_backward(const Program *program) {
     return status_of([&] {
         with_team(program->threads, [&] {
-            for (int64_t i = program->count - 1; i >= 0; --i)
-                with_problem(program->steps[i], [](const auto &problem) { run_backward(problem); });
+            for (int64_t i = program->count - 1; i >= 0; --i) run(program->steps[i], kBackward);
         });
     });
 }

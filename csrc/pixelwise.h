@@ -13,12 +13,12 @@ struct PixelTensor {
 
 // A program for a stack of features: `load` puts a tensor's on it, each in turn; `concat`, `times` and `plus` take two from
 // it, the others one, and all put their result there. One is left at the end.
-enum PixelLayerKind : int32_t { kLoad, kConcat, kNorm, kLinear, kSilu, kTimes, kPlus };
+enum PixelLayerKind : int32_t { kLoad, kConcat, kNorm, kLinear, kSilu, kTimes, kPlus, kProject };
 
 struct PixelLayer {
     int32_t kind;
     int64_t channels;            // of the result
-    const void *weight, *bias;   // norm: (channels); linear: (channels, channels before), (channels)
+    const void *weight, *bias;   // norm: (channels); linear: (channels, channels before), (channels); project: no bias
     void *grad_weight, *grad_bias;
     double eps;                  // norm
 };

@@ -52,6 +52,8 @@ struct PixelLayers {
 
     int64_t channels_of(int64_t layer) const { return p.layer[layer].channels; }
 
+    static bool is_linear(const PixelLayer &layer) { return layer.kind == kLinear || layer.kind == kProject; }
+
     // Offsets of a tile's pixels in a tensor
     struct Offsets {
         int used;
@@ -161,6 +163,7 @@ struct PixelLayers {
     void linear(const PixelLayer &layer, int64_t channels, const S *x, S *y) const {
         multiply<S>({static_cast<const S *>(layer.weight), channels, 1}, x, kPixels, y, kPixels, layer.channels, kPixels,
                     channels);
+        if (layer.kind == kProject) return;
         const S *bias = static_cast<const S *>(layer.bias);
         for (int64_t c = 0; c < layer.channels; ++c)
             for (int t = 0; t < kPixels; t += W)
@@ -174,9 +177,10 @@ struct PixelLayers {
         const int64_t width = columns(channels);
         transpose<S>([&](int64_t c) { return x + c * kPixels; }, [&](int64_t t) { return by_pixel + t * width; },
                      channels, kPixels);
-        for (int64_t c = 0; c < layer.channels; ++c)
-            for (int t = 0; t < kPixels; t += W)
-                store<S>(grad_bias + c * W, load<S>(grad_bias + c * W) + load<S>(grad_y + c * kPixels + t));
+        if (layer.kind == kLinear)
+            for (int64_t c = 0; c < layer.channels; ++c)
+                for (int t = 0; t < kPixels; t += W)
+                    store<S>(grad_bias + c * W, load<S>(grad_bias + c * W) + load<S>(grad_y + c * kPixels + t));
         multiply<S>({grad_y, kPixels, 1}, by_pixel, width, grad_weight, width, layer.channels, width, kPixels, true);
         multiply<S>({static_cast<const S *>(layer.weight), 1, channels}, grad_y, kPixels, grad_x, kPixels, channels,
                     kPixels, layer.channels);
@@ -209,6 +213,7 @@ struct PixelLayers {
                     norm(layer, channels, x, y, s.mean + l * kPixels, s.scale + l * kPixels);
                     break;
                 case kLinear:
+                case kProject:
                     linear(layer, channels, x, y);
                     break;
                 case kSilu:
@@ -228,13 +233,14 @@ struct PixelLayers {
     struct Sums {
         std::vector<Buffer<S>> weight, bias;
 
+        Sums() = default;
         explicit Sums(const PixelLayers &layers) : weight(layers.p.layers), bias(layers.p.layers) {
             for (int64_t l = 0; l < layers.p.layers; ++l) {
                 const PixelLayer &layer = layers.p.layer[l];
                 if (layer.kind == kNorm || layer.kind == kLinear) bias[l] = Buffer<S>(layer.channels * W);
                 if (layer.kind == kNorm) {
                     weight[l] = Buffer<S>(layer.channels * W);
-                } else if (layer.kind == kLinear) {
+                } else if (is_linear(layer)) {
                     weight[l] = Buffer<S>(layer.channels * columns(layers.channels_of(layers.first[l])));
                 }
             }
@@ -264,6 +270,7 @@ struct PixelLayers {
                                   sums.weight[l], sums.bias[l]);
                     break;
                 case kLinear:
+                case kProject:
                     std::fill(by_pixel, by_pixel + kPixels * columns(channels), S(0));
                     linear_gradient(layer, channels, x, grad_y, grad_x, sums.weight[l], sums.bias[l], by_pixel);
                     break;
@@ -327,7 +334,7 @@ struct PixelLayers {
         if (layer.kind == kNorm || layer.kind == kLinear) add_lanes(grad_bias, &Sums::bias);
         if (layer.kind == kNorm) {
             add_lanes(grad_weight, &Sums::weight);
-        } else if (layer.kind == kLinear) {
+        } else if (is_linear(layer)) {
             const int64_t channels = channels_of(first[l]), width = columns(channels);
             Buffer<S> total(layer.channels * width);
             for (const Sums &part : sums)

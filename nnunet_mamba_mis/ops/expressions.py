@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba_mis.ops.modules import is_ordinary
 
-Layer = Callable[[Tensor], Tensor]
+Layer = Callable[..., Tensor]
 
 LOAD, PART, LAYER, COLUMNS, CONCAT, TIMES, PLUS = range(7)
 
@@ -119,6 +119,11 @@ class Expression:
 def lazy(x: Tensor) -> Expression:
     """Features (batch, H, W, channels), any strides, to begin an expression with."""
     return Expression(_Graph([x], [(LOAD, (), 0)]), 0)
+
+
+def apply(layer: Layer, first: Expression, *others: Expression) -> Expression:
+    """Apply a layer that takes several features."""
+    return first._with((LAYER, (first.index, *map(first._index_of, others)), layer))
 
 
 def concat(a: Expression, b: Expression) -> Expression:

@@ -67,7 +67,7 @@ def available() -> bool:
 
 
 def takes(tensors: Sequence[Tensor]) -> bool:
-    """Whether native code supports these features (batch, H, W, channels): one size, one type, no autocast."""
+    """Whether native code supports these features (batch, H, W, channels): one type, no autocast."""
     first = tensors[0]
     return (
         first.device.type == "cpu"
@@ -77,7 +77,6 @@ def takes(tensors: Sequence[Tensor]) -> bool:
         and all(
             t.dim() == 4
             and t.numel() > 0
-            and t.shape[:3] == first.shape[:3]
             and t.dtype == first.dtype
             and t.device == first.device
             and t.layout is torch.strided

@@ -2,7 +2,7 @@
 
 On a CPU pixels go through all steps tile by tile, in native code: what lies between is neither written to memory nor
 kept for backward, which runs the layers again. Elsewhere, and for layers that the native code does not know
-(subclasses, layers without a bias or with hooks, tensors to be broadcast), torch runs one after the other.
+(subclasses, layers with hooks, norms without parameters, tensors to be broadcast), torch runs one after the other.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from nnunet_mamba_mis.ops.native_pixelwise import (
     LINEAR,
     LOAD,
     NORM,
+    PARAMETERS,
+    PROJECT,
     SILU,
     native_layers,
     native_pixelwise,
@@ -62,7 +64,7 @@ class PixelwiseEvaluator:
 
     def __call__(self, tensors: tuple[Tensor, ...], steps: Steps) -> Tensor:
         """Features (batch, H, W, channels after the last step)."""
-        if not native.takes(tensors):
+        if not native.takes(tensors) or any(t.shape[:3] != tensors[0].shape[:3] for t in tensors):
             return by_torch(tensors, steps)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         widths = [t.shape[-1] for t in tensors]
@@ -87,21 +89,25 @@ class _WithParameters(NamedTuple):
     """A norm or linear layer as it was when its plan was made."""
 
     layer: nn.LayerNorm | nn.Linear
-    kind: type[nn.LayerNorm] | type[nn.Linear]
+    step: int
     weight: tuple[int, ...]  # shape
     eps: float | None = None  # of a norm
 
-    def parameters(self) -> tuple[Tensor, Tensor] | None:
-        """Weight and bias, or None if the layer has become another; their shapes are not looked at."""
+    def parameters(self) -> list[Tensor] | None:
+        """Weight and bias if there is one, or None if the layer has become another; shapes are not looked at."""
         layer = self.layer
-        if not is_ordinary(layer, self.kind):
+        if not is_ordinary(layer, nn.LayerNorm if self.step == NORM else nn.Linear):
             return None
-        if self.kind is nn.LayerNorm and (layer.eps != self.eps or layer.normalized_shape != self.weight):
+        if self.step == NORM and (layer.eps != self.eps or layer.normalized_shape != self.weight):
             return None
-        weight, bias = layer.weight, layer.bias
-        if weight is None or bias is None or not are_ordinary_tensors(weight, bias):
+        parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+        if len(parameters) != len(PARAMETERS[self.step]) or not are_ordinary_tensors(*parameters):
             return None
-        return weight, bias
+        return parameters
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the parameters."""
+        return [self.weight, self.weight[:1]][: len(PARAMETERS[self.step])]
 
 
 class PixelPlan:
@@ -122,21 +128,21 @@ class PixelPlan:
         self.eps.append(eps)
 
     def parameters(self) -> list[Tensor] | None:
-        """Weight and bias of each norm and linear layer, or None if one has become another."""
+        """Parameters of each norm and linear layer, or None if one has become another."""
         for layer in self.without_parameters:
             if not _is_silu(layer):
                 return None
         parameters: list[Tensor] = []
         for with_parameters in self.with_parameters:
-            pair = with_parameters.parameters()
-            if pair is None:
+            given = with_parameters.parameters()
+            if given is None:
                 return None
-            parameters += pair
+            parameters += given
         return parameters
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the parameters."""
-        return [shape for layer in self.with_parameters for shape in (layer.weight, layer.weight[:1])]
+        return [shape for layer in self.with_parameters for shape in layer.shapes()]
 
     def layers(self, tensors: tuple[Tensor, ...], parameters: list[Tensor]) -> ctypes.Array[PixelLayer]:
         """Steps as the native code takes them, made again when a parameter has moved."""
@@ -190,12 +196,13 @@ def _add_layer(plan: PixelPlan, layer: Layer, stack: list[int]) -> bool:
         plan.without_parameters.append(layer)
         plan.add(SILU)
     elif is_ordinary(layer, nn.LayerNorm):
-        plan.with_parameters.append(_WithParameters(layer, nn.LayerNorm, (channels,), layer.eps))
+        plan.with_parameters.append(_WithParameters(layer, NORM, (channels,), layer.eps))
         plan.add(NORM, layer.eps)
     elif is_ordinary(layer, nn.Linear):
         stack[-1] = layer.weight.shape[0]
-        plan.with_parameters.append(_WithParameters(layer, nn.Linear, (stack[-1], channels)))
-        plan.add(LINEAR)
+        step = PROJECT if layer.bias is None else LINEAR
+        plan.with_parameters.append(_WithParameters(layer, step, (stack[-1], channels)))
+        plan.add(step)
     else:
         return False
     return True
