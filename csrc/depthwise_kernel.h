@@ -55,10 +55,10 @@ struct Depthwise {
     void backward() const {
         // a number that does not depend on the threads: sums have the same order whatever their number is
         const int64_t parts = std::min<int64_t>(8, (p.height + 7) / 8);
-        std::vector<Buffer<S>> sums;
-        for (int64_t task = 0; task < p.batch * parts; ++task) sums.emplace_back((kTaps + 1) * period);
+        std::vector<Buffer<S>> sums(p.batch * parts);
         for_each(p.threads, p.batch * parts, [&](int64_t task) {
             const int64_t b = task / parts, part = task % parts;
+            sums[task] = Buffer<S>((kTaps + 1) * period);
             run_backward(b, p.height * part / parts, p.height * (part + 1) / parts, sums[task]);
         });
         add_up(sums);

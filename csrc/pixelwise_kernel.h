@@ -93,15 +93,24 @@ struct PixelLayers {
         const Offsets offset = offsets(tensor, tile);
         S *to = static_cast<S *>(tensor.data);
         const int64_t channels = tensor.channels, stride = tensor.strides[3];
-        if (tensor.add)
-            for (int t = 0; t < offset.used; ++t)
-                for (int64_t c = 0; c < channels; ++c) to[offset.at[t] + c * stride] += from[c * kPixels + t];
-        else if (stride == 1 && offset.used == kPixels)
+        if (stride == 1 && offset.used == kPixels)
             transpose<S>([&](int64_t c) { return from + c * kPixels; }, [&](int64_t t) { return to + offset.at[t]; },
                          channels, kPixels);
         else
             for (int64_t c = 0; c < channels; ++c)
                 for (int t = 0; t < offset.used; ++t) to[offset.at[t] + c * stride] = from[c * kPixels + t];
+    }
+
+    // As `save_tile`, added to what is there; by_pixel (kPixels, channels) is scratch
+    void add_tile(const S *from, const PixelTensor &tensor, int64_t tile, S *by_pixel) const {
+        const Offsets offset = offsets(tensor, tile);
+        const int64_t channels = tensor.channels, stride = tensor.strides[3];
+        transpose<S>([&](int64_t c) { return from + c * kPixels; }, [&](int64_t t) { return by_pixel + t * channels; },
+                     channels, kPixels);
+        for (int t = 0; t < offset.used; ++t, by_pixel += channels) {
+            S *to = static_cast<S *>(tensor.data) + offset.at[t];
+            for (int64_t c = 0; c < channels; ++c) to[c * stride] += by_pixel[c];
+        }
     }
 
     // Features of a tile: each layer's result, (rows, kPixels), and what norms need besides, (layers, kPixels)
@@ -259,7 +268,10 @@ struct PixelLayers {
             S *grad_x = grads + at[first[l]] * kPixels, *grad_other = grads + at[second[l]] * kPixels;
             switch (layer.kind) {
                 case kLoad:
-                    save_tile(grad_y, p.grad[tensor[l]], tile);
+                    if (p.grad[tensor[l]].add)
+                        add_tile(grad_y, p.grad[tensor[l]], tile, by_pixel);
+                    else
+                        save_tile(grad_y, p.grad[tensor[l]], tile);
                     break;
                 case kConcat:
                     copy(grad_x, grad_y, channels);
@@ -310,10 +322,10 @@ struct PixelLayers {
     void backward() const {
         // a number that does not depend on the threads: sums have the same order whatever their number is
         const int64_t parts = std::min<int64_t>(tiles, 32);
-        std::vector<Sums> sums;
-        for (int64_t part = 0; part < parts; ++part) sums.emplace_back(*this);
+        std::vector<Sums> sums(parts);
         for_each(p.threads, parts, [&](int64_t part) {
             Tile s(*this);
+            sums[part] = Sums(*this);
             Buffer<S> grads(rows * kPixels), by_pixel(kPixels * columns(widest));
             for (int64_t tile = tiles * part / parts; tile < tiles * (part + 1) / parts; ++tile)
                 run_backward(s, tile, grads, by_pixel, sums[part]);

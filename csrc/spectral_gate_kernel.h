@@ -69,10 +69,10 @@ struct SpectralGate {
     };
 
     static void copy(S *to, const S *from, int count) {
-        if (count == W)
-            store<S>(to, load<S>(from));
-        else
-            for (int i = 0; i < count; ++i) to[i] = from[i];
+        if (count == W) return store<S>(to, load<S>(from));
+        int i = 0;
+        for (; i + 4 <= count; i += 4) std::memcpy(to + i, from + i, 4 * sizeof(S));
+        for (; i < count; ++i) to[i] = from[i];
     }
 
     // Signals of n values, `step` apart; a line begins at start(line)
