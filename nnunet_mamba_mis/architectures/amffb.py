@@ -12,10 +12,20 @@ from torch import Tensor, nn
 from nnunet_mamba_mis.architectures.convolutions import DepthwiseConv3x3, PointwiseConv, SpatialConv7x7
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SS2D, Scan, scan_of
-from nnunet_mamba_mis.ops import Evaluator, Resize, apply, attend, channel_summary, lazy, pixel_summary
+from nnunet_mamba_mis.ops import (
+    Evaluator,
+    Expression,
+    ExpressionModule,
+    Resize,
+    apply,
+    attend,
+    channel_summary,
+    lazy,
+    pixel_summary,
+)
 
 
-class SCABFSS(nn.Module):
+class SCABFSS(ExpressionModule):
     """Spatial, then channel attention, each through a BFSS; the result is added to the input.
 
     Args:
@@ -33,16 +43,14 @@ class SCABFSS(nn.Module):
         self.channel_in = nn.Linear(channels, squeezed, bias=False)
         self.channel_scan = scan(squeezed, d_state, discretization)
         self.channel_out = nn.Linear(squeezed, channels, bias=False)
-        self.evaluate = Evaluator()
         self.register_load_state_dict_pre_hook(_refuse_bfss_for_ss2d)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C)."""
-        features = lazy(x)
-        spatial = scan_of(self.spatial_scan, features.then(channel_summary, self.spatial_conv))
-        squeezed = apply(pixel_summary, features, spatial).then(self.channel_in)
+    def expression(self, x: Expression) -> Expression:
+        """As `ExpressionModule.expression`."""
+        spatial = scan_of(self.spatial_scan, x.then(channel_summary, self.spatial_conv))
+        squeezed = apply(pixel_summary, x, spatial).then(self.channel_in)
         channel = scan_of(self.channel_scan, squeezed).then(F.silu, self.channel_out)
-        return self.evaluate(apply(attend, features, spatial, channel))
+        return apply(attend, x, spatial, channel)
 
 
 class AMFFB(nn.Module):

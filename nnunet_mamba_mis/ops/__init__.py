@@ -1,6 +1,7 @@
 """Operations of the network with native code behind them: the selective scan, the S6 layer, expressions of layers."""
 
 from nnunet_mamba_mis.ops.evaluator import Evaluator
+from nnunet_mamba_mis.ops.expression_module import ExpressionModule
 from nnunet_mamba_mis.ops.expressions import Expression, apply, concat, lazy
 from nnunet_mamba_mis.ops.image_layers import Resize, attend, channel_summary, pixel_summary
 from nnunet_mamba_mis.ops.s6 import s6
@@ -11,6 +12,7 @@ from nnunet_mamba_mis.ops.selective_scan.registry import available_backends
 __all__ = [
     "Evaluator",
     "Expression",
+    "ExpressionModule",
     "Resize",
     "apply",
     "attend",

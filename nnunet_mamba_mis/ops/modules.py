@@ -16,7 +16,7 @@ _FORWARDS: dict[type[nn.Module], Any] = {
     kind: kind.forward for kind in (nn.Conv1d, nn.LayerNorm, nn.Linear, nn.Sequential, nn.SiLU)
 }
 # dicts, empty without hooks for all modules
-_GLOBAL_HOOKS = (
+GLOBAL_HOOKS = (
     torch_modules._global_forward_hooks,
     torch_modules._global_forward_pre_hooks,
     torch_modules._global_backward_hooks,
@@ -41,7 +41,7 @@ def runs_forward_alone(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in module.__dict__
-        or any(_GLOBAL_HOOKS)
+        or any(GLOBAL_HOOKS)
     )
 
 

@@ -108,8 +108,12 @@ class NativeProgram:
                 if layer.kind != work.kind:
                     return None
                 found += layer.parameters
+        return found if self.fits(found) else None
+
+    def fits(self, parameters: list[Tensor]) -> bool:
+        """Whether parameters have the shapes, type and layout that the native code needs."""
         dtype, device = self.like.dtype, self.like.device
-        for parameter, shape in zip(found, self.parameter_shapes, strict=True):
+        for parameter, shape in zip(parameters, self.parameter_shapes, strict=True):
             if (
                 parameter.shape != shape
                 or parameter.dtype != dtype
@@ -118,8 +122,8 @@ class NativeProgram:
                 or parameter.is_neg()
                 or parameter._is_zerotensor()
             ):
-                return None
-        return found
+                return False
+        return True
 
     def forward(self, tensors: Sequence[Tensor], parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
         """Return the result, and what backward needs besides tensors and parameters (empty unless `keep`)."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
+import weakref
+from collections import OrderedDict
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.architectures.amffb import AMFFB, SCABFSS
@@ -240,7 +244,40 @@ def change_layout(block):
     block.depthwise.weight.data = block.depthwise.weight.data.flip(3).transpose(2, 3)
 
 
-@pytest.mark.parametrize("change", [change_weight, change_gate, add_hook, remove_bias, change_layout])
+def replace_hooks(block):
+    block.out._forward_hooks = OrderedDict({0: lambda _module, _inputs, y: 2 * y})
+
+
+def change_eps(block):
+    block.norms[0].eps = 0.5
+
+
+def change_class(block):
+    class Negative(nn.Linear):
+        def forward(self, x):
+            return -super().forward(x)
+
+    block.projs[1].__class__ = Negative
+
+
+def change_step(block):
+    block.scan.fusion[2] = nn.ReLU()
+
+
+CHANGES = [
+    change_weight,
+    change_gate,
+    add_hook,
+    remove_bias,
+    change_layout,
+    replace_hooks,
+    change_eps,
+    change_class,
+    change_step,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_block_follows_changes_of_its_layers(change):
     block, x = random_module(lambda: BSSS(8, (4, 6), d_state=3)), torch.randn(2, 4, 6, 8, dtype=torch.float64)
     before = block(x)
@@ -267,6 +304,27 @@ def test_attention_with_a_hook_calls_the_layer(layer):
     after = results(attention, x)
     assert not torch.equal(after["y"], before)
     assert_same(after, results_by_torch(attention, x), 1e-11)
+
+
+def test_blocks_follow_hooks_for_all_modules():
+    block, x = random_module(lambda: BSSS(8, (4, 6), d_state=3)), torch.randn(2, 4, 6, 8, dtype=torch.float64)
+    before = block(x)
+    seen = []
+    handle = register_module_forward_hook(lambda module, _inputs, _y: seen.append(module))
+    after = block(x)
+    handle.remove()
+    assert block.out in seen
+    assert_same({"y": after}, {"y": before}, 1e-11)
+
+
+def test_blocks_that_have_run_are_freed_without_the_garbage_collector():
+    block = BSSS(8, (4, 6), d_state=3)
+    block(torch.randn(2, 4, 6, 8))
+    freed = weakref.ref(block)
+    gc.disable()
+    del block
+    gc.enable()
+    assert freed() is None
 
 
 def test_features_of_another_size_than_the_gates_fail_as_in_torch():
