@@ -23,11 +23,11 @@ struct ScanBackward : ScanParts<S> {
         // The number of parts does not depend on the number of threads, so sums always have the same order. Parts have at
         // least four tiles, so that each part's own sums are small in comparison.
         const int64_t part_count = std::min<int64_t>(ceil_divide(tiles.count, 4), 32), width = p.channels * states;
-        std::vector<Sums> sums;
-        for (int64_t task = 0; task < p.batch * part_count; ++task) sums.emplace_back(*this);
+        std::vector<Sums> sums(p.batch * part_count);
         const auto run_part = [&](int64_t b, int64_t part, S *gradient) {
-            run_gradients<exact>(b, tiles.count * part / part_count, tiles.count * (part + 1) / part_count, gradient,
-                                 sums[b * part_count + part]);
+            Sums &own = sums[b * part_count + part];
+            own = Sums(*this);  // by the thread that needs them, as large ones take a while to be zeroed
+            run_gradients<exact>(b, tiles.count * part / part_count, tiles.count * (part + 1) / part_count, gradient, own);
         };
         if (p.batch >= p.threads.count) {
             for_each(p.threads, p.batch, [&](int64_t b) {
@@ -58,6 +58,7 @@ struct ScanBackward : ScanParts<S> {
         Buffer<S> D, bias;  // (groups, kTile, channels in a group): sums over tiles
         Buffer<S> weight;   // (channels, row)
 
+        Sums() = default;
         explicit Sums(const ScanBackward &scan)
             : A(scan.p.channels * scan.states), D(kTile * scan.p.channels), bias(kTile * scan.p.channels),
               weight(scan.p.weight ? scan.p.channels * scan.row : 0) {}

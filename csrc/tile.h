@@ -62,14 +62,16 @@ struct Tiles {
         int used;                      // positions before the end of the sequence
         Buffer<S> u, delta, slope;     // (kTile, unit.count); slope is the derivative of softplus
         Buffer<S> skip, bias;          // (kTile, unit.count): D and the bias of Δ, the same in each row
-        Buffer<S> x;                   // (kTile, p.channels): u of all channels, with projection
+        Buffer<S> others;              // (kTile, p.channels): u of all channels, if the unit has fewer
+        const S *x = nullptr;          // u of all channels, with projection
         Buffer<S> rows;                // (kTile, row)
         const S *B = nullptr, *C = nullptr;  // rows of states, in `rows` or in the tensors themselves
         int64_t B_row = 0, C_row = 0;
 
         Inputs(const Tiles &tiles, const Unit &unit)
             : unit(unit), u(kTile * unit.count), delta(kTile * unit.count), slope(kTile * unit.count),
-              skip(kTile * unit.count), bias(kTile * unit.count), x(tiles.p.weight ? kTile * tiles.p.channels : 0),
+              skip(kTile * unit.count), bias(kTile * unit.count),
+              others(tiles.p.weight && unit.count < tiles.p.channels ? kTile * tiles.p.channels : 0),
               rows(kTile * tiles.row) {
             for (int64_t i = 0; i < kTile * unit.count; ++i) {
                 const int64_t d = unit.first + i % unit.count;
@@ -87,7 +89,11 @@ struct Tiles {
         to.used = used(tile);
         load_channels(to.u, p.u, p.u_strides, unit, tile);
         if (p.weight) {
-            load_channels(to.x, p.u, p.u_strides, {unit.b, 0, p.channels}, tile);
+            to.x = to.u;
+            if (unit.count < p.channels) {
+                load_channels(to.others, p.u, p.u_strides, {unit.b, 0, p.channels}, tile);
+                to.x = to.others;
+            }
             const int64_t begin = wanted == only_C ? at_C : 0, end = wanted == only_B ? at_C : at_delta;
             project_columns(to, begin, end);
             const int64_t last = unit.first + unit.count;

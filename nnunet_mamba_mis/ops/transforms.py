@@ -1,7 +1,7 @@
 """The package's operators under transforms of torch.func, forward-mode differentiation and second derivatives.
 
-An operator has the one derivative that it registers. A transform that asks for another would get zeros, or an error.
-Where one is active, an operator's arguments go to PyTorch operations of the same values, which every transform knows.
+An operator has the one derivative that it registers. A transform that needs another would get zeros, or an error.
+Where one is active, an operator's arguments go to PyTorch operations of the same values, which all transforms support.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ORDINARY_KEYS = tuple(f"Autograd{kind}" for kind in ("CPU", "CUDA", "Meta", "MP
 
 
 def transformed() -> bool:
-    """Whether forward-mode differentiation or a transform of torch.func is active."""
+    """Return whether forward-mode differentiation or a transform of torch.func is active."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
@@ -29,24 +29,24 @@ def decompose_under_transforms(operator: Any, in_torch: Callable[..., Any]) -> N
 
     Args:
         operator: Of `torch.library.custom_op`.
-        in_torch: Takes its arguments, and returns its results by operations that all transforms know.
+        in_torch: Takes its arguments, and returns its results by operations that all transforms support.
     """
     _route(operator, in_torch, lambda _arguments: transformed())
 
 
 def decompose_gradient(backward: Any, in_torch: Callable[..., Any]) -> None:
-    """As `decompose_under_transforms`, for an operator that computes gradients: also where these are differentiated."""
+    """Do as `decompose_under_transforms`, and also where the gradients that an operator computes are differentiated."""
     _route(backward, in_torch, lambda arguments: transformed() or _is_differentiated(arguments))
 
 
 def gradients_in_torch(
     function: Callable[..., Any], tensors: Sequence[Tensor | None], grad_outputs: Any
 ) -> list[Tensor | None]:
-    """Gradients by PyTorch operations, which can be differentiated again.
+    """Return gradients by PyTorch operations, which can be differentiated again.
 
     Args:
         function: Takes the tensors, and returns results by PyTorch operations.
-        tensors: What to differentiate by; None where an optional one is left out.
+        tensors: What to differentiate by; None for an optional one that is left out.
         grad_outputs: Gradients of the results, in their structure.
 
     Returns:
@@ -73,7 +73,7 @@ def _route(operator: Any, in_torch: Callable[..., Any], applies: Callable[[tuple
         return in_torch(*arguments)
 
     name = operator._name
-    # these are asked before "Autograd", where torch.library has registered the ordinary derivative
+    # torch looks these up before "Autograd", where torch.library has registered the ordinary derivative
     for key in _ORDINARY_KEYS:
         _LIBRARY.impl(name, differentiate, key, with_keyset=True)
     for key in ("FuncTorchBatched", "Batched"):
