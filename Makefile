@@ -63,7 +63,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python scripts/prose.py
+	$(BIN)/python scripts/prose.py --code
 	$(BIN)/python scripts/feature_tables.py --check
 	$(BIN)/python scripts/command_reference.py --check
 

@@ -16,5 +16,5 @@ struct ImageProblem {
     void *kept;                                // what forward keeps for backward; may be null in forward
     const void *grad_y;
     void *grad_x[3], *grad_weight, *grad_bias;
-    int64_t add[3];                            // whether gradients of inputs are added to what is there
+    int64_t add[3];                            // whether gradients of inputs are added to the existing values
 };

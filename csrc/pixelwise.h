@@ -8,7 +8,7 @@ struct PixelTensor {
     void *data;
     int64_t channels;
     int64_t strides[4];
-    int64_t add;  // of a gradient: whether it is added to what is there
+    int64_t add;  // of a gradient: whether it is added to the existing values
 };
 
 // Steps on a stack of features: `load` pushes those of the next tensor; `concat`, `times` and `plus` pop two, the others

@@ -101,7 +101,7 @@ struct PixelLayers {
                 for (int t = 0; t < offset.used; ++t) to[offset.at[t] + c * stride] = from[c * kPixels + t];
     }
 
-    // As `save_tile`, added to what is there; by_pixel (kPixels, channels) is scratch
+    // As `save_tile`, but added to the existing values; by_pixel (kPixels, channels) is scratch
     void add_tile(const S *from, const PixelTensor &tensor, int64_t tile, S *by_pixel) const {
         const Offsets offset = offsets(tensor, tile);
         const int64_t channels = tensor.channels, stride = tensor.strides[3];

@@ -13,7 +13,7 @@ from nnunet_mamba_mis.ops.expressions import COLUMNS, LAYER, Node
 from nnunet_mamba_mis.ops.native_layers import NativeLayer, native_layer_of
 from nnunet_mamba_mis.ops.pieces import Piece
 from nnunet_mamba_mis.ops.program_builder import NativeProgram, build
-from nnunet_mamba_mis.ops.transforms import gradients_in_torch, transformed
+from nnunet_mamba_mis.ops.transforms import gradients_in_torch, is_batched
 
 _MOST_SHAPES = 16  # of tensors, that programs are kept for
 
@@ -87,7 +87,7 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> Any:
         *given, kept = ctx.saved_tensors
         program, count = ctx.program, ctx.count
-        if torch.is_grad_enabled() or transformed():
+        if torch.is_grad_enabled() or is_batched(grad_y):
             gradients = gradients_in_torch(lambda *t: program.in_torch(t[:count], t[count:]), given, grad_y)
         else:
             gradients = program.backward(given[:count], given[count:], kept, grad_y)

@@ -15,7 +15,7 @@ class Snapshot:
 
     Args:
         module: The module.
-        without: One of its attributes that is left out, as what it refers to would then refer back to it.
+        without: An attribute to leave out, because it refers to an object that holds the snapshot.
     """
 
     def __init__(self, module: nn.Module, without: object) -> None:

@@ -24,6 +24,11 @@ def transformed() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
+def is_batched(x: Tensor) -> bool:
+    """Return whether a tensor stands for several, as gradients do under `is_grads_batched`."""
+    return torch._C._functorch.is_legacy_batchedtensor(x) or torch._C._functorch.is_batchedtensor(x)
+
+
 def decompose_under_transforms(operator: Any, in_torch: Callable[..., Any]) -> None:
     """Let an operator run as PyTorch operations where a transform is active.
 
@@ -35,7 +40,7 @@ def decompose_under_transforms(operator: Any, in_torch: Callable[..., Any]) -> N
 
 
 def decompose_gradient(backward: Any, in_torch: Callable[..., Any]) -> None:
-    """Do as `decompose_under_transforms`, and also where the gradients that an operator computes are differentiated."""
+    """Decompose like `decompose_under_transforms`, and whenever the gradients of an operator are differentiated."""
     _route(backward, in_torch, lambda arguments: transformed() or _is_differentiated(arguments))
 
 
