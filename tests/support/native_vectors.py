@@ -24,7 +24,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba_mis.ops import selective_scan_reference
-from nnunet_mamba_mis.ops.native_layers import DEPTHWISE, GATE, PIXELWISE, SCAN, DepthwiseConvolution, SpectralFilter
+from nnunet_mamba_mis.ops.image_layers import Resize, attend, channel_summary, pixel_summary
+from nnunet_mamba_mis.ops.native_layers import (
+    DEPTHWISE,
+    GATE,
+    PIXELWISE,
+    SCAN,
+    DepthwiseConvolution,
+    LayerKind,
+    SpatialConvolution,
+    SpectralFilter,
+)
 from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES, pixelwise_in_torch
 from nnunet_mamba_mis.ops.native_structs import (
     ImageProblem,
@@ -145,6 +155,14 @@ def make_cases(dtype: torch.dtype, threads: int) -> Iterator[Case]:
     }
     for name, chain in layers.items():
         yield program_case(name, dtype, threads, chain, (2, 8, 12, 2) if "even" in name else (*size, 6))
+    x, s, logits = (*size, 6), (*size, 1), (2 * size[0], 1, 1, 6)
+    yield image_case("pooling", dtype, threads, Resize((3, 4)), [x])
+    yield image_case("bilinear interpolation", dtype, threads, Resize((15, 20)), [x])
+    yield image_case("channel summary", dtype, threads, channel_summary, [x])
+    yield image_case("spatial convolution", dtype, threads, SpatialConvolution(), [(*size, 2)], [(1, 2, 7, 7)])
+    kept = size[0] * (size[1] * size[2] + 6)
+    yield image_case("pixel summary", dtype, threads, pixel_summary, [x, s], kept=kept)
+    yield image_case("attention", dtype, threads, attend, [x, s, logits])
     every = [PixelwiseLayer(size, 6), ScanLayer(6, True), DepthwiseLayer(6, True), GateLayer((7, 9), 6)]
     yield program_case("program of all layers", dtype, threads, every, (*size, 6))
 
@@ -431,13 +449,61 @@ def program_case(name: str, dtype: torch.dtype, threads: int, layers: list[Layer
         places = Places(*value_places[i : i + 2], grad_places[i + 1], grad_places[i], addresses, expected)
         for direction, place in zip(steps, layer.structs(case, size, places), strict=True):
             direction.append(place)
-    for function, problems in zip(("program_forward", "program_backward"), steps, strict=True):
-        array = (ProgramStep * len(layers))()
-        for step, layer in zip(array, layers, strict=True):
-            step.kind = layer.kind
-        place = case.struct(array)
-        for i, problem in enumerate(problems):
-            case.point(place, i * ctypes.sizeof(ProgramStep) + ProgramStep.problem.offset, problem)
-        program = case.struct(Program(Threads(threads), len(layers)), steps=place)
-        case.calls.append((function, program))
+    _call_programs(case, threads, [layer.kind for layer in layers], steps)
     return case
+
+
+def image_case(
+    name: str,
+    dtype: torch.dtype,
+    threads: int,
+    kind: LayerKind,
+    inputs: Sequence[Sequence[int]],
+    parameters: Sequence[Sequence[int]] = (),
+    kept: int = 0,
+) -> Case:
+    """Write a layer of whole images as a program of one step.
+
+    Args:
+        name: Of the case.
+        dtype: Of all tensors.
+        threads: Number of threads.
+        kind: The layer, whose `in_torch` is the reference.
+        inputs: Shapes of the features.
+        parameters: Shapes of the parameters: of none, or of the weight.
+        kept: Number of values that forward keeps for backward.
+    """
+    case = Case(name, dtype, threads)
+    tensors = [_random(dtype, *shape) for shape in (*inputs, *parameters)]
+    y = kind.in_torch(*tensors)
+    grad_y = _random(dtype, *y.shape)
+    grads = torch.autograd.grad(y, tensors, grad_y)
+    batch, height, width, channels = inputs[0]
+    problem = ImageProblem(
+        batch=batch, height=height, width=width, channels=channels, y_height=y.shape[1], y_width=y.shape[2],
+        **case.common,
+    )  # fmt: skip
+    place = case.struct(problem, y=case.expected("y", y.contiguous()), grad_y=case.given(grad_y))
+    if kept:
+        case.point(place, ImageProblem.kept.offset, case.room(kept))
+    for i, (tensor, grad) in enumerate(zip(tensors, grads, strict=True)):
+        offsets = (ImageProblem.x.offset + 8 * i, ImageProblem.grad_x.offset + 8 * i)
+        if i >= len(inputs):
+            offsets = (ImageProblem.weight.offset, ImageProblem.grad_weight.offset)
+        case.point(place, offsets[0], case.given(tensor))
+        case.point(place, offsets[1], case.expected(f"gradient {i}", grad.contiguous()))
+    _call_programs(case, threads, [kind.step], [[place], [place]])
+    return case
+
+
+def _call_programs(case: Case, threads: int, kinds: Sequence[int], problems: Sequence[Sequence[Address]]) -> None:
+    """Call programs of these steps, with one problem per step: forward, then backward."""
+    for function, of_steps in zip(("program_forward", "program_backward"), problems, strict=True):
+        array = (ProgramStep * len(kinds))()
+        for step, kind in zip(array, kinds, strict=True):
+            step.kind = kind
+        place = case.struct(array)
+        for i, problem in enumerate(of_steps):
+            case.point(place, i * ctypes.sizeof(ProgramStep) + ProgramStep.problem.offset, problem)
+        program = case.struct(Program(Threads(threads), len(kinds)), steps=place)
+        case.calls.append((function, program))
