@@ -8,7 +8,7 @@
 #   make bench       time the scan, the network, epochs, exported files and prediction on this CPU;
 #                    MAMBA_MIS_INSTRUCTION_SET=avx2 (or baseline, avx512) replaces the best instruction set
 #   make bench-gpu   time the scan and the network on a GPU, and measure memory
-#   make lint        run ruff and mypy, check import contracts, and check that the generated documentation is up to date
+#   make lint        run ruff and mypy, check import contracts, English, and whether generated documentation is up to date
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -63,6 +63,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/prose.py --code
 	$(BIN)/python scripts/feature_tables.py --check
 	$(BIN)/python scripts/command_reference.py --check
 

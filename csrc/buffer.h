@@ -1,4 +1,4 @@
-// Scratch memory of the kernel.
+// Scratch memory of the kernels.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 #include <new>
 #include <utility>
 
-// Zeros, aligned to whole vectors and cache lines: a load across two lines costs twice.
+// Memory that begins as zeros, aligned to whole vectors and cache lines: a load across two lines costs twice.
 template <class S>
 class Buffer {
   public:

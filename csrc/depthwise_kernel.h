@@ -1,8 +1,9 @@
-// The depthwise 3×3 convolution, forward and backward.
+// The depthwise 3×3 convolution, forward and backward: y = x ∗ weight + bias with zeros around x, then SiLU if asked
+// for. Weight is (channels, 1, 3, 3).
 //
 // A row of pixels is one line of values, in which a tap's neighbour lies a pixel's channels away, so that vectors run over
-// pixels and channels alike. Lines are copied between zeros, which spares the borders. Backward keeps nothing but x: it
-// computes what goes into SiLU again.
+// pixels and channels alike. Lines are copied between zeros, so that borders need no code of their own. Backward
+// keeps nothing but x: it computes SiLU's input again.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +11,7 @@
 #include <vector>
 
 #include "buffer.h"
-#include "depthwise.h"
+#include "image.h"
 #include "vector_math.h"
 
 template <class S>
@@ -18,13 +19,13 @@ struct Depthwise {
     using V = Real<S>;
     static constexpr int W = kWidth<S>, kTaps = 9;
 
-    const DepthwiseProblem &p;
+    const ImageProblem &p;
     const int64_t line = p.width * p.channels;
     const int64_t period = std::lcm(p.channels, static_cast<int64_t>(W));  // after which channels meet the same lanes
     const int64_t padded = 2 * p.channels + line + W;
     Buffer<S> weight{kTaps * period}, bias{period};
 
-    explicit Depthwise(const DepthwiseProblem &problem) : p(problem) {
+    explicit Depthwise(const ImageProblem &problem) : p(problem) {
         for (int64_t i = 0; i < period; ++i) {
             const int64_t channel = i % p.channels;
             for (int tap = 0; tap < kTaps; ++tap)
@@ -41,7 +42,7 @@ struct Depthwise {
             Lines x(padded);
             Buffer<S> y(line + W);
             for (int64_t h = begin - 1; h <= end; ++h) {
-                load_line(x.of(h), p.x, b, h);
+                load_line(x.of(h), p.x[0], b, h);
                 if (h - 1 < begin) continue;
                 convolve(x, h - 1, [&](int64_t at, V value, int64_t) {
                     store<S>(y + at, p.silu ? silu<S>(value).value : value);
@@ -54,10 +55,10 @@ struct Depthwise {
     void backward() const {
         // a number that does not depend on the threads: sums have the same order whatever their number is
         const int64_t parts = std::min<int64_t>(8, (p.height + 7) / 8);
-        std::vector<Buffer<S>> sums;
-        for (int64_t task = 0; task < p.batch * parts; ++task) sums.emplace_back((kTaps + 1) * period);
+        std::vector<Buffer<S>> sums(p.batch * parts);
         for_each(p.threads, p.batch * parts, [&](int64_t task) {
             const int64_t b = task / parts, part = task % parts;
+            sums[task] = Buffer<S>((kTaps + 1) * period);
             run_backward(b, p.height * part / parts, p.height * (part + 1) / parts, sums[task]);
         });
         add_up(sums);
@@ -109,12 +110,12 @@ struct Depthwise {
 
     // Gradients of x in rows [begin, end), and sums over the outputs in these rows
     void run_backward(int64_t b, int64_t begin, int64_t end, S *sums) const {
-        Lines x(padded), grad(padded);  // grad: of what goes into SiLU
+        Lines x(padded), grad(padded);  // grad: the gradient of SiLU's input
         Buffer<S> grad_x(line + W);
-        load_line(x.of(begin - 2), p.x, b, begin - 2);
-        load_line(x.of(begin - 1), p.x, b, begin - 1);
+        load_line(x.of(begin - 2), p.x[0], b, begin - 2);
+        load_line(x.of(begin - 1), p.x[0], b, begin - 1);
         for (int64_t h = begin - 1; h <= end; ++h) {
-            load_line(x.of(h + 1), p.x, b, h + 1);
+            load_line(x.of(h + 1), p.x[0], b, h + 1);
             load_line(grad.of(h), p.grad_y, b, h);
             if (p.silu && h >= 0 && h < p.height) {
                 S *dy = grad.of(h) + p.channels;
@@ -126,7 +127,7 @@ struct Depthwise {
             if (h >= begin && h < end) add_line(x, grad.of(h) + p.channels, h, sums);
             if (h - 1 < begin) continue;
             spread(grad, h - 1, grad_x);
-            std::copy(grad_x + 0, grad_x + line, row_of(p.grad_x, b, h - 1));
+            std::copy(grad_x + 0, grad_x + line, row_of(p.grad_x[0], b, h - 1));
         }
     }
 

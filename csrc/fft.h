@@ -1,4 +1,4 @@
-// Discrete Fourier transforms of short signals, one in each lane (Stockham's autosort algorithm, decimation in frequency).
+// Discrete Fourier transforms of short signals, one per lane (Stockham's autosort algorithm, decimation in frequency).
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,7 @@ class Fourier {
     static constexpr int W = kWidth<S>;
 
   public:
-    // Signals: real and imaginary parts (n, W). A transform leaves its result in `re`, `im`, and uses the other two.
+    // Real and imaginary parts (n, W) of signals. A transform puts its result in `re` and `im`; the others are scratch.
     struct Signals {
         S *re, *im, *other_re, *other_im;
     };
@@ -34,7 +34,7 @@ class Fourier {
         }
     }
 
-    // Σ_k x_k e^{−2πijk/n}, unscaled
+    // Compute Σ_k x_k e^{−2πijk/n}, unscaled
     void forward(Signals &x) const {
         int64_t stride = 1;
         for (int64_t radix : radices_) {
@@ -50,7 +50,7 @@ class Fourier {
         }
     }
 
-    // Σ_k x_k e^{2πijk/n}, unscaled: real and imaginary parts change places before and after
+    // Compute Σ_k x_k e^{2πijk/n}, unscaled, as a forward transform with real and imaginary parts swapped before and after
     void inverse(Signals &x) const {
         Signals swapped{x.im, x.re, x.other_im, x.other_re};
         forward(swapped);
@@ -75,13 +75,13 @@ class Fourier {
         store<S>(x.other_im + i * W, value.im);
     }
 
-    // x e^{−2πik/n}
+    // Return x e^{−2πik/n}
     Complex turned(const Complex &x, int64_t k) const {
         const V c = splat<S>(cosine_[k]), s = splat<S>(sine_[k]);
         return {x.re * c + x.im * s, x.im * c - x.re * s};
     }
 
-    // A stage takes the signals as (radix, parts, stride), and gives (parts, radix, stride)
+    // A stage maps signals (radix, parts, stride) to (parts, radix, stride)
     template <class Butterfly>
     void for_butterflies(int64_t stride, int64_t radix, Butterfly butterfly) const {
         const int64_t parts = n / stride / radix;

@@ -1,4 +1,4 @@
-// Products of the small matrices that a tile is projected with.
+// Products of small matrices, which project tiles.
 #pragma once
 
 #include "vector_math.h"
@@ -42,8 +42,8 @@ inline void multiply_rows(const Strided<S> &a, const S *b, int64_t b_row, S *to,
     for (; j < columns; j += W) multiply_block<S, rows, 1>(a, b + j, b_row, to + j, to_row, inner, add);
 }
 
-// to (rows, columns) = a (rows, inner) · b (inner, columns), or is increased by it. Columns are whole vectors, of which
-// b and to have rows `b_row` and `to_row` apart.
+// Set to (rows, columns) to a (rows, inner) · b (inner, columns), or add that product to it. Columns are whole vectors;
+// rows of b and to lie `b_row` and `to_row` apart.
 template <class S>
 void multiply(Strided<S> a, const S *b, int64_t b_row, S *to, int64_t to_row, int64_t rows, int64_t columns,
               int64_t inner, bool add = false) {

@@ -5,10 +5,12 @@
 #include <thread>
 #include <vector>
 
+#include "attention_kernel.h"
 #include "depthwise_kernel.h"
 #include "machine.h"
 #include "pixelwise_kernel.h"
 #include "program.h"
+#include "resize_kernel.h"
 #include "scan_backward.h"
 #include "scan_forward.h"
 #include "spectral_gate_kernel.h"
@@ -26,7 +28,7 @@ struct Job {
 void run_job(Job &job) {
     try {
         for (int64_t index = job.next++; index < job.count; index = job.next++) job.work(job.context, index);
-    } catch (...) {  // out of memory; no exception may leave a thread, nor enter the OpenMP runtime
+    } catch (...) {  // out of memory; exceptions must not leave a thread or enter the OpenMP runtime
         job.failed = true;
         job.next = job.count;
     }
@@ -41,7 +43,7 @@ void run_on(const Threads &threads, int64_t count, void (*work)(void *), void *c
     std::vector<std::thread> helpers;
     try {
         for (int64_t i = 1; i < count; ++i) helpers.emplace_back(work, context);
-    } catch (...) {  // fewer helpers do: those that run take the next piece of work
+    } catch (...) {  // fewer helpers suffice: those that run take the next piece of work
     }
     work(context);
     for (auto &helper : helpers) helper.join();
@@ -50,7 +52,7 @@ void run_on(const Threads &threads, int64_t count, void (*work)(void *), void *c
 // Threads that stay together for several jobs, as starting and joining them takes longer than a small job
 class Team {
   public:
-    // By the thread that leads. Helpers join in when they notice; a job is over when all that have are done.
+    // Called by the leading thread. Helpers join when they notice the job, which ends when all that joined are done.
     void run(Job &job) {
         job_ = &job;
         const uint64_t open = ++round_ << kRound, closed = ++round_ << kRound;
@@ -60,7 +62,7 @@ class Team {
         for (uint64_t expected = open; !state_.compare_exchange_weak(expected, closed); expected = open) pause(waited);
     }
 
-    // By the others, until they are dismissed
+    // Called by the other threads; returns when they are dismissed
     void help() {
         uint64_t seen = 0, state;
         int64_t waited = 0;
@@ -87,7 +89,7 @@ class Team {
     uint64_t round_ = 0;
     Job *job_ = nullptr;
 
-    // Jobs follow each other within microseconds; whoever waits longer lets other programs run
+    // Jobs follow each other within microseconds; a thread that waits longer lets other programs run
     static void pause(int64_t &waited) {
         if (++waited > 20000) std::this_thread::yield();
 #if defined(__x86_64__)
@@ -100,7 +102,7 @@ class Team {
 
 thread_local Team *current_team = nullptr;
 
-// A function on its own team
+// A function, and the team that runs its jobs
 struct Session {
     void (*function)(void *);
     void *context;
@@ -151,7 +153,7 @@ void parallel_for(const Threads &threads, int64_t count, void (*work)(void *, in
     if (job.failed) throw std::bad_alloc();
 }
 
-// 0, or 1 when memory runs out: no exception may reach Python
+// Return 0, or 1 when memory runs out: exceptions must not reach Python
 template <class Function>
 static int32_t status_of(Function function) {
     try {
@@ -164,7 +166,7 @@ static int32_t status_of(Function function) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Sizes of the structs that Python mirrors (ops/native_structs.py), which refuses a library with others
+// Sizes of the structs that Python mirrors (ops/native_structs.py), which rejects a library whose sizes differ
 #define EXPORT_SIZE(Struct) \
     EXPORT int64_t mamba_mis_sizeof_##Struct() { return sizeof(Struct); }
 EXPORT_SIZE(Threads)
@@ -172,83 +174,81 @@ EXPORT_SIZE(ScanProblem)
 EXPORT_SIZE(PixelTensor)
 EXPORT_SIZE(PixelLayer)
 EXPORT_SIZE(PixelProblem)
-EXPORT_SIZE(DepthwiseProblem)
-EXPORT_SIZE(GateProblem)
+EXPORT_SIZE(ImageProblem)
 EXPORT_SIZE(ProgramStep)
 EXPORT_SIZE(Program)
 
 EXPORT int32_t mamba_mis_tile() { return kTile; }
 
-// Whether this machine has an instruction set; asked of the baseline library alone.
+// Whether this machine has an instruction set. Python calls these functions of the baseline library only.
 EXPORT int32_t mamba_mis_machine_has_avx2() { return machine_has_avx2(); }
 EXPORT int32_t mamba_mis_machine_has_avx512() { return machine_has_avx512(); }
 
 namespace {
 
-template <template <class> class Kernel, class Problem>
-void forward(const Problem &p) {
-    p.is_double ? Kernel<double>(p).forward() : Kernel<float>(p).forward();
+enum Direction { kForward, kBackward };
+
+template <template <class> class Kernel, class S, class Problem>
+void run_in(const Problem &p, Direction direction) {
+    const Kernel<S> kernel(p);
+    direction == kForward ? kernel.forward() : kernel.backward();
 }
 
 template <template <class> class Kernel, class Problem>
-void backward(const Problem &p) {
-    p.is_double ? Kernel<double>(p).backward() : Kernel<float>(p).backward();
+void run(const Problem &p, Direction direction) {
+    p.is_double ? run_in<Kernel, double>(p, direction) : run_in<Kernel, float>(p, direction);
 }
 
-// One function for every kind of problem
-
-void run_forward(const ScanProblem &p) { p.is_double ? run_scan<ScanForward, double>(p) : run_scan<ScanForward, float>(p); }
-void run_forward(const PixelProblem &p) { forward<PixelLayers>(p); }
-void run_forward(const DepthwiseProblem &p) { forward<Depthwise>(p); }
-void run_forward(const GateProblem &p) { forward<SpectralGate>(p); }
-
-void run_backward(const ScanProblem &p) { p.is_double ? run_scan<ScanBackward, double>(p) : run_scan<ScanBackward, float>(p); }
-void run_backward(const PixelProblem &p) { backward<PixelLayers>(p); }
-void run_backward(const DepthwiseProblem &p) { backward<Depthwise>(p); }
-void run_backward(const GateProblem &p) { backward<SpectralGate>(p); }
-
-}  // namespace
-
-EXPORT int32_t mamba_mis_scan_forward(const ScanProblem *problem) {
-    return status_of([&] { run_forward(*problem); });
+void run(const ScanProblem &p, Direction direction) {
+    if (direction == kForward)
+        p.is_double ? run_scan<ScanForward, double>(p) : run_scan<ScanForward, float>(p);
+    else
+        p.is_double ? run_scan<ScanBackward, double>(p) : run_scan<ScanBackward, float>(p);
 }
 
-EXPORT int32_t mamba_mis_scan_backward(const ScanProblem *problem) {
-    return status_of([&] { run_backward(*problem); });
-}
+void run(const PixelProblem &p, Direction direction) { run<PixelLayers>(p, direction); }
 
-EXPORT int32_t mamba_mis_pixelwise_forward(const PixelProblem *problem) {
-    return status_of([&] { run_forward(*problem); });
-}
-
-EXPORT int32_t mamba_mis_pixelwise_backward(const PixelProblem *problem) {
-    return status_of([&] { run_backward(*problem); });
-}
-
-EXPORT int64_t mamba_mis_spectrum_size(const GateProblem *problem) {
-    return problem->is_double ? SpectralGate<double>(*problem).spectrum_size() : SpectralGate<float>(*problem).spectrum_size();
-}
-
-namespace {
-
-// Call run(problem) with the problem of a step, in its own type
-template <class Run>
-void with_problem(const ProgramStep &step, Run run) {
+void run(const ProgramStep &step, Direction direction) {
+    const auto &image = *static_cast<const ImageProblem *>(step.problem);
     switch (step.kind) {
-        case kPixelwise: return run(*static_cast<const PixelProblem *>(step.problem));
-        case kScan: return run(*static_cast<const ScanProblem *>(step.problem));
-        case kDepthwise: return run(*static_cast<const DepthwiseProblem *>(step.problem));
-        case kSpectralGate: return run(*static_cast<const GateProblem *>(step.problem));
+        case kPixelwise: return run(*static_cast<const PixelProblem *>(step.problem), direction);
+        case kScan: return run(*static_cast<const ScanProblem *>(step.problem), direction);
+        case kDepthwise: return run<Depthwise>(image, direction);
+        case kSpectralGate: return run<SpectralGate>(image, direction);
+        case kResize: return run<Resize>(image, direction);
+        case kChannelSummary: return run<ChannelSummary>(image, direction);
+        case kSpatialConvolution: return run<SpatialConvolution>(image, direction);
+        case kPixelSummary: return run<PixelSummary>(image, direction);
+        case kAttend: return run<Attend>(image, direction);
     }
 }
 
 }  // namespace
 
+EXPORT int32_t mamba_mis_scan_forward(const ScanProblem *problem) {
+    return status_of([&] { run(*problem, kForward); });
+}
+
+EXPORT int32_t mamba_mis_scan_backward(const ScanProblem *problem) {
+    return status_of([&] { run(*problem, kBackward); });
+}
+
+EXPORT int32_t mamba_mis_pixelwise_forward(const PixelProblem *problem) {
+    return status_of([&] { run(*problem, kForward); });
+}
+
+EXPORT int32_t mamba_mis_pixelwise_backward(const PixelProblem *problem) {
+    return status_of([&] { run(*problem, kBackward); });
+}
+
+EXPORT int64_t mamba_mis_spectrum_size(const ImageProblem *problem) {
+    return problem->is_double ? SpectralGate<double>(*problem).spectrum_size() : SpectralGate<float>(*problem).spectrum_size();
+}
+
 EXPORT int32_t mamba_mis_program_forward(const Program *program) {
     return status_of([&] {
         with_team(program->threads, [&] {
-            for (int64_t i = 0; i < program->count; ++i)
-                with_problem(program->steps[i], [](const auto &problem) { run_forward(problem); });
+            for (int64_t i = 0; i < program->count; ++i) run(program->steps[i], kForward);
         });
     });
 }
@@ -256,8 +256,7 @@ EXPORT int32_t mamba_mis_program_forward(const Program *program) {
 EXPORT int32_t mamba_mis_program_backward(const Program *program) {
     return status_of([&] {
         with_team(program->threads, [&] {
-            for (int64_t i = program->count - 1; i >= 0; --i)
-                with_problem(program->steps[i], [](const auto &problem) { run_backward(problem); });
+            for (int64_t i = program->count - 1; i >= 0; --i) run(program->steps[i], kBackward);
         });
     });
 }

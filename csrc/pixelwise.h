@@ -1,4 +1,4 @@
-// Layers that work on every pixel on its own, one after the other: the interface between Python (ctypes) and the kernel.
+// Layers that work on each pixel alone, one after the other: the interface between Python (ctypes) and the kernel.
 #pragma once
 
 #include "threads.h"
@@ -8,17 +8,17 @@ struct PixelTensor {
     void *data;
     int64_t channels;
     int64_t strides[4];
-    int64_t add;  // of a gradient: whether it is added to what is there
+    int64_t add;  // of a gradient: whether it is added to the existing values
 };
 
-// A program for a stack of features: `load` puts a tensor's on it, each in turn; `concat`, `times` and `plus` take two from
-// it, the others one, and all put their result there. One is left at the end.
-enum PixelLayerKind : int32_t { kLoad, kConcat, kNorm, kLinear, kSilu, kTimes, kPlus };
+// Steps on a stack of features: `load` pushes those of the next tensor; `concat`, `times` and `plus` pop two, the others
+// one, and push their result. One is left at the end.
+enum PixelLayerKind : int32_t { kLoad, kConcat, kNorm, kLinear, kSilu, kTimes, kPlus, kProject };
 
 struct PixelLayer {
     int32_t kind;
     int64_t channels;            // of the result
-    const void *weight, *bias;   // norm: (channels); linear: (channels, channels before), (channels)
+    const void *weight, *bias;   // norm: (channels); linear: (channels, channels before), (channels); project: no bias
     void *grad_weight, *grad_bias;
     double eps;                  // norm
 };

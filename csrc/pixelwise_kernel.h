@@ -1,8 +1,8 @@
 // Pixelwise layers, forward and backward.
 //
-// Pixels are taken in tiles; a tile's features are rows of channels, with pixels in the lanes, and go through all
+// Pixels go through in tiles. A tile's features are rows of channels, with pixels in the lanes, and go through all
 // layers without leaving the cache. Backward keeps nothing but the tensors that were loaded: it runs a tile's layers
-// again. Every result is taken once, so that its gradient is no sum. Sums over pixels have a fixed order, whatever the
+// again. Each result is used once, so that its gradient needs no sum. Sums over pixels have a fixed order, whatever the
 // number of threads.
 #pragma once
 
@@ -52,6 +52,8 @@ struct PixelLayers {
 
     int64_t channels_of(int64_t layer) const { return p.layer[layer].channels; }
 
+    static bool is_linear(const PixelLayer &layer) { return layer.kind == kLinear || layer.kind == kProject; }
+
     // Offsets of a tile's pixels in a tensor
     struct Offsets {
         int used;
@@ -91,15 +93,24 @@ struct PixelLayers {
         const Offsets offset = offsets(tensor, tile);
         S *to = static_cast<S *>(tensor.data);
         const int64_t channels = tensor.channels, stride = tensor.strides[3];
-        if (tensor.add)
-            for (int t = 0; t < offset.used; ++t)
-                for (int64_t c = 0; c < channels; ++c) to[offset.at[t] + c * stride] += from[c * kPixels + t];
-        else if (stride == 1 && offset.used == kPixels)
+        if (stride == 1 && offset.used == kPixels)
             transpose<S>([&](int64_t c) { return from + c * kPixels; }, [&](int64_t t) { return to + offset.at[t]; },
                          channels, kPixels);
         else
             for (int64_t c = 0; c < channels; ++c)
                 for (int t = 0; t < offset.used; ++t) to[offset.at[t] + c * stride] = from[c * kPixels + t];
+    }
+
+    // As `save_tile`, but added to the existing values; by_pixel (kPixels, channels) is scratch
+    void add_tile(const S *from, const PixelTensor &tensor, int64_t tile, S *by_pixel) const {
+        const Offsets offset = offsets(tensor, tile);
+        const int64_t channels = tensor.channels, stride = tensor.strides[3];
+        transpose<S>([&](int64_t c) { return from + c * kPixels; }, [&](int64_t t) { return by_pixel + t * channels; },
+                     channels, kPixels);
+        for (int t = 0; t < offset.used; ++t, by_pixel += channels) {
+            S *to = static_cast<S *>(tensor.data) + offset.at[t];
+            for (int64_t c = 0; c < channels; ++c) to[c * stride] += by_pixel[c];
+        }
     }
 
     // Features of a tile: each layer's result, (rows, kPixels), and what norms need besides, (layers, kPixels)
@@ -161,6 +172,7 @@ struct PixelLayers {
     void linear(const PixelLayer &layer, int64_t channels, const S *x, S *y) const {
         multiply<S>({static_cast<const S *>(layer.weight), channels, 1}, x, kPixels, y, kPixels, layer.channels, kPixels,
                     channels);
+        if (layer.kind == kProject) return;
         const S *bias = static_cast<const S *>(layer.bias);
         for (int64_t c = 0; c < layer.channels; ++c)
             for (int t = 0; t < kPixels; t += W)
@@ -174,9 +186,10 @@ struct PixelLayers {
         const int64_t width = columns(channels);
         transpose<S>([&](int64_t c) { return x + c * kPixels; }, [&](int64_t t) { return by_pixel + t * width; },
                      channels, kPixels);
-        for (int64_t c = 0; c < layer.channels; ++c)
-            for (int t = 0; t < kPixels; t += W)
-                store<S>(grad_bias + c * W, load<S>(grad_bias + c * W) + load<S>(grad_y + c * kPixels + t));
+        if (layer.kind == kLinear)
+            for (int64_t c = 0; c < layer.channels; ++c)
+                for (int t = 0; t < kPixels; t += W)
+                    store<S>(grad_bias + c * W, load<S>(grad_bias + c * W) + load<S>(grad_y + c * kPixels + t));
         multiply<S>({grad_y, kPixels, 1}, by_pixel, width, grad_weight, width, layer.channels, width, kPixels, true);
         multiply<S>({static_cast<const S *>(layer.weight), 1, channels}, grad_y, kPixels, grad_x, kPixels, channels,
                     kPixels, layer.channels);
@@ -209,6 +222,7 @@ struct PixelLayers {
                     norm(layer, channels, x, y, s.mean + l * kPixels, s.scale + l * kPixels);
                     break;
                 case kLinear:
+                case kProject:
                     linear(layer, channels, x, y);
                     break;
                 case kSilu:
@@ -228,13 +242,14 @@ struct PixelLayers {
     struct Sums {
         std::vector<Buffer<S>> weight, bias;
 
+        Sums() = default;
         explicit Sums(const PixelLayers &layers) : weight(layers.p.layers), bias(layers.p.layers) {
             for (int64_t l = 0; l < layers.p.layers; ++l) {
                 const PixelLayer &layer = layers.p.layer[l];
                 if (layer.kind == kNorm || layer.kind == kLinear) bias[l] = Buffer<S>(layer.channels * W);
                 if (layer.kind == kNorm) {
                     weight[l] = Buffer<S>(layer.channels * W);
-                } else if (layer.kind == kLinear) {
+                } else if (is_linear(layer)) {
                     weight[l] = Buffer<S>(layer.channels * columns(layers.channels_of(layers.first[l])));
                 }
             }
@@ -253,7 +268,10 @@ struct PixelLayers {
             S *grad_x = grads + at[first[l]] * kPixels, *grad_other = grads + at[second[l]] * kPixels;
             switch (layer.kind) {
                 case kLoad:
-                    save_tile(grad_y, p.grad[tensor[l]], tile);
+                    if (p.grad[tensor[l]].add)
+                        add_tile(grad_y, p.grad[tensor[l]], tile, by_pixel);
+                    else
+                        save_tile(grad_y, p.grad[tensor[l]], tile);
                     break;
                 case kConcat:
                     copy(grad_x, grad_y, channels);
@@ -264,6 +282,7 @@ struct PixelLayers {
                                   sums.weight[l], sums.bias[l]);
                     break;
                 case kLinear:
+                case kProject:
                     std::fill(by_pixel, by_pixel + kPixels * columns(channels), S(0));
                     linear_gradient(layer, channels, x, grad_y, grad_x, sums.weight[l], sums.bias[l], by_pixel);
                     break;
@@ -303,10 +322,10 @@ struct PixelLayers {
     void backward() const {
         // a number that does not depend on the threads: sums have the same order whatever their number is
         const int64_t parts = std::min<int64_t>(tiles, 32);
-        std::vector<Sums> sums;
-        for (int64_t part = 0; part < parts; ++part) sums.emplace_back(*this);
+        std::vector<Sums> sums(parts);
         for_each(p.threads, parts, [&](int64_t part) {
             Tile s(*this);
+            sums[part] = Sums(*this);
             Buffer<S> grads(rows * kPixels), by_pixel(kPixels * columns(widest));
             for (int64_t tile = tiles * part / parts; tile < tiles * (part + 1) / parts; ++tile)
                 run_backward(s, tile, grads, by_pixel, sums[part]);
@@ -327,7 +346,7 @@ struct PixelLayers {
         if (layer.kind == kNorm || layer.kind == kLinear) add_lanes(grad_bias, &Sums::bias);
         if (layer.kind == kNorm) {
             add_lanes(grad_weight, &Sums::weight);
-        } else if (layer.kind == kLinear) {
+        } else if (is_linear(layer)) {
             const int64_t channels = channels_of(first[l]), width = columns(channels);
             Buffer<S> total(layer.channels * width);
             for (const Sums &part : sums)

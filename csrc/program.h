@@ -3,7 +3,18 @@
 
 #include "threads.h"
 
-enum StepKind : int64_t { kPixelwise, kScan, kDepthwise, kSpectralGate };
+// A pixelwise step has a PixelProblem, a scan a ScanProblem, the others an ImageProblem
+enum StepKind : int64_t {
+    kPixelwise,
+    kScan,
+    kDepthwise,
+    kSpectralGate,
+    kResize,
+    kChannelSummary,
+    kSpatialConvolution,
+    kPixelSummary,
+    kAttend
+};
 
 struct ProgramStep {
     int64_t kind;

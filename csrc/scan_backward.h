@@ -1,7 +1,7 @@
-// The scan backward: tiles from the end. A tile's states are recomputed from the stored start, then the gradient of the
-// state runs through it. Where there are fewer samples than threads, a pass over Δ, C and the outputs' gradient first
-// finds the gradient of the state at the ends of some parts, which then go side by side. All sums over positions and
-// channels have a fixed order.
+// Backward of the scan, which processes tiles from the end. For each tile it recomputes the states from the stored start,
+// then runs the gradient of the state through the tile. With fewer samples than threads, a first pass through Δ, C and the
+// outputs' gradient computes the gradient of the state at the ends of several parts, which then run in parallel. All sums
+// over positions and channels have a fixed order.
 #pragma once
 
 #include "scan_parts.h"
@@ -20,14 +20,14 @@ struct ScanBackward : ScanParts<S> {
 
     template <bool exact>
     void run() const {
-        // A number that does not depend on the threads: sums have the same order whatever their number is. Parts of
-        // four tiles or more, beside which a part's own sums are small.
+        // The number of parts does not depend on the number of threads, so sums always have the same order. Parts have at
+        // least four tiles, so that each part's own sums are small in comparison.
         const int64_t part_count = std::min<int64_t>(ceil_divide(tiles.count, 4), 32), width = p.channels * states;
-        std::vector<Sums> sums;
-        for (int64_t task = 0; task < p.batch * part_count; ++task) sums.emplace_back(*this);
+        std::vector<Sums> sums(p.batch * part_count);
         const auto run_part = [&](int64_t b, int64_t part, S *gradient) {
-            run_gradients<exact>(b, tiles.count * part / part_count, tiles.count * (part + 1) / part_count, gradient,
-                                 sums[b * part_count + part]);
+            Sums &own = sums[b * part_count + part];
+            own = Sums(*this);  // by the thread that needs them, as large ones take a while to be zeroed
+            run_gradients<exact>(b, tiles.count * part / part_count, tiles.count * (part + 1) / part_count, gradient, own);
         };
         if (p.batch >= p.threads.count) {
             for_each(p.threads, p.batch, [&](int64_t b) {
@@ -52,24 +52,25 @@ struct ScanBackward : ScanParts<S> {
     }
 
   private:
-    // Sums over positions: of one part of the sequence, or of all
+    // Sums over the positions of one part of the sequence
     struct Sums {
         Buffer<S> A;        // (channels, states)
-        Buffer<S> D, bias;  // (groups, kTile, channels in a group): those over whole tiles
+        Buffer<S> D, bias;  // (groups, kTile, channels in a group): sums over tiles
         Buffer<S> weight;   // (channels, row)
 
+        Sums() = default;
         explicit Sums(const ScanBackward &scan)
             : A(scan.p.channels * scan.states), D(kTile * scan.p.channels), bias(kTile * scan.p.channels),
               weight(scan.p.weight ? scan.p.channels * scan.row : 0) {}
     };
 
-    // Gradients of one group of channels, tile after tile
+    // Gradients of one group of channels for the current tile
     struct GroupGradients {
         Inputs in;
-        Buffer<S> rows;                                 // (kTile, row): those of B, C and, with projection, Δ
+        Buffer<S> rows;                                 // (kTile, row): of B, C and, with projection, Δ
         Buffer<S> by_u, by_delta, y, grad_y, grad_z;    // (kTile, channels in the group)
         Buffer<S> by_x;                                 // (kTile, channels), with projection
-        Buffer<S> start;                                // (states), of one channel
+        Buffer<S> start;                                // (states): the state before the tile, for one channel
 
         GroupGradients(const ScanBackward &scan, const Unit &unit)
             : in(scan.tiles, unit), rows(kTile * scan.row), by_u(kTile * unit.count), by_delta(kTile * unit.count),
@@ -77,7 +78,7 @@ struct ScanBackward : ScanParts<S> {
               by_x(scan.p.weight ? kTile * scan.tiles.channels : 0), start(scan.states) {}
     };
 
-    // Gradient of the last state, channels [first, first + count) of a sample
+    // Load the gradient of the last state, for channels [first, first + count) of a sample
     void load_last(S *to, int64_t b, int64_t first, int64_t count) const {
         if (!p.grad_last_state) return;
         const S *last = static_cast<const S *>(p.grad_last_state) + (b * p.channels + first) * p.states;
@@ -85,7 +86,7 @@ struct ScanBackward : ScanParts<S> {
             std::copy(last + c * p.states, last + (c + 1) * p.states, to + c * states);
     }
 
-    // Gradient of the output before its gate, and that of the gate's input but for its factor y
+    // Load the gradient of the output before its gate, and the gradient of the gate's input without its factor y
     void load_grad_y(S *grad_y, S *grad_z, const Unit &unit, int64_t tile) const {
         tiles.load_channels(grad_y, p.grad_y, p.grad_y_strides, unit, tile);
         if (!p.z) return;
@@ -98,8 +99,8 @@ struct ScanBackward : ScanParts<S> {
         }
     }
 
-    // Run the gradient of a unit's states from tile end − 1 to tile begin. At the end of each part of the sequence it is
-    // kept in `ends` (batch, parts, channels, states), unless that is null.
+    // Run the gradient of a unit's states from tile end − 1 to tile begin, and store it at the end of each part in `ends`
+    // (batch, parts, channels, states), unless that is null
     template <bool exact>
     void run_carry(const Unit &unit, int64_t begin, int64_t end, S *state, S *steps, S *ends, int64_t parts) const {
         Inputs in(tiles, unit);
@@ -125,8 +126,8 @@ struct ScanBackward : ScanParts<S> {
         }
     }
 
-    // Gradients of tiles [begin, end) of a sample. `gradient` (channels, states) is that of the state after them, and
-    // becomes that of the state before them.
+    // Compute the gradients of tiles [begin, end) of a sample. `gradient` (channels, states) enters as the gradient of the
+    // state after these tiles, and leaves as that of the state before them.
     template <bool exact>
     void run_gradients(int64_t b, int64_t begin, int64_t end, S *gradient, Sums &sums) const {
         std::vector<GroupGradients> groups;
@@ -187,7 +188,7 @@ struct ScanBackward : ScanParts<S> {
         if (p.z) tiles.save_channels(to.grad_z, p.grad_z, p.grad_z_strides, unit, tile);
     }
 
-    // From gradients of B, C and Δ to those of u and of the weight
+    // Compute the gradients of u and of the weight from those of B, C and Δ
     void project_gradients(GroupGradients &to, Sums &sums) const {
         const int64_t channels = tiles.channels;
         for (int t = 0; t < kTile; ++t)
@@ -199,7 +200,7 @@ struct ScanBackward : ScanParts<S> {
             for (int64_t d = 0; d < p.channels; ++d) to.by_u[t * p.channels + d] += to.by_x[t * channels + d];
     }
 
-    // Gradients that are sums over all positions, channel by channel
+    // Add up the gradients that are sums over all positions, for each channel
     void add_up(const std::vector<Sums> &sums) const {
         for_each(p.threads, p.channels, [&](int64_t d) {
             for (int64_t n = 0; n < p.states; ++n) {

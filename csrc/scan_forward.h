@@ -1,10 +1,10 @@
-// The scan forward: outputs, the last state, and the states at tile starts from which backward recomputes the others.
+// Forward of the scan: outputs, the last state, and the tile-start states from which backward recomputes all others.
 #pragma once
 
 #include "scan_parts.h"
 #include "scan_recurrence.h"
 
-// Outputs that wait to be written together where threads share out channels
+// Outputs that are collected before they are written, if threads divide the channels among them
 constexpr int64_t kWaiting = 1 << 14;
 
 template <class S>
@@ -35,14 +35,14 @@ struct ScanForward : ScanParts<S> {
     }
 
   private:
-    // Run a unit through tiles [begin, end) from `state` (unit.count, states). Without outputs only the state is
-    // advanced, and `steps` (unit.count) collects the sum of Δ.
+    // Run a unit through tiles [begin, end) from `state` (unit.count, states). Without outputs, only advance the state,
+    // and add up Δ in `steps` (unit.count).
     template <bool exact, bool outputs>
     void run_tiles(const Unit &unit, int64_t begin, int64_t end, S *state, S *steps) const {
         Inputs in(tiles, unit);
         const int64_t size = kTile * unit.count;
-        // Threads that share out the channels of one sample write to the same cache lines, and would wait for each other
-        // at every tile: outputs are written many tiles at a time.
+        // Threads that divide the channels of a sample among them write to the same cache lines, and would wait for each
+        // other at every tile. So outputs are written many tiles at a time.
         const int64_t waiting = unit.count < p.channels ? std::max<int64_t>(1, kWaiting / size) : 1;
         Buffer<S> ys(outputs ? waiting * size : 0), z(p.z ? size : 0);
         alignas(64) V sums[kTile];

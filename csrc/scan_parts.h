@@ -1,5 +1,5 @@
-// How a scan is cut: units of channels, which run side by side, and, where those are fewer than threads, parts of the
-// sequence.
+// The division of a scan into units of channels, which run in parallel and, with fewer units than threads, into parts of
+// the sequence.
 #pragma once
 
 #include <type_traits>
@@ -24,7 +24,7 @@ struct ScanParts {
         return static_cast<S *>(p.starts) + ((b * tiles.count + tile) * p.channels + d) * p.states;
     }
 
-    // Call run with the number of vectors and the first state, until all states are done
+    // Call `run(number of vectors, first state)` until all states are covered
     template <class Run>
     void for_states(Run run) const {
         constexpr int most = Recurrence<S>::kMostVectors;
@@ -35,7 +35,7 @@ struct ScanParts {
         if (n < states) run(std::integral_constant<int, 1>(), n);
     }
 
-    // Units as large as they can be while every thread has one
+    // Return the largest units that still give every thread one
     std::vector<Unit> units() const {
         int64_t size = tiles.per_group;
         while (size > 1 && p.batch * p.groups * ceil_divide(tiles.per_group, size) < p.threads.count) size = (size + 1) / 2;
@@ -47,14 +47,14 @@ struct ScanParts {
         return list;
     }
 
-    // Parts of the sequence: one, unless there are fewer units than threads and the sequence is long
+    // Return the number of parts of the sequence: one, unless there are fewer units than threads and the sequence is long
     int64_t parts(int64_t unit_count) const {
         if (unit_count >= p.threads.count) return 1;
         return std::max<int64_t>(1, std::min(tiles.count / 16, ceil_divide(2 * p.threads.count, unit_count)));
     }
 
-    // Run every unit through the sequence with `run(unit, begin, end, state, steps, final)`, in parts where needed:
-    // all parts from a zero state first, then, as their starts are known, again. `backwards` goes from the end.
+    // Run every unit through the sequence with `run(unit, begin, end, state, steps, final)`. Several parts run twice: from
+    // a zero state, then from their true starts, which follow from the first run. `backwards` starts at the end.
     template <class Run, class Initial, class Finish>
     void run_parts(bool backwards, Initial initial, Run run, Finish finish) const {
         const std::vector<Unit> list = units();
@@ -68,7 +68,7 @@ struct ScanParts {
             run(list[unit], tiles.count * part / part_count, tiles.count * (part + 1) / part_count,
                 state_of(unit, part), final ? nullptr : steps_of(unit, part), final);
         };
-        // order in which parts follow each other
+        // index of the i-th part in running order
         const auto in_order = [&](int64_t i) { return backwards ? part_count - 1 - i : i; };
         for_each(p.threads, unit_count * (part_count - 1),
                  [&](int64_t i) { run_part(i % unit_count, in_order(i / unit_count), false); });
@@ -78,7 +78,7 @@ struct ScanParts {
             for (int64_t i = 0; i < part_count; ++i) {
                 S *state = state_of(unit, in_order(i));
                 const S *steps = steps_of(unit, in_order(i));
-                for (int64_t k = 0; k < width; ++k) std::swap(entering[k], state[k]);  // now `entering` has what was added
+                for (int64_t k = 0; k < width; ++k) std::swap(entering[k], state[k]);  // `entering` now has the added state
                 if (i + 1 == part_count) break;
                 for (int64_t c = 0; c < list[unit].count; ++c) {
                     Buffer<S> moving(states);

@@ -1,4 +1,4 @@
-// The recurrence and its gradients: one channel through one tile, with the states in the lanes of a few registers.
+// The recurrence and its gradients, for one channel in one tile, with the states in the lanes of a few registers.
 #pragma once
 
 #include "scan.h"
@@ -16,7 +16,7 @@ struct Recurrence {
         S operator[](int64_t t) const { return data[t * stride]; }
     };
 
-    // Rows of states: B, C or their gradients at a tile's positions
+    // Rows of states at a tile's positions: B, C or their gradients
     template <class T>
     struct Rows {
         T *data;
@@ -24,14 +24,14 @@ struct Recurrence {
         T *operator()(int64_t t, int v) const { return data + t * stride + v * W; }
     };
 
-    // Vectors of states that go together: enough to hide how long a step of the recurrence takes
+    // Vectors of states that advance together: enough to hide the latency of a step of the recurrence
     static constexpr int kMostVectors = VECTOR_BYTES == 64 ? 2 : 4;
 
-    // Positions whose exponentials are computed in step, so that enough of them are in flight
+    // Positions whose exponentials are computed together, so that enough of them are in flight
     template <int NV>
     static constexpr int kSteps = NV > 2 ? 1 : 2;
 
-    // e^{ΔA} − 1 for the zero-order hold, e^{ΔA} otherwise, at positions from t on, for NV vectors of states
+    // Compute e^{ΔA} − 1 for the zero-order hold, or e^{ΔA} otherwise, for `steps` positions from t and NV vectors of states
     template <int NV, int steps, bool exact>
     static void discretize(Column delta, int t, const V *a2, V *result) {
         V y[steps * NV];
@@ -43,13 +43,13 @@ struct Recurrence {
             exp2<S, steps * NV>(y, result);
     }
 
-    // The next state. With k = Bu/A, the zero-order hold is e^{ΔA}h + (e^{ΔA} − 1)k = h + (e^{ΔA} − 1)(h + k).
+    // Return the next state. With k = Bu/A, the zero-order hold is e^{ΔA}h + (e^{ΔA} − 1)k = h + (e^{ΔA} − 1)(h + k).
     template <bool exact>
     static V next(V h, V discrete, V b, V inverse, V step, V x) {
         return exact ? h + discrete * (h + x * (b * inverse)) : discrete * h + (step * x) * b;
     }
 
-    // Run NV vectors of states, from `state` on, through a tile. sums (kTile) collects ⟨C, h⟩ lane by lane.
+    // Run NV vectors of states, which start at `state`, through a tile; `sums` (kTile) accumulates ⟨C, h⟩ per lane
     template <int NV, bool exact, bool outputs>
     static void advance(S *state, const S *a2, const S *inverse, Column delta, Column u, Rows<const S> B,
                         Rows<const S> C, V *sums, bool first) {
@@ -59,7 +59,7 @@ struct Recurrence {
             a[v] = load<S>(a2 + v * W);
             inv[v] = load<S>(inverse + v * W);
         }
-        // for the whole tile first, where no value waits for another
+        // discretize the whole tile first, as these values do not depend on each other
         alignas(64) V discrete[kTile * NV];
         for (int t = 0; t < kTile; t += kSteps<NV>)
             discretize<NV, kSteps<NV>, exact>(delta, t, a, discrete + t * NV);
@@ -75,13 +75,13 @@ struct Recurrence {
         for (int v = 0; v < NV; ++v) store<S>(state + v * W, h[v]);
     }
 
-    // e^{ΔA}, of what `discretize` gives
+    // Return e^{ΔA} from the result of `discretize`
     template <bool exact>
     static V decay_of(V discrete) {
         return exact ? discrete + S(1) : discrete;
     }
 
-    // g_{t−1} = e^{ΔA} (g_t + C_t ∂y_t), from a tile's end to its start, to the bit as `tile_gradients` has it
+    // Run g_{t−1} = e^{ΔA} (g_t + C_t ∂y_t) from a tile's end to its start, bit-identical to `tile_gradients`
     template <int NV, bool exact>
     static void carry(S *gradient, const S *a2, Column delta, Column grad_y, Rows<const S> C) {
         constexpr int steps = 2;
@@ -102,21 +102,21 @@ struct Recurrence {
         for (int v = 0; v < NV; ++v) store<S>(gradient + v * W, g[v]);
     }
 
-    // Scratch of backward for one channel's tile. Of each position, NV vectors.
+    // Scratch memory of backward for one channel in one tile, with NV vectors per position
     struct Scratch {
-        alignas(64) V states[(kTile + 1) * kMostVectors];  // h_{t−1}, and the last
-        alignas(64) V discrete[kTile * kMostVectors];      // as `discretize` has it
+        alignas(64) V states[(kTile + 1) * kMostVectors];  // h_{t−1}, and the last state
+        alignas(64) V discrete[kTile * kMostVectors];      // results of `discretize`
         alignas(64) V gradients[kTile * kMostVectors];     // of h_t
-        alignas(64) V y[kTile], by_u[kTile], by_delta[kTile];  // sums over states, lane by lane
+        alignas(64) V y[kTile], by_u[kTile], by_delta[kTile];  // sums over states, per lane
 
         void clear() {
             for (int t = 0; t < kTile; ++t) y[t] = by_u[t] = by_delta[t] = V{};
         }
     };
 
-    // ∂/∂A (e^{ΔA} − 1)/A = (x e^x − (e^x − 1))/A², with x = ΔA; where that cancels, Δ² Σ (k+1)/(k+2)! x^k
+    // ∂/∂A (e^{ΔA} − 1)/A = (x e^x − (e^x − 1))/A² with x = ΔA, or the series Δ² Σ (k+1)/(k+2)! x^k if that cancels
     struct WeightByA {
-        V a, square_of_inverse, small;  // small: a step whose square is below it takes the series
+        V a, square_of_inverse, small;  // small: the series applies if the square of the step is below this
 
         WeightByA(V a, V inverse)
             : a(a), square_of_inverse(inverse * inverse),
@@ -138,7 +138,7 @@ struct Recurrence {
         }
     };
 
-    // Values of one channel at a tile's positions, side by side
+    // Values of one channel at a tile's positions, contiguous
     struct Line {
         alignas(64) S at[kTile];
 
@@ -147,7 +147,7 @@ struct Recurrence {
         }
     };
 
-    // Gradients of NV vectors of states. B, C and their gradients' rows begin at those states; so do the others.
+    // Compute the gradients of NV vectors of states. All pointers and rows start at the first of these states.
     template <int NV, bool exact, bool outputs>
     static void tile_gradients(Scratch &s, const S *a2_, const S *a1_, const S *inverse_, const S *start, S *gradient,
                                S *grad_A, const Line &u, const Line &delta, const Line &grad_y, Rows<const S> B,
@@ -165,7 +165,7 @@ struct Recurrence {
         }
         for (int v = 0; v < NV; ++v) store<S>(gradient + v * W, g[v]);
 
-        // what is left waits for no other position
+        // the remaining gradients do not depend on other positions
         for (int v = 0; v < NV; ++v) {
             const V a = load<S>(a1_ + v * W), inverse = load<S>(inverse_ + v * W);
             const WeightByA weight_by_A(a, inverse);
@@ -197,7 +197,7 @@ struct Recurrence {
         }
     }
 
-    // Run NV vectors of states through a tile, and keep them
+    // Run NV vectors of states through a tile, and keep the state at every position
     template <int NV, bool exact>
     static void run_states(Scratch &s, const S *a2, const S *inverse, const S *start, Column u, Column delta,
                            Rows<const S> B) {
@@ -219,7 +219,7 @@ struct Recurrence {
         for (int v = 0; v < NV; ++v) s.states[kTile * NV + v] = h[v];
     }
 
-    // Sums of lanes into a column of (kTile, stride)
+    // Sum lanes into a column of (kTile, stride)
     static void sum_tile(V *lanes, S *to, int64_t stride) {
         alignas(64) S sums[kTile];
         for (int t = 0; t < kTile; t += W) sum_lanes<S>(lanes + t, sums + t);

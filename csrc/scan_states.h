@@ -1,4 +1,4 @@
-// The state matrix A as the recurrence wants it.
+// The state matrix A in the form that the recurrence needs.
 #pragma once
 
 #include <cmath>
@@ -9,8 +9,8 @@
 
 template <class S>
 struct StateMatrix {
-    const int64_t states;  // filled up to whole vectors
-    // by channel: times log₂e, as it is, and its reciprocal
+    const int64_t states;  // padded to whole vectors
+    // for each channel: A log₂e, A and 1/A
     Buffer<S> A2, A1, inverse_A;
 
     StateMatrix(const ScanProblem &p, int64_t states)
@@ -26,14 +26,14 @@ struct StateMatrix {
             }
     }
 
-    // e^{A ΣΔ}: what is left of a channel's state after steps
+    // Multiply a channel's state by e^{A ΣΔ}, its decay over several positions
     void decay(S *state, int64_t d, S steps) const {
         for (int64_t n = 0; n < states; n += kWidth<S>)
             store<S>(state + n, load<S>(state + n) * exp2<S>(load<S>(A2 + d * states + n) * steps));
     }
 
   private:
-    // An A this small acts as zero does, and spares (e^{ΔA} − 1)/A the special case
+    // Replace an A near zero by a value so small that it acts as zero, which avoids 0/0 in (e^{ΔA} − 1)/A
     static S nonzero(S a) {
         constexpr S least = sizeof(S) == 4 ? S(1e-12) : S(1e-20);
         return std::abs(a) < least ? -least : a;

@@ -1,4 +1,6 @@
-// The spectral gate, forward and backward.
+// The spectral gate, forward and backward: y = irfft2(weight · rfft2(x) + bias), both transforms orthonormal. The number
+// of channels is even; weight and bias are (height, width/2 + 1, channels, 2). For backward, forward keeps the spectrum
+// of x in `spectrum_size` values.
 //
 // Two real channels are transformed as one complex signal: the first half of the channels are real parts, the second half
 // imaginary ones, as they lie in memory. The spectra of the two, X1 and X2, follow from the packed Z and its mirror image:
@@ -15,7 +17,7 @@
 
 #include "buffer.h"
 #include "fft.h"
-#include "spectral_gate.h"
+#include "image.h"
 #include "vector_math.h"
 
 template <class S>
@@ -24,26 +26,26 @@ struct SpectralGate {
     using Signals = typename Fourier<S>::Signals;
     static constexpr int W = kWidth<S>;
 
-    const GateProblem &p;
+    const ImageProblem &p;
     const int64_t half = p.channels / 2;
     const int64_t columns = p.width / 2 + 1;                 // that are stored
     const int64_t chunks = (columns * half + W - 1) / W;     // of lanes, a stored column's channels each
     const Fourier<S> along_rows{p.width}, along_columns{p.height};
     const S scale = S(1 / std::sqrt(static_cast<double>(p.height) * static_cast<double>(p.width)));
 
-    explicit SpectralGate(const GateProblem &problem) : p(problem) {}
+    explicit SpectralGate(const ImageProblem &problem) : p(problem) {}
 
     int64_t spectrum_size() const { return p.batch * chunks * p.height * 4 * W; }
 
     void forward() const {
         S *y = static_cast<S *>(p.y);
-        transform_rows(static_cast<const S *>(p.x), y, false);
+        transform_rows(static_cast<const S *>(p.x[0]), y, false);
         for_each(p.threads, chunks, [&](int64_t chunk) { gate_columns(chunk, y); });
         transform_rows(y, y, true);
     }
 
     void backward() const {
-        S *grad_x = static_cast<S *>(p.grad_x);
+        S *grad_x = static_cast<S *>(p.grad_x[0]);
         transform_rows(static_cast<const S *>(p.grad_y), grad_x, false);
         for_each(p.threads, chunks, [&](int64_t chunk) { gate_gradients(chunk, grad_x); });
         transform_rows(grad_x, grad_x, true);
@@ -67,10 +69,10 @@ struct SpectralGate {
     };
 
     static void copy(S *to, const S *from, int count) {
-        if (count == W)
-            store<S>(to, load<S>(from));
-        else
-            for (int i = 0; i < count; ++i) to[i] = from[i];
+        if (count == W) return store<S>(to, load<S>(from));
+        int i = 0;
+        for (; i + 4 <= count; i += 4) std::memcpy(to + i, from + i, 4 * sizeof(S));
+        for (; i < count; ++i) to[i] = from[i];
     }
 
     // Signals of n values, `step` apart; a line begins at start(line)
@@ -210,7 +212,7 @@ struct SpectralGate {
     }
 
     S *spectrum_of(int64_t b, int64_t chunk) const {
-        return static_cast<S *>(p.spectrum) + (b * chunks + chunk) * p.height * 4 * W;
+        return static_cast<S *>(p.kept) + (b * chunks + chunk) * p.height * 4 * W;
     }
 
     static Complex at(const S *values, int part) { return {load<S>(values + 2 * part * W), load<S>(values + (2 * part + 1) * W)}; }
@@ -228,7 +230,7 @@ struct SpectralGate {
                 separate(plus, minus, h, x[0], x[1]);
                 for (int part = 0; part < 2; ++part) {
                     const Complex w = at(weight + h * 4 * W, part), c = at(bias + h * 4 * W, part);
-                    if (p.spectrum) put(spectrum_of(b, chunk) + h * 4 * W, part, x[part]);
+                    if (p.kept) put(spectrum_of(b, chunk) + h * 4 * W, part, x[part]);
                     y[part] = {w.re * x[part].re - w.im * x[part].im + c.re, w.re * x[part].im + w.im * x[part].re + c.im};
                 }
                 join(y[0], y[1], plus, minus, h);

@@ -1,5 +1,5 @@
-// Tiles: kTile positions of the sequence, taken from tensors of any strides into short arrays that stay in the
-// first-level cache, with softplus and projections applied; and results on their way back.
+// Tiles of kTile positions: load them from tensors of any strides into short arrays that stay in the L1 cache, apply
+// softplus and projections, and write results back.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Channels of one group and one sample that run through the sequence together, as they share B and C
+// Channels of one group and sample; they run through the sequence together, as they share B and C
 struct Unit {
     int64_t b, first, count;
 };
@@ -25,10 +25,10 @@ struct Tiles {
     const int64_t length = p.outer * p.inner;
     const int64_t count = ceil_divide(length, kTile);
     const int64_t per_group = p.channels / p.groups;
-    // filled up to whole vectors
+    // padded to whole vectors
     const int64_t states = ceil_divide(p.states, W) * W;
     const int64_t channels = ceil_divide(p.channels, W) * W;
-    // columns of B and C, and, where they are projected, of Δ, in a tile's rows
+    // columns in a tile's rows: of B, of C and, with projection, of Δ
     const int64_t at_C = states, at_delta = 2 * states, row = at_delta + (p.weight ? channels : 0);
 
     Buffer<S> project;       // (p.channels, row): from u to a row
@@ -43,33 +43,35 @@ struct Tiles {
                 project[c * row + column(j)] = project_back[column(j) * channels + c] = weight_row<const S>(p.weight, p.weight_bc, j)[c];
     }
 
-    // Row j of a weight, or of its gradient, in its two parts: for Δ, and for B and C
+    // Return row j of a weight or its gradient, which has two parts: for Δ, and for B and C
     template <class T, class Pointer>
     T *weight_row(Pointer delta, Pointer bc, int64_t j) const {
         return j < p.channels ? static_cast<T *>(delta) + j * p.channels : static_cast<T *>(bc) + (j - p.channels) * p.channels;
     }
 
-    // Column of what row j of the weight yields
+    // Return the column that row j of the weight projects to
     int64_t column(int64_t j) const {
         if (j < p.channels) return at_delta + j;
         j -= p.channels;
         return j < p.states ? j : at_C + j - p.states;
     }
 
-    // What one unit needs of one tile. Past the end of the sequence, u, Δ, B and C are zero: a state stays as it is.
+    // The inputs of one unit for one tile. Past the end of the sequence, u, Δ, B and C are zero and leave states unchanged.
     struct Inputs {
         const Unit unit;
         int used;                      // positions before the end of the sequence
-        Buffer<S> u, delta, slope;     // (kTile, unit.count); slope is that of softplus
+        Buffer<S> u, delta, slope;     // (kTile, unit.count); slope is the derivative of softplus
         Buffer<S> skip, bias;          // (kTile, unit.count): D and the bias of Δ, the same in each row
-        Buffer<S> x;                   // (kTile, p.channels): u of all channels, where there is a projection
+        Buffer<S> others;              // (kTile, p.channels): u of all channels, if the unit has fewer
+        const S *x = nullptr;          // u of all channels, with projection
         Buffer<S> rows;                // (kTile, row)
-        const S *B = nullptr, *C = nullptr;  // rows of states in the line above, or in the tensors themselves
+        const S *B = nullptr, *C = nullptr;  // rows of states, in `rows` or in the tensors themselves
         int64_t B_row = 0, C_row = 0;
 
         Inputs(const Tiles &tiles, const Unit &unit)
             : unit(unit), u(kTile * unit.count), delta(kTile * unit.count), slope(kTile * unit.count),
-              skip(kTile * unit.count), bias(kTile * unit.count), x(tiles.p.weight ? kTile * tiles.p.channels : 0),
+              skip(kTile * unit.count), bias(kTile * unit.count),
+              others(tiles.p.weight && unit.count < tiles.p.channels ? kTile * tiles.p.channels : 0),
               rows(kTile * tiles.row) {
             for (int64_t i = 0; i < kTile * unit.count; ++i) {
                 const int64_t d = unit.first + i % unit.count;
@@ -87,7 +89,11 @@ struct Tiles {
         to.used = used(tile);
         load_channels(to.u, p.u, p.u_strides, unit, tile);
         if (p.weight) {
-            load_channels(to.x, p.u, p.u_strides, {unit.b, 0, p.channels}, tile);
+            to.x = to.u;
+            if (unit.count < p.channels) {
+                load_channels(to.others, p.u, p.u_strides, {unit.b, 0, p.channels}, tile);
+                to.x = to.others;
+            }
             const int64_t begin = wanted == only_C ? at_C : 0, end = wanted == only_B ? at_C : at_delta;
             project_columns(to, begin, end);
             const int64_t last = unit.first + unit.count;
@@ -110,7 +116,7 @@ struct Tiles {
         std::fill(to.slope + to.used * unit.count, to.slope + kTile * unit.count, S(0));
     }
 
-    // A unit's channels of a tensor like u, (kTile, unit.count); zeros past the end
+    // Load a unit's channels of a tensor like u to (kTile, unit.count), with zeros past the end
     void load_channels(S *to, const void *tensor, const int64_t *strides, const Unit &unit, int64_t tile) const {
         load_rows(to, unit.count, at(tensor, strides, unit.b, unit.first), strides[1], offsets(tile, strides + 2),
                   unit.count);
@@ -128,7 +134,7 @@ struct Tiles {
             for (int64_t i = 0; i < unit.count; ++i) to[offset.at[t] + i * strides[1]] += from[i];
     }
 
-    // Columns of a tile's rows into a tensor like B
+    // Save columns of a tile's rows to a tensor like B
     void save_states(const S *from, void *tensor, const int64_t *strides, int64_t b, int64_t g, int64_t tile) const {
         save_rows(from, row, at(tensor, strides, b, g), strides[2], offsets(tile, strides + 3), p.states);
     }
@@ -153,12 +159,12 @@ struct Tiles {
         return result;
     }
 
-    // First element of a tensor for a sample and a channel or group
+    // Return the first element of a tensor for a sample and a channel or group
     static S *at(const void *tensor, const int64_t *strides, int64_t b, int64_t d) {
         return const_cast<S *>(static_cast<const S *>(tensor)) + b * strides[0] + d * strides[1];
     }
 
-    // Rows of B or C: in the tensor where they lie evenly, as whole vectors, and are all there; otherwise copied
+    // Return rows of B or C: in place if the tile is complete and its rows are evenly spaced, whole vectors, else copied
     const S *states_of(const void *tensor, const int64_t *strides, int64_t b, int64_t g, int64_t tile, S *copy,
                        int64_t &row_stride) const {
         const S *from = at(tensor, strides, b, g);
@@ -173,7 +179,7 @@ struct Tiles {
         return copy;
     }
 
-    // `n` values at each position, `stride` apart, from and to rows of a tile
+    // Load or save `n` values per position, `stride` apart in the tensor, into or from rows of a tile
     static void load_rows(S *to, int64_t to_row, const S *from, int64_t stride, const Offsets &offset, int64_t n) {
         for (int t = 0; t < kTile; ++t, to += to_row) {
             if (t >= offset.used)
@@ -194,7 +200,7 @@ struct Tiles {
         }
     }
 
-    // A call of memcpy costs more than a few values
+    // Copy four values at a time, as a call of memcpy costs more than copying a few values
     static void copy(S *to, const S *from, int64_t n) {
         int64_t i = 0;
         for (; i + 4 <= n; i += 4) std::memcpy(to + i, from + i, 4 * sizeof(S));

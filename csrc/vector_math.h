@@ -1,5 +1,5 @@
-// Vectors of the width that the build sets (VECTOR_BYTES), in GCC's and Clang's vector extension, and the
-// functions of them that the scan needs. The compiler chooses the instructions, but for a few that it cannot find.
+// Vectors of the width that the build sets (VECTOR_BYTES), in GCC's and Clang's vector extension, and the functions on
+// them that the scan needs. The compiler chooses the instructions, except for a few that it does not find.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ template <>
 struct Vector<float> {
     typedef float Real __attribute__((vector_size(VECTOR_BYTES)));
     typedef int32_t Int __attribute__((vector_size(VECTOR_BYTES)));
-    // 1.5·2²³ and the exponent's bias: adding it rounds to an integer, whose last bits are then those of an exponent
+    // 1.5·2²³ plus the exponent's bias: adding this rounds to an integer, whose low bits are then those of an exponent
     static constexpr float kRound = 12582912.0f + 127;
     static constexpr int32_t kMantissa = 23;
     static constexpr float kLowest = -126.0f, kHighest = 128.0f;  // 2^kHighest is infinite
@@ -33,7 +33,7 @@ template <>
 struct Vector<double> {
     typedef double Real __attribute__((vector_size(VECTOR_BYTES)));
     typedef int64_t Int __attribute__((vector_size(VECTOR_BYTES)));
-    static constexpr double kRound = 6755399441055744.0 + 1023;  // 1.5·2⁵², and the bias
+    static constexpr double kRound = 6755399441055744.0 + 1023;  // 1.5·2⁵² plus the bias
     static constexpr int64_t kMantissa = 52;
     static constexpr double kLowest = -1022.0, kHighest = 1024.0;
     // (2^f − 1)/f by its Taylor series ln2^(k+1)/(k+1)!
@@ -69,10 +69,10 @@ inline void store(S *p, Real<S> v) {
 
 template <class S>
 inline Real<S> splat(S s) {
-    return s - Real<S>{};  // and not a sum, which is no copy where s is −0
+    return s - Real<S>{};  // not a sum, as −0 + 0 is +0
 }
 
-// Keeps the compiler from fusing a product into a sum, which would round otherwise than where it cannot be fused
+// Keep the compiler from fusing a product into a sum, which would round differently from code that cannot fuse it
 template <class S>
 inline Real<S> rounded(Real<S> product) {
 #if defined(__x86_64__)
@@ -83,7 +83,7 @@ inline Real<S> rounded(Real<S> product) {
     return product;
 }
 
-// The larger and the smaller of y and a bound; not a number stays so
+// Return the larger or the smaller of y and a bound; NaN stays NaN
 #ifdef __x86_64__
 inline __m128 maximum(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
 inline __m128d maximum(__m128d a, __m128d b) { return _mm_max_pd(a, b); }
@@ -121,12 +121,12 @@ inline Real<S> at_most(Real<S> y, S bound) {
 }
 #endif
 
-// Write y = n + f with a whole number n and |f| ≤ ½, for a y that is not below kLowest; gives f and 2^n, which is
-// infinite from kHighest on, so that no overflow goes unnoticed
+// Split y ≥ kLowest into n + f with an integer n and |f| ≤ ½, and return f and 2^n. From kHighest, 2^n is infinite, so
+// that overflow stays visible.
 template <class S>
 inline Real<S> split_exponent(Real<S> y, Real<S> &power) {
 #ifdef __AVX512F__
-    // two instructions for the other branch's five
+    // two instructions instead of the other branch's five
     Real<S> n;
     if constexpr (sizeof(S) == 4) {
         n = (Real<S>)_mm512_roundscale_ps((__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -145,8 +145,8 @@ inline Real<S> split_exponent(Real<S> y, Real<S> &power) {
 #endif
 }
 
-// 2^y = power·(1 + rest); `power` and `rest` are enough for 2^y and for 2^y − 1, neither of which follows from the
-// other where it is small. For `count` vectors in step, which keeps more of them in flight than one after the other.
+// Compute `power` and `rest` with 2^y = power·(1 + rest). Both 2^y and 2^y − 1 follow from them without loss of digits,
+// but not from each other if one is small. Processing `count` vectors together keeps more operations in flight.
 template <class S, int count>
 inline void exp2_parts(const Real<S> *y, Real<S> *power, Real<S> *rest) {
     using V = Vector<S>;
@@ -179,7 +179,7 @@ inline Real<S> exp2(Real<S> y) {
     return result;
 }
 
-// log(1 + e^x), and its derivative 1/(1 + e^−x) if asked; x and 1 above 20, as torch and mamba_ssm have it
+// Compute log(1 + e^x) and, with `with_slope`, its derivative 1/(1 + e^−x); above 20, x and 1, as in torch and mamba_ssm
 template <class S, bool with_slope>
 inline void softplus(Real<S> x, Real<S> &value, Real<S> &slope) {
     const auto positive = x > S(0);
@@ -193,7 +193,7 @@ inline void softplus(Real<S> x, Real<S> &value, Real<S> &slope) {
     if (with_slope) slope = linear ? splat<S>(1) : (positive ? splat<S>(1) : z) / (z + S(1));
 }
 
-// x/(1 + e^−x), and its derivative
+// x/(1 + e^−x) and its derivative
 template <class S>
 struct Silu {
     Real<S> value, slope;
@@ -204,13 +204,13 @@ inline Silu<S> silu(Real<S> x) {
     const auto positive = x > S(0);
     const Real<S> z = exp2<S>((positive ? -x : x) * S(kLog2E));
     const Real<S> sigmoid = (positive ? splat<S>(1) : z) / (z + S(1));
-    // below this e^x is no longer exact, and a large x would multiply what should be zero
+    // below this bound e^x is inexact, and a large x would multiply a value that should be zero
     const auto vanishes = x < S(Vector<S>::kLowest / kLog2E);
     const Real<S> slope = sigmoid * (x * (S(1) - sigmoid) + S(1));
     return {vanishes ? Real<S>{} : x * sigmoid, vanishes ? Real<S>{} : slope};
 }
 
-// Sum over pairs of neighbouring lanes: the first half of the result from a, the second from b
+// Sum pairs of neighbouring lanes; the first half of the result comes from a, the second from b
 template <class S, int... I>
 inline Real<S> add_pairs(Real<S> a, Real<S> b, std::integer_sequence<int, I...>) {
 #ifdef __clang__
@@ -221,7 +221,7 @@ inline Real<S> add_pairs(Real<S> a, Real<S> b, std::integer_sequence<int, I...>)
 #endif
 }
 
-// out[i] = Σ over lanes of rows[i], for as many rows as a vector has lanes; rows are lost
+// Set out[i] to the sum over the lanes of rows[i], for as many rows as a vector has lanes; overwrites `rows`
 template <class S>
 inline void sum_lanes(Real<S> *rows, S *out) {
     for (int count = kWidth<S>; count > 1; count /= 2)

@@ -1,4 +1,4 @@
-"""What others do where there is no CUDA, written as they have it: baselines of the scan benchmark."""
+"""Baselines of the scan benchmark: the scans that other projects use without CUDA."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 def _discretize(delta: Tensor, A: Tensor, B: Tensor, u: Tensor, discretization: str) -> tuple[Tensor, Tensor]:
-    """e^{ΔA} and the weighted input, (batch, L, channels, N) each, for the whole sequence."""
+    """Return e^{ΔA} and the weighted input, (batch, L, channels, N) each, for the whole sequence."""
     x = delta.mT.unsqueeze(-1) * A
     weight = torch.expm1(x) / A if discretization == "zoh" else delta.mT.unsqueeze(-1)
     return torch.exp(x), weight * B.mT.unsqueeze(2) * u.mT.unsqueeze(-1)
 
 
 def sequential_loop(u, delta, A, B, C, D, *, delta_softplus: bool, discretization: str) -> Tensor:
-    """A loop over positions as mamba_ssm's `selective_scan_ref` has it: discretised before, one einsum a position.
+    """Loop over positions like mamba_ssm's `selective_scan_ref`: discretize first, then one einsum per position.
 
-    Positions are unbound at once and not indexed: the gradient of an index is as large as the whole sequence.
+    The function unbinds positions instead of indexing them, as the gradient of an index is as large as the sequence.
     """
     assert delta_softplus
     decay, added = _discretize(F.softplus(delta), A, B, u, discretization)
@@ -30,7 +30,7 @@ def sequential_loop(u, delta, A, B, C, D, *, delta_softplus: bool, discretizatio
 
 
 def mambapy_scan(u, delta, A, B, C, D, *, delta_softplus: bool, discretization: str) -> Tensor:
-    """The parallel (Blelloch) scan of mambapy, used as its Mamba block uses it."""
+    """Run the parallel (Blelloch) scan of mambapy in the way that its Mamba block does."""
     from mambapy.pscan import pscan
 
     assert delta_softplus

@@ -1,4 +1,4 @@
-"""The speed this project promises on a CPU, and its goals, beside what the other scripts have measured."""
+"""Compare the speed that this project promises on a CPU, and its goals, with the measurements of the other scripts."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from measure import RESULTS, print_table
 
 
 def at_least(what: str, bound: float, measured: float, digits: int = 0) -> list[str]:
-    """A row of a ratio that should be large."""
+    """Return the row of a ratio that should be large."""
     return [what, f"≥ {bound:g}×", f"{measured:.{digits}f}×", "yes" if measured >= bound else "no"]
 
 
 def at_most(what: str, bound: float, measured: float, unit: str = "×", digits: int = 2) -> list[str]:
-    """A row of a ratio or a time that should be small."""
+    """Return the row of a ratio or a time that should be small."""
     return [what, f"≤ {bound:g}{unit}", f"{measured:.{digits}f}{unit}", "yes" if measured <= bound else "no"]
 
 
 def main() -> None:
-    """Read their JSON and print the tables."""
+    """Read the JSON files of the other scripts and print the tables."""
     files = (RESULTS / f"{name}.json" for name in ("scan", "network", "threads", "prediction"))
     scan, network, threads, prediction = (json.loads(file.read_text()) for file in files)
     sets = {measured["machine"]["instruction_set"] for measured in (scan, network, threads, prediction)}
     instruction_set, *others = sets
     if others:
-        sys.exit(f"{RESULTS} has results of several instruction sets ({', '.join(sets)}): run `make bench`")
+        sys.exit(f"{RESULTS} mixes results of several instruction sets ({', '.join(sets)}): run `make bench` again")
     scans = {r["what"]: r["seconds"] for r in scan["results"] if "loop" in r["seconds"]}
     networks = {(r["what"], r["size"], r["batch"]): r for r in network["results"]}
     ratios = {setup: r["MambaMIS B"] / r["PlainConvUNet"] for setup, r in networks.items()}
@@ -36,14 +36,14 @@ def main() -> None:
         times = scans[what]
         promised += [
             at_least(f"scan {what}: loop as in mamba_ssm's selective_scan_ref", loop, times["loop"] / times["cpp"]),
-            at_least(f"scan {what}: our reference loop", loop, times["reference"] / times["cpp"]),
-            at_least(f"scan {what}: our PyTorch path", chunked, times["torch"] / times["cpp"]),
+            at_least(f"scan {what}: backend reference", loop, times["reference"] / times["cpp"]),
+            at_least(f"scan {what}: backend torch", chunked, times["torch"] / times["cpp"]),
         ]
     for size in (256, 512):
         promised.append(at_most(f"B inference {size}²: PlainConvUNet", 0.5, ratios["inference", size, 1]))
     promised += [
         at_most("B training step 256² × 2: PlainConvUNet", 0.6, ratios["training step", 256, 2]),
-        at_most("B time a pixel 1024²: 256²", 1.15, seconds[1024] / 1024**2 / (seconds[256] / 256**2)),
+        at_most("B time per pixel 1024²: 256²", 1.15, seconds[1024] / 1024**2 / (seconds[256] / 256**2)),
         at_most("B training peak memory 512² × 2: PlainConvUNet", 1.0, ratios["peak memory", 512, 2]),
     ]
 
@@ -61,7 +61,7 @@ def main() -> None:
     small = prediction["results"][0]
     what = f"B, {small['images']}, mirroring"
     goals += [
-        at_most(f"{what}, an image in process", 0.12, small["in process"]["ours"], " s", 3),
+        at_most(f"{what}, one image in process", 0.12, small["in process"]["ours"], " s", 3),
         at_most(f"{what}: `mamba_mis predict`", 16, small["ours"], " s", 1),
     ]
 

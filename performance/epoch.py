@@ -1,10 +1,10 @@
-"""An epoch of `nnUNetv2_train` on a CPU, nnU-Net's own 2D U-Net beside Mamba-MIS B: loading data, steps, validation.
+"""Time an epoch of `nnUNetv2_train` on a CPU, for nnU-Net's own 2D U-Net and Mamba-MIS B: data, steps, validation.
 
-Draws a small dataset, converts, plans and preprocesses it with the commands that people use, then runs both trainers on
-it, each in a process of its own: with `nnUNet_n_proc_DA=0`, where the process that trains augments, and with nnU-Net's
-default, where others do. An epoch is measured on fewer iterations and scaled up to nnU-Net's number of them.
+The script draws a small dataset, converts, plans and preprocesses it with the usual commands, then runs both trainers,
+each in its own process: with `nnUNet_n_proc_DA=0`, where the training process augments, and with nnU-Net's default,
+where other processes do. It measures fewer iterations than an epoch has, and scales the result up.
 
-`epoch.py measure TRAINER` runs one and prints the seconds as JSON.
+`epoch.py measure TRAINER` runs one trainer and prints the seconds as JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WHOLE, MEASURED = (250, 50), (15, 3)  # iterations of training and validation
 
 
 def prepare(folder: Path) -> None:
-    """Make a dataset that can be trained on below `folder`, and set nnU-Net's variables."""
+    """Create a preprocessed dataset in `folder`, and set nnU-Net's environment variables."""
     os.environ |= {name: str(folder / name) for name in FOLDERS}
     for name in FOLDERS:
         (folder / name).mkdir()
@@ -48,7 +48,7 @@ def prepare(folder: Path) -> None:
     command = [find_executable("nnUNetv2_plan_and_preprocess"), *f"-d {DATASET} -c 2d -npfp 2 -np 2".split()]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} fails:\n{done.stderr[-3000:]}")
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     (plans,) = preprocessed().glob("nnUNetPlans.json")
     values = json.loads(plans.read_text())
     values["configurations"]["2d"]["batch_size"] = BATCH
@@ -56,13 +56,13 @@ def prepare(folder: Path) -> None:
 
 
 def preprocessed() -> Path:
-    """Folder of the dataset."""
+    """Return the folder of the preprocessed dataset."""
     (folder,) = Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{DATASET}_*")
     return folder
 
 
 def measure(name: str) -> dict[str, float]:
-    """Seconds of an epoch of a trainer by part, after a short one that warms up."""
+    """Return the seconds of a trainer's epoch by part, after a short epoch as warm-up."""
     from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
     from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -112,14 +112,14 @@ def measure(name: str) -> dict[str, float]:
 
 
 def whole_epoch(measured: dict[str, float]) -> dict[str, float]:
-    """Seconds of an epoch as long as nnU-Net's: what comes once an epoch is not scaled."""
+    """Scale measured seconds to an epoch of nnU-Net's length; work that happens once per epoch is not scaled."""
     parts = {part: WHOLE[0] / MEASURED[0] * measured[part] for part in PARTS}
     once = measured["epoch"] - sum(measured[part] for part in PARTS)
     return parts | {"once": once, "epoch": sum(parts.values()) + once}
 
 
 def main() -> None:
-    """Print the epochs side by side and write them as JSON."""
+    """Print a table of the epochs and write them as JSON."""
     results = []
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
@@ -137,9 +137,9 @@ def main() -> None:
         rows.append([f"{result['trainer']}, {result['loader']}", *cells, f"{seconds['data'] / seconds['epoch']:.0%}"])
     height, width = plan["patch_size"]
     print_table(
-        f"An epoch of {WHOLE[0]} + {WHOLE[1]} iterations, of which {MEASURED[0]} + {MEASURED[1]} were measured:"
+        f"An epoch of {WHOLE[0]} + {WHOLE[1]} iterations, scaled up from {MEASURED[0]} + {MEASURED[1]}:"
         f"\n  patch {height} × {width}, batch {BATCH} ({describe_cpu()})",
-        ["", "data", "step", "validation", "once", "epoch", "data"],
+        ["", "data", "step", "validation", "once", "epoch", "share of data"],
         rows,
     )
     write_json("epoch", {"patch": plan["patch_size"], "batch": BATCH, "results": results})

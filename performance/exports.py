@@ -1,6 +1,6 @@
-"""Exported ONNX files against the network itself on a CPU, one image, the same number of threads.
+"""Compare the time of exported ONNX files with that of the network on a CPU, for one image and equal thread counts.
 
-Refuses to time a file whose logits differ from the network's by more than 1e-4.
+The script refuses to time a file whose logits differ from the network's by more than 1e-4.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.export.programs import write_onnx
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
 
-BOUND = 3  # of the native network's time, in the faster runtime
+BOUND = 3  # largest time in the faster runtime, relative to the network on native code
 
 
 def onnxruntime_session(path: Path):
-    """The file in onnxruntime."""
+    """Load a file in onnxruntime, and return a function that runs it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -34,7 +34,7 @@ def onnxruntime_session(path: Path):
 
 
 def openvino_model(path: Path):
-    """The file in OpenVINO, for one image."""
+    """Load a file in OpenVINO for one image, and return a function that runs it."""
     core = openvino.Core()
     model = core.read_model(path)
     model.reshape([1, *list(model.input(0).partial_shape)[1:]])
@@ -48,13 +48,13 @@ RUNTIMES = {"onnxruntime": onnxruntime_session, "openvino": openvino_model}
 
 
 def native(network: MambaMIS, image: np.ndarray) -> np.ndarray:
-    """The network on its native code."""
+    """Run the network on its native code."""
     with torch.no_grad():
         return network(torch.from_numpy(image)).numpy()
 
 
 def compare(variant: str, size: int, folder: Path) -> dict:
-    """Seconds of the network and of its file in each runtime."""
+    """Return the seconds of the network and of its exported file in each runtime."""
     torch.manual_seed(0)
     network = MambaMIS(3, 2, (size, size), variant=variant).eval()
     image = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
@@ -68,7 +68,7 @@ def compare(variant: str, size: int, folder: Path) -> dict:
         candidates[name] = partial(load(path), image)
         difference = np.abs(candidates[name]() - expected).max()
         if not difference <= 1e-4 * max(1, np.abs(expected).max()):
-            sys.exit(f"{variant} {size}² in {name} is off by {difference:.1e}: nothing is timed")
+            sys.exit(f"{variant} {size}² in {name} differs from the network by {difference:.1e}: no timings")
     return {"variant": variant, "size": size, "export": export, "seconds": medians(candidates, repeats=5)}
 
 
@@ -86,7 +86,7 @@ def main() -> None:
         reached = "yes" if min(ratios) <= BOUND else "no"
         name = f"{result['variant']} {result['size']}²"
         rows.append([name, f"{seconds['native']:.3f} s", *(f"{r:.2f}×" for r in ratios), reached])
-    title = f"Exported ONNX files ({describe_cpu()}): time, against the network on native code"
+    title = f"Exported ONNX files ({describe_cpu()}): time relative to the network on native code"
     print_table(title, ["", "native", *RUNTIMES, f"faster one ≤ {BOUND}×"], rows)
     write_json("exports", {"results": results})
 

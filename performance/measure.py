@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: interleaved medians, peak memory, tables and JSON."""
+"""Tools shared by the benchmarks: interleaved medians, peak memory, tables and JSON."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def medians(
     warm: bool = True,
     before: dict[str, Callable[[], object]] | None = None,
 ) -> dict[str, float]:
-    """Median seconds of each candidate; they take turns, so that a busy machine is busy for all.
+    """Return the median seconds of each candidate; they take turns, so that other load affects all of them alike.
 
     Args:
-        candidates: What to time, by name.
-        repeats: How often.
-        warm: Whether each runs once before it is timed.
-        before: What to run before some of them each time, outside the time taken.
+        candidates: Functions to time, by name.
+        repeats: Number of runs of each candidate.
+        warm: Whether to run each candidate once before timing.
+        before: Functions to run, untimed, before each run of the candidate of that name.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     if warm:
@@ -46,16 +46,16 @@ def medians(
             start = time.perf_counter()
             result = candidate()
             times[name].append(time.perf_counter() - start)
-            del result  # what it takes to free it is not part of the work
+            del result  # freed outside the timed section
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def gpu_medians(candidates: dict[str, Callable[[], object]], repeats: int = 25) -> dict[str, float]:
-    """Median seconds of each candidate on the GPU, by its own clock; they take turns, each with a cold L2 cache."""
+    """Return the median seconds of each candidate, by the GPU's clock; they take turns, each with a cold L2 cache."""
     flush = torch.empty(2**28, dtype=torch.uint8, device="cuda")
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for candidate in candidates.values():
-        for _ in range(3):  # compiles, and fills the allocator's cache
+        for _ in range(3):  # compile, and fill the allocator's cache
             candidate()
     for _ in range(repeats):
         for name, candidate in candidates.items():
@@ -70,12 +70,12 @@ def gpu_medians(candidates: dict[str, Callable[[], object]], repeats: int = 25) 
 
 
 def device_medians(device: str, candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds on a GPU; on a CPU, where nothing is measured in earnest, of one run."""
+    """Return median seconds on a GPU, or the seconds of a single run on a CPU, which only tests the benchmark."""
     return gpu_medians(candidates) if device == "cuda" else medians(candidates, repeats=1, warm=False)
 
 
 def describe_gpu() -> str:
-    """The name of the GPU, and the versions of what runs on it."""
+    """Return the name of the GPU, and the versions of torch and Triton."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     try:
         triton = f"Triton {version('triton')}"
@@ -85,11 +85,11 @@ def describe_gpu() -> str:
 
 
 def gpu_options(description: str, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
-    """Command-line options of the benchmarks that `make bench-gpu` runs, and the device on which they run."""
+    """Parse the options of the benchmarks that `make bench-gpu` runs, and add the device to run on."""
     parser = parser or argparse.ArgumentParser(description=description)
-    tiny = "the smallest sizes, and on a CPU (with TRITON_INTERPRET=1) if there is no GPU: does the benchmark work?"
+    tiny = "use the smallest sizes, to test the benchmark itself; without a GPU, run on a CPU with TRITON_INTERPRET=1"
     parser.add_argument("--tiny", action="store_true", help=tiny)
-    resume = "measure only what RESULTS lacks, such as the rest of a run that was cut off on this machine"
+    resume = "resume an interrupted run on this machine: measure only what RESULTS lacks"
     parser.add_argument("--continue", dest="resume", action="store_true", help=resume)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON file (default: %(default)s)")
     options = parser.parse_args()
@@ -98,9 +98,9 @@ def gpu_options(description: str, parser: argparse.ArgumentParser | None = None)
 
 
 class Journal:
-    """Results by name in a JSON file, which is written after each: a benchmark that was cut off can continue.
+    """Results by name in a JSON file, which is written after each measurement so that a benchmark can resume.
 
-    What fails is recorded as `{"error": …}`, and measured again when the benchmark continues.
+    A failure is recorded as `{"error": …}`, and measured again when the benchmark resumes.
     """
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
@@ -113,11 +113,11 @@ class Journal:
                 self.results = earlier["results"]
 
     def measure(self, name: str, work: Callable[[], dict]) -> dict:
-        """Return the result of this name, measured now unless it is there."""
+        """Return the result of this name, and measure it first unless it exists."""
         if "error" in self.results.get(name, {"error": "missing"}):
             try:
                 self.results[name] = work()
-            except Exception as error:  # the others may work
+            except Exception as error:  # other measurements may still work
                 self.results[name] = {"error": f"{type(error).__name__}: {error}"}
                 print(f"\n{name}: {self.results[name]['error']}")
             self._write()
@@ -125,11 +125,11 @@ class Journal:
         return self.results[name]
 
     def finish(self) -> None:
-        """Name the file; exit with status 1 if anything failed."""
+        """Print the path of the file, and exit with status 1 if a measurement failed."""
         print(f"\n{self.path}")
         failed = [name for name, result in self.results.items() if "error" in result]
         if failed:
-            sys.exit(f"{len(failed)} of {len(self.results)} failed: {', '.join(failed)}")
+            sys.exit(f"{len(failed)} of {len(self.results)} measurements failed: {', '.join(failed)}")
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,13 +139,13 @@ class Journal:
 
 
 def describe_cpu() -> str:
-    """What the measurements depend on besides the machine."""
+    """Describe dtype, threads and instruction set, on which measurements depend."""
     threads = torch.get_num_threads()
     return f"float32, {threads} thread{'s' * (threads != 1)}, {instruction_set()}"
 
 
 def instruction_set() -> str:
-    """The instruction set of native code; stops where MAMBA_MIS_INSTRUCTION_SET names one that cannot be used."""
+    """Return the instruction set of native code; exit if MAMBA_MIS_INSTRUCTION_SET names an unusable one."""
     reason = native.why_unavailable()
     if reason is None:
         return native.instruction_set()
@@ -155,28 +155,28 @@ def instruction_set() -> str:
 
 
 def last_line(script: Path, *arguments: str, environment: dict[str, str | None] | None = None) -> str:
-    """Return what a run of `script` in a process of its own prints last.
+    """Run a script in its own process, and return the last line that it prints.
 
     Args:
-        script: A Python file.
-        arguments: Its arguments.
-        environment: Variables that it has besides those of this process; None for those that it lacks.
+        script: Python file.
+        arguments: Arguments of the script.
+        environment: Environment variables to add to this process's, or to remove if None.
     """
     variables = {name: value for name, value in (os.environ | (environment or {})).items() if value is not None}
     command = [sys.executable, str(script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=variables)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} fails:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
     return done.stdout.splitlines()[-1]
 
 
 def peak_memory(script: Path, *arguments: str) -> float:
-    """Peak resident bytes of a run of `script` in a process of its own, as it prints it last."""
+    """Run a script in its own process, and return the peak resident bytes that it prints last."""
     return float(last_line(script, *arguments))
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A table that fits a terminal."""
+    """Print a table with aligned columns."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     print(f"\n{title}")
     for row in [header, *rows]:
@@ -189,7 +189,7 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 
 def describe_machine() -> dict:
-    """What results depend on besides the GPU."""
+    """Return the properties of the machine, besides the GPU, on which results depend."""
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -201,7 +201,7 @@ def describe_machine() -> dict:
 
 
 def write_json(name: str, results: dict) -> None:
-    """Write results and what they were measured on beside the script, into results/."""
+    """Write results and a description of the machine into the folder results/ beside this file."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"machine": describe_machine(), **results}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The memory model of `mamba_mis plan` against the peak of training steps, on a GPU if there is one, else on a CPU."""
+"""Compare the memory model of `mamba_mis plan` with the peak of training steps, on a GPU if available, else a CPU."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ TINY = [("patch", "S", 32, 2)]
 def main() -> None:
     """Print measured and modelled peaks, and write them as JSON; with arguments, measure one setup."""
     parser = argparse.ArgumentParser(description=__doc__)
-    one = "DEVICE STEM VARIANT HEIGHT WIDTH BATCH: print a setup's peak bytes, over those that the process had before"
-    parser.add_argument("setup", nargs="*", help=one)
+    setup_help = "DEVICE STEM VARIANT HEIGHT WIDTH BATCH: only print the peak bytes that training this setup adds"
+    parser.add_argument("setup", nargs="*", help=setup_help)
     options = gpu_options(__doc__, parser)
     if options.setup:
         measure(*options.setup)
@@ -58,20 +58,20 @@ def main() -> None:
         if "error" not in result:
             peak, model = result["peak"], result["model"]
             rows.append([name, f"{peak / 1e9:.2f}", f"{model / 1e9:.2f}", f"{model / peak:.2f}×"])
-    print_table(f"GB of a training step on a device of type {device}", ["", "measured", "model", "ratio"], rows)
+    print_table(f"Peak memory of a training step in GB, on device {device}", ["", "measured", "model", "ratio"], rows)
     journal.finish()
 
 
 def measure(device: str, stem: str, variant: str, height: str, width: str, batch: str) -> None:
-    """Print the bytes that training takes at most."""
-    keep_freed_memory()  # as in nnU-Net
+    """Print the peak bytes of training."""
+    keep_freed_memory()  # as this package's trainers do
     peak = _peak_on_cuda if device == "cuda" else _peak_on_cpu
     print(int(peak(stem, variant, (int(height), int(width)), int(batch))))
 
 
 def _peak_on_cpu(stem: str, variant: str, size: tuple[int, int], batch: int) -> int:
-    _train("cpu", stem, "S", (32, 32), 1)  # what libraries allocate once
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    _train("cpu", stem, "S", (32, 32), 1)  # lets libraries allocate what they need once
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = _status("VmRSS")
     _train("cpu", stem, variant, size, batch)
     return _status("VmHWM") - before
@@ -87,7 +87,7 @@ def _peak_on_cuda(stem: str, variant: str, size: tuple[int, int], batch: int) ->
 
 
 def _train(device: str, stem: str, variant: str, size: tuple[int, int], batch: int) -> None:
-    """Two steps as nnU-Net does them: the second has AdamW's moments."""
+    """Run two training steps as nnU-Net does; AdamW's moments exist from the second on."""
     network = MambaMIS(CHANNELS, CLASSES, size, variant=variant, stem=stem, deep_supervision=True).to(device)
     optimizer = torch.optim.AdamW(network.parameters())
     scaler = torch.amp.GradScaler(device, enabled=device == "cuda")

@@ -127,7 +127,7 @@ def row(result: dict) -> list[str]:
     if what == "peak memory":
         cells = [f"{value / 2**30:.2f} GiB" for value in values]
     elif what == "inference":
-        cells = [f"{value / result['batch'] * 1e3:.1f} ms a patch" for value in values]
+        cells = [f"{value / result['batch'] * 1e3:.1f} ms per patch" for value in values]
     else:
         cells = [f"{value * 1e3:.0f} ms" for value in values]
     *ours, theirs = values

@@ -1,7 +1,7 @@
-"""A training step of Mamba-MIS S, B and L against nnU-Net's U-Nets on a GPU, under fp16 autocast: time, peak memory.
+"""Compare a training step of Mamba-MIS S, B and L with nnU-Net's U-Nets on a GPU under fp16 autocast: time and memory.
 
-Networks, patches and batch sizes are nnU-Net's: PlainConvUNet of its default planner, and ResidualEncoderUNet of its
-preset M, for 256² and 512². With --eager nothing is compiled, and patches and batches are smaller.
+The baselines, patches and batch sizes are nnU-Net's: PlainConvUNet of its default planner, and ResidualEncoderUNet of
+its preset M, for 256² and 512². With --eager, nothing is compiled, and patches and batches are smaller.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS
 
-# patch and batch; compiled those of nnU-Net's default planner for RGB images of this size
+# (patch, batch); COMPILED has those of nnU-Net's default planner for RGB images of this size
 COMPILED = ((256, 49), (512, 12))
 EAGER = ((128, 8), (256, 12), (256, 49))
 TINY = ((32, 2),)
 
 
 def residual_encoder_unet(size: int) -> nn.Module:
-    """The network that nnU-Net's preset M writes into a 2D plan for this patch."""
+    """Build the network that nnU-Net's preset M writes into a 2D plan for this patch."""
     _, strides, kernels, *_ = get_pool_and_conv_props((1.0, 1.0), (size, size), 4, 999999)
     stages = len(strides)
     blocks = (1, 3, 4, 6, 6, 6, 6, 6, 6)[:stages]
@@ -39,7 +39,7 @@ def residual_encoder_unet(size: int) -> nn.Module:
 
 
 def make(name: str, size: int) -> nn.Module:
-    """A network with deep supervision, as nnU-Net trains it on a GPU."""
+    """Build a network with deep supervision, as nnU-Net trains it on a GPU."""
     torch.manual_seed(0)
     if name == "PlainConvUNet":
         return plain_conv_unet(size)
@@ -58,7 +58,7 @@ NETWORKS = (
 
 
 def training_step(name: str, size: int, batch: int, device: str, compiled: bool):
-    """Forward, a loss over all outputs, backward and an optimizer's step; on a GPU under fp16 autocast."""
+    """Return a function for one training step with a loss over all outputs; on a GPU under fp16 autocast."""
     network = make(name, size).to(device)
     on_gpu = device == "cuda"
     called = torch.compile(network) if compiled else network
@@ -81,7 +81,7 @@ def training_step(name: str, size: int, batch: int, device: str, compiled: bool)
 
 
 def measure(name: str, size: int, batch: int, device: str, compiled: bool) -> dict:
-    """Seconds of a step and of the first one, which compiles; peak memory."""
+    """Return the seconds of a step and of the first step, which compiles, and the peak memory."""
     torch._dynamo.reset()
     gc.collect()
     torch.cuda.empty_cache()
@@ -102,11 +102,11 @@ def measure(name: str, size: int, batch: int, device: str, compiled: bool) -> di
 def main() -> None:
     """Print ratios and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--eager", action="store_true", help="do not use torch.compile")
     options = gpu_options(__doc__, parser)
     compiled = options.device == "cuda" and not options.eager
     if options.device == "cpu" and not options.tiny:
-        sys.exit("there is no usable CUDA device: nothing is timed")
+        sys.exit("no usable CUDA device was found: use --tiny to test this benchmark on a CPU")
     journal = Journal("network_gpu_eager" if options.eager else "network_gpu", options)
     rows = []
     for size, batch in TINY if options.tiny else EAGER if options.eager else COMPILED:
@@ -120,7 +120,7 @@ def main() -> None:
                 row.append(f"{value * scale:.2f} {unit}" if value else "")
                 row.append(f"{value / reference:.2f}×" if value and reference else "")
             rows.append(row)
-    header = ["", "time", "of PlainConvUNet", "peak memory", "of PlainConvUNet"]
+    header = ["", "time", "vs PlainConvUNet", "peak memory", "vs PlainConvUNet"]
     how = "compiled" if compiled else "not compiled"
     print_table(f"Training step, {how}, fp16 autocast, {describe_gpu()}", header, rows)
     journal.finish()

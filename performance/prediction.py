@@ -1,6 +1,6 @@
-"""`mamba_mis predict` against `nnUNetv2_predict` on the same images, on a CPU: commands as installed, mirroring on.
+"""Compare `mamba_mis predict` with `nnUNetv2_predict` on the same images on a CPU: installed commands, with mirroring.
 
-Models have seeded weights that nobody has trained. Refuses to time predictions that differ.
+The models have seeded, untrained weights. The script refuses to report times if predictions differ.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from support.model_folders import UntrainedModel, plain_unet
 from support.predictions import nnunet_predictor
 
-# trainer → what nnU-Net's command is to be faster than by
+# trainer → smallest speed-up over nnU-Net's command
 MODELS = {"nnUNetTrainerMambaMIS": 4.0, "nnUNetTrainer": 1.5}
-# images: number, height and width; and the patch size that a plan for them has
+# number of images, their height and width, and the patch size of a plan for them
 SETS = {"96 of 85 × 99": (96, (85, 99), (96, 96)), "20 of 512²": (20, (512, 512), (512, 512))}
-FIRST_RESULT = 4.0
-IN_PROCESS = 12  # images
-DIFFERENT = 1e-4  # of the pixels
+FIRST_RESULT = 4.0  # largest seconds for a single image
+IN_PROCESS = 12  # number of images
+DIFFERENT = 1e-4  # largest fraction of pixels
 
 
 def write_images(folder: Path, number: int, size: tuple[int, int]) -> None:
-    """Smooth blobs of colour, named as nnU-Net's."""
+    """Write images of smooth, coloured blobs in nnU-Net's naming."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for index in range(number):
@@ -46,7 +46,7 @@ def write_images(folder: Path, number: int, size: tuple[int, int]) -> None:
 
 
 def seconds_of(command: list[str], variables: dict[str, str]) -> float:
-    """Seconds of a command, from a shell's point of view."""
+    """Return the wall-clock seconds of a command, including its start."""
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables, check=False)
     if done.returncode:
@@ -55,15 +55,15 @@ def seconds_of(command: list[str], variables: dict[str, str]) -> float:
 
 
 def check(ours: Path, theirs: Path) -> None:
-    """Stop if predictions differ."""
+    """Exit if predictions differ."""
     files = sorted(theirs.glob("*.png"))
     differing = np.mean([(imageio.imread(file) != imageio.imread(ours / file.name)).mean() for file in files])
     if not files or not differing <= DIFFERENT:
-        sys.exit(f"{differing:.1e} of the pixels differ from nnU-Net's: nothing is timed")
+        sys.exit(f"a fraction of {differing:.1e} of the pixels differs from nnU-Net's: no timings")
 
 
 def in_process(model: Path, images: Path) -> dict[str, float]:
-    """Seconds per image, models loaded: of nnU-Net's predictor, and of this package's."""
+    """Return the seconds per image of nnU-Net's and this package's predictor, without loading the model."""
     from nnunet_mamba_mis.prediction import Predictor
 
     files = sorted(images.glob("*.png"))[:IN_PROCESS]
@@ -78,7 +78,7 @@ def in_process(model: Path, images: Path) -> dict[str, float]:
 
 
 def compare(trainer: str, what: str, folder: Path) -> dict:
-    """Times of both commands, and of both predictors in process."""
+    """Return the times of both commands, and of both predictors in process."""
     number, size, patch = SETS[what]
     images, model = folder / "images", folder / f"{trainer}__nnUNetPlans__2d"
     write_images(images, number, size)
@@ -140,10 +140,14 @@ def main() -> None:
         "faster",
         "first result",
         "reached",
-        "nnU-Net, an image",
-        "ours",
+        "nnU-Net, per image",
+        "ours, per image",
     ]
-    print_table(f"Prediction, {torch.get_num_threads()} threads, mirroring on: commands, and in process", header, rows)
+    print_table(
+        f"Prediction, {torch.get_num_threads()} threads, with mirroring: commands, in process",
+        header,
+        rows,
+    )
     write_json("prediction", {"results": results})
 
 

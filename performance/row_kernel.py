@@ -1,4 +1,4 @@
-"""The straightforward Triton scan, one program for each (batch, channel) row: a baseline of the GPU benchmark."""
+"""A baseline of the GPU benchmark: the straightforward Triton scan, with one program per (batch, channel) row."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _row(
 
 
 def row_scan(u, delta, A, B, C, D, *, delta_softplus: bool, discretization: str) -> torch.Tensor:
-    """Forward only; B and C must have the strides of each other, and u and delta, too."""
+    """Run the scan forward; B and C must have equal strides, and so must u and delta."""
     assert delta_softplus and B.stride() == C.stride() and u.stride() == delta.stride()
     batch, channels, length = u.shape
     y = torch.empty_like(u)

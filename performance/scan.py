@@ -1,7 +1,7 @@
-"""The selective scan on a CPU: native code against loops over positions, mambapy and our PyTorch path.
+"""Compare the selective scan in native code on a CPU with loops over positions, mambapy and the backend torch.
 
-Refuses to time a wrong result. Loops are timed once: forward on the whole of the longest sequence, forward and backward
-on a 16th of it, as their time grows with the length.
+The script refuses to time a wrong result. It times each loop once: forward on the whole longest sequence, forward and
+backward on a 16th of it, scaled up, as the time is proportional to the length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOOPS = {"loop": sequential_loop, "reference": selective_scan_reference}
 
 
 def arguments(batch: int, channels: int, length: int, states: int) -> dict[str, torch.Tensor]:
-    """As in the network: channels-last views, Δ around softplus(−4), A = −1 … −N."""
+    """Return scan arguments as in the network: channels-last views, Δ around softplus(−4), A = −1 … −N."""
     torch.manual_seed(0)
     bc = torch.randn(batch, length, 2 * states)
     return {
@@ -37,7 +37,7 @@ def arguments(batch: int, channels: int, length: int, states: int) -> dict[str, 
 
 
 def run(scan, tensors: dict[str, torch.Tensor], discretization: str, backward: bool):
-    """One forward pass, or one forward and backward."""
+    """Run one forward pass, or one forward and backward pass."""
     if not backward:
         with torch.no_grad():
             return scan(**tensors, delta_softplus=True, discretization=discretization)
@@ -47,7 +47,7 @@ def run(scan, tensors: dict[str, torch.Tensor], discretization: str, backward: b
 
 
 def check(tensors: dict[str, torch.Tensor], discretization: str) -> None:
-    """Stop if anything that will be timed is off on the start of the sequence, long enough to be cut among threads."""
+    """Exit if a scan is wrong on the start of the sequence, which is long enough to be divided among threads."""
     short = {name: t[..., :2048] if t.dim() == 3 else t for name, t in tensors.items()}
     exact = {name: t.double() for name, t in short.items()}
     for backward in (False, True):
@@ -56,11 +56,11 @@ def check(tensors: dict[str, torch.Tensor], discretization: str) -> None:
             for a, e in zip(run(scan, short, discretization, backward), expected, strict=True):
                 error = (a.double() - e).abs().max() / e.abs().max()
                 if error > 1e-4:
-                    sys.exit(f"{name} is wrong by {error:.1e}: nothing is timed")
+                    sys.exit(f"{name} has a relative error of {error:.1e}: no timings")
 
 
 def torch_beside_native_code() -> dict[str, float]:
-    """Seconds of a convolution on its own, and of the same between native scans: one pool of threads, or two."""
+    """Return the seconds of a convolution alone and between native scans, which differ if two thread pools exist."""
     x, weight, tensors = torch.randn(1, 32, 256, 256), torch.randn(32, 32, 3, 3), arguments(*LONG)
 
     def convolve():
@@ -71,7 +71,7 @@ def torch_beside_native_code() -> dict[str, float]:
 
 
 def loop_seconds(tensors: dict[str, torch.Tensor], backward: bool) -> dict[str, float]:
-    """Seconds of the loops over positions for the whole sequence."""
+    """Return the seconds of the loops over positions for the whole sequence."""
     share = 16 if backward else 1
     part = {name: t[..., : t.shape[-1] // share] if t.dim() == 3 else t for name, t in tensors.items()}
     candidates = {name: partial(run, scan, part, "zoh", backward) for name, scan in LOOPS.items()}
@@ -98,11 +98,11 @@ def main() -> None:
                 rows.append([f"{shape} {discretization} {what}", f"{times[first] * 1e3:.2f} ms", *ratios])
                 print(".", end="", flush=True)
     header = ["(batch, channels, length, states)", first, *others]
-    print_table(f"Selective scan ({describe_cpu()}): time, and what others take", header, rows)
+    print_table(f"Selective scan ({describe_cpu()}): time, and time of the others relative to it", header, rows)
     beside = torch_beside_native_code() if "cpp" in FAST else {}
     if beside:
         ratio = beside["between scans"] / beside["alone"]
-        print(f"\nA convolution of torch between native scans takes {ratio:.2f}× its time alone")
+        print(f"\nA torch convolution between native scans takes {ratio:.2f}× its time alone")
     write_json("scan", {"results": results, "convolution_seconds": beside})
 
 

@@ -1,7 +1,7 @@
-"""The selective scan on a GPU: our Triton kernels against mamba_ssm's, a program a row, and the memory's speed.
+"""Compare the Triton scan on a GPU with mamba_ssm, one program per row, and the speed of memory.
 
-Refuses to time a wrong result. The floor is the time in which the GPU, at the speed at which it copies, could read the
-inputs once and write the outputs (and backward: read the inputs and ∂y, and write their gradients).
+The script refuses to time a wrong result. The floor is the time that the GPU, at its copying speed, needs to read the
+inputs once and write the outputs (for backward: read the inputs and ∂y, and write the gradients).
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2}
 
 
 def candidates(discretization: str, backward: bool) -> dict:
-    """Scans by name, ours first."""
+    """Return scans by name, this package's first."""
     scans = {name: partial(selective_scan, backend=name) for name in ("triton", "mamba_ssm", "torch")}
     scans = {name: scan for name, scan in scans.items() if name in available_backends()}
     if discretization != "mamba":
         scans.pop("mamba_ssm", None)
     if not backward:
-        scans["a program a row"] = row_scan
+        scans["one program per row"] = row_scan
     return scans
 
 
 def on_device(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
-    """As in the network under autocast: sequences in half precision, parameters in float32."""
+    """Return scan arguments as in the network under autocast: sequences in half precision, parameters in float32."""
     tensors = arguments(*shape)
     return {name: t.to(device) if t.dim() < 3 else t.to(device, dtype) for name, t in tensors.items()}
 
 
 def prepare(scan, tensors: dict[str, torch.Tensor], discretization: str, backward: bool):
-    """What is to be timed: a forward pass, or a forward and a backward."""
+    """Return the function to time: a forward pass, or a forward and a backward pass."""
     leaves = {name: t.detach().requires_grad_(backward) for name, t in tensors.items()}
     grad = torch.ones_like(tensors["u"])
 
@@ -54,32 +54,32 @@ def prepare(scan, tensors: dict[str, torch.Tensor], discretization: str, backwar
 
 
 def check(scans: dict, tensors: dict[str, torch.Tensor], discretization: str, backward: bool) -> None:
-    """Refuse anything that would be timed differs from the PyTorch path, which the tests hold against the reference."""
+    """Raise a ValueError if a scan differs from the backend torch, which the tests compare with the reference."""
     exact = {name: t.float() for name, t in tensors.items()}
     expected = prepare(partial(selective_scan, backend="torch"), exact, discretization, backward)()
     for name, scan in scans.items():
         for actual, wanted in zip(prepare(scan, tensors, discretization, backward)(), expected, strict=True):
             error = ((actual.float() - wanted).abs().max() / wanted.abs().max()).item()
             if not error < TOLERANCE[tensors["u"].dtype]:
-                raise ValueError(f"{name} is wrong by {error:.1e}, and not timed")
+                raise ValueError(f"{name} has a relative error of {error:.1e}: no timings")
 
 
 def copy_bandwidth(device: str) -> float:
-    """Bytes a second, read and written, of a copy of a gigabyte."""
+    """Return the bytes per second, read and written, of a copy of a gigabyte."""
     source = torch.empty(2**28 if device == "cuda" else 2**16, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     return 2 * 4 * source.numel() / device_medians(device, {"copy": lambda: target.copy_(source)})["copy"]
 
 
 def bytes_to_move(tensors: dict[str, torch.Tensor], backward: bool) -> int:
-    """Of a forward pass, or of a forward and a backward."""
+    """Return the bytes that a forward pass, or a forward and a backward pass, must read and write."""
     inputs = sum(t.numel() * t.element_size() for t in tensors.values())
     output = tensors["u"].numel() * tensors["u"].element_size()
     return inputs + output + (2 * inputs + output if backward else 0)
 
 
 def measure(shape, dtype: torch.dtype, discretization: str, backward: bool, bandwidth: float, device: str) -> dict:
-    """Seconds of every scan, and the floor."""
+    """Return the seconds of every scan, and the floor."""
     tensors = on_device(shape, dtype, device)
     scans = candidates(discretization, backward)
     check(scans, tensors, discretization, backward)
@@ -91,12 +91,12 @@ def main() -> None:
     """Print ratios and write them as JSON."""
     options = gpu_options(__doc__)
     if options.device == "cpu" and not options.tiny:
-        sys.exit("there is no usable CUDA device: nothing is timed")
+        sys.exit("no usable CUDA device was found: use --tiny to test this benchmark on a CPU")
     journal = Journal("scan_gpu", options)
     bandwidth = journal.measure("copy", lambda: {"bytes_per_second": copy_bandwidth(options.device)})
     bandwidth = bandwidth["bytes_per_second"]
     rows = []
-    columns = ["mamba_ssm", "a program a row", "torch"]
+    columns = ["mamba_ssm", "one program per row", "torch"]
     shapes, states = (TINY, TINY_STATES) if options.tiny else (SHAPES, STATES)
     dtypes = (torch.float32, torch.float16)
     for shape, dtype, discretization, backward in product(shapes, dtypes, ("zoh", "mamba"), (False, True)):
@@ -108,7 +108,7 @@ def main() -> None:
             ratios = [f"{times[name] / ours:.1f}×" if name in times else "" for name in columns]
             rows.append([name, f"{ours * 1e3:.3f} ms", f"{ours / result['floor_seconds']:.1f}×", *ratios])
     title = f"Selective scan, N = {states}, {describe_gpu()}, copies {bandwidth / 1e12:.2f} TB/s"
-    print_table(title, ["", "triton", "of the floor", *(f"{name} takes" for name in columns)], rows)
+    print_table(title, ["", "triton", "vs floor", *(f"{name} vs triton" for name in columns)], rows)
     journal.finish()
 
 

@@ -1,4 +1,4 @@
-"""Where the time of Mamba-MIS B goes on a CPU: native code by function, torch's operators by kind, and Python.
+"""Measure where Mamba-MIS B spends its time on a CPU: native code by function, torch's operators by kind, and Python.
 
 Native code and the whole are timed without a profiler, torch's operators with torch's. What is left is Python, with
 torch's dispatch and autograd.

@@ -133,7 +133,7 @@ def build_plain_wheel(source: Path, temporary: Path) -> dict[str, bytes]:
 
 
 def build_libraries(source: Path, platform: Platform, folder: Path) -> dict[str, bytes]:
-    """Compile the native code for each instruction set of a platform, as many at a time as there are cores."""
+    """Compile the native code for each instruction set of a platform, one per core at a time."""
     folder.mkdir()
     # zig keeps what it has compiled, which would hide that a second build differs
     environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}

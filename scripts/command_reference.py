@@ -1,6 +1,6 @@
 """Write documentation/reference/commands.md from the commands' own help.
 
-`--check` writes nothing, and ends with status 1 where the page is not what it would write.
+With `--check` the script only compares, and exits with status 1 if the page is out of date.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Exit status: 0 for success, 1 for a problem that the message explains, 2 for wro
 
 
 def commands(group: Mapping[str, tuple[str, str]], prefix: str = "mamba_mis") -> Iterator[tuple[str, ModuleType]]:
-    """Yield the words and the module of each command, those of a group after it."""
+    """Yield the words and the module of each command; commands of a group follow the group."""
     for name, (module_name, _) in group.items():
         module = importlib.import_module(module_name)
         yield f"{prefix} {name}", module
@@ -34,7 +34,7 @@ def commands(group: Mapping[str, tuple[str, str]], prefix: str = "mamba_mis") ->
 
 
 def section(words: str, module: ModuleType) -> str:
-    """Return the Markdown of a command: description, then a table of its options."""
+    """Return the Markdown of a command: its description, then a table of its options."""
     text = f"\n## `{words}`\n\n{_escaped(module.__doc__ or '').strip()}\n"
     if not hasattr(module, "add_arguments"):
         return text
@@ -47,7 +47,7 @@ def section(words: str, module: ModuleType) -> str:
 
 
 def _required(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
-    """Return whether an option is required, in words: one that can stand for others is required without them."""
+    """Return "yes" for a required option, the alternatives for one of several, or an empty text."""
     for group in parser._mutually_exclusive_groups:
         if group.required and action in group._group_actions:
             others = [name for other in group._group_actions if other is not action for name in other.option_strings]
@@ -56,7 +56,7 @@ def _required(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
 
 
 def _row(action: argparse.Action, required: str) -> str:
-    """Return a table's row: names with the value they take, whether it is required, and the help."""
+    """Return a row of the table: names and value, whether the option is required, and its help."""
     value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
     if action.nargs == "+":
         value = f"{value} …"
@@ -69,7 +69,7 @@ def _row(action: argparse.Action, required: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape what Markdown would read as markup, outside code."""
+    """Escape characters that Markdown reads as markup, except in code."""
     parts = text.split("`")
     parts[::2] = [re.sub(r"[*_\[]", r"\\\g<0>", part).replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)
@@ -81,7 +81,7 @@ def main() -> int:
     if "--check" not in sys.argv:
         PAGE.write_text(page, encoding="utf-8")
     elif PAGE.read_text(encoding="utf-8") != page:
-        print(f"{PAGE} does not show the commands' help: make docs")
+        print(f"{PAGE} differs from the commands' help: run `make docs`")
         return 1
     return 0
 

@@ -1,6 +1,6 @@
 """Write the tables of documentation/reference/nnunet_features.md from the markers `feature(section, text)` on tests.
 
-`--check` writes nothing, and ends with status 1 where the page is not what it would write.
+With `--check` the script only compares, and exits with status 1 if the page is out of date.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "documentation" / "reference" / "nnunet_features.md"
-# a table stands between these two comments, the first with its section
+# each table is between two such comments; the first one names its section
 TABLE = re.compile(r"(<!-- features: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def features(file: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield section, text and name of each marked test of a file."""
+    """Yield section, text and test name for each marker in a file."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
             for decorator in node.decorator_list:
@@ -47,13 +47,14 @@ def main() -> int:
     page = PAGE.read_text(encoding="utf-8")
     sections = {section for _, section, _ in TABLE.findall(page)}
     if sections != set(written):
-        print(f"{PAGE}: tables and markers name different sections: {', '.join(sorted(sections ^ set(written)))}")
+        different = ", ".join(sorted(sections ^ set(written)))
+        print(f"{PAGE}: sections exist only in the page or only in tests' markers: {different}. Add or remove them")
         return 1
     generated = TABLE.sub(lambda table: table[1] + written[table[2]] + table[3], page)
     if "--check" not in sys.argv:
         PAGE.write_text(generated, encoding="utf-8")
     elif generated != page:
-        print(f"{PAGE} does not show what the tests' markers say: make docs")
+        print(f"{PAGE} differs from the tests' markers: run `make docs`")
         return 1
     return 0
 

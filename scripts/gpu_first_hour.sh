@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Make the first hour on a machine with a GPU count: tests, benchmarks, profiles, short trainings, all into one folder.
+# Use the first hour on a machine with a GPU: run tests, benchmarks, profiles and short training runs into one folder.
 #
 #   scripts/gpu_first_hour.sh [OPTION…] OUT [SLICE…]
 #
 # Slices, in this order (default: all):
-#   install   an environment in OUT from the wheels that were brought, over this Python's own packages; nothing to do
-#             where the package is installed already
-#   tests     tests marked `gpu`, then all tests of the kernels, compiled
-#   bench     the benchmarks of `make bench-gpu`
-#   profile   a training step of nnU-Net's trainer and of ours: operators, trace, memory; compiled, compiled with CUDA
-#             graphs, eager
-#   train     short trainings of both
+#   install   create an environment in OUT from the wheels, on top of this Python's own packages; skipped if the package
+#             is already installed
+#   tests     run tests marked `gpu`, then all tests of the compiled kernels
+#   bench     run the benchmarks of `make bench-gpu`
+#   profile   profile a training step of nnU-Net's trainer and of Mamba-MIS (operators, trace, memory): compiled,
+#             compiled with CUDA graphs, and eager
+#   train     train both for a few epochs
 # Options:
 #   --minutes N     stop after N minutes (default: 9); the same command continues
-#   --bring FOLDER  copy wheels and a preprocessed dataset from there into OUT first; may be given several times.
-#                   scripts/collect_wheels.py and scripts/prepare_gpu_data.sh make such folders
-#   --retry         also run again what has failed; without it, what has ended is left as it is
-#   --epochs N      of trainings: 1, 5 (default), 10, 20, 50, 100, 250 or 500
-#   --device cpu    tiny sizes, to see that this script works where there is no GPU
+#   --bring FOLDER  first copy wheels and a preprocessed dataset from FOLDER into OUT; may be given several times.
+#                   scripts/collect_wheels.py and scripts/prepare_gpu_data.py write such folders
+#   --retry         repeat failed steps; by default, all finished steps are skipped
+#   --epochs N      length of training runs: 1, 5 (default), 10, 20, 50, 100, 250 or 500
+#   --device cpu    use tiny sizes, to check this script without a GPU
 #
-# Needs Python with torch and Triton (PYTHON, default python3), and this checkout; no network. Exit status: 0 if
-# everything that was asked for has passed, else 1. OUT/summary.txt tells what passed, failed or was cut off, and
-# OUT/results.tar.gz has everything but environment, data, caches and checkpoints.
+# The script needs Python with torch and Triton (PYTHON, default python3) and this checkout, but no network. It exits
+# with status 0 if all slices passed, else 1. OUT/summary.txt lists what passed, failed or was cut off. OUT/results.tar.gz
+# holds everything except the environment, data, caches and checkpoints.
 set -uo pipefail
 
 usage() {
@@ -64,7 +64,7 @@ mkdir -p "$out"/{state,logs,wheels,preprocessed}
 export PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$out/cache/triton TORCHINDUCTOR_CACHE_DIR=$out/cache/inductor
 export nnUNet_raw=$out/raw nnUNet_preprocessed=$out/preprocessed nnUNet_results=$out/results
 
-# Run a command, once, until the time is up: state/NAME holds its exit status, or "cut" until it ends, and seconds.
+# Run a command once, until the time is up. state/NAME holds its exit status ("cut" until it ends) and its seconds.
 unit() {
     local name=$1 state=$out/state/$1 status start=$SECONDS
     shift
@@ -81,7 +81,7 @@ unit() {
     echo "cut 0" >"$state"
     echo "== $name"
     echo "== $(date) $*" >>"$out/logs/$name.log"
-    # TERM reaches the command alone: a training writes its checkpoint with the help of its workers
+    # send TERM only to the command: a training needs its workers to write its checkpoint
     setsid timeout --foreground --kill-after=20 $((deadline - SECONDS)) "$@" >>"$out/logs/$name.log" 2>&1 &
     running=$!
     wait $running
@@ -91,7 +91,7 @@ unit() {
         wait $running
         status=$?
     done
-    # whatever it has left running
+    # end processes that the command left running
     pkill -KILL -s $running 2>/dev/null || kill -KILL -- -$running 2>/dev/null
     ((status == 0 || SECONDS < deadline)) || status='cut'
     echo "$status $((SECONDS - start))" >"$state"
@@ -108,9 +108,9 @@ bring() {
 }
 
 install() {
-    # an installed package is used as it is
+    # use an installed package unchanged
     (cd / && "$python" -c 'import nnunetv2, nnunet_mamba_mis') 2>/dev/null && return
-    # what was missing may have been brought now
+    # --bring may have added what was missing in a failed installation
     [[ ${#brought[@]} == 0 ]] || grep -qs '^0 ' "$out/state/install" || rm -f "$out/state/install"
     unit install bash "$helpers/install.sh" "$python" "$out"
 }
@@ -123,13 +123,13 @@ tests() {
     run_tests tests_kernels -m 'not gpu' "${kernels[@]}"
 }
 
-# Again and again, if a test crashes the process or leaves CUDA unusable (75): the next process goes on behind it.
+# Run tests, and restart after a test that crashes the process or leaves CUDA unusable (75), continuing with the next test.
 run_tests() {
     local name=$1 status
     shift
     ! $retry || sed -i '/^failed/d;/^began/d' "$out/$name.tsv" 2>/dev/null
     for _ in {1..20}; do
-        # -P: the installed package, not the one in this folder
+        # -P: import the installed package, not the one in this folder
         unit "$name" env PYTHONPATH="$helpers" "$python" -P -m pytest -vv -p finished_tests -p no:cacheprovider \
             --finished "$out/$name.tsv" "$@"
         read -r status _ <"$out/state/$name"
@@ -158,7 +158,7 @@ profile() {
                 "$python" "$helpers/profile_step.py" "$trainer" "$data" "$out/profile" --name "$name" \
                 --device "$device" --steps "$steps" "${options[@]}"
         done
-        [[ $device == cuda ]] || break  # never compiled
+        [[ $device == cuda ]] || break  # nothing is compiled on a CPU
     done
 }
 
@@ -169,16 +169,16 @@ train() {
     for trainer in nnUNetTrainer nnUNetTrainerMambaMIS; do
         name=$trainer$length
         if [[ $device == cpu ]]; then
-            name=$trainer  # of tests/programs/brief_trainers.py
+            name=$trainer  # defined in tests/programs/brief_trainers.py
             [[ $trainer != nnUNetTrainer ]] || name+=_brief
         fi
-        # --c starts a new training where there is no checkpoint
+        # --c starts a new training if there is no checkpoint
         unit "train_$trainer" "$python" -c 'from nnunetv2.run.run_training import run_training_entry as run; run()' \
             "$data" 2d 0 -tr "$name" -device "$device" --c
     done
 }
 
-# What it runs on; commands that are missing say so in the file.
+# Describe the machine; for a missing command, the file holds the shell's error.
 machine() {
     date
     git log -1 --oneline
@@ -192,16 +192,16 @@ machine() {
 for line in sorted({f"{d.name}=={d.version}" for d in all()}): print(line)'
 }
 
-# The one dataset that was brought.
+# Print the name of the preprocessed dataset.
 dataset() {
-    local found=("$out"/preprocessed/Dataset*)
-    if [[ ${#found[@]} != 1 || ! -d ${found[0]} ]]; then
-        echo "$out/preprocessed must have one dataset: make it with scripts/prepare_gpu_data.sh, then --bring it" >&2
+    local datasets=("$out"/preprocessed/Dataset*)
+    if [[ ${#datasets[@]} != 1 || ! -d ${datasets[0]} ]]; then
+        echo "$out/preprocessed must hold one dataset: write it with scripts/prepare_gpu_data.py, then --bring it" >&2
         echo "1 0" >"$out/state/dataset"
         return 1
     fi
     rm -f "$out/state/dataset"
-    basename "${found[0]}"
+    basename "${datasets[0]}"
 }
 
 cd "$repository" || exit
@@ -227,7 +227,7 @@ done
 "$python" "$helpers/summary.py" "$out" >"$out/summary.txt"
 status=$?
 cat "$out/summary.txt"
-: >"$out/results.tar.gz"  # before tar looks at the folder, which would change under it
+: >"$out/results.tar.gz"  # create it first, so that the folder does not change while tar reads it
 tar -czf "$out/results.tar.gz" -C "$out" --exclude='*.pth' --exclude=results.tar.gz --exclude=./venv --exclude=./cache \
     --exclude=./wheels --exclude=./preprocessed --exclude=./raw .
 exit $status

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Prepare a small preprocessed dataset that `gpu_first_hour.sh --bring` takes.
+"""Prepare a small preprocessed dataset for `gpu_first_hour.sh --bring`.
 
 prepare_gpu_data.py OUT                                              synthetic polyps, 256 × 256
-prepare_gpu_data.py OUT kvasir-seg -i Kvasir-SEG --resize 256        what `mamba_mis convert` takes, less -d
+prepare_gpu_data.py OUT kvasir-seg -i Kvasir-SEG --resize 256        arguments of `mamba_mis convert`, without -d
 """
 
 from __future__ import annotations
@@ -21,34 +21,36 @@ PLAN = "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import
 
 
 def main() -> None:
-    """Convert, plan, preprocess; move the result into place if it is small enough."""
+    """Convert, plan and preprocess a dataset, and move the result into place if it is small enough."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=100, help="synthetic ones (default: %(default)s)")
-    parser.add_argument(
-        "--size", type=int, default=256, help="of synthetic ones, after resizing (default: %(default)s)"
-    )
-    batch = "written into the plans: nnU-Net plans small batches for few images (default: %(default)s)"
+    parser.add_argument("--images", type=int, default=100, help="number of synthetic images (default: %(default)s)")
+    size = "height and width of synthetic images, after resizing (default: %(default)s)"
+    parser.add_argument("--size", type=int, default=256, help=size)
+    batch = "batch size in the plans; nnU-Net plans small batches for few images (default: %(default)s)"
     parser.add_argument("--batch", type=int, default=12, help=batch)
-    parser.add_argument("--megabytes", type=int, default=60, help="that it may have at most (default: %(default)s)")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder, to which Dataset900_… is added")
-    source = "NAME and options of `mamba_mis convert`; synthetic polyps if there are none"
+    parser.add_argument("--megabytes", type=int, default=60, help="largest size of the data (default: %(default)s)")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to which Dataset900_… is added")
+    source = "NAME and options of `mamba_mis convert` (default: synthetic polyps)"
     parser.add_argument("source", metavar="SOURCE", nargs=argparse.REMAINDER, help=source)
     args = parser.parse_args()
     if any(args.out.glob(f"Dataset{ID}_*")):
-        sys.exit(f"{args.out} has a dataset already: remove it, or name another folder")
+        sys.exit(f"{args.out} already has a Dataset{ID}_…: remove it, or choose another folder")
     with tempfile.TemporaryDirectory() as work:
         dataset = prepare(Path(work), args.source or synthetic(Path(work), args.images, args.size))
         set_batch_size(dataset / "nnUNetPlans.json", args.batch)
         size = sum(path.stat().st_size for path in dataset.rglob("*") if path.is_file()) / 1e6
         if size > args.megabytes:
-            sys.exit(f"The preprocessed dataset has {size:.0f} MB, more than {args.megabytes}: take fewer images")
+            sys.exit(
+                f"the preprocessed dataset has {size:.0f} MB, more than {args.megabytes}: "
+                "use fewer images, or raise --megabytes"
+            )
         args.out.mkdir(parents=True, exist_ok=True)
         shutil.move(dataset, args.out)
     print(f"{size:.0f} MB in {args.out / dataset.name}")
 
 
 def synthetic(work: Path, images: int, size: int) -> list[str]:
-    """Draw polyps; returns arguments of `mamba_mis convert`."""
+    """Draw polyps, and return arguments of `mamba_mis convert` for them."""
     from nnunet_mamba_mis.demo.synthetic_polyps import write_synthetic_set
 
     write_synthetic_set(work / "polyps", images)
@@ -56,7 +58,7 @@ def synthetic(work: Path, images: int, size: int) -> list[str]:
 
 
 def prepare(work: Path, source: list[str]) -> Path:
-    """Convert, plan and preprocess; returns the folder in nnUNet_preprocessed."""
+    """Convert, plan and preprocess a dataset, and return its folder in nnUNet_preprocessed."""
     folders = {f"nnUNet_{name}": work / name for name in ("raw", "preprocessed", "results")}
     for folder in folders.values():
         folder.mkdir()
@@ -71,7 +73,7 @@ def prepare(work: Path, source: list[str]) -> Path:
 
 
 def set_batch_size(plans: Path, batch: int) -> None:
-    """Overwrite the one that nnU-Net has planned."""
+    """Overwrite the batch size that nnU-Net planned."""
     content = json.loads(plans.read_text())
     content["configurations"]["2d"]["batch_size"] = batch
     plans.write_text(json.dumps(content, indent=4))

@@ -1,7 +1,7 @@
-"""Hook of MkDocs: links from the documentation to files outside it, which the site does not have, become plain text.
+"""MkDocs hook that turns links to files outside the documentation, which the site lacks, into plain text.
 
-In the repository they are links. A link to a file that does not exist is a warning, with which `mkdocs build --strict`
-fails, as with a broken link within the site.
+They remain links in the repository. A link to a missing file gives a warning, with which `mkdocs build --strict` fails,
+as it does for a broken link within the site.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ log = logging.getLogger("mkdocs.hooks.site_links")
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """Return a page's text without links that leave the documentation's folder."""
-    root, source = Path(config["docs_dir"]).resolve(), Path(page.file.abs_src_path)
+    """Return a page's text without links to files outside the documentation's folder."""
+    root = Path(config["docs_dir"]).resolve()
+    # generated pages have a source path, but no file
+    source = root / page.file.src_uri
 
-    def shown(link: re.Match[str]) -> str:
+    def replacement(link: re.Match[str]) -> str:
         target = (source.parent / link[2]).resolve()
         if target.is_relative_to(root):
             return link[0]
@@ -27,4 +29,4 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
             log.warning("%s links to %s, which does not exist", page.file.src_uri, link[2])
         return link[1]
 
-    return LINK.sub(shown, markdown)
+    return LINK.sub(replacement, markdown)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Train folds as a Slurm array, one task a fold: machines need not talk to each other, only share nnU-Net's folders.
+# Train folds as a Slurm array, one task per fold. Nodes share only nnU-Net's folders and need not communicate.
 #
 #   sbatch --array=0-4 scripts/slurm_train_folds.sh 101 2d nnUNetTrainerMambaMIS
 #   sbatch --array=0-4 --gres=gpu:2 scripts/slurm_train_folds.sh 101 2d nnUNetTrainerMambaMIS -num_gpus 2 --npz
 #
-# Dataset, configuration and trainer come first; what follows goes to nnUNetv2_train as it is. Five minutes before the
-# time limit Slurm sends SIGTERM; training then writes a checkpoint, the task goes back into the queue, and continues
-# with --c. A training that fails by itself is not queued again.
+# Dataset, configuration and trainer come first; further arguments go to nnUNetv2_train unchanged. Five minutes before the
+# time limit, Slurm sends SIGTERM: training writes a checkpoint, and the task goes back into the queue and resumes with
+# --c. A run that fails is not requeued.
 #SBATCH --job-name=mamba_mis
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=12
@@ -25,16 +25,16 @@ fi
 dataset=$1 configuration=$2 trainer=$3
 shift 3
 
-# --c starts a new training where there is no checkpoint
+# --c starts a new training if there is no checkpoint
 nnUNetv2_train "$dataset" "$configuration" "$SLURM_ARRAY_TASK_ID" -tr "$trainer" "$@" --c &
 training=$!
 
 stops=0
 stop() {
     stops=$((stops + 1))
-    # With several GPUs the processes that train are children of the command, which itself would die of the signal,
-    # and Slurm would end them with it before their checkpoint is written.
-    # Before there are such processes there is nothing to save.
+    # With several GPUs, children of the command train. The signal would end the command itself, and Slurm would then end
+    # the children before they write their checkpoint. So only the children get it. Without children there is nothing to
+    # save yet.
     if [[ " $* " =~ " -num_gpus"[\ =]([0-9]+) && ${BASH_REMATCH[1]} -gt 1 ]]; then
         pkill -TERM -P "$training" || kill -TERM "$training"
     else
@@ -43,7 +43,7 @@ stop() {
 }
 trap 'stop "$@"' TERM
 
-# a signal ends `wait` before the training has ended, with a status of its own
+# a signal makes `wait` return early, with a status of its own
 seen=-1
 while [[ $seen -ne $stops ]]; do
     seen=$stops

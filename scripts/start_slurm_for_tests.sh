@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Start Slurm on this one machine, for tests: munge, the controller and one node, with all files in a folder.
+# Start Slurm on this machine for tests: munge, the controller and one node, with all files in one folder.
 #
 #   scripts/start_slurm_for_tests.sh FOLDER        start; afterwards: export SLURM_CONF=FOLDER/slurm.conf
-#   scripts/start_slurm_for_tests.sh FOLDER stop   end what was started
+#   scripts/start_slurm_for_tests.sh FOLDER stop   stop it
 #
-# Needs root, and Debian's packages: apt-get install slurm-wlm munge. For machines without cgroups to give away, as in
-# containers: processes are tracked by their parents (proctrack/linuxproc), and resources are counted, not enforced.
+# The script needs root and Debian's packages (apt-get install slurm-wlm munge). It works without cgroups, as in
+# containers: Slurm tracks processes by their parents (proctrack/linuxproc), and counts resources without enforcing them.
 set -euo pipefail
 
 if [[ $# -lt 1 || $# -gt 2 || ${2:-stop} != stop ]]; then
@@ -23,7 +23,7 @@ stop() {
         pid=$(<"$file")
         kill "$pid" 2>/dev/null || true
         for _ in {1..50}; do
-            # in a container nobody may ask for the status of what has ended
+            # in a container an ended process may stay a zombie, as no parent collects its status
             [[ -e /proc/$pid && $(ps -o stat= -p "$pid") != Z* ]] || break
             sleep 0.1
         done
@@ -43,13 +43,13 @@ for command in munged slurmctld slurmd sbatch srun scontrol sinfo; do
     fi
 done
 if [[ $(id -u) != 0 ]]; then
-    echo "Slurm's daemons are started as root here" >&2
+    echo "$0 starts Slurm's daemons as root: run it as root" >&2
     exit 3
 fi
 
 host=$(hostname -s)
 cores=$(nproc)
-# two free ports, so that no Slurm that runs here already is in the way
+# two free ports, so that a running Slurm does not interfere
 read -r port_of_controller port_of_node < <(python3 -c '
 import socket
 sockets = [socket.socket() for _ in range(2)]
@@ -57,7 +57,7 @@ for each in sockets:
     each.bind(("", 0))
 print(*(each.getsockname()[1] for each in sockets))')
 mkdir -p "$folder"/{state,spool,munge}
-# munge refuses folders that others may write to, also above it
+# munge refuses folders that others can write to, including parent folders
 chmod 755 "$folder" "$folder/munge"
 head -c 128 /dev/urandom >"$folder/munge/key"
 chmod 400 "$folder/munge/key"
@@ -70,7 +70,7 @@ SlurmdPort=$port_of_node
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# a job that is queued again waits for as long as its last credentials are valid
+# a requeued job waits until its last credentials expire
 AuthInfo=socket=$folder/munge/socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation=$folder/state

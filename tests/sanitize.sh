@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The native code under GCC's address and undefined behaviour sanitizers, driven by the tests of its operations.
-# Swaps the libraries of the installed package (PYTHON=... names the interpreter), and puts them back.
+# Swaps the libraries of the installed package (PYTHON=... names the interpreter), and restores them.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=$(command -v "${PYTHON:-python}")

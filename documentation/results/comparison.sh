@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Compare stock nnU-Net, its network with our optimiser, Mamba-MIS and its convolutional stem on skin lesions and polyps:
+# Compare stock nnU-Net, its network with our optimizer, Mamba-MIS, and Mamba-MIS with a convolutional stem, on skin
+# lesions and polyps:
 #
 #   comparison.sh [--device cuda] DATA [WORK [STEP…]]
 #
-# DATA holds ISIC-2017_256 (the challenge's images at 256 × 256) and Polyps-256 (PraNet's layout, longest side 256). WORK
-# (default: mamba_mis_comparison) gets everything. Stop it at any time; the same command goes on.
+# DATA holds ISIC-2017_256 (the challenge's images at 256 × 256) and Polyps-256 (PraNet's layout, longest side 256). All
+# output goes to WORK (default: mamba_mis_comparison). You can stop the script at any time; the same command resumes.
 #
-# On a CPU: half the resolution, patch 128 × 128, batch 4, 25 epochs of 250 iterations, fold 0. A training takes hours on
-# two cores. With --device cuda: full resolution, patch 256 × 256, nnU-Net's own batch, 250 epochs, five folds.
+# On a CPU: half the resolution, patch 128 × 128, batch 4, 25 epochs of 250 iterations, fold 0. Each training takes hours
+# on two cores. With --device cuda: full resolution, patch 256 × 256, nnU-Net's own batch, 250 epochs, five folds.
 # Steps (default: all, in this order):
 #   networks   the four trainers on both datasets
-#   scans      the convolutional stem without scans, on both
-#   seeds      two more seeds of the two best, polyps
-#   umamba     U-Mamba, polyps
-#   report     one for each dataset, in WORK/isic2017 and WORK/polyps
+#   scans      the convolutional stem without scans, on both datasets
+#   seeds      two more seeds of the two best trainers, on polyps
+#   umamba     U-Mamba, on polyps
+#   report     one report per dataset, in WORK/isic2017 and WORK/polyps
 set -euo pipefail
 device=cpu
 if [[ ${1:-} == --device ]]; then
@@ -23,7 +24,7 @@ fi
 [[ $# -ge 1 && $device =~ ^(cpu|cuda)$ ]] || { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
 data=$(realpath -m "$1")
 for folder in ISIC-2017_256 Polyps-256; do
-    [[ -d $data/$folder ]] || { echo "$data/$folder is not there: DATA must hold it" >&2; exit 1; }
+    [[ -d $data/$folder ]] || { echo "$data/$folder does not exist: DATA must hold ISIC-2017_256 and Polyps-256" >&2; exit 1; }
 done
 work=$(realpath -m "${2:-mamba_mis_comparison}")
 steps=("${@:3}")
@@ -69,7 +70,8 @@ done
 run() {
     local dataset=$1
     shift
-    mamba_mis benchmark run -d "$dataset" --plans $plans --folds "${folds[@]}" -device $device --test-sets "$@"
+    mamba_mis benchmark run -d "$dataset" --plans $plans --folds "${folds[@]}" -device $device \
+        --test-sets --save-probabilities "$@"
 }
 
 report() {
@@ -92,7 +94,7 @@ for step in "${steps[@]}"; do
             report $polyps polyps
             ;;
         *)
-            echo "no step $step: networks, scans, seeds, umamba and report are" >&2
+            echo "unknown step $step: choose from networks, scans, seeds, umamba and report" >&2
             exit 2
             ;;
     esac

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What made the reports beside this file: run.sh DATA [WORK], where DATA holds ISIC-2017_256 (the challenge's images at
-# 256 × 256), Kvasir-SEG, CVC-ClinicDB and ETIS-LaribPolypDB. About two hours on two CPU cores; give it again to go on.
+# Reproduce the reports in this folder: run.sh DATA [WORK], where DATA holds ISIC-2017_256 (the challenge's images at
+# 256 × 256), Kvasir-SEG, CVC-ClinicDB and ETIS-LaribPolypDB. It takes about two hours on two CPU cores; the same command
+# resumes an interrupted run.
 set -euo pipefail
 data=$(realpath "$1")
 here=$(dirname "$(realpath "$0")")
@@ -37,6 +38,6 @@ fi
 mamba_mis benchmark run -d 17 --trainers "${trainers[@]}" --plans nnUNetPlans_half -device cpu --test-sets
 mamba_mis benchmark run -d 18 --trainers "${trainers[@]}" --plans nnUNetPlans_quarter -device cpu --test-on 19 20
 
-# without the pictures of cases: images are not passed on with this project
+# without pictures of cases, as this project does not redistribute images
 mamba_mis benchmark report -d 17 --trainers "${trainers[@]}" --cost cpu --no-overlays -o "$work/isic2017"
 mamba_mis benchmark report -d 18 --trainers "${trainers[@]}" --cost cpu --no-overlays -o "$work/kvasir_seg"

@@ -6,17 +6,26 @@ import functools
 import operator
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba_mis.architectures.convolutions import DepthwiseConv3x3, PointwiseConv
+from nnunet_mamba_mis.architectures.convolutions import DepthwiseConv3x3, PointwiseConv, SpatialConv7x7
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
-from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SS2D, Scan
-from nnunet_mamba_mis.ops import Evaluator, lazy
+from nnunet_mamba_mis.architectures.scan_blocks import BFSS, SS2D, Scan, scan_of
+from nnunet_mamba_mis.ops import (
+    Evaluator,
+    Expression,
+    ExpressionModule,
+    Resize,
+    apply,
+    attend,
+    channel_summary,
+    lazy,
+    pixel_summary,
+)
 
 
-class SCABFSS(nn.Module):
+class SCABFSS(ExpressionModule):
     """Spatial, then channel attention, each through a BFSS, with a residual connection.
 
     Args:
@@ -29,28 +38,19 @@ class SCABFSS(nn.Module):
     def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh", scan: type[Scan] = BFSS) -> None:
         super().__init__()
         squeezed = max(1, channels // 16)
-        self.spatial_conv = nn.Conv2d(2, 1, kernel_size=7, padding=3, bias=False)
+        self.spatial_conv = SpatialConv7x7()  # in float32, as skips are sums that no norm has bounded
         self.spatial_scan = scan(1, d_state, discretization)
         self.channel_in = nn.Linear(channels, squeezed, bias=False)
         self.channel_scan = scan(squeezed, d_state, discretization)
         self.channel_out = nn.Linear(squeezed, channels, bias=False)
         self.register_load_state_dict_pre_hook(_refuse_bfss_for_ss2d)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C)."""
-        y = x * torch.sigmoid(self._spatial_logits(x))
-        mean, peak = y.mean(dim=(1, 2), keepdim=True), y.amax(dim=(1, 2), keepdim=True)
-        logits = self._channel_logits(torch.cat([mean, peak])).unflatten(0, (2, x.shape[0]))
-        return x + y * torch.sigmoid(logits.sum(0))
-
-    def _spatial_logits(self, x: Tensor) -> Tensor:
-        pooled = torch.stack([x.mean(-1), x.amax(-1)], dim=1)
-        with no_autocast(x):  # skips are unnormalized sums: half precision could overflow
-            pooled = self.spatial_conv(at_least_float32(pooled))
-        return self.spatial_scan(pooled.permute(0, 2, 3, 1))
-
-    def _channel_logits(self, pooled: Tensor) -> Tensor:
-        return self.channel_out(F.silu(self.channel_scan(self.channel_in(pooled))))
+    def expression(self, x: Expression) -> Expression:
+        """Return `forward` as an expression, to be evaluated together with the layers around it."""
+        spatial = scan_of(self.spatial_scan, x.then(channel_summary, self.spatial_conv))
+        squeezed = apply(pixel_summary, x, spatial).then(self.channel_in)
+        channel = scan_of(self.channel_scan, squeezed).then(F.silu, self.channel_out)
+        return apply(attend, x, spatial, channel)
 
 
 class AMFFB(nn.Module):
@@ -97,7 +97,8 @@ class AMFFB(nn.Module):
     def _fuse(self, target: int, levels: list[Tensor]) -> Tensor:
         size = (levels[target].shape[1], levels[target].shape[2])
         smooth: nn.ModuleList = self.smooth[target]  # type: ignore[assignment]
-        smoothed = [lazy(_resize(x, size)).then(conv) for conv, x in zip(smooth, levels, strict=True)]
+        resized = [lazy(x) if x.shape[1:3] == size else lazy(x).then(Resize(size)) for x in levels]
+        smoothed = [x.then(conv) for conv, x in zip(smooth, resized, strict=True)]
         return self.expand[target](self.evaluators[target](functools.reduce(operator.mul, smoothed)))
 
 
@@ -108,15 +109,3 @@ def _refuse_bfss_for_ss2d(attention: SCABFSS, state_dict: dict, prefix: str, *_:
             "these weights have BFSS in the bridge, but this network has SS2D there, as in its blocks. They belong to "
             "another network, or to an _ss2d network of an earlier version: train it again"
         )
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize by average pooling from a higher resolution, by bilinear interpolation from a lower one."""
-    if x.shape[1:3] == size:
-        return x
-    x = x.permute(0, 3, 1, 2)
-    if x.shape[2] > size[0]:
-        x = F.adaptive_avg_pool2d(x, size)
-    else:
-        x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-    return x.permute(0, 2, 3, 1)

@@ -12,10 +12,10 @@ from nnunet_mamba_mis.architectures.convolutions import DepthwiseConv3x3
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.scan_blocks import SCANS, NoSSM, Scan, scan_of
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
-from nnunet_mamba_mis.ops import Evaluator, concat, lazy
+from nnunet_mamba_mis.ops import Expression, ExpressionModule, concat
 
 
-class BSSS(nn.Module):
+class BSSS(ExpressionModule):
     """Basic block: one third of the channels is the gate, one third is scanned (BFSS), one third is filtered (SG).
 
     Args:
@@ -53,18 +53,16 @@ class BSSS(nn.Module):
             self.spectral_gate = None
         self.fusion = nn.Linear(2 * channels if spectral_gate else channels, channels)
         self.out = nn.Linear(channels, channels)
-        self.evaluate = Evaluator()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C)."""
-        features = lazy(x)
-        gating, scanned, filtered = features.split(self.widths)
+    def expression(self, x: Expression) -> Expression:
+        """Return `forward` as an expression, to be evaluated together with the layers around it."""
+        gating, scanned, filtered = x.split(self.widths)
         gate = gating.then(self.norms[0], self.projs[0], F.silu)
         mixed = scan_of(self.scan, scanned.then(self.norms[1], self.projs[1], self.depthwise, F.silu))
         if self.spectral_gate is not None:
             spectral = filtered.then(self.norms[2], self.projs[2], self.spectral_gate, self.spectral_norm, F.silu)
             mixed = concat(mixed, spectral)
-        return self.evaluate((mixed.then(self.fusion) * gate).then(self.out) + features)
+        return (mixed.then(self.fusion) * gate).then(self.out) + x
 
 
 class NoSSMBlock(BSSS):

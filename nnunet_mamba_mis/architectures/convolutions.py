@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.ops.modules import is_itself
-from nnunet_mamba_mis.ops.native_layers import DepthwiseConvolution, NativeLayer
+from nnunet_mamba_mis.ops.native_layers import DepthwiseConvolution, NativeLayer, SpatialConvolution
 
 
 class DepthwiseConv3x3(nn.Conv2d):
@@ -24,6 +25,24 @@ class DepthwiseConv3x3(nn.Conv2d):
         if self.bias is None or not is_itself(self, DepthwiseConv3x3, self.weight, self.bias):
             return None
         return NativeLayer(DepthwiseConvolution(), (self.weight, self.bias))
+
+
+class SpatialConv7x7(nn.Conv2d):
+    """7×7 convolution from two channels to one, in float32 even under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1, kernel_size=7, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, 2) → (B, H, W, 1)."""
+        with no_autocast(x):
+            return super().forward(at_least_float32(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def native_layer(self) -> NativeLayer | None:
+        """As `ops.native_layers.native_layer_of` asks for it."""
+        if not is_itself(self, SpatialConv7x7, self.weight):
+            return None
+        return NativeLayer(SpatialConvolution(), (self.weight,))
 
 
 class PointwiseConv(nn.Conv2d):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
+from nnunet_mamba_mis.ops import Evaluator, lazy
 
 
 class PatchStem(nn.Module):
@@ -27,6 +28,7 @@ class PatchMerge(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(4 * channels)
         self.proj = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.evaluate = Evaluator()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H/2, W/2, 2C)."""
@@ -34,7 +36,7 @@ class PatchMerge(nn.Module):
         x = x.view(batch, height // 2, 2, width // 2, 2, channels)
         # neighbours (row, column) in the order (0,0), (1,0), (0,1), (1,1)
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return self.proj(self.norm(x))
+        return self.evaluate(lazy(x).then(self.norm, self.proj))
 
 
 class PatchExpand(nn.Module):
@@ -48,10 +50,11 @@ class PatchExpand(nn.Module):
         self.factor = factor
         self.proj = nn.Linear(channels, factor * factor * output_channels, bias=False)
         self.norm = nn.LayerNorm(output_channels)
+        self.evaluate = Evaluator()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, factor·H, factor·W, C')."""
         with no_autocast(x):
             x = self.proj(at_least_float32(x))
             x = x.unflatten(-1, (self.factor, self.factor, -1)).transpose(2, 3)
-            return self.norm(x.flatten(1, 2).flatten(2, 3))
+            return self.evaluate(lazy(x.flatten(1, 2).flatten(2, 3)).then(self.norm))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba_mis.ops import Evaluator, Expression, concat, lazy, s6, selective_scan
+from nnunet_mamba_mis.ops import Expression, ExpressionModule, concat, s6, selective_scan
 from nnunet_mamba_mis.ops.modules import has_ordinary_weights, is_itself, runs_forward_alone
 from nnunet_mamba_mis.ops.native_layers import NativeLayer, ProjectedScan
 
@@ -85,7 +85,7 @@ class DepthwiseMixer(nn.Module):
         return y.permute(0, 2, 3, 1)
 
 
-class BFSS(nn.Module):
+class BFSS(ExpressionModule):
     """Bidirectional fusion selective scan: a row-major and a column-major S6 with their own weights, then fused.
 
     Args:
@@ -102,11 +102,6 @@ class BFSS(nn.Module):
         self.fusion = nn.Sequential(
             nn.LayerNorm(2 * channels), nn.Linear(2 * channels, channels), nn.SiLU(), nn.Linear(channels, channels)
         )
-        self.evaluate = Evaluator()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C)."""
-        return self.evaluate(self.expression(lazy(x)))
 
     def expression(self, x: Expression) -> Expression:
         """Return `forward` as an expression, to be evaluated together with the layers around it."""

@@ -1,8 +1,9 @@
-"""Segment images or videos with a trained 2D model of any trainer. Writes the labels of nnUNetv2_predict, faster.
+"""Segment images or videos with a trained 2D model of any trainer; writes the labels of nnUNetv2_predict, but faster.
 
-Loads the model once and predicts images in batches. Reads images with the names and format of the training set
-(CASE_0000 and so on) and, for models of natural images, any JPEG, PNG, BMP, TIFF or GIF. summary.csv lists the area and
-number of components of each class, and the mean confidence. Skips broken images; the exit status is then 1.
+The command loads the model once and predicts images in batches. Images have the names and format of the training
+images (CASE_0000 and so on); a model of pictures also takes any JPEG, PNG, BMP, TIFF or GIF file. For each image,
+summary.csv lists the area and number of components of each class and the mean confidence. The command skips broken
+images, lists them at the end, and then exits with status 1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from nnunet_mamba_mis.utils.errors import UserError
 from nnunet_mamba_mis.utils.text import counted, one_line
 
-# the same as `sixteen_bits.DEPTHS`, which is not cheap to import
+# copy of `sixteen_bits.DEPTHS`, whose import is slow
 _DEPTHS = (8, 10, 12, 14, 16)
 
 
@@ -27,33 +28,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     folder = "folder of the model: nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
     model.add_argument("-m", dest="model", metavar="MODEL", type=Path, help=folder)
-    sources = "a folder of images, image files, or video files"
+    sources = "images, videos, or folders of them"
     parser.add_argument("-i", dest="sources", metavar="SOURCE", nargs="+", type=Path, required=True, help=sources)
     parser.add_argument("-o", dest="output", metavar="FOLDER", type=Path, required=True, help="folder to write")
-    folds = "folds to average, such as 0 1 2 3 4, or all (default: every trained fold)"
+    folds = "folds to average, such as 0 1 2 3 4, or all for the fold of that name (default: every trained fold)"
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", type=_fold, help=folds)
-    trainer = "with -d: the model's trainer (default: the only one, or nnUNetTrainerMambaMIS)"
+    trainer = "with -d: trainer of the model (default: the only one, or nnUNetTrainerMambaMIS)"
     parser.add_argument("-tr", dest="trainer", metavar="TRAINER", help=trainer)
-    parser.add_argument(
-        "-p", dest="plans", metavar="PLANS", help="with -d: the model's plans (default: the only ones, or nnUNetPlans)"
-    )
-    configuration = "with -d: the model's configuration (default: the only one, or 2d)"
+    plans = "with -d: plans of the model (default: the only ones, or nnUNetPlans)"
+    parser.add_argument("-p", dest="plans", metavar="PLANS", help=plans)
+    configuration = "with -d: configuration of the model (default: the only one, or 2d)"
     parser.add_argument("-c", dest="configuration", metavar="CONFIGURATION", help=configuration)
-    device = "cpu, cuda or mps (default: cuda if a GPU is available, else cpu)"
+    device = "cpu, cuda or mps (default: cuda if available, else cpu)"
     parser.add_argument("-device", metavar="DEVICE", help=device)
-    mirroring = "do not average over mirrored copies of the image: faster, less accurate"
+    mirroring = "do not average over mirrored copies: faster, less accurate"
     parser.add_argument("--no-mirroring", action="store_true", help=mirroring)
     probabilities = "also write probabilities, as nnUNetv2_predict does"
     parser.add_argument("--save-probabilities", action="store_true", help=probabilities)
-    overlays = "also write the images with outlines to OUTPUT/overlays"
+    overlays = "also write the images with outlines, into FOLDER/overlays"
     parser.add_argument("--overlays", action="store_true", help=overlays)
     parser.add_argument("--resume", action="store_true", help="skip images that an earlier run has finished")
     bits = (
-        'bit depth that 16-bit images are scaled from, which must be that of training: "bits" in '
-        "conversion_report.json of the model's dataset (default: what the brightest of these images needs)"
+        'bit depth that 16-bit pictures are scaled from, the same as in training: "bits" in conversion_report.json of '
+        "the model's dataset (default: the depth that the brightest of these pictures needs)"
     )
     parser.add_argument("--bits", metavar="N", type=int, choices=_DEPTHS, help=bits)
-    every = "predict every Nth frame of a video; frames between keep the outlines of the last one (default: 1)"
+    every = "predict every Nth frame of a video; frames between repeat the last outlines (default: 1)"
     parser.add_argument("--every", metavar="N", type=_positive, default=1, help=every)
     labels = "also write the label map of each predicted frame of a video"
     parser.add_argument("--save-labels", action="store_true", help=labels)
@@ -70,7 +70,7 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict with a progress bar, and print which images were skipped."""
+    """Predict all inputs with a progress bar, and report what was skipped."""
     from tqdm import tqdm
 
     from nnunet_mamba_mis.nnunet.environment import check_variables
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     check_variables()
     choice = (args.trainer, args.plans, args.configuration)
     if args.model and any(choice):
-        raise UserError("-tr, -p and -c need -d: -m already names the model")
+        raise UserError("-tr, -p and -c only work with -d: leave them out, as -m already names the model")
     model = args.model or find_model(args.dataset, *choice)
     options = Options(
         folds=args.folds or trained_folds(model) or [0],

@@ -1,1 +1,1 @@
-"""A trained network for use without nnU-Net and without this package: `.pt2` programs and ONNX."""
+"""Export trained networks as `.pt2` programs and ONNX, to run without nnU-Net and without this package."""

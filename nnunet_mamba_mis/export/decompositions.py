@@ -1,4 +1,4 @@
-"""The package's own operators in PyTorch's core operations: what makes an exported program stand alone."""
+"""Decompose the package's operators into PyTorch's core operations, so that exported programs stand alone."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nnunet_mamba_mis.ops.native_pixelwise import pixelwise_in_torch
 def decompose_s6(
     u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, exact: bool, keep_starts: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`native_s6`; the states that backward would start from are left empty."""
+    """Decompose `native_s6`; the block-start states for backward stay empty."""
     channels, states = A.shape
     x = u.flatten(2).transpose(1, 2)
-    # cut before projecting: projections are many times as large
+    # cut before projecting, as projections are many times larger
     x = cut(x, scan_steps(x.shape[1]))
     delta, B, C = F.linear(x, weight).split([channels, states, states], dim=-1)
     y, last_state = scan_chunks(x, F.softplus(delta + delta_bias), A, B, C, exact)
@@ -31,7 +31,7 @@ def decompose_s6(
 def decompose_chunked_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`chunked_scan`, which runs where there is no native code, of one group; as `decompose_s6`."""
+    """Decompose `chunked_scan`, which replaces native code where that is missing; only for one group."""
     if B.shape[1] != 1:
         return NotImplemented
     steps = scan_steps(u.shape[2])
@@ -40,7 +40,7 @@ def decompose_chunked_scan(
     return join(y).transpose(1, 2), last_state, u.new_empty(0)
 
 
-# the only place that knows the names of the operators
+# names of the package's operators appear only here
 _OWN = torch.ops.nnunet_mamba_mis
 Table = dict[Any, Callable[..., Any]]
 OWN_OPERATORS: Table = {

@@ -1,4 +1,4 @@
-"""A trained fold: its network, and what it takes to use it without nnU-Net."""
+"""Load a trained fold: its network, and a description sufficient to use it without nnU-Net."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnunet_mamba_mis.utils.errors import UserError
 
 
 class TrainedFold(NamedTuple):
-    """Network in evaluation mode on the CPU, and its description, which JSON can hold."""
+    """A network in evaluation mode on the CPU, and its JSON-serializable description."""
 
     network: MambaMIS
     description: dict[str, Any]
@@ -28,17 +28,18 @@ class TrainedFold(NamedTuple):
 def load_fold(
     model: Path, fold: str, checkpoint: str = "checkpoint_final.pth", trainer: str | None = None
 ) -> TrainedFold:
-    """Load what `nnUNetv2_train` wrote. No code of the checkpoint or of strangers' trainers is run.
+    """Load a fold that `nnUNetv2_train` wrote, without running code of the checkpoint or of third-party trainers.
 
     Args:
         model: Folder with plans.json, dataset.json and the folds.
         fold: "0", "1", …, or "all".
-        checkpoint: Name of the file in the fold's folder.
-        trainer: Trainer of ours with the network that the fold has, for checkpoints that do not say what it is; by
-            default the one that the checkpoint names. Where the checkpoint says it, the two must agree.
+        checkpoint: Name of the checkpoint in the fold's folder.
+        trainer: Trainer of this package that builds the fold's network, for a checkpoint that does not record its
+            network; default: the trainer that the checkpoint names. If the network is recorded, both must agree.
 
     Raises:
-        UserError: A file is missing or broken, the network is not ours, or weights, plans or trainer contradict it.
+        UserError: A file is missing or broken, the network is not Mamba-MIS, or weights, plans or trainer contradict
+            the recorded network.
     """
     plans, dataset = read_model_file(model / PLANS_FILE, Plans), read_model_file(model / DATASET_FILE, Dataset)
     path = model / f"fold_{fold}" / checkpoint
@@ -47,17 +48,18 @@ def load_fold(
     trained_with = _Trained(dataset, plans, planned(model, plans, name, PlanarConfiguration), name)
     record = trained.optimizer_state.network if trained.optimizer_state else None
     if record is None:
-        theirs = trainer or trained.trainer_name
-        network, source = _build(theirs, trained_with), f"as {theirs} has it; the checkpoint does not say"
+        builder = trainer or trained.trainer_name
+        network, source = _build(builder, trained_with), f"built by {builder}; not recorded in the checkpoint"
     else:
-        network, source = _build_recorded(record, path, trained_with), "as the checkpoint says"
+        network, source = _build_recorded(record, path, trained_with), "recorded in the checkpoint"
         if trainer:
             _compare(network, _build(trainer, trained_with), path, trainer)
     try:
         network.load_state_dict(trained.network_weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
-        raise UserError(f"the weights in {path} do not fit the network {source}: {first:.200} ...") from None
+        way_out = "the checkpoint is damaged" if record else "choose the right trainer with --architecture-of"
+        raise UserError(f"the weights in {path} do not fit the network ({source}): {first:.200}; {way_out}") from None
     about: dict[str, Any] = {"trainer": trained.trainer_name, "configuration": name}
     about |= {"fold": fold, "checkpoint": checkpoint}
     about |= {"network": network.arguments, "network_source": source}
@@ -66,7 +68,7 @@ def load_fold(
 
 
 class _Trained(NamedTuple):
-    """What a fold was trained on."""
+    """Dataset, plans and configuration that a fold was trained with."""
 
     dataset: Dataset
     plans: Plans
@@ -75,12 +77,12 @@ class _Trained(NamedTuple):
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Of images and of logits."""
+        """Number of channels of images and of logits."""
         return len(self.dataset.channel_names), self.dataset.heads
 
 
 def _build(name: str, trained_with: _Trained) -> MambaMIS:
-    """The network as a trainer of ours has it, or the plans."""
+    """Build the network as a trainer of this package does, or as the plans describe it."""
     inputs, outputs = trained_with.channels
     trainer: Any = getattr(trainers, name, None)
     try:
@@ -90,13 +92,13 @@ def _build(name: str, trained_with: _Trained) -> MambaMIS:
             return trainer.build_network_architecture(manager, planned, inputs, outputs, enable_deep_supervision=False)
         if arguments := trained_with.planned.architecture.arguments:
             return MambaMIS(inputs, outputs, trained_with.planned.patch_size, **arguments)
-    except Exception as error:  # whatever values of other types lead to
+    except Exception as error:  # values of wrong types can raise anything
         key = f"configurations.{trained_with.configuration}.architecture"
-        raise UserError(f"{PLANS_FILE} has no network that can be built: {key}: {error!r:.200}") from None
+        raise UserError(f"{PLANS_FILE}: no network can be built from {key}: {error!r:.200}") from None
+    known = ", ".join(name for name in trainers.__all__ if _is_ours(getattr(trainers, name)))
     raise UserError(
-        f"the fold was trained with {name}, which is not a trainer of Mamba-MIS in this package, and its code is not "
-        "run. If it is derived from one, name that with --architecture-of, for example nnUNetTrainerMambaMIS_S; "
-        "known are " + ", ".join(name for name in trainers.__all__ if _is_ours(getattr(trainers, name)))
+        f"the fold was trained with {name}, which is not a Mamba-MIS trainer of this package, and export runs no code "
+        f"of other trainers. If it derives from one of these, give that one with --architecture-of: {known}"
     )
 
 
@@ -105,28 +107,32 @@ def _is_ours(trainer: Any) -> bool:
 
 
 def _build_recorded(record: RecordedNetwork, path: Path, trained_with: _Trained) -> MambaMIS:
-    """The network as the checkpoint says, if that is ours and what the plans beside it are for."""
+    """Build the network that the checkpoint records, if it is Mamba-MIS and fits plans.json and dataset.json."""
     if record.name != NETWORK_CLASS:
         raise UserError(
-            f"the network in {path} is {record.name}, which is not of this package, and its code is not run"
+            f"the network in {path} is {record.name}, which does not belong to this package: export runs no code of "
+            f"other networks than {NETWORK_CLASS}"
         )
     inputs, outputs = trained_with.channels
     patch_size = list(trained_with.planned.patch_size)
-    beside = {"input_channels": inputs, "num_classes": outputs, "patch_size": patch_size}
-    if other := _differences({name: record.arguments.get(name) for name in beside}, beside):
+    expected = {"input_channels": inputs, "num_classes": outputs, "patch_size": patch_size}
+    if other := _differences({name: record.arguments.get(name) for name in expected}, expected):
         raise UserError(
-            f"the network in {path} has {other} in plans.json and dataset.json beside it: "
-            "they were changed after training; put those of the training back"
+            f"the network in {path} has {other} in plans.json and dataset.json, which changed after training: "
+            "restore both files as they were in training"
         )
     try:
         return MambaMIS(**(record.arguments | {"deep_supervision": False}))
-    except Exception as error:  # whatever values of other types lead to
-        raise UserError(f"nnunet-mamba-mis {__version__} cannot build the network in {path}: {error}") from None
+    except Exception as error:  # values of wrong types can raise anything
+        raise UserError(
+            f"nnunet-mamba-mis {__version__} cannot build the network in {path}: {error}. "
+            "Install the version that the fold was trained with"
+        ) from None
 
 
 def _compare(network: MambaMIS, other: MambaMIS, path: Path, trainer: str) -> None:
     if difference := _differences(network.arguments, other.arguments):
-        raise UserError(f"the network in {path} has {difference} in {trainer}: leave --architecture-of out")
+        raise UserError(f"the network in {path} has {difference} in {trainer}: omit --architecture-of")
 
 
 def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
@@ -134,7 +140,7 @@ def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
 
 
 def _describe(trained_with: _Trained, network: MambaMIS) -> dict[str, Any]:
-    """Return the layout of images, the preprocessing and the meaning of the logits."""
+    """Describe the layout of images, the preprocessing and the meaning of the logits."""
     dataset, plans, planned, _ = trained_with
     description = dataset.as_json()
     return {
@@ -146,21 +152,22 @@ def _describe(trained_with: _Trained, network: MambaMIS) -> dict[str, Any]:
         "spacing": list(planned.spacing),
         "transpose_forward": list(plans.transpose_forward or ()) or None,
         "labels": description["labels"],
-        # of each region's channel, the label that it writes, in this order
+        # the label that each region's channel writes, in the order of channels
         "regions_class_order": description["regions_class_order"] if dataset.has_regions else None,
     }
 
 
 def _normalization(trained_with: _Trained) -> list[dict[str, Any]]:
-    """For each channel, nnU-Net's scheme; CTNormalization needs the intensities of the training set's foreground."""
+    """Return nnU-Net's scheme per channel, with the foreground intensities that CTNormalization needs."""
     intensities = trained_with.plans.foreground_intensity_properties_per_channel or {}
     schemes, inside = trained_with.planned.normalization_schemes, trained_with.planned.use_mask_for_norm
     channels = len(trained_with.dataset.channel_names)
     numbers = {str(channel) for channel in range(channels)}
     if not (len(schemes) == len(inside) == channels and numbers <= intensities.keys()):
         raise UserError(
-            f"normalization_schemes, use_mask_for_norm and foreground_intensity_properties_per_channel in {PLANS_FILE} "
-            f"are not of the {channels} channels in {DATASET_FILE}: put those of the training back"
+            f"{PLANS_FILE}: normalization_schemes, use_mask_for_norm and foreground_intensity_properties_per_channel "
+            f"need one entry for each of the {channels} channels in {DATASET_FILE}: restore both files as they were in "
+            "training"
         )
     return [
         {"scheme": scheme, "only_inside_nonzero": inside[channel], "intensities": intensities[str(channel)]}

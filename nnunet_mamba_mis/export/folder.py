@@ -1,4 +1,4 @@
-"""Write an export so that its folder appears complete or not at all."""
+"""Write the files of an export atomically, as one folder."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from nnunet_mamba_mis.utils.text import one_line
 
 DESCRIPTION = "network.json"
 EXAMPLE = "predict_onnx.py"
-# relative to the largest logit: LayerNorms over two nearly equal channels amplify rounding at single pixels
+# relative to the largest logit; LayerNorm over two nearly equal channels amplifies rounding at single pixels
 _TYPICAL_DIFFERENCE, _LARGEST_DIFFERENCE = 1e-4, 1e-3
 
 
 def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:
-    """Write each format, run and compare it, and put the folder in its place when all is right.
+    """Write each format, run it, compare it with the network, and move the complete folder into place.
 
     Args:
-        fold: What to write.
+        fold: Fold to export.
         formats: Names in `FORMATS`.
-        output: The folder, which does not exist or is empty.
+        output: Folder to write; it must not exist, or be empty.
 
     Raises:
-        UserError: A file gives other numbers than the network, or the folder cannot be written.
+        UserError: The outputs of a file differ from the network's, or the folder cannot be written.
     """
     output = output.absolute()
     try:
@@ -47,9 +47,9 @@ def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:
         if "onnx" in formats:
             shutil.copyfile(Path(__file__).with_name(EXAMPLE), partial / EXAMPLE)
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        partial.chmod(0o755)  # mkdtemp's is for its owner alone
+        partial.chmod(0o755)  # mkdtemp lets only the owner in
         with suppress(FileNotFoundError):
-            output.rmdir()  # an empty one, which Windows would not replace
+            output.rmdir()  # Windows cannot replace a folder, not even an empty one
         partial.replace(output)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error}") from None
@@ -59,9 +59,9 @@ def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:
 
 
 def _write(network: MambaMIS, name: str, folder: Path) -> dict[str, Any]:
-    """Write and try a format; returns what the description says about it."""
+    """Write one format, compare it with the network, and return its entry in the description."""
     kind = FORMATS[name]
-    print(f"{name}: writing {kind.file}, a minute or two ...", flush=True)
+    print(f"{name}: writing {kind.file} (takes a minute or two) ...", flush=True)
     kind.write(network, folder / kind.file)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, network.input_channels, *network.patch_size, generator=generator)
@@ -70,10 +70,13 @@ def _write(network: MambaMIS, name: str, folder: Path) -> dict[str, Any]:
     differences = (kind.run(folder / kind.file, images) - expected).abs()
     difference, largest = differences.max().item(), expected.abs().max().item()
     typical = (differences <= _TYPICAL_DIFFERENCE * max(1.0, largest)).float().mean().item()
-    print(f"{name}: largest difference to the network {difference:.1e}, of logits up to {largest:.1f}", flush=True)
+    print(
+        f"{name}: logits differ from the network's by at most {difference:.1e} (largest logit: {largest:.1f})",
+        flush=True,
+    )
     if not (difference <= _LARGEST_DIFFERENCE * max(1.0, largest) and typical >= 0.999):
         raise UserError(
-            f"{kind.file} gives other numbers than the network (difference {difference:.3g}), and nothing was written: "
-            "please report it, with the versions that mamba_mis doctor prints"
+            f"the logits of {kind.file} differ from the network's by up to {difference:.3g}, so nothing was exported: "
+            "please report this with the output of mamba_mis doctor"
         )
     return {"largest_difference": difference, "torch": torch.__version__}

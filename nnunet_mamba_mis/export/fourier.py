@@ -1,4 +1,4 @@
-"""Spectral gates in real matrix products, for ONNX: runtimes have no Fourier transform, or a slow one."""
+"""Replace spectral gates by real matrix products for ONNX, whose runtimes have slow Fourier transforms or none."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class MatrixSpectralGate(nn.Module):
-    """A spectral gate whose rfft2 and irfft2 are products with the grid's matrices of cosines and sines.
+    """A spectral gate that computes rfft2 and irfft2 as products with matrices of cosines and sines.
 
     Args:
-        gate: What it computes.
+        gate: Spectral gate to replace.
     """
 
     weight: Tensor
@@ -44,7 +44,7 @@ class MatrixSpectralGate(nn.Module):
         self.register_buffer("from_columns", from_columns.to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C)."""
+        """Apply the gate to x (B, H, W, C)."""
         height = x.shape[1]
         y = x.permute(0, 3, 1, 2) @ self.to_columns  # real parts, then imaginary ones
         y = self.rotation @ torch.cat([y[..., : self.frequencies], y[..., self.frequencies :]], 2)
@@ -63,7 +63,7 @@ class MatrixSpectralGate(nn.Module):
 
 
 def with_matrix_gates(network: Network) -> Network:
-    """A copy of the network, with its other weights, in which spectral gates are `MatrixSpectralGate`."""
+    """Return a copy of the network in which every spectral gate is a `MatrixSpectralGate`."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in module.named_children():
@@ -73,26 +73,26 @@ def with_matrix_gates(network: Network) -> Network:
 
 
 def _waves(rows: int, columns: int, period: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of 2π · row · column / period, (rows, columns) each."""
-    # whole turns are taken off as integers: large angles would lose digits
+    """Return cosines and sines of 2π · row · column / period, (rows, columns) each."""
+    # remove whole turns in integer arithmetic, as large angles lose digits
     turns = torch.outer(torch.arange(rows), torch.arange(columns)) % period
     angle = turns.to(torch.float64) * (2 * math.pi / period)
     return torch.cos(angle), torch.sin(angle)
 
 
 def _row_transforms(width: int, half: int) -> tuple[Tensor, Tensor]:
-    """Ortho rfft of rows as (W, 2 · half), real parts first, and its inverse as (2 · half, W)."""
+    """Return the orthonormal rfft of rows as (W, 2 · half), real parts first, and its inverse as (2 · half, W)."""
     cosines, sines = _waves(width, half, width)
     forward = torch.cat([cosines, -sines], 1) / math.sqrt(width)
-    # each frequency stands for its negative too, but 0 and half the sampling rate
+    # each frequency also stands for its negative, except 0 and half the sampling rate
     frequency = torch.arange(half)
     twice = torch.where((frequency == 0) | (2 * frequency == width), 1.0, 2.0)
     return forward, (forward * twice.repeat(2)).mT.contiguous()
 
 
 def _rotation(size: int) -> Tensor:
-    """Ortho Fourier transform of real parts above imaginary ones, as (2 · size, 2 · size)."""
-    # orthogonal: the inverse is its transpose
+    """Return the orthonormal Fourier transform of stacked real and imaginary parts, (2 · size, 2 · size)."""
+    # the matrix is orthogonal, so its inverse is its transpose
     cosines, sines = _waves(size, size, size)
     rows = torch.cat([cosines, sines], 1), torch.cat([-sines, cosines], 1)
     return torch.cat(rows) / math.sqrt(size)

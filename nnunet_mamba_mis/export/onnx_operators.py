@@ -1,4 +1,4 @@
-"""The package's own operators in ONNX's, for torch's exporter: what makes an ONNX file run in any runtime."""
+"""Translate the package's operators into ONNX's for torch's exporter, so that any ONNX runtime runs the file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PL
 def native_s6(
     u: Value, weight: Value, A: Value, D: Value, delta_bias: Value, exact: bool, keep_starts: bool
 ) -> tuple[Value, Value, Value]:
-    """`ops.selective_scan.native.native_s6`, its outputs alone."""
+    """Translate `ops.selective_scan.native.native_s6`; only its first output is real."""
     channels, states = A.shape
     height, width = u.shape[2:]
-    # cut before projecting: projections are many times as large
+    # cut before projecting, as projections are many times larger
     x = cut(u, channels, height * width)
     ends = [0, channels, channels + states, channels + 2 * states]
     delta, B, C = (op.MatMul(op.Slice(weight, [start], [end], [0]), x) for start, end in itertools.pairwise(ends))
@@ -31,7 +31,7 @@ def native_s6(
 
 
 def chunked_scan(u: Value, delta: Value, A: Value, B: Value, C: Value, exact: bool) -> tuple[Value, Value, Value]:
-    """`ops.selective_scan.chunked.chunked_scan`, which runs where there is no native code, of one group."""
+    """Translate `ops.selective_scan.chunked.chunked_scan`, the scan without native code; only for one group."""
     channels, states = A.shape
     length = u.shape[2]
     x, delta = (cut(t, channels, length) for t in (u, delta))
@@ -41,14 +41,14 @@ def chunked_scan(u: Value, delta: Value, A: Value, B: Value, C: Value, exact: bo
 
 
 def _unused() -> tuple[Value, Value]:
-    """The last state, and the states that backward starts from."""
+    """Return placeholders for the last state and the block-start states for backward."""
     return op.Constant(value_floats=[0.0]), op.Constant(value_floats=[0.0])
 
 
 def native_pixelwise(
     tensors: Sequence[Value], parameters: Sequence[Value], kinds: Sequence[int], eps: Sequence[float]
 ) -> Value:
-    """`ops.native_pixelwise.native_pixelwise`: its steps, one after the other, on a stack."""
+    """Translate `ops.native_pixelwise.native_pixelwise`: run its steps in order on a stack."""
     loaded, layers = iter(tensors), iter(parameters)
     stack: list[Value] = []
     for kind, step_eps in zip(kinds, eps, strict=True):
@@ -74,18 +74,18 @@ _JOINS: dict[int, Callable[[Value, Value], Value]] = {
 
 
 def split_with_sizes(x: Value, sizes: Sequence[int], dim: int = 0) -> list[Value]:
-    """`aten.split_with_sizes` without ONNX's sequences, which few runtimes have."""
+    """Translate `aten.split_with_sizes` without ONNX sequences, which few runtimes support."""
     ends = [sum(sizes[:count]) for count in range(len(sizes) + 1)]
     return [op.Slice(x, [start], [end], [dim]) for start, end in itertools.pairwise(ends)]
 
 
 def split(x: Value, size: int, dim: int = 0) -> list[Value]:
-    """`aten.split`, as `split_with_sizes`."""
+    """Translate `aten.split` with `split_with_sizes`."""
     length = x.shape[dim]
     return split_with_sizes(x, [min(size, length - start) for start in range(0, length, size)], dim)
 
 
-# the only place that knows the names of the operators
+# names of the package's operators appear only here
 _OWN = torch.ops.nnunet_mamba_mis
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _OWN.native_s6.default: native_s6,
@@ -95,7 +95,7 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.split_with_sizes.default: split_with_sizes,
 }
 
-# what torch's exporter leaves; its optimizer takes minutes
+# clean-up after torch's exporter, whose own optimizer takes minutes
 SIMPLIFICATIONS = (
     passes.IdentityEliminationPass,
     passes.RemoveUnusedNodesPass,

@@ -1,14 +1,15 @@
-"""The selective scan in ONNX's matrix products and elementwise operations: no loops, no branches, no sequences.
+"""Build the selective scan from ONNX matrix products and elementwise operations, without loops, branches or sequences.
 
-The L positions are K chunks of T, which advance together: T steps, written out, on (batch, D, N, K) states.
+The L positions form K chunks of T positions. All chunks advance together, in T unrolled steps on (batch, D, N, K)
+states:
 
-1. Every chunk runs from a zero state: its outputs, and the state that it adds.
-2. The states that enter chunks follow from what chunks add: a scan over K positions, done in the same way, and a short
-   one by doubling (Hillis and Steele 1986), as e^{A ΣΔ} carries a state across any number of positions.
-3. That state decays through its chunk, and adds to the outputs.
+1. Run every chunk from a zero state, which gives its outputs and the state that it adds.
+2. Compute the state that enters each chunk from the added states. This is a scan over K positions, done in the same
+   way, or by doubling if K is small (Hillis and Steele 1986): e^{A ΣΔ} carries a state across any number of positions.
+3. Let the entering state decay through its chunk, and add its share to the outputs.
 
-No exponent is positive, so a large Δ loses a state and never overflows. Positions are taken in blocks that stay in the
-cache: the states of all positions are never in memory at once.
+No exponent is positive, so a large Δ makes a state vanish but never overflow. Positions are processed in blocks that
+fit in the cache, so the states of all positions are never in memory at once.
 """
 
 from __future__ import annotations
@@ -21,38 +22,38 @@ from typing import Any
 from onnxscript import opset18
 
 Value = Any  # onnx_ir.Value
-op: Any = opset18  # whose annotations know neither lists nor plain numbers
+op: Any = opset18  # its annotations allow neither lists nor plain numbers
 
 _LONGEST_CHUNK = 16
-# beyond, doubling costs more than a chunked scan
+# with more chunks, doubling costs more than a chunked scan
 _LONGEST_DOUBLING = 64
 # values in a block of states
 _BLOCK_VALUES = 2**20
 
 
 def scan_steps(length: int) -> int:
-    """T: the largest divisor of the number of positions that is not above its root, and not above 16."""
+    """Return T, the largest divisor of the number of positions up to its square root and up to 16."""
     longest = min(_LONGEST_CHUNK, math.isqrt(length))
     return max(steps for steps in range(1, longest + 1) if length % steps == 0)
 
 
 def cut(x: Value, channels: int, length: int) -> Value:
-    """(batch, C, ...) of L positions → (T, batch, C, K)."""
+    """Cut (batch, C, ...) with L positions into chunks (T, batch, C, K)."""
     return op.Transpose(op.Reshape(x, [0, channels, -1, scan_steps(length)]), perm=[3, 0, 1, 2])
 
 
 def join(x: Value, channels: int, *sizes: int) -> Value:
-    """(T, batch, C, K) → (batch, C, *sizes), the inverse of `cut`."""
+    """Join chunks (T, batch, C, K) to (batch, C, *sizes), the inverse of `cut`."""
     return op.Reshape(op.Transpose(x, perm=[1, 2, 3, 0]), [0, channels, *sizes])
 
 
 def scan(
     u: Value, delta: Value, A: Value, B: Value, C: Value, exact: bool, channels: int, states: int, length: int
 ) -> Value:
-    """Outputs (T, batch, D, K) without a skip weight.
+    """Return outputs (T, batch, D, K) without the skip term.
 
     Args:
-        u: (T, batch, D, K), as `cut` gives it.
+        u: (T, batch, D, K), from `cut`.
         delta: (T, batch, D, K), positive.
         A: (D, N), negative.
         B: (T, batch, N, K).
@@ -64,13 +65,13 @@ def scan(
     """
     steps = scan_steps(length)
     chunks = length // steps
-    A = op.Min(A, -1e-20)  # spares (e^{ΔA} − 1)/A the special case
-    # the states of the zero-order hold are multiplied by A, which spares a division at every position
+    A = op.Min(A, -1e-20)  # avoids the special case A = 0 of (e^{ΔA} − 1)/A
+    # the zero-order hold keeps A times the state, which avoids a division at every position
     read = op.Reshape(op.Reciprocal(A), [channels, 1, states]) if exact else op.Expand(1.0, [channels, 1, states])
     A = op.Unsqueeze(A, [2])  # (D, N, 1)
     u, delta = op.Unsqueeze(u, [3]), op.Unsqueeze(delta, [3])
     B, C = op.Unsqueeze(B, [2]), op.Unsqueeze(C, [2])
-    # blocks of steps are equally long
+    # all blocks have the same number of steps
     size = max(1, _BLOCK_VALUES // (channels * states * chunks))
     size = max(s for s in range(1, min(size, steps) + 1) if steps % s == 0)
     u, delta, B, C = (_split(x, steps // size) for x in (u, delta, B, C))
@@ -91,7 +92,7 @@ def scan(
 
 
 def _advance_exactly(state: Value, u: Value, delta: Value, A: Value, B: Value, size: int) -> list[Value]:
-    """A times the state after each position of a block: g + (e^{ΔA} − 1)(g + B u)."""
+    """Return g, A times the state after each position of a block: g ← g + (e^{ΔA} − 1)(g + B u)."""
     growth, added = _split(_expm1(op.Mul(delta, A)), size), _split(op.Mul(u, B), size)
     passed = []
     for gain, x in zip(growth, added, strict=True):
@@ -101,12 +102,12 @@ def _advance_exactly(state: Value, u: Value, delta: Value, A: Value, B: Value, s
 
 
 def _advance(state: Value, u: Value, delta: Value, A: Value, B: Value, size: int) -> list[Value]:
-    """The state after each position of a block."""
+    """Return the state after each position of a block."""
     return _follow(state, _split(op.Exp(op.Mul(delta, A)), size), _split(op.Mul(op.Mul(delta, u), B), size))
 
 
 def _follow(state: Value, decays: list[Value], added: list[Value]) -> list[Value]:
-    """The states h_t = decay_t h_{t−1} + added_t."""
+    """Return the states h_t = decay_t h_{t−1} + added_t."""
     passed = []
     for decay, x in zip(decays, added, strict=True):
         state = x if state is None else op.Add(op.Mul(decay, state), x)
@@ -115,19 +116,19 @@ def _follow(state: Value, decays: list[Value], added: list[Value]) -> list[Value
 
 
 def _expm1(x: Value) -> Value:
-    """e^x − 1 within 5e-6 of its value, without cancellation at 0; ONNX has no such operator.
+    """Return e^x − 1 with a relative error of at most 5e-6 and no cancellation at 0; ONNX has no such operator.
 
-    Both approximations are below it: the series by x⁴/24, and e^x − 1, of which two units of float32's rounding are
-    taken, by about 2e-7. The larger one is the nearer.
+    Both approximations lie below the true value: the series by x⁴/24, and e^x − 1 by about 2e-7, as two float32
+    rounding units are subtracted from it. So the larger one is closer.
     """
     series = op.Mul(x, op.Add(op.Mul(x, op.Add(op.Mul(x, 1 / 6), 0.5)), 1.0))
     return op.Max(op.Sub(op.Exp(x), 1 + 2.4e-7), series)
 
 
 def softplus(x: Value) -> Value:
-    """log(1 + e^x) within 3e-7 of its value, however small, where runtimes compute it as it stands.
+    """Return log(1 + e^x) with a relative error of at most 3e-7 even for tiny values, where runtimes lose digits.
 
-    It is max(x, 0) + log(1 + z) for z = e^{−|x|}, and log(1 + z) = 2 artanh(s) for s = z/(2 + z) ≤ 1/3.
+    The formula is max(x, 0) + log(1 + z) with z = e^{−|x|}, and log(1 + z) = 2 artanh(s) with s = z/(2 + z) ≤ 1/3.
     """
     z = op.Exp(op.Neg(op.Abs(x)))
     s = op.Div(z, op.Add(z, 2.0))
@@ -139,14 +140,14 @@ def softplus(x: Value) -> Value:
 
 
 def _read(states: Value, C: Value, weight: Value) -> Value:
-    """(…, D, N, K) → (…, D, 1, K)."""
+    """Reduce states (…, D, N, K) to outputs (…, D, 1, K)."""
     return op.MatMul(weight, op.Mul(states, C))
 
 
 def _entering(added: Value, elapsed: Value, A: Value, channels: int, states: int, chunks: int) -> Value:
-    """The states that enter chunks, from what chunks add (1, batch, D, N, K) and their ΣΔ (1, batch, D, 1, K)."""
+    """Return the states that enter chunks, from added states (1, batch, D, N, K) and ΣΔ (1, batch, D, 1, K)."""
     steps = scan_steps(chunks)
-    if chunks <= _LONGEST_DOUBLING or steps == 1:  # no divisor up to the longest chunk: 289 of 17 × 17 positions
+    if chunks <= _LONGEST_DOUBLING or steps == 1:  # 1: no divisor up to the longest chunk, such as 289 = 17 × 17
         return _later(_doubled(added, elapsed, A, chunks), 1)
     parts, spans = (
         _split(op.Transpose(op.Reshape(op.Squeeze(x, [0]), [0, channels, n, -1, steps]), perm=[4, 0, 1, 2, 3]), steps)
@@ -160,10 +161,10 @@ def _entering(added: Value, elapsed: Value, A: Value, channels: int, states: int
 
 
 def _doubled(added: Value, elapsed: Value, A: Value, chunks: int) -> Value:
-    """The states after chunks."""
+    """Return the states after chunks."""
     shift = 1
     while shift < chunks:
-        # from here on of twice as many chunks, which end at the same
+        # each sum now spans twice as many chunks, and still ends at the same one
         added = op.Add(added, op.Mul(op.Exp(op.Mul(elapsed, A)), _later(added, shift)))
         elapsed = op.Add(elapsed, _later(elapsed, shift))
         shift *= 2
@@ -171,7 +172,7 @@ def _doubled(added: Value, elapsed: Value, A: Value, chunks: int) -> Value:
 
 
 def _later(x: Value, shift: int) -> Value:
-    """Move chunks, with zeros before the first."""
+    """Shift chunks to later positions, with zeros before the first."""
     return op.Pad(x, [0, 0, 0, 0, shift, 0, 0, 0, 0, -shift])
 
 

@@ -1,7 +1,7 @@
 """Segment an image with the network in this folder: python predict_onnx.py IMAGE SEGMENTATION.
 
-Needs numpy, Pillow and onnxruntime alone. Does what `nnUNetv2_predict --disable_tta` does for images whose pixels are
-as large as those of training, such as photographs: crop, normalization, a sliding window with a Gaussian weight.
+Needs only numpy, Pillow and onnxruntime. For images with the pixel size of the training images, such as photographs, it
+does the same as `nnUNetv2_predict --disable_tta`: crop, normalization, and a sliding window with Gaussian weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 
 def main() -> None:
-    """Read, predict, write."""
+    """Read an image, predict, and write the segmentation."""
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     image_file, output_file = sys.argv[1:]
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def read_image(file: str, about: dict[str, Any]) -> np.ndarray:
-    """(channels, H, W) as nnU-Net's NaturalImage2DIO reads it: palettes as RGB, and alpha as a fourth channel."""
+    """Read (channels, H, W) as nnU-Net's NaturalImage2DIO does: palettes become RGB, alpha a fourth channel."""
     picture: Image.Image = Image.open(file)
     if picture.mode == "P":
         picture = picture.convert("RGB")
@@ -47,14 +47,14 @@ def read_image(file: str, about: dict[str, Any]) -> np.ndarray:
     expected = len(about["normalization"])
     if len(image) != expected:
         sys.exit(
-            f"{file} has {len(image)} channels (Pillow's mode {picture.mode}), but the network was trained with "
-            f"{expected}, {about['channel_names']}: convert the image"
+            f"{file} has {len(image)} channels (Pillow mode {picture.mode}), but the network was trained with "
+            f"{expected}: {about['channel_names']}. Convert the image"
         )
     return image
 
 
 def nonzero_region(image: np.ndarray) -> tuple[slice, slice]:
-    """The image without black borders; all of a black image."""
+    """Return the region of the image inside black borders, or all of it if it is black."""
     rows, columns = (np.flatnonzero((image != 0).any((0, axis))) for axis in (2, 1))
     if not len(rows):
         return slice(0, image.shape[1]), slice(0, image.shape[2])
@@ -62,18 +62,18 @@ def nonzero_region(image: np.ndarray) -> tuple[slice, slice]:
 
 
 def normalize(channel: np.ndarray, how: dict[str, Any]) -> np.ndarray:
-    """One channel by nnU-Net's scheme."""
+    """Normalize a channel by nnU-Net's scheme."""
     if how["scheme"] == "RGBTo01Normalization":
         return channel / 255
     if how["scheme"] == "ZScoreNormalization" and not how["only_inside_nonzero"]:
         return (channel - channel.mean()) / max(channel.std(), 1e-8)
-    sys.exit(f"add this normalization to normalize(): {how}")
+    sys.exit(f"predict_onnx.py does not implement this normalization, so add it to normalize(): {how}")
 
 
 def predict(session: onnxruntime.InferenceSession, image: np.ndarray, patch_size: list[int]) -> np.ndarray:
-    """Logits (classes, H, W) of a normalized image."""
+    """Return logits (classes, H, W) of a normalized image."""
     patch = np.array(patch_size)
-    # at least a patch, padded on all sides
+    # pad on all sides to at least the size of a patch
     missing = np.maximum(patch - image.shape[1:], 0)
     before = missing // 2
     padded = np.pad(image, [(0, 0), *zip(before, missing - before, strict=True)]).astype(np.float32)
@@ -91,13 +91,13 @@ def predict(session: onnxruntime.InferenceSession, image: np.ndarray, patch_size
 
 
 def starts(size: int, window: int) -> np.ndarray:
-    """Positions of windows that cover an axis, half a window apart or less."""
+    """Return the positions of windows that cover an axis, at most half a window apart."""
     count = int(np.ceil((size - window) / (window / 2))) + 1
     return np.round(np.linspace(0, size - window, count)).astype(int)
 
 
 def gaussian(size: int) -> np.ndarray:
-    """Weight of each position of a window, 1 at its middle."""
+    """Return the weight of each position in a window, 1 at its centre."""
     return np.exp(-0.5 * ((np.arange(size) - size // 2) / (size / 8)) ** 2)
 
 

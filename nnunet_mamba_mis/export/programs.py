@@ -1,4 +1,4 @@
-"""Networks as programs of PyTorch's core operations, as `.pt2` and ONNX files, and how these are run."""
+"""Turn networks into programs of PyTorch's core operations, write these as `.pt2` and ONNX files, and run the files."""
 
 from __future__ import annotations
 
@@ -22,26 +22,31 @@ INPUT, OUTPUT = "image", "logits"
 
 
 def portable_program(network: MambaMIS, *, any_batch: bool = True) -> ExportedProgram:
-    """The network in evaluation mode as a program that runs wherever PyTorch does, without this package.
+    """Return the network in evaluation mode as a program that runs wherever PyTorch does, without this package.
 
     Args:
-        network: On the CPU, without deep supervision.
-        any_batch: Whether it takes batches of any size, or one image.
+        network: Network on the CPU, without deep supervision.
+        any_batch: Whether the program takes batches of any size instead of single images.
 
     Returns:
-        (batch, input_channels, *patch_size) → logits (batch, num_classes, *patch_size).
+        A program that maps (batch, input_channels, *patch_size) to logits (batch, num_classes, *patch_size).
+
+    Raises:
+        NotImplementedError: An operator of this package has no decomposition.
     """
     with _inference():
         program = _program(network, any_batch).run_decompositions(OWN_OPERATORS)
     left = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("nnunet_mamba_mis.")}
     if left:
-        raise NotImplementedError(f"operators without a decomposition (export/decompositions.py): {', '.join(left)}")
+        raise NotImplementedError(
+            f"no decomposition for {', '.join(left)}: add it to OWN_OPERATORS in export/decompositions.py"
+        )
     return program
 
 
 def _program(network: MambaMIS, any_batch: bool) -> ExportedProgram:
-    """The network in evaluation mode, with the package's own operators."""
-    # two images, as one would be taken for a constant
+    """Export the network in evaluation mode, with the package's own operators."""
+    # two images, as torch would treat a batch size of one as constant
     x = torch.zeros(2 if any_batch else 1, network.input_channels, *network.patch_size)
     shapes = ({0: Dim("batch", min=1)},) if any_batch else None
     was_training = network.training
@@ -52,21 +57,21 @@ def _program(network: MambaMIS, any_batch: bool) -> ExportedProgram:
 
 
 def write_pt2(network: MambaMIS, path: Path) -> None:
-    """Write for `torch.export.load`; batches of any size."""
+    """Write a `.pt2` file for `torch.export.load` that takes batches of any size."""
     with _inference():
         torch.export.save(portable_program(network), path)
 
 
 def run_pt2(path: Path, x: Tensor) -> Tensor:
-    """Logits of (batch, channels, *patch_size)."""
+    """Return logits for x (batch, channels, *patch_size), computed by a `.pt2` file."""
     with _inference():
         return torch.export.load(path).module()(x)
 
 
 def write_aoti(network: MambaMIS, path: Path) -> None:
-    """Compile for `torch._inductor.aoti_load_package`, on this machine's kind of CPU; one image at a time.
+    """Compile for this machine's kind of CPU, for `torch._inductor.aoti_load_package` and one image at a time.
 
-    Inductor of torch 2.15 cannot turn loops over arrays of unknown size into code.
+    Inductor in torch 2.15 cannot generate code for loops over arrays of unknown size.
     """
     program = portable_program(network, any_batch=False)
     with _inference():
@@ -74,14 +79,14 @@ def write_aoti(network: MambaMIS, path: Path) -> None:
 
 
 def run_aoti(path: Path, x: Tensor) -> Tensor:
-    """Logits of (batch, channels, *patch_size), image by image."""
+    """Return logits for x (batch, channels, *patch_size), computed image by image by a compiled file."""
     with _inference():
         model = torch._inductor.aoti_load_package(str(path))
         return torch.cat([model(image) for image in x.split(1)])
 
 
 def write_onnx(network: MambaMIS, path: Path) -> None:
-    """Write an ONNX model with input `image` and output `logits`; batches of any size."""
+    """Write an ONNX model with input `image` and output `logits` that takes batches of any size."""
     from nnunet_mamba_mis.export.onnx_operators import SIMPLIFICATIONS, TRANSLATIONS
 
     with _inference():
@@ -102,7 +107,7 @@ def write_onnx(network: MambaMIS, path: Path) -> None:
 
 
 def run_onnx(path: Path, x: Tensor) -> Tensor:
-    """Logits of (batch, channels, *patch_size), by onnxruntime on the CPU."""
+    """Return logits for x (batch, channels, *patch_size), computed by onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -111,7 +116,7 @@ def run_onnx(path: Path, x: Tensor) -> Tensor:
 
 
 class Format(NamedTuple):
-    """A kind of file: how it is written and run."""
+    """A file format, with its file name and the functions that write and run it."""
 
     file: str
     write: Callable[[MambaMIS, Path], None]
@@ -127,7 +132,7 @@ FORMATS = {
 
 @contextmanager
 def _inference() -> Iterator[None]:
-    """No gradients, and no warnings of torch about its own internals."""
+    """Disable gradients, and torch's warnings about its own internals."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

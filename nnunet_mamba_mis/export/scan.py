@@ -1,14 +1,14 @@
 """The selective scan in PyTorch's core operations, for exported programs.
 
-The L positions are K chunks of T, which advance together: a loop of T steps on (batch × K, D, N) states, where a loop
-over positions would take L, and an array over all states L times the memory of one.
+The L positions form K chunks of T positions. All chunks advance together, in a loop of T steps on (batch × K, D, N)
+states. A loop over positions would take L steps, and an array of all states L times the memory of one.
 
-1. every chunk runs from a zero state: its outputs, and the state that it adds;
-2. a loop over chunks gives the state that enters each, as e^{A ΣΔ} carries a state across a whole chunk;
-3. that state decays through its chunk, and adds to the outputs.
+1. Run every chunk from a zero state, which gives its outputs and the state that it adds.
+2. Loop over chunks to compute the state that enters each, as e^{A ΣΔ} carries a state across a whole chunk.
+3. Let the entering state decay through its chunk, and add its share to the outputs.
 
-The loops are `torch.ops.higher_order.scan`, a loop in code that Inductor generates (ONNX has `onnx_scan`). Time comes
-first. Backward is not needed, and not there.
+The loops are `torch.ops.higher_order.scan`, which Inductor compiles to loops (ONNX uses `onnx_scan` instead). Time is
+the first axis. Exported programs need no backward, so there is none.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from torch import Tensor
 
 from nnunet_mamba_mis.ops.selective_scan.chunked import nonzero
 
-# a loop so short costs less than three
+# up to this length, one loop costs less than three
 _ONE_CHUNK = 16
 
 
 def scan_steps(length: int) -> int:
-    """T: the largest divisor of the number of positions that is not above its root, or all of a few."""
+    """Return T, the largest divisor of the number of positions up to its square root; for few positions, all."""
     if length <= _ONE_CHUNK:
         return length
     return max(steps for steps in range(1, math.isqrt(length) + 1) if length % steps == 0)
 
 
 def cut(x: Tensor, steps: int) -> Tensor:
-    """(batch, L, C) → (T, K, batch, C)."""
+    """Cut (batch, L, C) into chunks (T, K, batch, C)."""
     return x.unflatten(1, (-1, steps)).permute(2, 1, 0, 3)
 
 
 def join(x: Tensor) -> Tensor:
-    """(T, K, batch, C) → (batch, L, C), the inverse of `cut`."""
+    """Join chunks (T, K, batch, C) to (batch, L, C), the inverse of `cut`."""
     return x.permute(2, 1, 0, 3).flatten(1, 2)
 
 
 def scan_chunks(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    """Outputs (T, K, batch, D) without a skip weight, and the state after the last position (batch, D, N).
+    """Return outputs (T, K, batch, D) without the skip term, and the state after the last position (batch, D, N).
 
     Args:
-        u: (T, K, batch, D), as `cut` gives it.
+        u: (T, K, batch, D), from `cut`.
         delta: (T, K, batch, D), positive.
         A: (D, N).
         B: (T, K, batch, N).

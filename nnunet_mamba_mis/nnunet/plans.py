@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from nnunet_mamba_mis.nnunet.records import FileName, Record, check_json, read_record
 
 NETWORK_CLASS = "nnunet_mamba_mis.architectures.MambaMIS"
-# in plans only for nnU-Net; trainers know these anyway
+# in plans only for nnU-Net; trainers set these themselves
 _NOT_ARCHITECTURE = {"patch_size", "strides", "deep_supervision"}
 
 # nnU-Net's own plans inherit over one step

@@ -15,13 +15,14 @@ from nnunet_mamba_mis.ops.transforms import transformed
 
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """SiLU of a depthwise convolution in which a position sees itself and those before it, with zeros before the first.
+    """Return SiLU of a depthwise convolution in which a position sees itself and those before it.
 
-    On a GPU causal-conv1d computes it, where that is installed and fits; everywhere else torch's convolution.
+    Zeros stand before the first position. On a GPU causal-conv1d computes it, where it is installed and fits.
+    Everywhere else torch's convolution does.
 
     Args:
         x: (batch, channels, L).
-        weight: (channels, 1, width), the last tap for the position itself.
+        weight: (channels, 1, width); the last tap belongs to the position itself.
         bias: (channels,).
 
     Returns:
@@ -53,7 +54,7 @@ def _has_kernel() -> bool:
 
 @functools.cache
 def _find_kernel() -> bool:
-    # built for another torch, it is there and cannot be imported
+    # a kernel built for another torch exists but cannot be imported
     try:
         importlib.import_module("causal_conv1d_cuda")
     except ImportError:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nnunet_mamba_mis.ops.expressions import LOAD, Expression, compute
+from nnunet_mamba_mis.ops.expressions import LOAD, Expression, compute, lazy
 from nnunet_mamba_mis.ops.pieces import Piece, cut
 from nnunet_mamba_mis.ops.pixelwise import PixelwiseEvaluator
 from nnunet_mamba_mis.ops.program import Programs
+from nnunet_mamba_mis.ops.snapshot import Snapshot
 
 
 class Evaluator:
@@ -22,22 +24,49 @@ class Evaluator:
     def __init__(self) -> None:
         self._known: dict[Any, tuple[list[Piece], Programs]] = {}
         self._pixelwise = PixelwiseEvaluator()
+        self._last: tuple[Snapshot, Programs] | None = None  # what `of` has run
 
     def __reduce__(self) -> tuple[type[Evaluator], tuple[()]]:
         return Evaluator, ()  # copies and pickles of a module make their own
 
+    def of(self, module: nn.Module, write: Callable[[Expression], Expression], x: Tensor) -> Tensor:
+        """Return an expression of features (batch, H, W, channels), written again only where the module has changed.
+
+        Args:
+            module: What the expression depends on besides the features.
+            write: Writes it.
+            x: The features.
+        """
+        if _is_traced():
+            return self(write(lazy(x)))
+        if self._last is not None:
+            snapshot, programs = self._last
+            y = programs.run([x], unchanged=True) if snapshot.holds(module) else None
+            if y is not None:
+                return y
+        expression = write(lazy(x))
+        pieces, programs = self._plan(expression)
+        y = programs.run([x])
+        if y is None:
+            return self._by_pieces(expression, pieces)
+        self._last = Snapshot(module, without=self), programs
+        return y
+
     def __call__(self, x: Expression) -> Tensor:
         """Return features (batch, H, W, channels)."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if _is_traced():
             return self._by_pieces(x, cut(x.nodes, x.index))
+        pieces, programs = self._plan(x)
+        y = programs.run(x.tensors)
+        return self._by_pieces(x, pieces) if y is None else y
+
+    def _plan(self, x: Expression) -> tuple[list[Piece], Programs]:
         key = (tuple(x.nodes), x.index)
         known = self._known.get(key)
         if known is None:
             pieces = cut(x.nodes, x.index)
             known = self._known[key] = (pieces, Programs(key[0], pieces))
-        pieces, programs = known
-        y = programs.run(x.tensors)
-        return self._by_pieces(x, pieces) if y is None else y
+        return known
 
     def _by_pieces(self, x: Expression, pieces: list[Piece]) -> Tensor:
         values = {i: x.tensors[what] for i, (kind, _, what) in enumerate(x.nodes) if kind == LOAD}
@@ -50,3 +79,7 @@ class Evaluator:
             else:
                 values[piece.node] = self._pixelwise(taken, piece.steps)
         return values[x.index]
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()

@@ -1,4 +1,4 @@
-"""Computations on features written as expressions, so that what computes them can see the whole.
+"""Expressions: computations on features, written so that an evaluator sees the whole.
 
     x = lazy(x)
     gate, rest = x.split((3, 5))
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba_mis.ops.modules import is_ordinary
 
-Layer = Callable[[Tensor], Tensor]
+Layer = Callable[..., Tensor]
 
 LOAD, PART, LAYER, COLUMNS, CONCAT, TIMES, PLUS = range(7)
 
@@ -30,7 +30,7 @@ Node = tuple[int, tuple[int, ...], Any]
 
 
 def compute(node: Node, values: Sequence[Tensor]) -> Tensor:
-    """The result of an operation on what its sources have yielded, by PyTorch operations."""
+    """Return the result of an operation on the values of its sources, by PyTorch operations."""
     kind, _, what = node
     if kind == LAYER:
         return what(*values)
@@ -44,7 +44,7 @@ def compute(node: Node, values: Sequence[Tensor]) -> Tensor:
 
 
 class _Graph:
-    """What operands that belong together share."""
+    """The nodes and tensors that operands of one expression share."""
 
     __slots__ = ("nodes", "tensors")
 
@@ -64,12 +64,12 @@ class Expression:
 
     @property
     def nodes(self) -> list[Node]:
-        """All nodes, in an order in which they can be computed."""
+        """Return all nodes, in an order in which they can be computed."""
         return self.graph.nodes
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Those that the nodes of kind LOAD name."""
+        """Return the tensors that nodes of kind LOAD name."""
         return self.graph.tensors
 
     def then(self, *layers: Layer) -> Expression:
@@ -105,7 +105,7 @@ class Expression:
         return Expression(self.graph, len(self.nodes) - 1)
 
     def _index_of(self, other: Expression) -> int:
-        """Place of another expression's node among this one's nodes, which take up the others if need be."""
+        """Return the place of another expression's node among this one's nodes, which adopt the others if need be."""
         if other.graph is self.graph:
             return other.index
         nodes, tensors = len(self.nodes), len(self.tensors)
@@ -117,10 +117,15 @@ class Expression:
 
 
 def lazy(x: Tensor) -> Expression:
-    """Features (batch, H, W, channels), any strides, to begin an expression with."""
+    """Begin an expression with features (batch, H, W, channels) of any strides."""
     return Expression(_Graph([x], [(LOAD, (), 0)]), 0)
 
 
+def apply(layer: Layer, first: Expression, *others: Expression) -> Expression:
+    """Apply a layer that takes several features."""
+    return first._with((LAYER, (first.index, *map(first._index_of, others)), layer))
+
+
 def concat(a: Expression, b: Expression) -> Expression:
-    """Features side by side, a's channels first."""
+    """Join features along the channels, a's first."""
     return a._joined(CONCAT, b)

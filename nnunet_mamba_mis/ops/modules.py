@@ -1,4 +1,4 @@
-"""Whether calling a layer is nothing but its class's computation, so that native code may stand in for it."""
+"""Check whether calling a layer computes only what its class defines, so that native code may replace the call."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch.nn.modules import module as torch_modules
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# as they were when this was imported, as people replace methods of torch's classes
+# as they were at import, since people replace methods of torch's classes
 _FORWARDS: dict[type[nn.Module], Any] = {
     kind: kind.forward for kind in (nn.Conv1d, nn.LayerNorm, nn.Linear, nn.Sequential, nn.SiLU)
 }
 # dicts, empty without hooks for all modules
-_GLOBAL_HOOKS = (
+GLOBAL_HOOKS = (
     torch_modules._global_forward_hooks,
     torch_modules._global_forward_pre_hooks,
     torch_modules._global_backward_hooks,
     torch_modules._global_backward_pre_hooks,
 )
-_TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)  # with the meaning of ordinary ones
+_TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)  # those that mean what ordinary tensors mean
 
 
 def is_ordinary(layer: object, kind: type[Module]) -> TypeGuard[Module]:
-    """Whether a layer is of this class of torch.nn itself, with its forward and no hooks."""
+    """Return whether a layer is of this class of torch.nn itself, with its forward and no hooks."""
     return type(layer) is kind and _FORWARDS[kind] is kind.forward and runs_forward_alone(layer)
 
 
 def runs_forward_alone(module: nn.Module) -> bool:
-    """Whether a call of a module runs its class's forward and nothing else: no hooks, no forward of its own.
+    """Return whether a call of a module runs its class's forward and nothing else: no hooks, no forward of its own.
 
     Hooks for all modules count too.
     """
@@ -41,22 +41,22 @@ def runs_forward_alone(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in module.__dict__
-        or any(_GLOBAL_HOOKS)
+        or any(GLOBAL_HOOKS)
     )
 
 
 def is_itself(module: nn.Module, kind: type[nn.Module], *parameters: Tensor) -> bool:
-    """Whether a module is of this class itself, no hook or the like is on it, and its parameters are ordinary."""
+    """Return whether a module is of this class itself, without hooks, and its parameters are ordinary."""
     return type(module) is kind and runs_forward_alone(module) and are_ordinary_tensors(*parameters)
 
 
 def are_ordinary_tensors(*tensors: Tensor | None) -> bool:
-    """Whether no tensor is of a subclass that gives torch's functions a meaning of its own, such as a quantised one."""
+    """Return whether no tensor is of a subclass that changes torch's functions, such as a quantised one."""
     return all(t is None or type(t) in _TENSORS for t in tensors)
 
 
 def has_ordinary_weights(layer: nn.Module, kind: type[nn.Linear] | type[nn.Conv1d], bias: bool = True) -> bool:
-    """Whether a layer's weight, with or without a bias, says all about it: it is ordinary, and so are they."""
+    """Return whether a layer is ordinary, and so are its weight and, if `bias`, its bias, which describe it fully."""
     return (
         is_ordinary(layer, kind) and (layer.bias is not None) == bias and are_ordinary_tensors(layer.weight, layer.bias)
     )

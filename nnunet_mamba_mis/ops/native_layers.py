@@ -2,30 +2,58 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_mamba_mis.ops import native_library as native
+from nnunet_mamba_mis.ops.native_structs import ImageProblem
 from nnunet_mamba_mis.ops.selective_scan import registry
 from nnunet_mamba_mis.ops.selective_scan.chunked import DifferentiableBackend
 from nnunet_mamba_mis.ops.selective_scan.native import NativeBackend
 
+# StepKind of csrc/program.h
+PIXELWISE, SCAN, DEPTHWISE, GATE, RESIZE, CHANNEL_SUMMARY, SPATIAL_CONVOLUTION, PIXEL_SUMMARY, ATTEND = range(9)
+
+Shape = tuple[int, ...]  # of features: batch, H, W, channels
+
+
+class UnfitError(Exception):
+    """The native code does not support a layer or an expression."""
+
 
 class LayerKind:
-    """The computation of one kind of layer."""
+    """The computation of one kind of layer, of one or several features (batch, H, W, channels).
 
-    def shapes(self, size: tuple[int, int], channels: int, parameters: tuple[Tensor, ...]) -> list[tuple[int, ...]]:
-        """Return the shapes that the parameters must have for features of this size, or nothing if no shapes fit.
+    Attributes:
+        step: Its number in the native code.
+        adds: Whether it can add to gradients of its inputs, which other layers then may share.
+        keeps_inputs: Whether backward reads the inputs.
+    """
 
-        The native code does no bounds checks.
+    step: ClassVar[int]
+    adds: ClassVar[bool] = True
+    keeps_inputs: ClassVar[bool] = True
+
+    def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
+        """Return the result's shape for inputs of these shapes.
+
+        Raises:
+            UnfitError: Inputs or parameters have other shapes than the native code, which has no bounds checks, needs.
         """
         raise NotImplementedError
 
-    def in_torch(self, x: Tensor, *parameters: Tensor) -> Tensor:
-        """(batch, H, W, channels) → the same, by PyTorch operations that all transforms know."""
+    def kept(self, problem: ImageProblem) -> int:
+        """Return the number of values that forward keeps for backward besides inputs."""
+        return 0
+
+    def in_torch(self, *given: Tensor) -> Tensor:
+        """Return the result for inputs and parameters, by PyTorch operations that all transforms support."""
         raise NotImplementedError
 
 
@@ -36,17 +64,43 @@ class NativeLayer(NamedTuple):
     parameters: tuple[Tensor, ...]
 
 
+class FixedLayer(LayerKind):
+    """A kind without parameters, which is a layer itself."""
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Return the result for inputs."""
+        return self.in_torch(*inputs)
+
+    def native_layer(self) -> NativeLayer:
+        """As `native_layer_of` asks for it."""
+        return NativeLayer(self, ())
+
+
+def _require(fits: bool) -> None:
+    if not fits:
+        raise UnfitError
+
+
+def _require_shapes(parameters: Sequence[Tensor], *shapes: tuple[int, ...]) -> None:
+    _require([tuple(p.shape) for p in parameters] == [*shapes])
+
+
 @dataclass(frozen=True)
 class DepthwiseConvolution(LayerKind):
     """Depthwise 3×3 convolution: weight (C, 1, 3, 3), bias (C,)."""
 
-    def shapes(self, size: tuple[int, int], channels: int, parameters: tuple[Tensor, ...]) -> list[tuple[int, ...]]:
-        """As `LayerKind.shapes`."""
-        return [(channels, 1, 3, 3), (channels,)]
+    step = DEPTHWISE
+    adds = False
 
-    def in_torch(self, x: Tensor, *parameters: Tensor) -> Tensor:
+    def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
+        """As `LayerKind.result`."""
+        channels = shapes[0][3]
+        _require_shapes(parameters, (channels, 1, 3, 3), (channels,))
+        return shapes[0]
+
+    def in_torch(self, *given: Tensor) -> Tensor:
         """As `LayerKind.in_torch`."""
-        weight, bias = parameters
+        x, weight, bias = given
         return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=len(weight)).permute(0, 2, 3, 1)
 
 
@@ -56,14 +110,25 @@ class SpectralFilter(LayerKind):
 
     size: tuple[int, int]
 
-    def shapes(self, size: tuple[int, int], channels: int, parameters: tuple[Tensor, ...]) -> list[tuple[int, ...]]:
-        """As `LayerKind.shapes`."""
-        height, width = size
-        return [] if channels % 2 or size != self.size else [(height, width // 2 + 1, channels, 2)] * 2
+    step = GATE
+    adds = False
+    keeps_inputs = False  # but their spectrum
 
-    def in_torch(self, x: Tensor, *parameters: Tensor) -> Tensor:
+    def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
+        """As `LayerKind.result`."""
+        _, height, width, channels = shapes[0]
+        _require(channels % 2 == 0 and (height, width) == self.size)
+        _require_shapes(parameters, *[(height, width // 2 + 1, channels, 2)] * 2)
+        return shapes[0]
+
+    def kept(self, problem: ImageProblem) -> int:
+        """As `LayerKind.kept`."""
+        return native.library().mamba_mis_spectrum_size(ctypes.byref(problem))
+
+    def in_torch(self, *given: Tensor) -> Tensor:
         """As `LayerKind.in_torch`."""
-        weight, bias = map(torch.view_as_complex, parameters)
+        x = given[0]
+        weight, bias = map(torch.view_as_complex, given[1:])
         spectrum = weight * torch.fft.rfft2(x, dim=(1, 2), norm="ortho") + bias
         return torch.fft.irfft2(spectrum, s=x.shape[1:3], dim=(1, 2), norm="ortho")
 
@@ -74,21 +139,44 @@ class ProjectedScan(LayerKind):
 
     discretization: str
 
-    def shapes(self, size: tuple[int, int], channels: int, parameters: tuple[Tensor, ...]) -> list[tuple[int, ...]]:
-        """As `LayerKind.shapes`; none will do where the scan has another backend than the native one."""
-        weight, A_log = parameters[0], parameters[3]
-        if A_log.dim() != 2 or not isinstance(registry.fastest_backend(weight, self.discretization), NativeBackend):
-            return []
-        states = A_log.shape[1]
-        return [(channels, channels), (channels,), (2 * states, channels), (channels, states), (channels,)]
+    step = SCAN
 
-    def in_torch(self, x: Tensor, *parameters: Tensor) -> Tensor:
+    def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
+        """As `LayerKind.result`; nothing fits where the scan has another backend than the native one."""
+        channels = shapes[0][3]
+        weight, A_log = parameters[0], parameters[3]
+        _require(A_log.dim() == 2)
+        _require(isinstance(registry.fastest_backend(weight, self.discretization), NativeBackend))
+        n = A_log.shape[1]
+        _require_shapes(parameters, (channels, channels), (channels,), (2 * n, channels), (channels, n), (channels,))
+        return shapes[0]
+
+    def in_torch(self, *given: Tensor) -> Tensor:
         """As `LayerKind.in_torch`."""
-        weight, delta_bias, weight_bc, A_log, D = parameters
+        x, weight, delta_bias, weight_bc, A_log, D = given
         u = x.permute(0, 3, 1, 2)
         backend = DifferentiableBackend()
         y = backend.scan_projected(u, weight, delta_bias, weight_bc, -torch.exp(A_log), D, self.discretization)
         return y.permute(0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class SpatialConvolution(LayerKind):
+    """7×7 convolution from two channels to one: weight (1, 2, 7, 7)."""
+
+    step = SPATIAL_CONVOLUTION
+    adds = False
+
+    def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
+        """As `LayerKind.result`."""
+        _require(shapes[0][3] == 2)
+        _require_shapes(parameters, (1, 2, 7, 7))
+        return (*shapes[0][:3], 1)
+
+    def in_torch(self, *given: Tensor) -> Tensor:
+        """As `LayerKind.in_torch`."""
+        x, weight = given
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=3).permute(0, 2, 3, 1)
 
 
 def native_layer_of(layer: object) -> NativeLayer | None:

@@ -27,7 +27,7 @@ _WINDOWS = os.name == "nt"
 
 
 def threads() -> Threads:
-    """As many threads as torch uses: its own where its OpenMP runtime is found, otherwise new ones."""
+    """Return as many threads as torch uses: its own where its OpenMP runtime is found, otherwise new ones."""
     return Threads(torch.get_num_threads(), _openmp_parallel())
 
 
@@ -41,14 +41,14 @@ def run(function: str, problem: ctypes.Structure) -> None:
 
 
 def run_at(function: str, address: int) -> None:
-    """As `run`, for the address of a problem."""
+    """Call `mamba_mis_<function>` with the address of a problem, as `run` does."""
     if getattr(library(), f"mamba_mis_{function}")(ctypes.c_void_p(address)) != 0:
         raise MemoryError(f"not enough memory for {function.replace('_', ' ')}")
 
 
 @functools.cache
 def why_unavailable() -> str | None:
-    """Why the native code cannot be used on this machine, or None."""
+    """Return why the native code cannot be used on this machine, or None."""
     path = _library_path("baseline")
     if not path.exists():
         return f"it was not built, most likely because installation found no C++ compiler. {_REBUILD}"
@@ -63,12 +63,12 @@ def why_unavailable() -> str | None:
 
 @constant_when_traced  # loading a library cannot be traced
 def available() -> bool:
-    """Whether the native code can be used on this machine."""
+    """Return whether the native code can be used on this machine."""
     return why_unavailable() is None
 
 
 def takes(tensors: Sequence[Tensor]) -> bool:
-    """Whether native code supports these features (batch, H, W, channels): one size, one type, no autocast."""
+    """Return whether native code supports these features (batch, H, W, channels): one type, no autocast."""
     first = tensors[0]
     return (
         first.device.type == "cpu"
@@ -78,7 +78,6 @@ def takes(tensors: Sequence[Tensor]) -> bool:
         and all(
             t.dim() == 4
             and t.numel() > 0
-            and t.shape[:3] == first.shape[:3]
             and t.dtype == first.dtype
             and t.device == first.device
             and t.layout is torch.strided
@@ -88,12 +87,12 @@ def takes(tensors: Sequence[Tensor]) -> bool:
 
 
 def needs_operator(*tensors: Tensor) -> bool:
-    """Whether torch has to see an operation: to differentiate, transform or trace it, or for what tensors stand for."""
+    """Return whether torch must see an operation: to differentiate, transform or trace it, or for special tensors."""
     return torch.is_grad_enabled() or is_watched(*tensors)
 
 
 def is_watched(*tensors: Tensor) -> bool:
-    """Whether torch must see each operation for a reason other than first derivatives, such as tracing."""
+    """Return whether torch must see each operation for a reason other than first derivatives, such as tracing."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
@@ -106,12 +105,12 @@ def is_watched(*tensors: Tensor) -> bool:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library for `instruction_set()`."""
+    """Return the library for `instruction_set()`."""
     return load_library(instruction_set())
 
 
 def instruction_set() -> str:
-    """The instruction set that native code uses: the best of this machine, unless the environment names another.
+    """Return the instruction set that native code uses: the machine's best, unless the environment names another.
 
     Raises:
         UserError: The environment names one that this machine lacks, that there is no library for, or that is unknown.
@@ -124,12 +123,12 @@ def instruction_set() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """Names of the instruction sets that this machine has and that there is a library for, best first."""
+    """Return the names of the instruction sets that this machine has and that have a library, best first."""
     return [name for name in machine_instruction_sets() if _library_path(name).exists()]
 
 
 def machine_instruction_sets() -> list[str]:
-    """Names of the instruction sets that this machine has, best first."""
+    """Return the names of the instruction sets that this machine has, best first."""
     baseline = load_library("baseline")
     return [
         name for name in INSTRUCTION_SETS if name == "baseline" or getattr(baseline, f"mamba_mis_machine_has_{name}")()
@@ -138,7 +137,7 @@ def machine_instruction_sets() -> list[str]:
 
 @functools.cache
 def load_library(instruction_set: str) -> ctypes.CDLL:
-    """The library for an instruction set, which the machine must have."""
+    """Load the library for an instruction set, which the machine must have."""
     loaded = ctypes.CDLL(str(_library_path(instruction_set)))
     for struct in STRUCTS:
         if getattr(loaded, f"mamba_mis_sizeof_{struct.__name__}")() != ctypes.sizeof(struct):
@@ -153,12 +152,12 @@ def _library_path(instruction_set: str) -> Path:
 
 @functools.cache
 def _openmp_parallel() -> int | None:
-    """Address of GOMP_parallel (GNU's, LLVM's and Intel's runtimes have it) as torch calls it, where that is known.
+    """Return the address of GOMP_parallel as torch calls it, or None; GNU's, LLVM's and Intel's runtimes have it.
 
-    A process often has further OpenMP runtimes, as scikit-learn's, with threads of their own.
+    A process often has further OpenMP runtimes, such as scikit-learn's, with threads of their own.
     """
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    # the order in which the linker has looked for torch: what is there for all libraries, then what torch depends on
+    # the order in which the linker searched for torch: global symbols first, then those of torch's dependencies
     for name in (None, str(library)):
         try:
             found = ctypes.CDLL(name, os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel

@@ -1,4 +1,4 @@
-"""Layers that work on every pixel on its own as one operator of torch, in native code (csrc/pixelwise.h)."""
+"""Layers that work on each pixel alone, as one operator of torch in native code (csrc/pixelwise.h)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from nnunet_mamba_mis.ops.native_structs import PixelLayer, PixelProblem, PixelT
 from nnunet_mamba_mis.ops.selective_scan.inputs import check_tensor
 from nnunet_mamba_mis.ops.transforms import decompose_gradient, decompose_under_transforms, gradients_in_torch
 
-LOAD, CONCAT, NORM, LINEAR, SILU, TIMES, PLUS = range(7)  # PixelLayerKind of csrc/pixelwise.h
+LOAD, CONCAT, NORM, LINEAR, SILU, TIMES, PLUS, PROJECT = range(8)  # PixelLayerKind of csrc/pixelwise.h
+
+# of steps that have some; a projection is a linear layer without a bias
+PARAMETERS = {NORM: ("weight", "bias"), LINEAR: ("weight", "bias"), PROJECT: ("weight",)}
 
 # steps that take two results
 JOINS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
@@ -33,7 +36,7 @@ def native_pixelwise(
 
     Args:
         tensors: (batch, H, W, channels) each, in the order in which they are loaded.
-        parameters: Weight and bias of each norm and linear layer.
+        parameters: Weight and bias of each norm and linear layer, weight of each projection.
         kinds: Steps on a stack, as PixelLayerKind of csrc/pixelwise.h numbers them.
         eps: For each step, what a norm adds to the variance.
 
@@ -53,7 +56,7 @@ def _(tensors, parameters, kinds, eps):
 def native_pixelwise_backward(
     grad_y: Tensor, tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
 ) -> list[Tensor]:
-    """Gradients of `native_pixelwise` with respect to its tensors, then its parameters."""
+    """Return gradients of `native_pixelwise` with respect to its tensors, then its parameters."""
     parameters = [p.contiguous() for p in parameters]
     grads = _empty_gradients(tensors, parameters)
     layers = native_layers(tensors, parameters, kinds, eps, grads[len(tensors) :])
@@ -88,7 +91,7 @@ native_pixelwise.register_autograd(_autograd, setup_context=_setup_context)
 def pixelwise_in_torch(
     tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
 ) -> Tensor:
-    """`native_pixelwise`, one step after the other."""
+    """Run the steps of `native_pixelwise` one after the other in PyTorch."""
     loaded, given = iter(tensors), iter(parameters)
     stack: list[Tensor] = []
     for kind, step_eps in zip(kinds, eps, strict=True):
@@ -100,10 +103,11 @@ def pixelwise_in_torch(
         elif kind == SILU:
             stack[-1] = F.silu(stack[-1])
         else:
-            weight, bias = next(given), next(given)
+            weight = next(given)
+            bias = next(given) if "bias" in PARAMETERS[kind] else None
             x = stack[-1]
             stack[-1] = (
-                F.linear(x, weight, bias) if kind == LINEAR else F.layer_norm(x, weight.shape, weight, bias, step_eps)
+                F.layer_norm(x, weight.shape, weight, bias, step_eps) if kind == NORM else F.linear(x, weight, bias)
             )
     return stack.pop()
 
@@ -134,7 +138,7 @@ def _empty_gradients(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) ->
 def _widths(
     tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
 ) -> list[int]:
-    """Channels of each step's result.
+    """Return the channels of each step's result.
 
     Raises:
         ValueError: Tensors, parameters and steps do not fit each other. The native code has no bounds checks.
@@ -143,10 +147,7 @@ def _widths(
     if len(eps) != len(kinds):
         raise ValueError(f"eps must have a value for each of {len(kinds)} steps, not {len(eps)}")
     steps = f"steps {list(kinds)} on {len(tensors)} tensors and {len(parameters)} parameters"
-    loaded, layers = (
-        iter(tensors),
-        iter(zip(range(0, len(parameters), 2), parameters[::2], parameters[1::2], strict=False)),
-    )
+    loaded, given = iter(tensors), iter(enumerate(parameters))
     stack: list[int] = []
     result = []
     try:
@@ -158,14 +159,14 @@ def _widths(
                 if kind != CONCAT and top != stack[-1]:
                     raise ValueError(f"{steps} join {stack[-1]} channels with {top}")
                 stack[-1] += top if kind == CONCAT else 0
-            elif kind in (NORM, LINEAR):
-                stack[-1] = _check_layer(kind, stack[-1], tensors[0], *next(layers))
+            elif kind in PARAMETERS:
+                stack[-1] = _check_layer(kind, stack[-1], tensors[0], [next(given) for _ in PARAMETERS[kind]])
             elif kind != SILU:
-                raise ValueError(f"{steps}: {kind} is none")
+                raise ValueError(f"{steps}: there is no step {kind}")
             result.append(stack[-1])
     except (IndexError, StopIteration):
         raise ValueError(f"{steps} take more than there is") from None
-    if len(stack) != 1 or next(loaded, None) is not None or len(parameters) % 2 or next(layers, None) is not None:
+    if len(stack) != 1 or next(loaded, None) is not None or next(given, None) is not None:
         raise ValueError(f"{steps} leave some over")
     return result
 
@@ -181,18 +182,19 @@ def _check_tensors(tensors: Sequence[Tensor]) -> None:
             raise ValueError(f"tensors[{i}] must not be empty: {tuple(tensor.shape)}")
 
 
-def _check_layer(kind: int, channels: int, like: Tensor, index: int, weight: Tensor, bias: Tensor) -> int:
-    """Channels of a norm or linear layer's result, whose parameters begin at an index."""
+def _check_layer(kind: int, channels: int, like: Tensor, parameters: Sequence[tuple[int, Tensor]]) -> int:
+    """Return the channels of a step's result, given its parameters with their indices."""
+    index, weight = parameters[0]
     shape = (channels,) if kind == NORM else (*weight.shape[:1], channels)
-    check_tensor(f"parameters[{index}]", weight, shape, like.device, like.dtype)
-    check_tensor(f"parameters[{index + 1}]", bias, shape[:1], like.device, like.dtype)
+    for (i, parameter), expected in zip(parameters, (shape, shape[:1]), strict=False):
+        check_tensor(f"parameters[{i}]", parameter, expected, like.device, like.dtype)
     if shape[0] == 0:
         raise ValueError(f"parameters[{index}] must not be empty: {shape}")
     return shape[0]
 
 
 def run_forward(tensors: Sequence[Tensor], layers: ctypes.Array[PixelLayer]) -> Tensor:
-    """Result (batch, H, W, channels) of layers that `native_layers` has made."""
+    """Return the result (batch, H, W, channels) of layers that `native_layers` has made."""
     y = _empty_result(tensors, layers[-1].channels)
     _run("forward", tensors, layers, y)
     return y
@@ -205,16 +207,16 @@ def native_layers(
     eps: Sequence[float],
     grads: Sequence[Tensor] = (),
 ) -> ctypes.Array[PixelLayer]:
-    """Steps as the native code takes them, which point to contiguous parameters and to their gradients."""
+    """Return steps as structs that point to contiguous parameters and to their gradients."""
     widths = _widths(tensors, parameters, kinds, eps)
     pointers, grad_pointers = (iter([t.data_ptr() for t in owners]) for owners in (parameters, grads))
     layers = (PixelLayer * len(kinds))()
     for layer, kind, width, layer_eps in zip(layers, kinds, widths, eps, strict=True):
         layer.kind, layer.channels, layer.eps = kind, width, layer_eps
-        if kind in (NORM, LINEAR):
-            layer.weight, layer.bias = next(pointers), next(pointers)
+        for name in PARAMETERS.get(kind, ()):
+            setattr(layer, name, next(pointers))
             if grads:
-                layer.grad_weight, layer.grad_bias = next(grad_pointers), next(grad_pointers)
+                setattr(layer, f"grad_{name}", next(grad_pointers))
     return layers
 
 

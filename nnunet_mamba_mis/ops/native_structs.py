@@ -1,4 +1,4 @@
-"""Structs of csrc/*.h as ctypes sees them; the library is asked for their sizes when it is loaded."""
+"""Structs of csrc/*.h as ctypes sees them; loading the library checks their sizes."""
 
 from __future__ import annotations
 
@@ -75,28 +75,18 @@ class PixelProblem(ctypes.Structure):
     )
 
 
-class DepthwiseProblem(ctypes.Structure):
-    """DepthwiseProblem of csrc/depthwise.h."""
+class ImageProblem(ctypes.Structure):
+    """ImageProblem of csrc/image.h."""
 
     _fields_ = (
         ("threads", Threads),
         *_fields(ctypes.c_int32, ("is_double", "silu")),
-        *_fields(ctypes.c_int64, ("batch", "height", "width", "channels")),
-        *_fields(ctypes.c_void_p, ("x", "weight", "bias", "y", "grad_y", "grad_x", "grad_weight", "grad_bias")),
-    )
-
-
-class GateProblem(ctypes.Structure):
-    """GateProblem of csrc/spectral_gate.h."""
-
-    _fields_ = (
-        ("threads", Threads),
-        ("is_double", ctypes.c_int32),
-        *_fields(ctypes.c_int64, ("batch", "height", "width", "channels")),
-        *_fields(
-            ctypes.c_void_p,
-            ("x", "weight", "bias", "y", "spectrum", "grad_y", "grad_x", "grad_weight", "grad_bias"),
-        ),
+        *_fields(ctypes.c_int64, ("batch", "height", "width", "channels", "y_height", "y_width")),
+        ("x", ctypes.c_void_p * 3),
+        *_fields(ctypes.c_void_p, ("weight", "bias", "y", "kept", "grad_y")),
+        ("grad_x", ctypes.c_void_p * 3),
+        *_fields(ctypes.c_void_p, ("grad_weight", "grad_bias")),
+        ("add", ctypes.c_int64 * 3),
     )
 
 
@@ -118,8 +108,7 @@ STRUCTS: tuple[type[ctypes.Structure], ...] = (
     PixelTensor,
     PixelLayer,
     PixelProblem,
-    DepthwiseProblem,
-    GateProblem,
+    ImageProblem,
     ProgramStep,
     Program,
 )

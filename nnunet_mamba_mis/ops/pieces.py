@@ -13,7 +13,7 @@ _JOINS = {CONCAT: native_pixelwise.CONCAT, TIMES: native_pixelwise.TIMES, PLUS: 
 
 
 class Piece(NamedTuple):
-    """What yields a node's value from those of others."""
+    """The computation of a node's value from the values of others."""
 
     node: int
     sources: tuple[int, ...]
@@ -22,7 +22,7 @@ class Piece(NamedTuple):
 
 
 def cut(nodes: Sequence[Node], root: int) -> list[Piece]:
-    """Pieces for the value of a node, in the order in which they can be computed."""
+    """Return pieces for the value of a node, in an order in which they can be computed."""
     uses = _uses(nodes, root)
     # values that are taken more than once, or by a layer that is not pixelwise
     whole = {root} | {i for i, count in uses.items() if count > 1 or not _is_pixelwise(nodes[i])}
@@ -43,7 +43,7 @@ def cut(nodes: Sequence[Node], root: int) -> list[Piece]:
 
 
 def _uses(nodes: Sequence[Node], root: int) -> Counter[int]:
-    """How often each needed node is taken."""
+    """Count how often each needed node is taken."""
     uses = Counter([root])
     for i in range(root, -1, -1):
         if uses[i]:
@@ -57,7 +57,7 @@ def _is_pixelwise(node: Node) -> bool:
 
 
 def _steps(nodes: Sequence[Node], i: int, whole: set[int]) -> tuple[list[int], list[pixelwise.Step]]:
-    """Nodes to load, and steps for the value of node i."""
+    """Return nodes to load, and steps for the value of node i."""
     sources: list[int] = []
     steps: list[pixelwise.Step] = []
     kind, needed, what = nodes[i]

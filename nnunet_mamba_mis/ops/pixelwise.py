@@ -1,8 +1,8 @@
-"""Layers that work on every pixel on its own, computed at once.
+"""Layers that work on each pixel alone, computed together.
 
-On a CPU pixels go through all steps tile by tile, in native code: what lies between is neither written to memory nor
-kept for backward, which runs the layers again. Elsewhere, and for layers that the native code does not know
-(subclasses, layers without a bias or with hooks, tensors to be broadcast), torch runs one after the other.
+On a CPU pixels go through all steps tile by tile, in native code: values in between are neither written to memory nor
+kept for backward, which runs the layers again. Elsewhere, and for layers that the native code does not support
+(subclasses, layers with hooks, norms without parameters, tensors to be broadcast), torch runs one after the other.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from nnunet_mamba_mis.ops.native_pixelwise import (
     LINEAR,
     LOAD,
     NORM,
+    PARAMETERS,
+    PROJECT,
     SILU,
     native_layers,
     native_pixelwise,
@@ -52,17 +54,17 @@ def by_torch(tensors: tuple[Tensor, ...], steps: Steps) -> Tensor:
 
 
 class PixelwiseEvaluator:
-    """Computes steps, and keeps a plan for each sequence of them.
+    """Compute steps, and keep a plan for each sequence of them.
 
-    What a plan depends on is checked at every call, so that layers and parameters can be replaced or moved.
+    Every call checks what a plan depends on, so that layers and parameters can be replaced or moved.
     """
 
     def __init__(self) -> None:
         self._plans: dict[Steps, PixelPlan] = {}
 
     def __call__(self, tensors: tuple[Tensor, ...], steps: Steps) -> Tensor:
-        """Features (batch, H, W, channels after the last step)."""
-        if not native.takes(tensors):
+        """Return features (batch, H, W, channels after the last step)."""
+        if not native.takes(tensors) or any(t.shape[:3] != tensors[0].shape[:3] for t in tensors):
             return by_torch(tensors, steps)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         widths = [t.shape[-1] for t in tensors]
@@ -87,25 +89,29 @@ class _WithParameters(NamedTuple):
     """A norm or linear layer as it was when its plan was made."""
 
     layer: nn.LayerNorm | nn.Linear
-    kind: type[nn.LayerNorm] | type[nn.Linear]
+    step: int
     weight: tuple[int, ...]  # shape
     eps: float | None = None  # of a norm
 
-    def parameters(self) -> tuple[Tensor, Tensor] | None:
-        """Weight and bias, or None if the layer has become another; their shapes are not looked at."""
+    def parameters(self) -> list[Tensor] | None:
+        """Return weight and any bias, or None if the layer has changed; shapes are not checked."""
         layer = self.layer
-        if not is_ordinary(layer, self.kind):
+        if not is_ordinary(layer, nn.LayerNorm if self.step == NORM else nn.Linear):
             return None
-        if self.kind is nn.LayerNorm and (layer.eps != self.eps or layer.normalized_shape != self.weight):
+        if self.step == NORM and (layer.eps != self.eps or layer.normalized_shape != self.weight):
             return None
-        weight, bias = layer.weight, layer.bias
-        if weight is None or bias is None or not are_ordinary_tensors(weight, bias):
+        parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+        if len(parameters) != len(PARAMETERS[self.step]) or not are_ordinary_tensors(*parameters):
             return None
-        return weight, bias
+        return parameters
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the parameters."""
+        return [self.weight, self.weight[:1]][: len(PARAMETERS[self.step])]
 
 
 class PixelPlan:
-    """What the native code needs of steps besides their tensors."""
+    """What the native code needs to run steps, besides their tensors."""
 
     def __init__(self) -> None:
         self.kinds: list[int] = []
@@ -122,24 +128,24 @@ class PixelPlan:
         self.eps.append(eps)
 
     def parameters(self) -> list[Tensor] | None:
-        """Weight and bias of each norm and linear layer, or None if one has become another."""
+        """Return the parameters of each norm and linear layer, or None if one has changed."""
         for layer in self.without_parameters:
             if not _is_silu(layer):
                 return None
         parameters: list[Tensor] = []
         for with_parameters in self.with_parameters:
-            pair = with_parameters.parameters()
-            if pair is None:
+            given = with_parameters.parameters()
+            if given is None:
                 return None
-            parameters += pair
+            parameters += given
         return parameters
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the parameters."""
-        return [shape for layer in self.with_parameters for shape in (layer.weight, layer.weight[:1])]
+        return [shape for layer in self.with_parameters for shape in layer.shapes()]
 
     def layers(self, tensors: tuple[Tensor, ...], parameters: list[Tensor]) -> ctypes.Array[PixelLayer]:
-        """Steps as the native code takes them, made again when a parameter has moved."""
+        """Return steps as structs, made again when a parameter has moved."""
         pointers = [p.data_ptr() for p in parameters]
         known, layers = self._layers
         if layers is None or pointers != known:
@@ -149,7 +155,7 @@ class PixelPlan:
 
 
 def _fitting_parameters(plan: PixelPlan, like: Tensor) -> list[Tensor] | None:
-    """A plan's parameters, or None unless they have the shapes that it was made for, and a tensor's type and device."""
+    """Return a plan's parameters, or None unless they have its shapes, and a tensor's type and device."""
     parameters = plan.parameters()
     if parameters is None or [p.shape for p in parameters] != plan.shapes():
         return None
@@ -157,9 +163,9 @@ def _fitting_parameters(plan: PixelPlan, like: Tensor) -> list[Tensor] | None:
 
 
 def make_plan(widths: list[int], steps: Steps) -> PixelPlan | None:
-    """A plan for tensors of these channels, or None for steps that the native code does not know.
+    """Return a plan for tensors of these channels, or None for steps that the native code does not support.
 
-    It does no bounds checks.
+    The native code does no bounds checks.
     """
     plan = PixelPlan()
     inputs = iter(widths)
@@ -190,12 +196,13 @@ def _add_layer(plan: PixelPlan, layer: Layer, stack: list[int]) -> bool:
         plan.without_parameters.append(layer)
         plan.add(SILU)
     elif is_ordinary(layer, nn.LayerNorm):
-        plan.with_parameters.append(_WithParameters(layer, nn.LayerNorm, (channels,), layer.eps))
+        plan.with_parameters.append(_WithParameters(layer, NORM, (channels,), layer.eps))
         plan.add(NORM, layer.eps)
     elif is_ordinary(layer, nn.Linear):
         stack[-1] = layer.weight.shape[0]
-        plan.with_parameters.append(_WithParameters(layer, nn.Linear, (stack[-1], channels)))
-        plan.add(LINEAR)
+        step = PROJECT if layer.bias is None else LINEAR
+        plan.with_parameters.append(_WithParameters(layer, step, (stack[-1], channels)))
+        plan.add(step)
     else:
         return False
     return True
@@ -206,5 +213,5 @@ def _is_silu(layer: object) -> TypeGuard[nn.SiLU]:
 
 
 def is_pixelwise(layer: object) -> bool:
-    """Whether a layer may be a step."""
+    """Return whether a layer may be a step."""
     return layer is F.silu or isinstance(layer, (nn.LayerNorm, nn.Linear, nn.SiLU))

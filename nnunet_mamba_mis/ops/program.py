@@ -13,7 +13,7 @@ from nnunet_mamba_mis.ops.expressions import COLUMNS, LAYER, Node
 from nnunet_mamba_mis.ops.native_layers import NativeLayer, native_layer_of
 from nnunet_mamba_mis.ops.pieces import Piece
 from nnunet_mamba_mis.ops.program_builder import NativeProgram, build
-from nnunet_mamba_mis.ops.transforms import gradients_in_torch
+from nnunet_mamba_mis.ops.transforms import gradients_in_torch, is_batched
 
 _MOST_SHAPES = 16  # of tensors, that programs are kept for
 
@@ -28,38 +28,53 @@ class Programs:
             nodes[piece.node][2] for piece in pieces if piece.steps is None and nodes[piece.node][0] in (LAYER, COLUMNS)
         ]
         self._by_shapes: dict[Any, NativeProgram] = {}
+        self._parameters: dict[Any, list[Tensor]] = {}  # of the same, while the layers are unchanged
 
-    def run(self, tensors: list[Tensor]) -> Tensor | None:
+    def run(self, tensors: Sequence[Tensor], unchanged: bool = False) -> Tensor | None:
         """Return the expression's value, or None where its pieces must be computed one by one.
 
         Hooks, transforms, autocast, devices without native code and layers unknown to it require that.
+
+        Args:
+            tensors: The features that the expression loads.
+            unchanged: Whether the layers are known to be what they were in the last run.
         """
-        if not self._layers or not native.takes(tensors) or native.is_watched(*tensors):
+        if not self._pieces or not native.takes(tensors) or native.is_watched(*tensors):
             return None
+        if not unchanged:
+            self._parameters.clear()
+        key = (*((t.shape, t.stride()) for t in tensors), tensors[0].dtype, torch.get_num_threads())
+        program, parameters = self._by_shapes.get(key), self._parameters.get(key)
+        if program is None or parameters is None or not program.fits(parameters):
+            layers = self._native_layers()
+            if layers is None:
+                return None
+            parameters = None if program is None else program.parameters(layers)
+            if program is None or parameters is None:
+                program = build(self._nodes, self._pieces, tensors, layers)
+                parameters = None if program is None else program.parameters(layers)
+                if program is None or parameters is None:
+                    return None
+                if len(self._by_shapes) >= _MOST_SHAPES:
+                    self._by_shapes.clear()
+                self._by_shapes[key] = program
+            self._parameters[key] = parameters
+        if torch.is_grad_enabled():
+            return _Run.apply(program, len(tensors), *tensors, *parameters)
+        return program.forward(tensors, parameters, keep=False)[0]
+
+    def _native_layers(self) -> list[NativeLayer] | None:
         layers: list[NativeLayer] = []
         for module in self._layers:
             layer = native_layer_of(module)
             if layer is None:
                 return None
             layers.append(layer)
-        key = (*((t.shape, t.stride()) for t in tensors), tensors[0].dtype, torch.get_num_threads())
-        program = self._by_shapes.get(key)
-        parameters = None if program is None else program.parameters(layers)
-        if program is None or parameters is None:
-            program = build(self._nodes, self._pieces, tensors, layers)
-            parameters = None if program is None else program.parameters(layers)
-            if program is None or parameters is None:
-                return None
-            if len(self._by_shapes) >= _MOST_SHAPES:
-                self._by_shapes.clear()
-            self._by_shapes[key] = program
-        if torch.is_grad_enabled():
-            return _Run.apply(program, len(tensors), *tensors, *parameters)
-        return program.forward(tensors, parameters, keep=False)[0]
+        return layers
 
 
 class _Run(torch.autograd.Function):
-    """Differentiate a program. PyTorch operations compute second derivatives."""
+    """Differentiate a program. PyTorch operations compute second derivatives and batched ones."""
 
     @staticmethod
     def forward(ctx: Any, program: NativeProgram, count: int, *given: Tensor) -> Tensor:
@@ -72,7 +87,7 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> Any:
         *given, kept = ctx.saved_tensors
         program, count = ctx.program, ctx.count
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_batched(grad_y):
             gradients = gradients_in_torch(lambda *t: program.in_torch(t[:count], t[count:]), given, grad_y)
         else:
             gradients = program.backward(given[:count], given[count:], kept, grad_y)

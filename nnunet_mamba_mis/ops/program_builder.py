@@ -7,6 +7,7 @@ needs. Structs are built once for tensors of given shapes, as one block of bytes
 from __future__ import annotations
 
 import ctypes
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,16 +19,17 @@ from torch import Tensor
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.expressions import COLUMNS, LOAD, PART, Node, compute
 from nnunet_mamba_mis.ops.native_layers import (
+    PIXELWISE,
     DepthwiseConvolution,
     LayerKind,
     NativeLayer,
     ProjectedScan,
-    SpectralFilter,
+    Shape,
+    UnfitError,
 )
-from nnunet_mamba_mis.ops.native_pixelwise import LINEAR, NORM, SILU, pixelwise_in_torch
+from nnunet_mamba_mis.ops.native_pixelwise import PARAMETERS, SILU, pixelwise_in_torch
 from nnunet_mamba_mis.ops.native_structs import (
-    DepthwiseProblem,
-    GateProblem,
+    ImageProblem,
     PixelLayer,
     PixelProblem,
     PixelTensor,
@@ -38,15 +40,10 @@ from nnunet_mamba_mis.ops.native_structs import (
 from nnunet_mamba_mis.ops.pieces import Piece
 from nnunet_mamba_mis.ops.pixelwise import PixelPlan, make_plan
 
-PIXELWISE, SCAN, DEPTHWISE, GATE = range(4)  # StepKind of csrc/program.h
 _ALIGNMENT = 64  # of values in memory, bytes
 
 # What addresses are relative to. Tensors, their gradients, parameters and theirs follow.
 _BLOCK, _KEPT, _SCRATCH, _Y, _FIRST = range(5)  # _Y: the result, or in backward its gradient
-
-
-class UnfitError(Exception):
-    """The native code does not support an expression."""
 
 
 class Place(NamedTuple):
@@ -87,11 +84,10 @@ class NativeProgram:
         self, nodes: Sequence[Node], pieces: Sequence[Piece], tensors: Sequence[Tensor], layers: list[NativeLayer]
     ) -> None:
         self.nodes = nodes
-        self.size = tuple(tensors[0].shape[:3])
         self.like = tensors[0].new_empty(0)
         self.loaded = {i: what for i, (kind, _, what) in enumerate(nodes) if kind == LOAD}
         self.tensor_places = [Place(_FIRST + i, 0, t.stride(), t.shape[-1]) for i, t in enumerate(tensors)]
-        self.channels = {i: tensors[place].shape[-1] for i, place in self.loaded.items()}
+        self.shapes: dict[int, Shape] = {i: tuple(tensors[place].shape) for i, place in self.loaded.items()}
         self.root = pieces[-1].node
         self.work = self._in_order(pieces, layers)
         self._forward = {keep: ForwardPass(self, keep) for keep in (False, True)}
@@ -112,8 +108,12 @@ class NativeProgram:
                 if layer.kind != work.kind:
                     return None
                 found += layer.parameters
+        return found if self.fits(found) else None
+
+    def fits(self, parameters: list[Tensor]) -> bool:
+        """Return whether parameters have the shapes, type and layout that the native code needs."""
         dtype, device = self.like.dtype, self.like.device
-        for parameter, shape in zip(found, self.shapes, strict=True):
+        for parameter, shape in zip(parameters, self.parameter_shapes, strict=True):
             if (
                 parameter.shape != shape
                 or parameter.dtype != dtype
@@ -122,13 +122,13 @@ class NativeProgram:
                 or parameter.is_neg()
                 or parameter._is_zerotensor()
             ):
-                return None
-        return found
+                return False
+        return True
 
     def forward(self, tensors: Sequence[Tensor], parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
         """Return the result, and what backward needs besides tensors and parameters (empty unless `keep`)."""
         run = self._forward[keep]
-        y = self.like.new_empty(*self.size, self.channels[self.root])
+        y = self.like.new_empty(self.shapes[self.root])
         kept, scratch = self.like.new_empty(run.kept.size), self.like.new_empty(run.scratch.size)
         run.block.run("program_forward", [0, *(t.data_ptr() for t in (kept, scratch, y, *tensors, *parameters))])
         return y, kept
@@ -147,7 +147,7 @@ class NativeProgram:
         return grads
 
     def in_torch(self, tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-        """Compute the result by PyTorch operations that all transforms know."""
+        """Compute the result by PyTorch operations that all transforms support."""
         values = {i: tensors[place] for i, place in self.loaded.items()}
 
         def value(i: int) -> Tensor:
@@ -159,8 +159,8 @@ class NativeProgram:
             if work.plan is not None:
                 values[work.node] = pixelwise_in_torch(taken, given, work.plan.kinds, work.plan.eps)
             elif work.kind is not None:
-                x = taken[0].transpose(1, 2) if work.columns else taken[0]
-                x = work.kind.in_torch(x, *given)
+                taken = [x.transpose(1, 2) for x in taken] if work.columns else taken
+                x = work.kind.in_torch(*taken, *given)
                 x = torch.nn.functional.silu(x) if work.silu else x
                 values[work.node] = x.transpose(1, 2) if work.columns else x
         return values[self.root]
@@ -171,7 +171,7 @@ class NativeProgram:
         for piece in pieces:
             kind, _, what = self.nodes[piece.node]
             if kind == PART:
-                self.channels[piece.node] = what[1] - what[0]
+                self.shapes[piece.node] = (*self.shapes[piece.sources[0]][:3], what[1] - what[0])
             elif piece.steps is None:
                 works.append(self._layer_work(piece, kind == COLUMNS, *next(given)))
             else:
@@ -181,25 +181,23 @@ class NativeProgram:
         for i, work in enumerate(works):
             works[i] = work._replace(first=first)
             first += len(work.shapes)
-        self.shapes = [shape for work in works for shape in work.shapes]
+        self.parameter_shapes = [shape for work in works for shape in work.shapes]
         return works
 
     def _pixelwise_work(self, piece: Piece) -> _Work:
-        plan = make_plan([self.channels[i] for i in piece.sources], piece.steps or ())
-        if plan is None:
+        sources = [self.shapes[i] for i in piece.sources]
+        plan = make_plan([shape[3] for shape in sources], piece.steps or ())
+        if plan is None or any(shape[:3] != sources[0][:3] for shape in sources):
             raise UnfitError
-        self.channels[piece.node] = plan.widths[-1]
+        self.shapes[piece.node] = (*sources[0][:3], plan.widths[-1])
         return _Work(piece.node, piece.sources, plan, shapes=tuple(plan.shapes()))
 
     def _layer_work(self, piece: Piece, columns: bool, place: int, layer: NativeLayer) -> _Work:
-        channels = self.channels[piece.node] = self.channels[piece.sources[0]]
-        _, height, width = self.size
-        shapes = layer.kind.shapes((height, width), channels, layer.parameters)
-        if shapes != [tuple(p.shape) for p in layer.parameters]:
-            raise UnfitError
         if columns and not isinstance(layer.kind, ProjectedScan):
             raise UnfitError
-        return _Work(piece.node, piece.sources, None, layer.kind, place, columns, None, tuple(shapes))
+        self.shapes[piece.node] = layer.kind.result([self.shapes[i] for i in piece.sources], layer.parameters)
+        shapes = tuple(tuple(p.shape) for p in layer.parameters)
+        return _Work(piece.node, piece.sources, None, layer.kind, place, columns, None, shapes)
 
     @staticmethod
     def _with_silu(works: list[_Work]) -> list[_Work]:
@@ -245,11 +243,9 @@ class _Stretch:
         self.size += -(-count // self._step) * self._step
         return self.base, start
 
-    def image(self, size: tuple[int, ...], channels: int) -> Place:
+    def image(self, shape: Shape) -> Place:
         """Allocate contiguous features."""
-        batch = size[0]
-        strides = _contiguous_strides(size, channels)
-        return Place(*self.take(batch * strides[0]), strides, channels)
+        return Place(*self.take(math.prod(shape)), _contiguous_strides(shape), shape[3])
 
 
 class _Block:
@@ -305,22 +301,44 @@ class _Pass:
 
     def result_or_its_gradient(self) -> Place:
         """Return the place of the result, or in backward of its gradient."""
-        channels = self.program.channels[self.program.root]
-        return Place(_Y, 0, _contiguous_strides(self.program.size, channels), channels)
+        shape = self.program.shapes[self.program.root]
+        return Place(_Y, 0, _contiguous_strides(shape), shape[3])
 
     def parameters(self, work: _Work, *fields: str, shift: int = 0) -> dict[str, tuple[int, int]]:
         """Return addresses of a piece's parameters, or with `shift` of their gradients."""
         first = self.first_parameter + shift + work.first
-        return {field: (first + i, 0) for i, field in enumerate(fields)}
+        return {field: (first + i, 0) for i, field in enumerate(fields[: len(work.shapes)])}
 
-    def features(self, work: _Work, channels: int) -> dict[str, Any]:
-        """Return the sizes in the structs of convolutions and gates."""
-        batch, height, width = self.program.size
-        return {**self.common, "batch": batch, "height": height, "width": width, "channels": channels}
+    def image_problem(self, work: _Work) -> ImageProblem:
+        """Return the struct of a layer without its tensors."""
+        batch, height, width, channels = self.program.shapes[work.sources[0]]
+        _, y_height, y_width, _ = self.program.shapes[work.node]
+        return ImageProblem(
+            batch=batch,
+            height=height,
+            width=width,
+            channels=channels,
+            y_height=y_height,
+            y_width=y_width,
+            silu=work.silu is not None,
+            **self.common,
+        )
 
-    def scan_problem(self, work: _Work, channels: int) -> ScanProblem:
+    def image_layer(
+        self, work: _Work, problem: ImageProblem, x: Sequence[Place], grad_x: Sequence[Place] = (), **addresses: Any
+    ) -> int:
+        """Append a layer that works on contiguous images, and return its position."""
+        position = self.block.add(problem, **addresses)
+        for field, places in ((ImageProblem.x, x), (ImageProblem.grad_x, grad_x)):
+            for i, (source, place) in enumerate(zip(work.sources, places, strict=False)):
+                if place.strides != _contiguous_strides(self.program.shapes[source]):
+                    raise UnfitError
+                self.block.point(position + field.offset + i * ctypes.sizeof(ctypes.c_void_p), place[:2])
+        return position
+
+    def scan_problem(self, work: _Work) -> ScanProblem:
         """Return a scan's struct without its tensors."""
-        batch, height, width = self.program.size
+        batch, height, width, channels = self.program.shapes[work.node]
         kind = work.kind
         return ScanProblem(
             batch=batch,
@@ -355,21 +373,18 @@ class _Pass:
         position = self.block.add(array)
         parameter = self.first_parameter + work.first
         for i, kind in enumerate(plan.kinds):
-            if kind not in (NORM, LINEAR):
-                continue
-            at = position + i * ctypes.sizeof(PixelLayer)
-            self.block.point(at + PixelLayer.weight.offset, (parameter, 0))
-            self.block.point(at + PixelLayer.bias.offset, (parameter + 1, 0))
-            if grads is not None:
-                self.block.point(at + PixelLayer.grad_weight.offset, (parameter + grads, 0))
-                self.block.point(at + PixelLayer.grad_bias.offset, (parameter + 1 + grads, 0))
-            parameter += 2
+            for name in PARAMETERS.get(kind, ()):
+                at = position + i * ctypes.sizeof(PixelLayer)
+                self.block.point(at + getattr(PixelLayer, name).offset, (parameter, 0))
+                if grads is not None:
+                    self.block.point(at + getattr(PixelLayer, f"grad_{name}").offset, (parameter + grads, 0))
+                parameter += 1
         return position
 
     def pixel_problem(self, work: _Work, y: Place, tensors: int, grad: int | None, layers: int) -> int:
         """Append a pixelwise problem and return its position."""
         assert work.plan is not None
-        batch, height, width = self.program.size
+        batch, height, width, _ = self.program.shapes[work.node]
         struct = PixelProblem(batch=batch, height=height, width=width, layers=len(work.plan.kinds), **self.common)
         struct.y.channels, struct.y.strides[:] = y.channels, y.strides
         position = self.block.add(struct, tensor=tensors, grad=grad, layer=layers)
@@ -396,15 +411,14 @@ class ForwardPass(_Pass):
         self.stretch = self.kept if keep else self.scratch
         self.keep = keep
         self.places = {i: program.tensor_places[place] for i, place in program.loaded.items()}
-        self.extra: dict[int, tuple[int, int]] = {}  # of a scan its starts, of a gate its spectrum
-        taken = {i for work in program.work if not isinstance(work.kind, SpectralFilter) for i in work.sources}
+        self.extra: dict[int, tuple[int, int]] = {}  # what layers keep besides inputs, such as starts of a scan
+        taken = {i for work in program.work if work.kind is None or work.kind.keeps_inputs for i in work.sources}
         for work in program.work:
-            channels = program.channels[work.node]
             if work.node == program.root:
                 self.places[work.node] = self.result_or_its_gradient()
             else:
                 memory = self.stretch if work.node in taken else self.scratch
-                self.places[work.node] = memory.image(program.size, channels)
+                self.places[work.node] = memory.image(program.shapes[work.node])
         self.finish([self._step(work) for work in program.work])
 
     def place(self, i: int) -> Place:
@@ -418,21 +432,16 @@ class ForwardPass(_Pass):
             layers = self.pixel_layers(work, None)
             return PIXELWISE, self.pixel_problem(work, y, self.pixel_tensors(sources), None, layers)
         if isinstance(work.kind, ProjectedScan):
-            return SCAN, self._scan(work, sources[0], y)
-        x = _contiguous(sources[0], self.program.size)
-        sizes = self.features(work, y.channels)
-        parameters = self.parameters(work, "weight", "bias")
-        if isinstance(work.kind, DepthwiseConvolution):
-            convolution = DepthwiseProblem(silu=work.silu is not None, **sizes)
-            return DEPTHWISE, self.block.add(convolution, x=x, y=y[:2], **parameters)
-        gate = GateProblem(**sizes)
-        if self.keep:
-            self.extra[work.node] = self.kept.take(native.library().mamba_mis_spectrum_size(ctypes.byref(gate)))
-        spectrum = self.extra.get(work.node)
-        return GATE, self.block.add(gate, x=x, y=y[:2], spectrum=spectrum, **parameters)
+            return work.kind.step, self._scan(work, sources[0], y)
+        problem = self.image_problem(work)
+        count = work.kind.kept(problem) if self.keep else 0
+        if count:
+            self.extra[work.node] = self.kept.take(count)
+        addresses = {"y": y[:2], "kept": self.extra.get(work.node), **self.parameters(work, "weight", "bias")}
+        return work.kind.step, self.image_layer(work, problem, sources, **addresses)
 
     def _scan(self, work: _Work, u: Place, y: Place) -> int:
-        problem = self.scan_problem(work, y.channels)
+        problem = self.scan_problem(work)
         _set_strides(problem, "u", u, work.columns)
         _set_strides(problem, "y", y, work.columns)
         states = problem.batch * problem.channels * problem.states
@@ -457,15 +466,14 @@ class BackwardPass(_Pass):
         self.forward = forward
         self.to_zero: set[int] = set()  # tensors whose gradients begin as zeros
         self._reached: set[int] = set()  # values whose gradients have been begun
-        self._shift = len(program.tensor_places) + len(program.shapes)
+        self._shift = len(program.tensor_places) + len(program.parameter_shapes)
         self._places = {program.root: self.result_or_its_gradient()}
         for i, place in program.loaded.items():
-            channels = program.channels[i]
-            strides = _contiguous_strides(program.size, channels)
-            self._places[i] = Place(_FIRST + self._shift + place, 0, strides, channels)
+            shape = program.shapes[i]
+            self._places[i] = Place(_FIRST + self._shift + place, 0, _contiguous_strides(shape), shape[3])
         for work in program.work:
             if work.node not in self._places:
-                self._places[work.node] = self.scratch.image(program.size, program.channels[work.node])
+                self._places[work.node] = self.scratch.image(program.shapes[work.node])
         # the native code runs them from the last to the first
         self.finish([self._step(work) for work in reversed(program.work)][::-1])
 
@@ -485,33 +493,29 @@ class BackwardPass(_Pass):
 
     def _step(self, work: _Work) -> tuple[int, int]:
         sources, grad_y = [self.forward.place(i) for i in work.sources], self._places[work.node]
+        # in the order in which the native code gets to them
+        grads = [self._gradient(i) for i in reversed(work.sources)][::-1]
+        places, adds = [place for place, _ in grads], [adds for _, adds in grads]
         if work.kind is None:
-            # in the order in which the native code gets to them
-            grads = [self._gradient(i) for i in reversed(work.sources)][::-1]
-            tensors = self.pixel_tensors(sources)
-            grad = self.pixel_tensors([place for place, _ in grads], [adds for _, adds in grads])
+            tensors, grad = self.pixel_tensors(sources), self.pixel_tensors(places, adds)
             layers = self.pixel_layers(work, self._shift)
             return PIXELWISE, self.pixel_problem(work, grad_y, tensors, grad, layers)
-        grad_x, adds = self._gradient(work.sources[0])
         if isinstance(work.kind, ProjectedScan):
-            return SCAN, self._scan(work, sources[0], grad_y, grad_x, adds)
-        if adds:
+            return work.kind.step, self._scan(work, sources[0], grad_y, places[0], adds[0])
+        if any(adds) and not work.kind.adds:
             raise UnfitError
-        x = _contiguous(sources[0], self.program.size)
-        sizes = self.features(work, grad_y.channels)
-        addresses: dict[str, Any] = {
-            "x": x,
+        problem = self.image_problem(work)
+        problem.add[: len(adds)] = adds
+        addresses = {
+            "kept": self.forward.extra.get(work.node),
             "grad_y": grad_y[:2],
-            "grad_x": _contiguous(grad_x, self.program.size),
             **self.parameters(work, "weight", "bias"),
             **self.parameters(work, "grad_weight", "grad_bias", shift=self._shift),
         }
-        if isinstance(work.kind, DepthwiseConvolution):
-            return DEPTHWISE, self.block.add(DepthwiseProblem(silu=work.silu is not None, **sizes), **addresses)
-        return GATE, self.block.add(GateProblem(**sizes), spectrum=self.forward.extra[work.node], **addresses)
+        return work.kind.step, self.image_layer(work, problem, sources, places, **addresses)
 
     def _scan(self, work: _Work, u: Place, grad_y: Place, grad_u: Place, adds: bool) -> int:
-        problem = self.scan_problem(work, u.channels)
+        problem = self.scan_problem(work)
         problem.add_grad_u = adds
         for name, place in (("u", u), ("grad_y", grad_y), ("grad_u", grad_u)):
             _set_strides(problem, name, place, work.columns)
@@ -527,16 +531,9 @@ class BackwardPass(_Pass):
         )
 
 
-def _contiguous_strides(size: tuple[int, ...], channels: int) -> tuple[int, ...]:
-    _, height, width = size
+def _contiguous_strides(shape: Shape) -> tuple[int, ...]:
+    _, height, width, channels = shape
     return height * width * channels, width * channels, channels, 1
-
-
-def _contiguous(place: Place, size: tuple[int, ...]) -> tuple[int, int]:
-    """Return base and offset of a contiguous value."""
-    if place.strides != _contiguous_strides(size, place.channels):
-        raise UnfitError
-    return place[:2]
 
 
 def _set_strides(problem: ScanProblem, name: str, place: Place, columns: bool) -> None:

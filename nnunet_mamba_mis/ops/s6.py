@@ -18,7 +18,7 @@ def s6(
     *,
     discretization: str = "zoh",
 ) -> Tensor:
-    """Selective scan of x along its positions, with Δ = softplus(W_Δ x + b_Δ) and [B, C] = W_BC x.
+    """Scan x selectively along its positions, with Δ = softplus(W_Δ x + b_Δ) and [B, C] = W_BC x.
 
     The native backend projects tile by tile: Δ, B and C, which are many times as large as x, are neither written to
     memory nor kept for backward. Other backends get them from two linear layers.

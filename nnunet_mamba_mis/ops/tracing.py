@@ -1,4 +1,4 @@
-"""What torch.compile is told of functions."""
+"""How torch.compile treats functions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ R = TypeVar("R")
 
 
 def constant_when_traced(function: Callable[P, R]) -> Callable[P, R]:
-    """Let torch.compile call a function while it traces, and take the result for a constant.
+    """Let torch.compile call a function while it traces, and treat the result as a constant.
 
-    As `torch.compiler.assume_constant_result` does, which imports the compiler for it: a second in every process.
+    `torch.compiler.assume_constant_result` does so too, but imports the compiler: a second in every process.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

@@ -1,7 +1,7 @@
 """The package's operators under transforms of torch.func, forward-mode differentiation and second derivatives.
 
-An operator has the one derivative that it registers. A transform that asks for another would get zeros, or an error.
-Where one is active, an operator's arguments go to PyTorch operations of the same values, which every transform knows.
+An operator has the one derivative that it registers. A transform that needs another would get zeros, or an error.
+Where one is active, an operator's arguments go to PyTorch operations of the same values, which all transforms support.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ _ORDINARY_KEYS = tuple(f"Autograd{kind}" for kind in ("CPU", "CUDA", "Meta", "MP
 
 
 def transformed() -> bool:
-    """Whether forward-mode differentiation or a transform of torch.func is active."""
+    """Return whether forward-mode differentiation or a transform of torch.func is active."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def is_batched(x: Tensor) -> bool:
+    """Return whether a tensor stands for several, as gradients do under `is_grads_batched`."""
+    return torch._C._functorch.is_legacy_batchedtensor(x) or torch._C._functorch.is_batchedtensor(x)
 
 
 def decompose_under_transforms(operator: Any, in_torch: Callable[..., Any]) -> None:
@@ -29,24 +34,24 @@ def decompose_under_transforms(operator: Any, in_torch: Callable[..., Any]) -> N
 
     Args:
         operator: Of `torch.library.custom_op`.
-        in_torch: Takes its arguments, and returns its results by operations that all transforms know.
+        in_torch: Takes its arguments, and returns its results by operations that all transforms support.
     """
     _route(operator, in_torch, lambda _arguments: transformed())
 
 
 def decompose_gradient(backward: Any, in_torch: Callable[..., Any]) -> None:
-    """As `decompose_under_transforms`, for an operator that computes gradients: also where these are differentiated."""
+    """Decompose like `decompose_under_transforms`, and whenever the gradients of an operator are differentiated."""
     _route(backward, in_torch, lambda arguments: transformed() or _is_differentiated(arguments))
 
 
 def gradients_in_torch(
     function: Callable[..., Any], tensors: Sequence[Tensor | None], grad_outputs: Any
 ) -> list[Tensor | None]:
-    """Gradients by PyTorch operations, which can be differentiated again.
+    """Return gradients by PyTorch operations, which can be differentiated again.
 
     Args:
         function: Takes the tensors, and returns results by PyTorch operations.
-        tensors: What to differentiate by; None where an optional one is left out.
+        tensors: What to differentiate by; None for an optional one that is left out.
         grad_outputs: Gradients of the results, in their structure.
 
     Returns:
@@ -73,7 +78,7 @@ def _route(operator: Any, in_torch: Callable[..., Any], applies: Callable[[tuple
         return in_torch(*arguments)
 
     name = operator._name
-    # these are asked before "Autograd", where torch.library has registered the ordinary derivative
+    # torch looks these up before "Autograd", where torch.library has registered the ordinary derivative
     for key in _ORDINARY_KEYS:
         _LIBRARY.impl(name, differentiate, key, with_keyset=True)
     for key in ("FuncTorchBatched", "Batched"):

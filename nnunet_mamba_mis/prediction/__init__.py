@@ -1,4 +1,4 @@
-"""Prediction in one process: a model is loaded once, and images go through it in batches.
+"""Predict in one process: load a model once, and run images through it in batches.
 
 `from nnunet_mamba_mis.prediction import Predictor`
 """
@@ -14,7 +14,7 @@ __all__ = ["Predictor"]
 
 
 def __getattr__(name: str) -> object:
-    """Import `Predictor` when it is used: processes that only read images do without torch."""
+    """Import `Predictor` on first use, so that processes that only read images never import torch."""
     if name != "Predictor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from nnunet_mamba_mis.prediction.predictor import Predictor

@@ -1,4 +1,4 @@
-"""Images through networks, in batches of tiles and their mirrored copies that may be of several images."""
+"""Run images through networks in batches of tiles and mirrored tiles; a batch may span several images."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from nnunet_mamba_mis.utils.errors import UserError
 
 T = TypeVar("T")
 
-# pixels of a batch, and the most images in it: more of them bring nothing
-_LARGEST = {"cpu": (2**18, 8), "other": (2**22, 64)}
+# pixels and images per batch; larger batches are no faster
+_BATCH_LIMITS = {"cpu": (2**18, 8), "other": (2**22, 64)}
 
 
 @dataclass
 class Ticket(Generic[T]):
-    """An image on its way, or anything that only keeps its place among them.
+    """An image on its way through the networks, or a placeholder that keeps its place in the order.
 
     Args:
-        item: Whose image it is.
-        data: The image (channels, slices, H, W), or None.
-        properties: Of the image.
-        logits: What the networks make of it, once they have.
-        error: What came instead.
-        is_last: Whether the error ended the images.
-        seconds: Of work on it so far.
-        canvas: Where its tiles add up.
+        item: The caller's item that the image belongs to.
+        data: The image (channels, slices, H, W), or None for a placeholder.
+        properties: The image's properties.
+        logits: The networks' logits, once predicted.
+        error: Why there is no image or no logits.
+        is_last: Whether the error ended the stream of images.
+        seconds: Time spent on the image so far.
+        canvas: Canvas that accumulates the image's tiles.
     """
 
     item: T
@@ -48,14 +48,14 @@ class Ticket(Generic[T]):
 
 
 class BatchedNetworks:
-    """Networks of several folds that predict tiles together.
+    """The networks of one or more folds, run on batches of tiles.
 
     Args:
-        networks: In evaluation mode.
-        tile_size: Height and width of the images that they take.
-        heads: Channels of their logits.
-        mirror_axes: Of images (H, W); the mean over all mirrored copies is predicted.
-        device: Where to run.
+        networks: One per fold, in evaluation mode.
+        tile_size: Height and width of the networks' input.
+        heads: Number of logit channels.
+        mirror_axes: Axes of images (H, W) to mirror; the prediction is the mean over all mirrored copies.
+        device: Device to run on.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class BatchedNetworks:
     ) -> None:
         self._networks = [network.to(device) for network in networks]
         self._tile_size, self._heads, self._device = tile_size, heads, device
-        # nnU-Net's order; of tensors (B, C, H, W)
+        # in nnU-Net's order, for tensors (B, C, H, W)
         axes = [axis + 2 for axis in mirror_axes]
         self._mirrors = [c for number in range(len(axes) + 1) for c in itertools.combinations(axes, number)]
-        pixels, most = _LARGEST.get(device.type, _LARGEST["other"])
-        self._batch = max(1, min(most, pixels // (tile_size[0] * tile_size[1])))
-        self._tiles = max(1, self._batch // len(self._mirrors))
+        max_pixels, max_images = _BATCH_LIMITS.get(device.type, _BATCH_LIMITS["other"])
+        self._batch_size = max(1, min(max_images, max_pixels // (tile_size[0] * tile_size[1])))
+        self._tiles_per_batch = max(1, self._batch_size // len(self._mirrors))
 
     def stream(self, tickets: Iterable[Ticket[T]], together: bool = True) -> Iterator[Ticket[T]]:
-        """Fill in logits and yield tickets in their order, up to a batch behind.
+        """Fill in logits and yield tickets in order, at most one batch behind the input.
 
         Args:
-            tickets: Images, and what passes through.
+            tickets: Images and placeholders.
             together: Whether a batch may hold tiles of several images.
         """
         waiting: deque[Ticket[T]] = deque()
@@ -88,7 +88,7 @@ class BatchedNetworks:
             waiting.append(ticket)
             for tile in self._open(ticket):
                 pending.append((ticket, tile))
-                if len(pending) == self._tiles:
+                if len(pending) == self._tiles_per_batch:
                     self._predict(pending)
                     pending = []
             if pending and not together:
@@ -126,18 +126,19 @@ class BatchedNetworks:
         return total / len(logits)
 
     def _run(self, network: nn.Module, patches: Tensor) -> Tensor:
-        # as nnU-Net: half precision on GPUs alone
+        # half precision only on GPUs, as in nnU-Net
         with torch.autocast("cuda") if self._device.type == "cuda" else nullcontext():
             while True:
                 try:
-                    return torch.cat([network(part) for part in patches.split(self._batch)])
+                    return torch.cat([network(part) for part in patches.split(self._batch_size)])
                 except torch.OutOfMemoryError:
-                    if self._batch == 1:
+                    if self._batch_size == 1:
                         size = " × ".join(map(str, self._tile_size))
                         raise UserError(
-                            f"a patch of {size} pixels does not fit into the memory of {self._device}: use the CPU"
+                            f"{self._device} is out of memory for one patch of {size} pixels: "
+                            "free some of its memory, or use the CPU"
                         ) from None
-                    self._batch //= 2
+                    self._batch_size //= 2
                     torch.cuda.empty_cache()
 
 

@@ -1,4 +1,4 @@
-"""Which images and videos there are to predict, and what they are called."""
+"""Find the images and videos to predict, and name their outputs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Case:
     """An image to predict.
 
     Args:
-        identifier: Name of its outputs, without an ending.
-        files: One, or one for each channel.
-        is_stock: Whether they are named or made as the model's own images, so that the model's reader comes first.
+        identifier: Name of its output files, without the file ending.
+        files: One file, or one per channel.
+        is_stock: Whether the files look like the model's own training images, so that its reader is tried first.
     """
 
     identifier: str
@@ -32,12 +32,12 @@ class Case:
 
 @dataclass
 class Inputs:
-    """What there is to predict.
+    """The images and videos to predict.
 
     Args:
-        cases: Images, in the order of their names.
-        videos: Files.
-        problems: What cannot be used, in words.
+        cases: Images, sorted by name.
+        videos: Video files.
+        problems: A message for each input that cannot be used.
     """
 
     cases: list[Case] = field(default_factory=list)
@@ -48,40 +48,41 @@ class Inputs:
 def find_inputs(sources: Sequence[Path], model: Model) -> Inputs:
     """Find images and videos.
 
-    Images named as nnU-Net's, CASE_0000 with the ending of the model's images, are CASE, with a file for each channel;
-    all others are named by their file.
+    Files that follow nnU-Net's naming, CASE_0000 plus the model's file ending, form CASE, with one file per channel.
+    Any other file is a case of its own, named after the file.
 
     Args:
-        sources: Files, and folders, of which the files directly in them are taken.
-        model: Whose images to look for.
+        sources: Files and folders; folders are not searched recursively.
+        model: Model whose images to look for.
 
     Raises:
         UserError: A source does not exist or cannot be read, or there is nothing to predict.
     """
     inputs = Inputs()
-    names: list[Path] = []
+    files: list[Path] = []
     for source in sources:
-        names += _listed(source, inputs, model)
-    grouped = _stock_cases(names, model)
-    taken: dict[str, Case] = {}
-    of_file = {file: case for case in grouped for file in case.files}
-    for file in names:
-        case = of_file.get(file) or _single(file, model)
-        # Windows and macOS do not tell capitals from small letters
-        other = taken.setdefault(case.identifier.casefold(), case)
+        files += _list_images(source, inputs, model)
+    stock_cases = {file: case for case in _stock_cases(files, model) for file in case.files}
+    cases: dict[str, Case] = {}
+    for file in files:
+        case = stock_cases.get(file) or _single_file_case(file, model)
+        # file names on Windows and macOS ignore case
+        other = cases.setdefault(case.identifier.casefold(), case)
         if other == case:
             continue
-        inputs.problems.append(f"{file} would be predicted as {case.identifier}, like {other.files[0]}: rename one")
-    inputs.cases = list(taken.values())
+        inputs.problems.append(
+            f"{file} and {other.files[0]} would both be written as {case.identifier}: rename one of them"
+        )
+    inputs.cases = list(cases.values())
     if not (inputs.cases or inputs.videos or inputs.problems):
-        kinds = f"images ending with {model.dataset.file_ending}"
+        kinds = f"images ending in {model.dataset.file_ending}"
         kinds += ", other pictures" * model.is_of_pictures + " or videos"
-        raise UserError(f"there is nothing to predict in {shortened([str(s) for s in sources])}: no {kinds}")
+        raise UserError(f"nothing to predict in {shortened([str(s) for s in sources])}: found no {kinds}")
     return inputs
 
 
-def _listed(source: Path, inputs: Inputs, model: Model) -> list[Path]:
-    """Files of images; videos, and what was named but cannot be used, go to `inputs`."""
+def _list_images(source: Path, inputs: Inputs, model: Model) -> list[Path]:
+    """Return a source's image files; append videos and unusable files that were named explicitly to `inputs`."""
     try:
         named = not source.is_dir()
         files = [source] if named else sorted(path for path in source.iterdir() if path.is_file())
@@ -96,13 +97,15 @@ def _listed(source: Path, inputs: Inputs, model: Model) -> list[Path]:
         if file.suffix.lower() in VIDEO_SUFFIXES:
             same = next((video for video in inputs.videos if video.stem == file.stem), None)
             if same:
-                inputs.problems.append(f"{file} would be predicted as {file.stem}, like {same}: rename one")
+                inputs.problems.append(
+                    f"{file} and {same} would both be written as {file.stem}_overlay.mp4: rename one of them"
+                )
             else:
                 inputs.videos.append(file)
         elif file.name.endswith(model.dataset.file_ending) or _is_picture(file, model):
             images.append(file)
         elif named:
-            inputs.problems.append(f"{file} is no image for this model, whose images end with {_endings(model)}")
+            inputs.problems.append(f"{file} is not an image for this model: its name must end in {_endings(model)}")
     return images
 
 
@@ -112,11 +115,12 @@ def _is_picture(file: Path, model: Model) -> bool:
 
 def _endings(model: Model) -> str:
     endings = [model.dataset.file_ending, *(sorted(IMAGE_SUFFIXES) if model.is_of_pictures else ())]
-    return ", ".join(dict.fromkeys(endings))
+    *others, last = dict.fromkeys(endings)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _stock_cases(files: Sequence[Path], model: Model) -> list[Case]:
-    """Cases of files with a number for each channel, from 0 on; cameras name IMG_0001 and so on without an end."""
+    """Group files numbered by channel from 0 into cases; cameras number images too (IMG_0001), but without limit."""
     pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(model.dataset.file_ending)}", re.DOTALL)
     channels: dict[Path, dict[int, Path]] = {}
     for file in files:
@@ -129,10 +133,10 @@ def _stock_cases(files: Sequence[Path], model: Model) -> list[Case]:
     ]
 
 
-def _single(file: Path, model: Model) -> Case:
-    """A file whose name is the case's."""
+def _single_file_case(file: Path, model: Model) -> Case:
+    """Return the case of one file, named after the file."""
     ending = model.dataset.file_ending
     if _is_picture(file, model):
-        # `mamba_mis convert` makes colours of everything; images of one channel are nnU-Net's own
+        # `mamba_mis convert` turns everything into RGB, so one-channel models trained on what nnU-Net reads
         return Case(case_identifier(file), (file,), model.channels == 1 and file.name.endswith(ending))
     return Case(file.name.removesuffix(ending), (file,), True)

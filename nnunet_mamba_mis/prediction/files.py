@@ -1,4 +1,4 @@
-"""Predict images and videos in files, into a folder."""
+"""Predict image and video files into a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnunet_mamba_mis.utils.pipeline import Ahead
 if TYPE_CHECKING:
     from nnunet_mamba_mis.prediction.predictor import Image, Outcome, Predictor
 
-# images that wait in memory for the one that prepares them
+# images read ahead, which wait in memory for preprocessing
 _READ_AHEAD = 16
 
 
@@ -28,15 +28,15 @@ class Options:
     """How to predict files.
 
     Args:
-        folds: Numbers of folds, or "all"; their mean is predicted.
-        device: "cpu", "cuda", "cuda:1", "mps"; None: a GPU of Nvidia's if there is one, else the CPU.
+        folds: Fold numbers, or "all"; the prediction is the mean over folds.
+        device: "cpu", "cuda", "cuda:1" or "mps"; None means "cuda" if available, else "cpu".
         mirroring: Whether to predict mirrored copies too.
-        probabilities: Whether to write these.
-        overlays: Whether to write outlines on the images.
-        resume: Whether to keep what an earlier run has finished.
-        bits: What pictures with 16 bits a channel are scaled from; None: what the brightest of them needs.
-        every: Of a video, which frames are predicted: every one, every second …
-        frame_labels: Whether to write the labels of frames.
+        probabilities: Whether to write probabilities.
+        overlays: Whether to write the images with outlines.
+        resume: Whether to skip images that an earlier run has finished.
+        bits: Bit depth that 16-bit pictures are scaled from; None means the depth that the brightest picture needs.
+        every: Predict every Nth frame of a video.
+        frame_labels: Whether to write the label maps of video frames.
     """
 
     folds: Sequence[int | str]
@@ -52,11 +52,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Predicted:
-    """A step of the work that is done.
+    """A finished step: one image, or one frame of a video.
 
     Args:
-        name: Of an image, or of a video that has a further frame.
-        problem: Why it was skipped or ended early, in words.
+        name: Name of the image or video.
+        problem: Why the image was skipped or the video ended early; empty on success.
     """
 
     name: str
@@ -68,21 +68,21 @@ class _ReadingError(Exception):
 
 
 class FilePrediction:
-    """Images and videos to predict into a folder.
+    """A prediction of image and video files into a folder.
 
     Args:
-        model_folder: The trained model.
-        sources: Files and folders.
-        output: The folder to write.
-        options: How.
+        model_folder: Folder of the trained model.
+        sources: Image and video files, and folders of them.
+        output: Folder to write.
+        options: How to predict.
 
     Attributes:
-        images: How many images are left to predict.
-        videos: Videos that are left to predict.
-        problems: What cannot be used, in words.
+        images: Number of images left to predict.
+        videos: Videos left to predict.
+        problems: A message for each input that cannot be used.
 
     Raises:
-        UserError: The model or a source cannot be used, or the output folder is a source.
+        UserError: The model or a source cannot be used, or the output folder is also a source.
     """
 
     def __init__(self, model_folder: Path, sources: Sequence[Path], output: Path, options: Options) -> None:
@@ -90,7 +90,9 @@ class FilePrediction:
         inputs: Inputs = find_inputs(sources, self._model)
         folders = {(source if source.is_dir() else source.parent).resolve() for source in sources}
         if output.resolve() in folders:
-            raise UserError(f"-o {output} is the folder of the images: label maps could replace them; name another")
+            raise UserError(
+                f"-o {output} holds the input images, which label maps could overwrite: choose another folder"
+            )
         self._options = options
         self._output = OutputFolder(output, self._model, options.probabilities, options.overlays, options.resume)
         self._cases = [case for case in inputs.cases if not self._output.is_done(case.identifier)]
@@ -101,14 +103,14 @@ class FilePrediction:
             _check_videos(self.videos[0], self._model)
 
     def run(self) -> Iterator[Predicted]:
-        """Predict, and yield what is done.
+        """Predict all inputs, and yield each finished step.
 
         Raises:
-            UserError: The weights cannot be used, or nothing can be written any more; what was yielded is complete.
+            UserError: The weights cannot be used, or writing fails; the files of yielded images are complete.
         """
         if not (self._cases or self.videos):
             return
-        # processes that read start now, while torch is imported
+        # start the reading processes while torch is imported
         with closing(Ahead(read_images(self._cases, self._model, self._options.bits), _READ_AHEAD)) as images:
             import torch
 
@@ -126,7 +128,7 @@ class FilePrediction:
     def _finish(self, outcome: Outcome[ReadImage]) -> Predicted:
         read = outcome.item
         if outcome.result is None or read.data is None:
-            return Predicted(read.case.identifier, _in_words(read.case, outcome.error))
+            return Predicted(read.case.identifier, _problem_text(read.case, outcome.error))
         self._output.write(read.case.identifier, outcome.result, read.data, read.seconds + outcome.seconds)
         return Predicted(read.case.identifier)
 
@@ -140,9 +142,12 @@ class FilePrediction:
 
 def _check_videos(first: Path, model: Model) -> None:
     if not model.is_of_pictures:
-        raise UserError(f"{first} is a video, which a model of pictures with one or three channels takes alone")
+        raise UserError(
+            f"{first} is a video, but this model was not trained on pictures with one or three channels: "
+            "leave videos out of -i"
+        )
     if find_spec("av") is None:
-        raise UserError(f"{first} is a video, which needs PyAV: pip install 'nnunet-mamba-mis[video]'")
+        raise UserError(f"{first} is a video, and reading it needs PyAV: pip install 'nnunet-mamba-mis[video]'")
 
 
 def _image(read: ReadImage) -> Image:
@@ -151,7 +156,7 @@ def _image(read: ReadImage) -> Image:
     return read.data, read.properties
 
 
-def _in_words(case: Case, error: Exception | None) -> str:
+def _problem_text(case: Case, error: Exception | None) -> str:
     if isinstance(error, _ReadingError):
         return f"{case.files[0]} {error}"
-    return f"{case.files[0]} cannot be predicted: {type(error).__name__} {' '.join(str(error).split())}"
+    return f"{case.files[0]} cannot be predicted: {type(error).__name__}: {' '.join(str(error).split())}"

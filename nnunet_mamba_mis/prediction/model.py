@@ -1,4 +1,4 @@
-"""What a trained model's folder says of images and labels. Imports neither torch nor nnU-Net."""
+"""Read a trained model's plans.json and dataset.json, without importing torch or nnU-Net."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from nnunet_mamba_mis.nnunet.results import PLANS_FILE
 from nnunet_mamba_mis.utils.errors import UserError
 
 NATURAL_READER = "NaturalImage2DIO"
-# of which nnU-Net has no others
+# nnU-Net ships only these
 _PREPROCESSOR, _LABEL_MANAGER = "DefaultPreprocessor", "LabelManager"
 
 _Axes = Annotated[tuple[int, int, int], Field()]
 
 
 class ModelPlans(Plans):
-    """Plans with what reading and writing take."""
+    """Plans, with the entries that reading and writing images need."""
 
     image_reader_writer: str
     transpose_forward: _Axes
@@ -32,7 +32,7 @@ class ModelPlans(Plans):
 
 
 class ModelConfiguration(PlanarConfiguration):
-    """A 2D configuration with what preparing images and restoring their size take."""
+    """A 2D configuration, with the entries that preprocessing and resampling back need."""
 
     preprocessor_name: str
     resampling_fn_data: str
@@ -43,12 +43,12 @@ class ModelConfiguration(PlanarConfiguration):
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model's folder, apart from weights.
+    """A trained model's folder, without its weights.
 
     Args:
-        folder: TRAINER__PLANS__CONFIGURATION, in nnUNet_results or elsewhere.
-        plans: Its plans.json.
-        dataset: Its dataset.json.
+        folder: Folder TRAINER__PLANS__CONFIGURATION, in nnUNet_results or elsewhere.
+        plans: Contents of plans.json.
+        dataset: Contents of dataset.json.
     """
 
     folder: Path
@@ -68,18 +68,18 @@ class Model:
         return cls(folder, plans, read_model_file(folder / DATASET_FILE, Dataset))
 
     def check_configuration(self, configuration: ModelConfiguration) -> None:
-        """Check that images are prepared by nnU-Net's own rules, for each channel.
+        """Check that the configuration uses nnU-Net's own preprocessor, with one normalization per channel.
 
         Raises:
-            UserError: They are not.
+            UserError: The preprocessor is another one, or the number of normalizations is wrong.
         """
         if configuration.preprocessor_name != _PREPROCESSOR:
             raise _not_stock(self.folder, "preprocessor_name", configuration.preprocessor_name)
         schemes, inside = configuration.normalization_schemes, configuration.use_mask_for_norm
         if not len(schemes) == len(inside) == self.channels:
             raise UserError(
-                f"normalization_schemes and use_mask_for_norm in {self.folder / PLANS_FILE} are not of the "
-                f"{self.channels} channels in {DATASET_FILE}: put those of the training back"
+                f"{self.folder / PLANS_FILE}: normalization_schemes and use_mask_for_norm need one entry for each of "
+                f"the {self.channels} channels in {DATASET_FILE}: restore both files as they were in training"
             )
 
     @property
@@ -89,25 +89,28 @@ class Model:
 
     @property
     def is_of_pictures(self) -> bool:
-        """Whether images are PNG, BMP or TIFF of one file, so that pictures from cameras can be taken as well."""
+        """Whether images are single PNG, BMP or TIFF files, so that the model can also predict camera pictures."""
         return self.plans.image_reader_writer == NATURAL_READER and self.channels in (1, 3)
 
     @property
     def label_type(self) -> str:
-        """numpy's name of the type of label maps, as nnU-Net has it."""
+        """numpy's name for the dtype of label maps, as nnU-Net chooses it."""
         labels = {number for label in self.dataset.foreground.values() for number in _numbers(label)}
         return "uint8" if len(labels) < 255 else "uint16"
 
     def reader_writer(self) -> Any:
-        """Return nnU-Net's object that reads images and writes label maps.
+        """Return the nnU-Net object that reads images and writes label maps.
 
         Raises:
-            UserError: nnU-Net has none of the name in the plans.
+            UserError: nnU-Net has no reader of the name in the plans.
         """
         name = self.plans.image_reader_writer
         kind = find_definition("nnunetv2.imageio", name)
         if not hasattr(kind, "write_seg"):
-            raise UserError(f"{self.folder / PLANS_FILE}: image_reader_writer: nnU-Net has no reader {name!r}")
+            raise UserError(
+                f"{self.folder / PLANS_FILE}: image_reader_writer {name!r} is not one of nnU-Net's readers: "
+                "install the nnU-Net version that the model was trained with"
+            )
         return kind()
 
 
@@ -116,4 +119,4 @@ def _numbers(label: int | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _not_stock(folder: Path, key: str, value: str) -> UserError:
-    return UserError(f"{folder / PLANS_FILE} names the {key} {value!r}, which is not nnU-Net's: use nnUNetv2_predict")
+    return UserError(f"{folder / PLANS_FILE}: {key} {value!r} is not nnU-Net's own: predict with nnUNetv2_predict")

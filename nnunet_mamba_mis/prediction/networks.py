@@ -1,4 +1,4 @@
-"""The networks of a trained model's folds, with their weights."""
+"""Build the networks of a trained model's folds, and load their weights."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Networks(NamedTuple):
     """Networks in evaluation mode on the CPU.
 
     Args:
-        folds: One for each fold.
-        configuration: That they were trained in.
-        mirror_axes: Of images (H, W) that training mirrored along.
+        folds: One network per fold.
+        configuration: Configuration that they were trained in.
+        mirror_axes: Axes of images (H, W) that training mirrored.
     """
 
     folds: list[nn.Module]
@@ -32,10 +32,10 @@ class Networks(NamedTuple):
 
 
 def load_networks(model: Model, folds: Sequence[int | str]) -> Networks:
-    """Load the checkpoints of folds. No code that may be in them is run.
+    """Load the checkpoints of folds, without running any code that they may contain.
 
     Raises:
-        UserError: A checkpoint is missing or cannot be used, or the model is none that this package predicts with.
+        UserError: A checkpoint is missing or unusable, or this package does not support the model.
     """
     checkpoints = [read_fold(model.folder, fold) for fold in folds]
     first = checkpoints[0]
@@ -43,20 +43,23 @@ def load_networks(model: Model, folds: Sequence[int | str]) -> Networks:
     model.check_configuration(configuration)
     axes = first.inference_allowed_mirroring_axes or ()
     if not set(axes) <= {0, 1}:
-        raise UserError(f"{model.folder}: fold {folds[0]} was mirrored along the axes {axes}, an image has 0 and 1")
+        raise UserError(
+            f"{model.folder}: the checkpoint of fold {folds[0]} has mirror axes {axes}, but an image has only "
+            "axes 0 and 1: use a 2D model"
+        )
     networks = [_network(model, configuration, *pair) for pair in zip(folds, checkpoints, strict=True)]
     return Networks(networks, configuration, axes)
 
 
 def _network(model: Model, configuration: ModelConfiguration, fold: int | str, checkpoint: Network) -> nn.Module:
     try:
-        # nnU-Net prints where it looks for trainers
+        # nnU-Net prints while it looks for trainers
         with contextlib.redirect_stdout(io.StringIO()):
             network = _build(model, configuration, checkpoint)
-    except Exception as error:  # of other people's trainers and networks, and of values in the plans
+    except Exception as error:  # third-party trainers, third-party networks and the plans can raise anything
         raise UserError(
             f"{model.folder}: the network of {on_one_line(checkpoint.trainer_name)} cannot be built: "
-            f"{type(error).__name__} {on_one_line(str(error))}"
+            f"{type(error).__name__}: {on_one_line(str(error))}"
         ) from None
     try:
         network.load_state_dict(checkpoint.network_weights)
@@ -70,16 +73,16 @@ def _network(model: Model, configuration: ModelConfiguration, fold: int | str, c
 
 
 def _build(model: Model, configuration: ModelConfiguration, checkpoint: Network) -> nn.Module:
-    """The network as the checkpoint says, else as the plans, else as the trainer does."""
+    """Build the network that the checkpoint records; without a record, that of the plans or of the trainer."""
     channels = model.channels, model.dataset.heads
     record = checkpoint.optimizer_state.network if checkpoint.optimizer_state else None
     if record is not None and record.name == NETWORK_CLASS:
         from nnunet_mamba_mis.architectures import MambaMIS
 
-        beside = (*channels, configuration.patch_size)
+        expected = (*channels, configuration.patch_size)
         recorded = MambaMIS(**record.arguments | {"deep_supervision": False})
-        if (recorded.input_channels, recorded.arguments["num_classes"], recorded.patch_size) != beside:
-            raise ValueError("plans.json and dataset.json were changed after training: put those of the training back")
+        if (recorded.input_channels, recorded.arguments["num_classes"], recorded.patch_size) != expected:
+            raise ValueError("plans.json or dataset.json changed after training: restore both as they were in training")
         return recorded
     if configuration.network_class and not overrides(checkpoint.trainer_name, "build_network_architecture"):
         return _planned_network(configuration.architecture.as_json(), *channels)
@@ -96,7 +99,7 @@ def _build(model: Model, configuration: ModelConfiguration, checkpoint: Network)
 
 
 def _planned_network(architecture: dict[str, Any], inputs: int, outputs: int) -> nn.Module:
-    """What nnU-Net's trainer builds."""
+    """Build the network as nnU-Net's default trainer does."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     return get_network_from_plans(

@@ -1,4 +1,4 @@
-"""What a prediction leaves in its folder: label maps as nnU-Net writes them, and what was asked for besides."""
+"""Write predictions into a folder: label maps as nnU-Net writes them, a summary, and optional files."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ OVERLAYS = "overlays"
 
 
 class OutputFolder:
-    """The folder of predictions; every image's files appear in it complete or not at all.
+    """The folder of predictions; each image's files are written atomically.
 
     Args:
-        folder: It is made where there is none.
-        model: That predicts.
-        probabilities: Whether to write these, as `nnUNetv2_predict --save_probabilities` does.
-        overlays: Whether to write PNGs with outlines on the images.
-        resume: Whether to keep what an earlier run with the same options has written.
+        folder: Folder to write; created if missing.
+        model: Model that predicts.
+        probabilities: Whether to write probabilities, as `nnUNetv2_predict --save_probabilities` does.
+        overlays: Whether to write PNGs of the images with outlines.
+        resume: Whether to keep the results of an earlier run with the same options.
 
     Raises:
-        UserError: The summary that is to be resumed cannot be.
+        UserError: The summary of the earlier run cannot be read or belongs to another model.
     """
 
     def __init__(
@@ -50,22 +50,22 @@ class OutputFolder:
         self._reader_writer: Any = None
 
     def begin(self) -> None:
-        """Make the folder, or keep what is there, apart from a summary of images to be predicted anew.
+        """Create the folder if missing, and start the summary; existing label maps stay.
 
         Raises:
-            UserError: It cannot be written to.
+            UserError: The folder cannot be written to.
         """
-        with self.written():
+        with self.user_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftover_folders(self.folder)
-            # nnU-Net's commands for predictions look for them here
+            # nnU-Net's commands that process predictions look for these files here
             with atomic_files(self.folder) as files:
                 for name in (DATASET_FILE, PLANS_FILE):
                     shutil.copyfile(self._model.folder / name, files / name)
             self._summary.begin()
 
     def is_done(self, image: str) -> bool:
-        """Whether an earlier run that is resumed has finished an image."""
+        """Return whether the resumed run has finished an image."""
         return image in self._summary
 
     def _has_files(self, image: str) -> bool:
@@ -77,30 +77,30 @@ class OutputFolder:
         return all((self.folder / name).is_file() for name in names)
 
     def overlay_of(self, video: str) -> Path:
-        """Return the file for the overlay of a video of this name."""
+        """Return the path of the overlay for a video of this name."""
         return self.folder / f"{Path(video).stem}_overlay.mp4"
 
     def summarize(self, image: str, prediction: Restored, seconds: float) -> None:
-        """Add the summary's row of an image.
+        """Add an image's row to the summary.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The summary cannot be written.
         """
         self._summary.add(image, prediction, seconds)
 
     def write(self, identifier: str, prediction: Restored, data: NDArray[Any], seconds: float) -> None:
-        """Write the files of an image.
+        """Write all files of an image atomically.
 
         Args:
-            identifier: Names them.
-            prediction: What was predicted.
-            data: The image (channels, slices, H, W).
-            seconds: For the summary.
+            identifier: Name of the files, without file ending.
+            prediction: Labels and probabilities.
+            data: Image (channels, slices, H, W).
+            seconds: Time spent on the image, for the summary.
 
         Raises:
-            UserError: They cannot be written; earlier ones of their names are unchanged.
+            UserError: A file cannot be written; existing files are unchanged.
         """
-        with self.written(), atomic_files(self.folder) as files:
+        with self.user_errors(), atomic_files(self.folder) as files:
             if self._probabilities and prediction.probabilities is not None:
                 np.savez_compressed(files / f"{identifier}.npz", probabilities=prediction.probabilities)
                 (files / f"{identifier}.pkl").write_bytes(pickle.dumps(prediction.properties))
@@ -119,19 +119,19 @@ class OutputFolder:
             self._reader_writer.write_seg(prediction.labels, str(path), prediction.properties)
 
     @contextmanager
-    def written(self) -> Iterator[None]:
-        """Turn whatever fails in writing into UserError."""
+    def user_errors(self) -> Iterator[None]:
+        """Turn any exception raised while writing into a UserError."""
         try:
             yield
         except UserError:
             raise
-        except Exception as error:  # nnU-Net's writers have exceptions of their own
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__} {' '.join(str(error).split())}"
+        except Exception as error:  # nnU-Net's writers raise exceptions of their own
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UserError(f"cannot write to {self.folder}: {reason}") from None
 
 
 def frame_name(video: str, index: int) -> str:
-    """Return the name of a video's frame in summaries; those of images have no colon."""
+    """Return the name of a video frame in summaries; the colon tells it from names of images."""
     return f"{video}:{index}"
 
 
@@ -140,7 +140,7 @@ def _video_of(name: str) -> str:
 
 
 def _section(data: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """The slice of an image with most foreground, as a picture, and its labels."""
+    """Return the slice with the most foreground as a picture, and its labels."""
     index = int((labels > 0).sum(axis=(1, 2)).argmax())
     channels = data[:, index]
     return for_display(channels.transpose(1, 2, 0) if len(channels) == 3 else channels[0]), labels[index]

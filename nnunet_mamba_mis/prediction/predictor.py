@@ -28,19 +28,19 @@ WithProbabilities = tuple[NDArray[Any], NDArray[np.float32]]
 # pixels (channels, slices, H, W) and properties, as nnU-Net's readers return them
 Image = tuple[NDArray[Any], dict[str, Any]]
 
-# images that wait in memory before the network, and results behind it
+# images that wait in memory for the network, and results that wait after it
 _AHEAD = 4
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """What became of an image.
+    """The result of predicting one item.
 
     Args:
-        item: Whose image it was.
+        item: The caller's item that the image belongs to.
         result: The prediction, or None.
-        error: Why there is none; None if there was no image.
-        seconds: All work on it, in whatever thread.
+        error: Why the prediction failed; None on success, and for an item without an image.
+        seconds: Time spent on the image, summed over threads.
     """
 
     item: T
@@ -50,19 +50,19 @@ class Outcome(Generic[T]):
 
 
 class Predictor:
-    """A trained 2D model of nnU-Net, of any trainer, that segments images by nnU-Net's own rules.
+    """Segment images with a trained 2D nnU-Net model, of any trainer, by nnU-Net's own rules.
 
-    Labels and probabilities are those of `nnUNetv2_predict`: the same normalization, sliding window with Gaussian
-    weights, mirroring and mean of folds.
+    Labels and probabilities match `nnUNetv2_predict`: same normalization, sliding window with Gaussian weights,
+    mirroring and mean over folds.
 
     Args:
-        model_folder: The folder TRAINER__PLANS__CONFIGURATION that `nnUNetv2_train` made.
-        folds: Numbers of folds, or "all" for the fold of this name; the mean of several is predicted.
-        device: "cpu", "cuda", "cuda:1", "mps".
-        mirroring: Whether to predict mirrored copies of an image too, as training mirrored.
+        model_folder: Folder TRAINER__PLANS__CONFIGURATION that `nnUNetv2_train` wrote.
+        folds: Fold numbers, or "all" for the fold of that name; the prediction is the mean over folds.
+        device: "cpu", "cuda", "cuda:1" or "mps".
+        mirroring: Whether to average over copies of the image mirrored along the axes that training mirrored.
 
     Raises:
-        UserError: The model cannot be used, or there is no such device.
+        UserError: The model cannot be used, or the device does not exist.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Predictor:
         self.model = Model.read(Path(model_folder))
         chosen = [folds] if isinstance(folds, int | str) else list(folds)
         if not chosen:
-            raise UserError("folds: name at least one")
+            raise UserError("folds is empty: give at least one fold, or 'all'")
         if self._device.type == "cpu":
             keep_freed_memory()
         networks, configuration, axes = load_networks(self.model, chosen)
@@ -95,15 +95,15 @@ class Predictor:
         """Segment an image.
 
         Args:
-            image: (H, W) or (H, W, channels), with values as the training images have them; a grey image serves a model
-                for three channels too. Pixels have the size of those in the plans.
-            probabilities: Whether to return these, too.
+            image: (H, W) or (H, W, channels), in the value range and pixel size of the training images. A model for
+                three channels accepts a grey image too.
+            probabilities: Whether to return probabilities too.
 
         Returns:
-            Labels (H, W), and probabilities (classes, H, W) or of regions.
+            Labels (H, W); with probabilities a pair of labels and probabilities (classes or regions, H, W).
 
         Raises:
-            ValueError: The array is no image for the model.
+            ValueError: The array is not an image that the model accepts.
         """
         ticket = next(self._networks.stream([self._ticket(image, self.from_array)]))
         return self._result(self._restored(ticket, probabilities))
@@ -111,20 +111,20 @@ class Predictor:
     def predict_many(
         self, images: Iterable[NDArray[Any]], probabilities: bool = False
     ) -> Iterator[Labels | WithProbabilities]:
-        """Segment images one after the other, each as `predict` does, faster together.
+        """Segment many images, with the results of `predict` but faster.
 
-        Small images share batches, and the next are read in a thread of their own meanwhile, so that results come up
-        to a few images later. For a camera whose frames are wanted at once, call `predict` on each.
+        Small images share batches, and a thread reads ahead, so a result arrives up to a few images late. Call
+        `predict` on each frame of a camera if results must not lag.
 
         Args:
-            images: Read lazily.
-            probabilities: As of `predict`.
+            images: Images as for `predict`; iterated lazily.
+            probabilities: Whether to yield probabilities too.
 
         Yields:
             What `predict` returns, in the order of the images.
 
         Raises:
-            ValueError: An array is no image for the model.
+            ValueError: An array is not an image that the model accepts.
         """
         with closing(self.stream(images, self.from_array, probabilities)) as outcomes:
             for outcome in outcomes:
@@ -138,15 +138,15 @@ class Predictor:
         together: bool = True,
         finish: Callable[[Outcome[T]], Any] = lambda outcome: outcome,
     ) -> Generator[Any, None, None]:
-        """Read, prepare, predict and finish images one after the other, in three threads.
+        """Read, preprocess, predict and finish images in order, in three threads.
 
         Args:
-            items: Whatever images are read from; iterated over in a thread.
-            read: Returns an item's image, as nnU-Net's readers give it, and its properties; None for an item that only
-                keeps its place. What it raises becomes the item's outcome.
-            probabilities: Whether to make these.
-            together: Whether images share batches; the outcome of an image does not wait for the next ones if not.
-            finish: Called with each outcome in a thread.
+            items: Sources of images; iterated in a thread.
+            read: Function that returns an item's image and properties as nnU-Net's readers do, or None for an item
+                without an image, which keeps its place in the order. Its exceptions become outcomes.
+            probabilities: Whether to compute probabilities.
+            together: Whether images share batches. If not, no outcome waits for later images.
+            finish: Function called with each outcome, in a thread.
 
         Yields:
             What `finish` returns.
@@ -159,7 +159,7 @@ class Predictor:
         try:
             for item in items:
                 yield self._ticket(item, read)
-        except Exception as error:  # of whatever the images come from; those before it come first
+        except Exception as error:  # raised by the caller's iterable; yield the results of earlier items first
             yield Ticket(None, error=error, is_last=True)
 
     def _ticket(self, item: T, read: Callable[[T], Image | None]) -> Ticket[T]:
@@ -170,7 +170,7 @@ class Predictor:
                 return Ticket(item)
             prepared = self._preprocessing.prepare(*image)
             data = torch.from_numpy(np.ascontiguousarray(prepared.data))
-        except Exception as error:  # of readers, of nnU-Net's normalizations, and for want of memory
+        except Exception as error:  # readers and nnU-Net's normalizations can raise anything, or run out of memory
             return Ticket(item, error=error)
         return Ticket(item, data, properties=prepared.properties, seconds=time.perf_counter() - start)
 
@@ -182,33 +182,38 @@ class Predictor:
             return Outcome(ticket.item, None, ticket.error, ticket.seconds)
         try:
             result = self._preprocessing.restore(ticket.logits.numpy(), ticket.properties, probabilities)
-        except Exception as error:  # of nnU-Net's resampling, and for want of memory
+        except Exception as error:  # nnU-Net's resampling can raise anything, or run out of memory
             return Outcome(ticket.item, None, error, ticket.seconds)
         return Outcome(ticket.item, result, None, ticket.seconds + time.perf_counter() - start)
 
     def from_array(self, image: NDArray[Any]) -> Image:
-        """Return an array as nnU-Net's readers would give it.
+        """Return an array in the form that nnU-Net's readers return.
 
         Raises:
-            ValueError: It is no image for the model.
+            ValueError: The array is not an image that the model accepts.
         """
         channels = self.model.channels
         image = np.asarray(image)
         if image.dtype.kind not in "buif" or image.ndim not in (2, 3) or image.size == 0:
-            raise ValueError(f"expected an image (H, W) or (H, W, channels), found {image.dtype} {image.shape}")
+            raise ValueError(
+                "expected a numeric, non-empty image (H, W) or (H, W, channels), "
+                f"got dtype {image.dtype} and shape {image.shape}"
+            )
         planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
         if len(planes) == 1 and channels == 3:
             planes = planes.repeat(3, axis=0)
         if len(planes) != channels:
             names = ", ".join(self.model.dataset.channel_names.values())
-            raise ValueError(f"the model takes {counted(channels, 'channel')} ({names}), found an image {image.shape}")
+            raise ValueError(
+                f"the model takes {counted(channels, 'channel')} ({names}), got an image of shape {image.shape}"
+            )
         if not np.isfinite(planes).all():
-            raise ValueError("the image holds values that are not finite")
+            raise ValueError("the image holds NaN or infinite values: replace them before prediction")
         return self._preprocessing.from_planes(np.ascontiguousarray(planes))
 
     def _result(self, outcome: Outcome[Any]) -> Any:
         if outcome.result is None:
-            raise outcome.error or RuntimeError("nothing was predicted")
+            raise outcome.error or RuntimeError("the item has no image and so no prediction")
         labels, chances = outcome.result.labels, outcome.result.probabilities
         if chances is None:
             return self._preprocessing.to_plane(labels)
@@ -219,7 +224,7 @@ def _usable(device: str | torch.device) -> torch.device:
     try:
         usable = torch.device(device)
         torch.zeros(1, device=usable)
-    except (RuntimeError, AssertionError) as error:  # of the latter is torch built without CUDA
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises AssertionError
         raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from None
     if usable.type == "cuda":
         torch.backends.cudnn.benchmark = True

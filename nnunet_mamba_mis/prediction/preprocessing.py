@@ -1,7 +1,7 @@
-"""Prepare images as nnU-Net's DefaultPreprocessor does, and bring logits back to their size.
+"""Preprocess images as nnU-Net's DefaultPreprocessor does, and resample logits back to the images' size.
 
-The same rules in the same order, without what prediction does not use: label maps, and the filled mask of what is not
-zero where no normalization asks for it.
+The rules and their order are nnU-Net's. Prediction needs no label maps, and needs the filled nonzero mask only if a
+normalization uses it, so both are skipped.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from nnunet_mamba_mis.utils.errors import UserError
 Floats = NDArray[np.float32]
 
 _RESAMPLING = "nnunetv2.preprocessing.resampling"
-# returns data of the right size as it is
+# this function returns data that already has the right size unchanged
 _DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image as the network takes it.
+    """A preprocessed image.
 
     Args:
         data: (channels, slices, H, W).
-        properties: What nnU-Net notes on the image, under its names.
+        properties: The image's properties, under nnU-Net's names.
     """
 
     data: Floats
@@ -40,11 +40,11 @@ class Prepared:
 
 
 class Preprocessing:
-    """nnU-Net's rules for images of a model.
+    """nnU-Net's preprocessing and its inverse, for the images of a model.
 
     Args:
-        model: Its plans and labels.
-        configuration: Its configuration.
+        model: Model with plans and labels.
+        configuration: The model's configuration.
     """
 
     def __init__(self, model: Model, configuration: ModelConfiguration) -> None:
@@ -62,10 +62,10 @@ class Preprocessing:
         """Transpose, crop, normalize and resample an image.
 
         Args:
-            data: (channels, slices, H, W), as nnU-Net's readers give it.
-            properties: The readers', with the spacing.
+            data: (channels, slices, H, W), as nnU-Net's readers return it.
+            properties: The reader's properties, with the spacing.
         """
-        # a copy in the same layout, views of it from here: means are then the same to the last bit
+        # copy in the same memory layout, then use views, so that means equal nnU-Net's to the last bit
         data = data.astype(np.float32).transpose(0, *(axis + 1 for axis in self._forward))
         spacing = [properties["spacing"][axis] for axis in self._forward]
         nonzero = (data != 0).any(axis=0)
@@ -74,7 +74,7 @@ class Preprocessing:
         properties = properties | {"shape_before_cropping": data.shape[1:], "bbox_used_for_cropping": box}
         outside = None
         if self._masked:
-            # -1 is nnU-Net's label for what holes in the image do not reach
+            # nnU-Net labels pixels outside the filled nonzero mask -1
             outside = np.where(binary_fill_holes(nonzero)[inside], np.int8(0), np.int8(-1))
         data = data[inside]
         properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
@@ -86,12 +86,12 @@ class Preprocessing:
         return Prepared(np.asarray(data, np.float32), properties)
 
     def restore(self, logits: NDArray[Any], properties: dict[str, Any], probabilities: bool) -> Restored:
-        """Bring logits back to the image's size, and make labels of them.
+        """Resample logits to the image's size, and turn them into labels.
 
         Args:
             logits: (heads, slices, H, W).
-            properties: Of the prepared image.
-            probabilities: Whether probabilities are wanted; labels are then made of them, as nnU-Net does.
+            properties: Properties of the preprocessed image.
+            probabilities: Whether to return probabilities; labels then derive from them, as in nnU-Net.
         """
         spacing = [properties["spacing"][axis] for axis in self._forward]
         cropped = properties["shape_after_cropping_and_before_resampling"]
@@ -112,13 +112,13 @@ class Preprocessing:
         return Restored(labels, whole, properties, bool(self._labels.regions))
 
     def from_planes(self, image: NDArray[Any]) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Return channels (C, H, W) as a reader would give them, and properties with the spacing of the plans."""
+        """Return channels (C, H, W) in the form that readers return, and properties with the spacing of the plans."""
         data = image[:, None].transpose(0, *(axis + 1 for axis in self._backward))
         spacing = (999, *self._spacing)
         return data, {"spacing": tuple(spacing[axis] for axis in self._backward)}
 
     def to_plane(self, restored: NDArray[Any]) -> NDArray[Any]:
-        """Return the plane (…, H, W) of a result that `from_planes` began with."""
+        """Return the plane (…, H, W) of a result for an image that came from `from_planes`."""
         further = restored.ndim - 3
         axes = (*range(further), *(axis + further for axis in self._forward))
         return np.ascontiguousarray(restored.transpose(axes)[..., 0, :, :])
@@ -126,13 +126,13 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Restored:
-    """A prediction in the image's own size.
+    """A prediction at the image's original size.
 
     Args:
-        labels: (slices, H, W), in nnU-Net's type.
-        probabilities: (heads, slices, H, W), of classes or of regions, if they were wanted.
-        properties: Of the prepared image.
-        of_regions: Whether probabilities are of regions, which may overlap, rather than of classes.
+        labels: (slices, H, W), in nnU-Net's dtype.
+        probabilities: (heads, slices, H, W), for classes or regions; None unless requested.
+        properties: Properties of the preprocessed image.
+        of_regions: Whether probabilities are those of regions, which may overlap, instead of classes.
     """
 
     labels: NDArray[Any]
@@ -142,14 +142,14 @@ class Restored:
 
 
 class _LabelRule:
-    """How logits become labels."""
+    """nnU-Net's rule for turning logits into probabilities and labels."""
 
     def __init__(self, model: Model) -> None:
         self.regions = model.dataset.regions_class_order if model.dataset.has_regions else None
         self.type = model.label_type
 
     def probabilities(self, logits: NDArray[Any]) -> Floats:
-        # without torch, whose threads would get in the way of those that run the network
+        # not with torch, whose threads would compete with those of the network
         logits = logits.astype(np.float32)
         return expit(logits) if self.regions else softmax(logits, axis=0)
 
@@ -163,7 +163,7 @@ class _LabelRule:
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> list[list[int]]:
-    """nnU-Net's: half open, and everything where nothing is in it."""
+    """Return a mask's half-open bounding box as nnU-Net does: the whole array for an empty mask."""
     box = []
     for axis, size in enumerate(mask.shape):
         along = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
@@ -172,25 +172,25 @@ def _bounding_box(mask: NDArray[np.bool_]) -> list[list[int]]:
 
 
 def _part(box: list[list[int]]) -> Any:
-    """Index of a box in arrays whose last axes are its own."""
+    """Return the index of a box into the last axes of an array."""
     return (..., *(slice(*bounds) for bounds in box))
 
 
 def _normalization(model: Model, configuration: ModelConfiguration, channel: int) -> Any:
-    """nnU-Net's object that normalizes a channel."""
+    """Return the nnU-Net object that normalizes a channel."""
     name = configuration.normalization_schemes[channel]
     kind = find_definition("nnunetv2.preprocessing.normalization", name)
     intensities = (model.plans.foreground_intensity_properties_per_channel or {}).get(str(channel))
     if not hasattr(kind, "run") or intensities is None:
         raise UserError(
-            f"{model.folder}: plans.json cannot normalize channel {channel}: nnU-Net needs a scheme, found {name!r}, "
-            "and foreground_intensity_properties_per_channel"
+            f"{model.folder}: plans.json cannot normalize channel {channel}: it needs one of nnU-Net's schemes (has "
+            f"{name!r}) and an entry in foreground_intensity_properties_per_channel"
         )
     return kind(use_mask_for_norm=configuration.use_mask_for_norm[channel], intensityproperties=intensities)
 
 
 def _resampling(name: str, arguments: dict[str, Any]) -> Any:
-    """nnU-Net's function, which is imported when an image needs it."""
+    """Return nnU-Net's resampling function, imported on first use."""
 
     def resample(data: NDArray[Any], shape: Sequence[int], current: Sequence[float], new: Sequence[float]) -> Any:
         if name == _DEFAULT_RESAMPLING and tuple(shape) == data.shape[1:]:

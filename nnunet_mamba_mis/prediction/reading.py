@@ -1,4 +1,4 @@
-"""Read images to predict in processes of their own: by the model's reader, or as `mamba_mis convert` reads pictures."""
+"""Read images in separate processes, with the model's reader or as `mamba_mis convert` reads pictures."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from nnunet_mamba_mis.prediction.model import NATURAL_READER, Model
 from nnunet_mamba_mis.utils.subprocesses import count_cores
 from nnunet_mamba_mis.utils.text import counted
 
-# images handed over together: enough to keep the processes busy, few enough to wait in memory
-_TOGETHER = 16
-_MOST_PROCESSES = 4
-# where a PNG has its bit depth
+# images per chunk: enough to keep the processes busy, few enough to wait in memory
+_CHUNK = 16
+_MAX_PROCESSES = 4
+# offset of the bit depth in a PNG file
 _PNG_DEPTH = 24
 
 
 @dataclass(frozen=True)
 class ReadImage:
-    """An image as nnU-Net's readers give it, or why there is none.
+    """An image in the form that nnU-Net's readers return, or the reason why it could not be read.
 
     Args:
-        case: What was read.
-        data: (channels, slices, H, W).
-        properties: The reader's.
-        problem: In words, to be read after the file's path.
-        seconds: Of reading.
+        case: Case of the image.
+        data: (channels, slices, H, W), or None.
+        properties: The reader's properties.
+        problem: Why reading failed, as a predicate that follows the file's path in a message.
+        seconds: Time spent on reading.
     """
 
     case: Case
@@ -49,18 +49,18 @@ def read_images(cases: Sequence[Case], model: Model, bits: int | None = None) ->
     """Yield images in the order of their cases.
 
     Args:
-        cases: What to read.
-        model: Whose images they are.
-        bits: What pictures with 16 bits a channel are scaled from; default: what the brightest of them needs.
+        cases: Cases to read.
+        model: Model that the images are for.
+        bits: Bit depth that 16-bit pictures are scaled from; None means the depth that the brightest picture needs.
     """
-    processes = max(1, min(_MOST_PROCESSES, count_cores() // 2))
-    # decoders print, crash and take memory
+    processes = max(1, min(_MAX_PROCESSES, count_cores() // 2))
+    # isolated, as decoders print, crash and use much memory
     with workers(processes, isolated=True) as pool:
         if bits is None:
             bits = _bits_of_all(cases, pool)
         read = partial(_read, model, bits)
-        for start in range(0, len(cases), _TOGETHER):
-            yield from pool.map(read, cases[start : start + _TOGETHER], None, partial(ReadImage, problem=KILLED))
+        for start in range(0, len(cases), _CHUNK):
+            yield from pool.map(read, cases[start : start + _CHUNK], None, partial(ReadImage, problem=KILLED))
 
 
 def _bits_of_all(cases: Sequence[Case], pool: Workers) -> int:
@@ -90,33 +90,33 @@ def _bits(path: Path) -> int:
 def _read(model: Model, bits: int, case: Case) -> ReadImage:
     start = time.perf_counter()
     data, properties, problem = _by_the_model(model, case) if case.is_stock else (None, {}, "")
-    # also files that are named as the model's images, but have a palette or an alpha channel
+    # even a file named like the model's images may have a palette or an alpha channel
     if data is None and model.is_of_pictures and len(case.files) == 1:
         data, properties, problem = _as_picture(model, bits, case.files[0])
     return ReadImage(case, data, properties, problem, time.perf_counter() - start)
 
 
 def _by_the_model(model: Model, case: Case) -> tuple[NDArray[Any] | None, dict[str, Any], str]:
-    """Read as nnU-Net does."""
+    """Read an image as nnU-Net does."""
     try:
         with captured_output():
             data, properties = model.reader_writer().read_images([str(file) for file in case.files])
-    except Exception as error:  # every library that nnU-Net reads with has exceptions of its own
-        return None, {}, f"cannot be read: {type(error).__name__} {' '.join(str(error).split())}"
+    except Exception as error:  # each library that nnU-Net reads with raises exceptions of its own
+        return None, {}, f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
     if len(data) != model.channels:
-        return None, {}, f"has {counted(len(data), 'channel')}, the model takes {model.channels}"
+        return None, {}, f"has {counted(len(data), 'channel')}, but the model takes {model.channels}"
     if data.ndim != 4 or not data.size or not np.isfinite(data).all():
-        return None, {}, "is empty, or holds values that are not finite"
+        return None, {}, "is empty, or holds NaN or infinite values"
     if model.plans.image_reader_writer == NATURAL_READER and data.min() >= 0 and data.max() <= 255:
-        # nnU-Net makes floats of 8 bits: four times as much to hand over
+        # nnU-Net converts 8-bit pixels to float, which is four times as much to send between processes
         small = data.astype(np.uint8)
         data = small if np.array_equal(small, data) else data
     return data, properties, ""
 
 
 def _as_picture(model: Model, bits: int, path: Path) -> tuple[NDArray[Any] | None, dict[str, Any], str]:
-    """Read as `mamba_mis convert` does, with 8 bits a channel and upright."""
-    # in the process that reads: the one that predicts starts sooner without
+    """Read a picture as `mamba_mis convert` does: upright, with 8 bits per channel."""
+    # imported only in the reading process, so that the predicting one starts sooner
     from nnunet_mamba_mis.dataset_conversion.images import SourceImage, upright
 
     try:
@@ -127,7 +127,7 @@ def _as_picture(model: Model, bits: int, path: Path) -> tuple[NDArray[Any] | Non
         return None, {}, str(error)
     if model.channels == 1:
         if (picture != picture[..., :1]).any():
-            return None, {}, "has colours, the model takes grey images"
+            return None, {}, "has colours, but the model takes grey images: convert it to grey"
         picture = picture[..., :1]
-    # what nnU-Net's reader says of every picture
+    # nnU-Net's reader returns this spacing for every picture
     return np.ascontiguousarray(picture.transpose(2, 0, 1)[:, None]), {"spacing": (999, 1, 1)}, ""

@@ -1,4 +1,4 @@
-"""nnU-Net's sliding window: where tiles lie, how they are weighted, and how their logits add up."""
+"""nnU-Net's sliding window: positions of tiles, their weights, and the sum of their logits."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Size: TypeAlias = tuple[int, int]
-# slice of the volume, first row and first column
+# (slice of the volume, first row, first column)
 Tile: TypeAlias = tuple[int, int, int]
 
 _STEP = 0.5
-# nnU-Net's; in half precision it keeps small weights from becoming 0
+# nnU-Net's value; it keeps small weights from underflowing to 0 in half precision
 _LARGEST_WEIGHT = 10
 
 
 class Canvas:
-    """An image while its tiles are predicted; adds up in half precision and in nnU-Net's order, as nnU-Net does.
+    """An image that is being predicted, with the weighted sum of its tiles' logits.
+
+    The sum is in half precision and in nnU-Net's order, so that it rounds as nnU-Net's does.
 
     Args:
-        data: The image (channels, slices, H, W).
-        tile_size: Height and width of tiles; a smaller image is padded with zeros all around.
+        data: Image (channels, slices, H, W).
+        tile_size: Height and width of tiles; a smaller image is padded with zeros on all sides.
         folds: Number of networks.
-        heads: Channels of the logits.
-        device: Where they are added up.
+        heads: Number of logit channels.
+        device: Device that holds the image and the sum.
     """
 
     def __init__(self, data: Tensor, tile_size: Size, folds: int, heads: int, device: torch.device) -> None:
         self._tile_size = tile_size
         size = data.shape[-2:]
         missing = [max(0, tile - side) for tile, side in zip(tile_size, size, strict=True)]
-        # the larger part of what cannot be halved goes below and to the right
+        # an odd amount of padding puts the extra row below and the extra column to the right
         before = [side // 2 for side in missing]
         top, left = before
         self._inside = (..., slice(top, top + size[0]), slice(left, left + size[1]))
@@ -56,7 +58,7 @@ class Canvas:
         return self._data[:, index, rows, columns]
 
     def add(self, fold: int, tile: Tile, logits: Tensor) -> None:
-        """Add a network's logits of a tile (heads, H, W), tile by tile in their order."""
+        """Add a network's logits for a tile (heads, H, W); tiles must come in their order."""
         weights = _weights(self._tile_size, self._sums.device)
         index, rows, columns = self._part(tile)
         self._sums[fold, :, index, rows, columns] += logits * weights
@@ -66,12 +68,12 @@ class Canvas:
         """Return the mean over tiles and networks (heads, slices, H, W), in half precision on the CPU.
 
         Raises:
-            OverflowError: A value is larger than half precision holds.
+            OverflowError: A value exceeds the range of half precision.
         """
         total = _sums_of_weights(self._padded_size, self._tile_size, self._sums.device)
         means = (self._sums / total)[self._inside]
         if torch.isinf(means).any():
-            raise OverflowError("logits are larger than half precision holds, in which nnU-Net adds them up")
+            raise OverflowError("logits exceed the range of half precision, in which nnU-Net sums them")
         mean, *others = means.cpu()
         for other in others:
             mean += other

@@ -1,4 +1,4 @@
-"""summary.csv: what a prediction found in each image."""
+"""Write summary.csv, with areas, component counts and confidence for each image."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SUMMARY_FILE = "summary.csv"
 
 
 class Summary:
-    """A table with a row for each image, which is on the disk as soon as it is added.
+    """A table with one row per image; each row is written to disk as soon as it is added.
 
     Args:
-        folder: Where it lies, once `begin` was called.
-        dataset: The classes or regions.
-        keep: Whether the row of an image that is there already is kept.
+        folder: Folder of the table, which `begin` writes.
+        dataset: Dataset with the classes or regions.
+        keep: Function that returns whether to keep an image's existing row; None discards all rows.
 
     Raises:
-        UserError: The table that is there is of other classes, or cannot be read.
+        UserError: The existing table has other classes, or cannot be read.
     """
 
     def __init__(self, folder: Path, dataset: Dataset, keep: Callable[[str], bool] | None = None) -> None:
@@ -48,24 +48,24 @@ class Summary:
         return image in self._rows
 
     def begin(self) -> None:
-        """Write the table with the rows that are kept, in place of the one that is there.
+        """Replace the table on disk by one with only the kept rows.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The table cannot be written.
         """
         with atomic_write(self._path) as file:
             file.write(_lines([self._header, *self._rows.values()]))
 
     def add(self, image: str, prediction: Restored, seconds: float) -> None:
-        """Add the row of an image, or leave the table as it is.
+        """Append an image's row.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The row cannot be written; the table is unchanged.
         """
         row = [for_spreadsheet(image)]
         for label in self._classes.values():
             mask = np.isin(prediction.labels, label)
-            # corners connect
+            # pixels that touch at corners are connected
             components = ndimage.label(mask, np.ones((3,) * mask.ndim))[1] if mask.any() else 0
             row += [str(int(mask.sum())), str(components)]
         row += [f"{_mean_confidence(prediction):.4f}", f"{seconds:.3f}"]
@@ -81,17 +81,17 @@ class Summary:
     def _earlier_rows(self) -> list[list[str]]:
         try:
             text = self._path.read_text(encoding="utf-8")
-            # without the line in which a killed run stopped
+            # drop an incomplete last line, which a killed run leaves
             header, *rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))
         except (OSError, ValueError, csv.Error) as error:
-            raise UserError(f"{self._path} cannot be read ({error}): remove it, and predict anew") from None
+            raise UserError(f"{self._path} cannot be read ({error}): remove it, or leave --resume out") from None
         if header != self._header:
-            raise UserError(f"{self._path} is of a model with other classes: name another folder with -o")
+            raise UserError(f"{self._path} belongs to a model with other classes: choose another folder with -o")
         return [row for row in rows if len(row) == len(header)]
 
 
 def _mean_confidence(prediction: Restored) -> float:
-    """Mean over the image of the probability of what a pixel was labelled as; of regions, of in or out of each."""
+    """Return the mean probability of the predicted class; for regions, of the predicted side (in or out) of each."""
     chances = prediction.probabilities
     if chances is None:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Predict a video: outlines on its frames, as a video, and label maps where they are wanted."""
+"""Predict a video: write a copy with outlines drawn on its frames and, on request, label maps."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Frame:
     """A frame of a video.
 
     Args:
-        index: From 0 on.
+        index: Number of the frame, from 0.
         picture: RGB (H, W, 3), upright.
-        time: In units of the video's time base.
+        time: Time since the first frame, in units of the video's time base.
     """
 
     index: int
@@ -38,16 +38,16 @@ class Frame:
 
 
 class _Video:
-    """A video that is read.
+    """An input video.
 
     Args:
-        path: The file.
+        path: Video file.
 
     Attributes:
-        problem: Why it ended early, in words.
+        problem: Why reading ended early; empty on success.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: The file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class _Video:
                 turns = getattr(frame, "rotation", 0) // 90
                 yield Frame(index, np.ascontiguousarray(np.rot90(picture, turns)), time)
         except av.FFmpegError as error:
-            self.problem = f"{self._path} is damaged after frame {index}: {error}"
+            self.problem = f"{self._path} is damaged after frame {index}, and was predicted up to there: {error}"
         if index < 0 and not self.problem:
             self.problem = f"{self._path} has no frames"
 
@@ -82,11 +82,11 @@ class _Video:
 
 
 class _Overlay:
-    """A video of frames with outlines, which is written.
+    """An output video of frames with outlines.
 
     Args:
-        path: The file to write; there is none without frames.
-        video: Whose frames they are.
+        path: File to write; not created without frames.
+        video: Input video that the frames come from.
     """
 
     def __init__(self, path: Path, video: _Video) -> None:
@@ -112,7 +112,7 @@ class _Overlay:
         self._container = av.open(str(self._path), "w")
         self._stream = self._container.add_stream(codec, rate=self._video.rate, options=options)
         self._stream.height, self._stream.width = height, width
-        # players know the first; the second takes odd sizes
+        # yuv420p plays everywhere, but only yuv444p allows odd sizes
         self._stream.pix_fmt = "yuv420p" if height % 2 == width % 2 == 0 else "yuv444p"
         self._stream.codec_context.time_base = self._video.time_base
 
@@ -120,38 +120,38 @@ class _Overlay:
 def predict_video(
     predictor: Predictor, path: Path, output: OutputFolder, every: int = 1, labels: bool = False
 ) -> Iterator[str]:
-    """Predict a video into a folder: it appears there when it is complete, or as far as it can be read.
+    """Predict a video into a folder; the files appear there once all readable frames are done.
 
     Args:
-        predictor: Of a model for pictures.
-        path: The file.
-        output: The folder.
-        every: Which frames are predicted: every one, every second …; those between have the outlines of the one before.
+        predictor: Predictor with a model for pictures.
+        path: Video file.
+        output: Folder to write.
+        every: Predict every Nth frame; frames between repeat the last outlines.
         labels: Whether to write a label map for each predicted frame.
 
     Yields:
-        An empty text for each frame that is done, and at the end, in words, why the video could not be read further.
+        An empty string for each finished frame; at the end, if the video could not be read completely, the reason.
 
     Raises:
-        UserError: A frame cannot be predicted, or nothing can be written.
+        UserError: A frame cannot be predicted, or writing fails.
     """
     try:
         video = _Video(path)
     except UserError as error:
         yield str(error)
         return
-    with closing(video), output.written(), atomic_files(output.folder) as files:
+    with closing(video), output.user_errors(), atomic_files(output.folder) as files:
         overlay = _Overlay(files / output.overlay_of(path.name).name, video)
         folder = files / f"{path.stem}_labels"
         last: list[Any] = []
 
         def read(frame: Frame) -> Any:
-            return None if frame.index % every else predictor.from_array(_as_taken(frame.picture, predictor))
+            return None if frame.index % every else predictor.from_array(_in_model_channels(frame.picture, predictor))
 
         def finish(outcome: Outcome[Frame]) -> str:
             frame = outcome.item
             if outcome.error is not None:
-                raise UserError(f"{path}, frame {frame.index}, cannot be predicted: {outcome.error}")
+                raise UserError(f"{path}: frame {frame.index} cannot be predicted: {outcome.error}")
             if outcome.result is not None:
                 last[:] = [outcome.result.labels[0]]
                 if labels:
@@ -169,8 +169,8 @@ def predict_video(
             yield video.problem
 
 
-def _as_taken(picture: NDArray[np.uint8], predictor: Predictor) -> NDArray[np.uint8]:
-    """RGB, or for models of one channel its brightness."""
+def _in_model_channels(picture: NDArray[np.uint8], predictor: Predictor) -> NDArray[np.uint8]:
+    """Return an RGB picture unchanged, or as brightness for a one-channel model."""
     if predictor.model.channels == 3:
         return picture
     return (picture @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)

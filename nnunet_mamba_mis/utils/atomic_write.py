@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 SUFFIX = ".partial"
-# a running writer never leaves its file unchanged for this many seconds
+# a running writer changes its file within this time, in seconds
 _OLDEST = 3600
 # seconds between tries to replace a file that is open
 _WAITS_IF_OPEN = (0.1, 0.3, 1.0, 2.0) if os.name == "nt" else ()

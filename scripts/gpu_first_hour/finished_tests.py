@@ -1,7 +1,7 @@
-"""A pytest plugin: `--finished FILE` records each test's outcome, and leaves out those that the file already has.
+"""A pytest plugin whose option `--finished FILE` records test outcomes and skips tests that the file already has.
 
-A test that twice began and never ended, since it crashes the process or hangs, is recorded as failed. After an error
-that leaves CUDA unusable in this process, the session ends with exit status 75: run it again for the rest.
+A test that began twice without ending, as it crashes the process or hangs, counts as failed. After an error that leaves
+CUDA unusable in this process, the session ends with exit status 75: run it again for the remaining tests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Record into that file."""
+    """Register the plugin that records outcomes."""
     config.pluginmanager.register(_Finished(config.getoption("finished")))
 
 

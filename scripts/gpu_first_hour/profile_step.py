@@ -1,8 +1,8 @@
-"""Profile a training step of one of nnU-Net's trainers on preprocessed data, as `nnUNetv2_train` does it.
+"""Profile a training step of an nnU-Net trainer on preprocessed data, as `nnUNetv2_train` runs it.
 
-Writes into OUT: NAME.json (seconds and memory), NAME.txt (tables of operators, the allocator's summary) and
-NAME.trace.json.gz (for https://ui.perfetto.dev or chrome://tracing). nnU-Net's variables say where data is, and whether
-networks are compiled.
+The script writes into OUT: NAME.json (seconds and memory), NAME.txt (tables of operators, the allocator's summary) and
+NAME.trace.json.gz (for https://ui.perfetto.dev or chrome://tracing). nnU-Net's environment variables set the folders of
+data, and whether networks are compiled.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ ROWS = 60
 
 
 def main() -> None:
-    """Run the steps and write what was measured."""
+    """Run the steps and write the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trainer")
     parser.add_argument("dataset")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--name", help="of the files (default: the trainer's)")
+    parser.add_argument("--name", help="name of the files (default: name of the trainer)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--mode", help="of torch.compile, where networks are compiled")
-    parser.add_argument("--steps", type=int, default=20, help="that are timed (default: %(default)s)")
+    parser.add_argument("--mode", help="mode of torch.compile, if networks are compiled")
+    parser.add_argument("--steps", type=int, default=20, help="number of timed steps (default: %(default)s)")
     args = parser.parse_args()
     if args.device == "cuda":
-        torch.backends.cudnn.benchmark = True  # as nnUNetv2_train
+        torch.backends.cudnn.benchmark = True  # as in nnUNetv2_train
     if args.mode:
         torch.compile = functools.partial(torch.compile, mode=args.mode)
     trainer = get_trainer_from_args(args.dataset, "2d", 0, args.trainer, device=torch.device(args.device))
@@ -45,15 +45,15 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     write(args.out / (args.name or args.trainer), measured, profiler)
     for loader in (trainer.dataloader_train, trainer.dataloader_val):
-        getattr(loader, "_finish", int)()  # ends its processes
+        getattr(loader, "_finish", int)()  # end the loader's processes
 
 
 def measure(trainer: nnUNetTrainer, steps: int) -> tuple[dict, profile]:
-    """Seconds of the first and of later steps, with data and without; peak memory; a profile of one step."""
+    """Return seconds of the first and of later steps (with and without loading data), peak memory, and one profile."""
     batch = next(trainer.dataloader_train)
 
     def step() -> None:
-        trainer.train_step(batch)  # returns the loss, and so waits for the device
+        trainer.train_step(batch)  # returns the loss as a number, and so waits for the device
 
     def step_with_data() -> None:
         trainer.train_step(next(trainer.dataloader_train))
@@ -85,14 +85,14 @@ def measure(trainer: nnUNetTrainer, steps: int) -> tuple[dict, profile]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of a call."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def write(path: Path, measured: dict, profiler: profile) -> None:
-    """Write the three files, the JSON last."""
+    """Write the three files, JSON last."""
     averages = profiler.key_averages(group_by_input_shape=False)
     orders = ["self_cpu_time_total", "self_cpu_memory_usage"]
     if measured["device"] != "cpu":

@@ -1,6 +1,6 @@
-"""Tell what passed, failed or was cut off in the folder of `gpu_first_hour.sh`, and the numbers that matter most.
+"""Summarize the folder of `gpu_first_hour.sh`: what passed, failed or was cut off, and the most important numbers.
 
-summary.py OUT; exit status 1 unless everything passed.
+summary.py OUT exits with status 1 unless everything passed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(out: Path) -> int:
         if listed := list(lines):
             print(f"\n{heading}", *listed, sep="\n  ")
     passed = bool(states) and all(status == "0" for status, _ in states.values())
-    print(f"\n{'Everything passed.' if passed else 'Not everything passed: logs/ has the output of each line above.'}")
+    print("\nEverything passed." if passed else "\nNot everything passed: logs/ holds the output of each line above.")
     return 0 if passed else 1
 
 

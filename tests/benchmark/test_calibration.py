@@ -14,7 +14,7 @@ from nnunet_mamba_mis.benchmark.evaluation.calibration import BINS, Reliability
 from nnunet_mamba_mis.benchmark.label_maps import Labels, read_probabilities
 from nnunet_mamba_mis.nnunet.results import predicted_files
 from support.benchmark_command import finish_training, make_job
-from support.benchmark_results import OURS, STOCK, Place, report, rows_of_csv, section
+from support.benchmark_results import CASES, OURS, STOCK, Place, report, rows_of_csv, section
 from support.small_dataset import ELSEWHERE, NUMBER, OTHER
 
 
@@ -76,7 +76,7 @@ def test_cases_with_damaged_probabilities_are_left_out_and_named(compared):
     save_probabilities(compared, STOCK, 0.9, 0.1)
     (file,) = compared.results.glob(f"*/{STOCK}__*/fold_0/validation/case0.npz")
     file.write_bytes(file.read_bytes()[:90])
-    assert f"case case0 is left out: {file} cannot be used" in report(compared).replace("\\", "")
+    assert f"{CASES[0]} is left out: {file} cannot be used" in report(compared).replace("\\", "")
 
 
 @pytest.fixture

@@ -269,7 +269,7 @@ def test_held_out_cases_are_spread_evenly(number: int, expected: list[int], tmp_
 def test_real_kvasir_seg(shared: Path, tmp_path: Path, raw: Path, run) -> None:
     source = shared / "data" / "Kvasir-SEG"
     if not source.is_dir():
-        pytest.skip(f"{source} is not here")
+        pytest.skip(f"{source} does not exist")
     chosen = sorted(path.name for path in (source / "images").iterdir())[::45]
     for folder in ("images", "masks"):
         (tmp_path / "Kvasir-SEG" / folder).mkdir(parents=True)
@@ -289,7 +289,7 @@ def test_real_kvasir_seg(shared: Path, tmp_path: Path, raw: Path, run) -> None:
 def test_real_isic2017(shared: Path, tmp_path: Path, raw: Path, run) -> None:
     source = shared / "data" / "ISIC-2017"
     if not source.is_dir():
-        pytest.skip(f"{source} is not here")
+        pytest.skip(f"{source} does not exist")
     images = sorted((source / "ISIC-2017_Validation_Data").iterdir())
     # the four smallest files for training, as these images have full size
     images.sort(key=lambda path: path.stat().st_size)

@@ -238,7 +238,7 @@ def test_ham10000_requires_its_metadata_table(tmp_path: Path, raw: Path, error_o
 def test_real_samples(name: str, dataset: str, shared: Path, raw: Path) -> None:
     source = shared / "data" / name
     if not source.is_dir():
-        pytest.skip(f"{source} is not here")
+        pytest.skip(f"{source} does not exist")
     folder = convert_dataset(DATASETS[dataset], [source], 1, processes=1).folder
 
     for case in report(folder)["cases"]:

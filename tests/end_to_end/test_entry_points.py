@@ -1,4 +1,4 @@
-"""nnU-Net with the patch of documentation/upstream finds the trainers in entry points, without a variable."""
+"""nnU-Net with the patch of documentation/upstream finds the trainers by entry points, without nnUNet_extTrainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nnunet_mamba_mis import trainers
 from support.paths import PROGRAMS, REPOSITORY
 
 PATCH = REPOSITORY / "documentation" / "upstream" / "trainer_entry_points.patch"
-# installed, the package sets the variable when Python starts
+# the installed package sets the variable when Python starts
 WITHOUT_VARIABLE = (
     "import os, runpy, sys; del os.environ['nnUNet_extTrainer'], sys.argv[0]; "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -26,7 +26,7 @@ WITHOUT_VARIABLE = (
 
 @pytest.fixture
 def patched(tmp_path: Path) -> Path:
-    """A folder with a copy of nnU-Net that has the patch."""
+    """A folder with a patched copy of nnU-Net."""
     if version("nnunetv2") != "2.8.1":
         pytest.skip(f"the patch is for nnU-Net 2.8.1, not {version('nnunetv2')}")
     shutil.copytree(Path(nnunetv2.__file__).parent, tmp_path / "nnunetv2")

@@ -1,4 +1,4 @@
-"""Installation alone lets nnU-Net find the trainers: from a wheel, from an editable install, beside other folders."""
+"""After installation alone nnU-Net finds the trainers: from a wheel, an editable install, or beside other folders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="session")
 def dependencies(tmp_path_factory) -> Path:
-    """All that is installed here except this package, as links, for environments that must not see this one."""
+    """A folder with links to all installed packages except this one, for new environments."""
     folder = tmp_path_factory.mktemp("dependencies")
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if "nnunet_mamba_mis" not in entry.name and entry.suffix != ".pth":
@@ -33,7 +33,7 @@ def dependencies(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory) -> Path:
-    """A copy of what the package is built from."""
+    """A copy of the files that the package is built from."""
     folder = tmp_path_factory.mktemp("source") / "nnunet-mamba-mis"
     folder.mkdir()
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
@@ -44,7 +44,7 @@ def source(tmp_path_factory) -> Path:
 
 
 def make_environment(folder: Path, dependencies: Path) -> Path:
-    """A fresh virtual environment that sees the dependencies; returns its python."""
+    """Create a virtual environment with the dependencies, and return its Python executable."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     site = subprocess.run(
@@ -63,7 +63,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 
 def look_up(python: Path, *names: str, **variables: str) -> list[list]:
-    """Module and name of what nnU-Net finds, whether it is what our package has, and where that lies."""
+    """Return module and name of the trainer that nnU-Net finds, whether this package has it, and the package's file."""
     command = [python, PROGRAMS / "find_trainers.py", *names]
     done = subprocess.run(command, env=clean_environment(**variables), capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -72,14 +72,14 @@ def look_up(python: Path, *names: str, **variables: str) -> list[list]:
 
 @pytest.fixture
 def users_folder(tmp_path) -> Path:
-    """A user's own folder of trainers."""
+    """A user's folder of trainers."""
     shutil.copy(PROGRAMS / "users_trainers.py", tmp_path)
     return tmp_path
 
 
 @pytest.fixture(scope="session")
-def quickly(tmp_path_factory) -> dict[str, str]:
-    """A compiler that does not optimise, for builds of which the speed does not matter."""
+def fast_compiler(tmp_path_factory) -> dict[str, str]:
+    """Environment variables of a compiler without optimization, for builds whose speed does not matter."""
     script = tmp_path_factory.mktemp("compiler") / "c++"
     script.write_text('#!/bin/sh\nexec c++ "$@" -O0\n')
     script.chmod(0o755)
@@ -87,13 +87,13 @@ def quickly(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def without_compiler(tmp_path_factory, source) -> Path:
-    """A wheel that was built where there is none."""
+def wheel_without_compiler(tmp_path_factory, source) -> Path:
+    """A wheel that was built without a compiler."""
     return build_wheel(source, tmp_path_factory.mktemp("without"), CC="/nonexistent", CXX="/nonexistent")
 
 
 def build_wheel(source: Path, folder: Path, **variables: str) -> Path:
-    """Build in a copy of the source, so that nothing of another build is found there."""
+    """Build a wheel in a copy of the source, so that it uses no files of another build."""
     copy = shutil.copytree(source, folder / "wheel-source")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", folder, copy], check=True, env=clean_environment(**variables))
@@ -102,21 +102,21 @@ def build_wheel(source: Path, folder: Path, **variables: str) -> Path:
 
 
 @pytest.fixture(scope="session", params=["wheel", "editable"])
-def installed(request, tmp_path_factory, dependencies, source, quickly) -> tuple[Path, Path]:
-    """A fresh environment with the package installed, and the folder that the package must be imported from."""
+def installed(request, tmp_path_factory, dependencies, source, fast_compiler) -> tuple[Path, Path]:
+    """The Python of a fresh environment with the package, and the folder that it must import the package from."""
     folder = tmp_path_factory.mktemp(request.param)
     python = make_environment(folder / "env", dependencies)
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     command += ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
     if request.param == "editable":
         editable = shutil.copytree(source, folder / "source")
-        subprocess.run([*command, "--editable", editable], check=True, env=clean_environment(**quickly))
+        subprocess.run([*command, "--editable", editable], check=True, env=clean_environment(**fast_compiler))
         return python, editable
-    subprocess.run([*command, build_wheel(source, folder, **quickly)], check=True, env=clean_environment())
+    subprocess.run([*command, build_wheel(source, folder, **fast_compiler)], check=True, env=clean_environment())
     return python, folder / "env"
 
 
-def test_trainers_found_are_the_imported_classes_and_other_folders_of_the_user_stay(installed, users_folder):
+def test_nnunet_finds_the_packages_classes_and_the_users_folders(installed, users_folder):
     python, origin = installed
     names = [OURS, OURS, f"{OURS}_L", "TrainerOfTheUser"]
     *ours, users = look_up(python, *names, nnUNet_extTrainer=str(users_folder))
@@ -126,7 +126,7 @@ def test_trainers_found_are_the_imported_classes_and_other_folders_of_the_user_s
     assert users[:2] == ["users_trainers", "TrainerOfTheUser"]
 
 
-def test_variable_holds_our_folder_once_also_in_child_processes(installed):
+def test_variable_holds_the_packages_folder_once_even_in_child_processes(installed):
     python, _ = installed
     code = "import os; print(os.environ['nnUNet_extTrainer'])"
     nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
@@ -139,19 +139,19 @@ def test_variable_holds_our_folder_once_also_in_child_processes(installed):
 
 
 def test_environment_without_the_package_may_inherit_the_variable(dependencies, users_folder, tmp_path):
-    """nnU-Net imports the modules of every folder in the variable; ours must not break its look-up there."""
+    """nnU-Net imports the modules of every folder in the variable; this package's must not break its search."""
     python = make_environment(tmp_path / "env", dependencies)
     folder = REPOSITORY / "nnunet_mamba_mis" / "nnunet_ext_trainers"
     (found,) = look_up(python, "TrainerOfTheUser", nnUNet_extTrainer=f"{folder}{os.pathsep}{users_folder}")
     assert found == ["users_trainers", "TrainerOfTheUser", False, ""]
 
 
-def test_wheel_serves_every_python_and_needs_no_compiler(without_compiler, dependencies, tmp_path):
-    """Without a compiler installation succeeds, and the doctor says which scan is used and how to get the other."""
-    assert "-py3-none-" in without_compiler.name
+def test_wheel_serves_every_python_and_needs_no_compiler(wheel_without_compiler, dependencies, tmp_path):
+    """Without a compiler, installation succeeds, and the doctor reports the scan in use and the way to native code."""
+    assert "-py3-none-" in wheel_without_compiler.name
     python = make_environment(tmp_path / "env", dependencies)
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*command, without_compiler], check=True, env=clean_environment())
+    subprocess.run([*command, wheel_without_compiler], check=True, env=clean_environment())
     done = doctor(python, **dict.fromkeys(FOLDERS, str(tmp_path)))
     assert done.returncode == 0, done.stdout
     assert "cpp: it was not built" in done.stdout and "apt install g++" in done.stdout
@@ -163,18 +163,18 @@ def doctor(python: Path, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=clean_environment(**variables), capture_output=True, text=True, cwd="/")
 
 
-def test_doctor_finds_no_problem_where_there_is_none(installed, tmp_path):
+def test_doctor_reports_no_problem_after_a_correct_installation(installed, tmp_path):
     done = doctor(installed[0], **dict.fromkeys(FOLDERS, str(tmp_path)))
     assert done.returncode == 0, done.stdout
     assert "WRONG" not in done.stdout
     assert "torch: works" in done.stdout and "mamba_ssm: " in done.stdout
 
 
-def test_doctor_sees_a_python_that_does_not_read_pth_files(without_compiler, dependencies, tmp_path):
-    """With `pip install --target` the package is there but its .pth file is not read; folders are wrong besides."""
+def test_doctor_reports_a_python_that_ignores_pth_files(wheel_without_compiler, dependencies, tmp_path):
+    """After `pip install --target`, Python ignores the package's .pth file. nnU-Net's folders are wrong too."""
     target, absent = tmp_path / "target", tmp_path / "absent"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target]
-    subprocess.run([*command, without_compiler], check=True, env=clean_environment())
+    subprocess.run([*command, wheel_without_compiler], check=True, env=clean_environment())
     python = make_environment(tmp_path / "env", dependencies)
     done = doctor(python, PYTHONPATH=str(target), nnUNet_raw=str(tmp_path), nnUNet_results=str(absent))
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""The whole way through the commands as they are installed: convert, plan, preprocess, train, predict."""
+"""All steps with the installed commands: convert, plan, preprocess, train, predict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.convert_trees import photograph, write_kvasir
 from support.paths import PROGRAMS
 
 SCRIPTS = Path(sys.executable).parent
-TRAINER = "nnUNetTrainerMambaMIS_S"  # a brief one of the same name
+TRAINER = "nnUNetTrainerMambaMIS_S"  # the brief trainer of this name
 MODEL = f"results/Dataset007_KvasirSEG/{TRAINER}__nnUNetPlans__2d"
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def run(root: Path, command: str, *arguments: object, **variables: str) -> None:
 
 @pytest.fixture(scope="module")
 def preprocessed(tmp_path_factory) -> Path:
-    """A folder with a space in its name, with a set in Kvasir-SEG's layout and a user's trainers, preprocessed."""
+    """A folder with a space in its name, with a preprocessed set in Kvasir-SEG's layout and a user's trainers."""
     root = tmp_path_factory.mktemp("command lines")
     for folder in ("raw", "preprocessed", "results", "trainers"):
         (root / folder).mkdir()
@@ -54,8 +54,8 @@ def preprocessed(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(preprocessed) -> Path:
-    """Fold 0 trained by a user's trainer; returns the fold's folder."""
-    # augmentation in the main process; planning does not take the 0
+    """The folder of fold 0, trained with a user's trainer."""
+    # augment in the main process; planning rejects the value 0
     run(preprocessed, "nnUNetv2_train", 7, "2d", 0, "-tr", TRAINER, "-device", "cpu", nnUNet_n_proc_DA="0")
     return preprocessed / MODEL / "fold_0"
 
@@ -67,7 +67,7 @@ def test_training_ends_with_a_validation(trained):
     assert not list(trained.glob("*.partial"))
 
 
-def test_prediction_has_size_and_labels_of_its_image(trained, preprocessed):
+def test_prediction_has_the_size_of_its_image_and_valid_labels(trained, preprocessed):
     larger_than_any_in_training = (53, 61)
     (preprocessed / "new").mkdir()
     imageio.imwrite(preprocessed / "new" / "unseen_0000.png", photograph(larger_than_any_in_training, 99))

@@ -1,4 +1,4 @@
-"""nnU-Net's commands around training and prediction, on two folds of a tiny set."""
+"""nnU-Net's commands for training, prediction and what follows, on two folds of a tiny dataset."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ pytestmark = pytest.mark.slow
 
 
 def polyp(seed: int, *size: int) -> tuple[np.ndarray, np.ndarray]:
-    """An RGB image (3, H, W) with a bright disc, and its mask."""
+    """Return an RGB image (3, H, W) with a bright disc, and its mask."""
     return disc_image(seed, size or (32, 30), 7, colour=(120, 60, 50), contrast=70)
 
 
 @pytest.fixture(scope="session")
 def polyps(nnunet) -> Dataset:
-    """Five RGB images, one for each of nnU-Net's folds to validate on."""
+    """A dataset of five RGB images, one validation image for each of nnU-Net's folds."""
     cases = {f"case{seed}": polyp(seed) for seed in range(5)}
     return nnunet.add(Dataset(NUMBER, cases, {"background": 0, "polyp": 1}))
 
 
 @pytest.fixture(scope="session")
 def folds(nnunet, polyps) -> Path:
-    """Folds of our trainer and of nnU-Net's, trained for a step; returns our model's folder."""
+    """The folder of this package's model; its folds and those of nnU-Net's trainer are trained for one step."""
     nnunet.train_all([(NUMBER, fold, trainer) for trainer in (OURS, STOCK) for fold in FOLDS], "--npz")
     return nnunet.model(NUMBER, OURS)
 
 
 @pytest.fixture(scope="session")
 def new_images(tmp_path_factory) -> Path:
-    """Images as they come to a clinic: of all sizes, down to one pixel."""
+    """A folder of images of all sizes, down to one pixel."""
     folder = tmp_path_factory.mktemp("new images")
     for name, size in SIZES.items():
         image, _ = polyp(100, *size)
@@ -67,7 +67,7 @@ SIZES = {
 
 @pytest.fixture(scope="session")
 def predicted(nnunet, folds, new_images, tmp_path_factory) -> Path:
-    """Predictions of fold 0 for all new images, with probabilities."""
+    """A folder with the predictions of fold 0 for all new images, with probabilities."""
     output = tmp_path_factory.mktemp("predicted")
     nnunet.predict(NUMBER, OURS, new_images, output, "-f", 0, "--save_probabilities")
     return output
@@ -75,7 +75,7 @@ def predicted(nnunet, folds, new_images, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def one_image(new_images, tmp_path) -> Path:
-    """The image of the patch's size, alone."""
+    """A folder with only the image of the patch's size."""
     folder = tmp_path / "one image"
     folder.mkdir()
     shutil.copy(new_images / "patch_0000.png", folder)
@@ -83,14 +83,14 @@ def one_image(new_images, tmp_path) -> Path:
 
 
 def probabilities(folder: Path, case: str = "patch") -> np.ndarray:
-    """(classes, H, W)."""
+    """Return the probabilities (classes, H, W) of a case."""
     return np.load(folder / f"{case}.npz")["probabilities"][:, 0]
 
 
 @pytest.mark.feature("Labels", "predicted images of any size, down to one pixel")
 @pytest.mark.feature("Labels", "RGB PNG, three channels")
 @pytest.mark.parametrize("case", SIZES)
-def test_prediction_of_any_size_has_the_size_of_its_image(predicted, case):
+def test_prediction_has_the_size_of_its_image(predicted, case):
     prediction = imageio.imread(predicted / f"{case}.png")
     assert prediction.shape == SIZES[case] and set(np.unique(prediction)) <= {0, 1}
     chances = probabilities(predicted, case)
@@ -104,14 +104,14 @@ def test_several_folds_are_averaged(nnunet, predicted, one_image, tmp_path):
         nnunet.predict(NUMBER, OURS, one_image, tmp_path / output, "-f", *which, "--save_probabilities")
     zero, one, both = (probabilities(f) for f in (predicted, tmp_path / "one", tmp_path / "both"))
     assert np.abs(zero - one).max() > 1e-3
-    # nnU-Net takes the mean of logits
+    # nnU-Net averages logits
     mean = np.sqrt(zero * one)
     np.testing.assert_allclose(both, mean / mean.sum(0), atol=2e-3)
 
 
 @pytest.mark.feature("Commands", "`nnUNetv2_predict --disable_tta`")
-def test_test_time_augmentation_can_be_left_out(nnunet, predicted, one_image, tmp_path):
-    """With it, the prediction of a mirrored image is the mirrored prediction."""
+def test_test_time_augmentation_can_be_disabled(nnunet, predicted, one_image, tmp_path):
+    """With augmentation, the prediction of a mirrored image is the mirrored prediction."""
     image = imageio.imread(one_image / "patch_0000.png")
     imageio.imwrite(one_image / "mirrored_0000.png", image[:, ::-1])
     nnunet.predict(NUMBER, OURS, one_image, tmp_path / "with", "-f", 0, "--save_probabilities")
@@ -120,13 +120,13 @@ def test_test_time_augmentation_can_be_left_out(nnunet, predicted, one_image, tm
         output: np.abs(probabilities(tmp_path / output)[..., ::-1] - probabilities(tmp_path / output, "mirrored")).max()
         for output in ("with", "without")
     }
-    # nnU-Net adds logits up in half precision
+    # nnU-Net sums logits in half precision, so the symmetry is not exact
     assert 10 * asymmetry["with"] < asymmetry["without"], asymmetry
 
 
 @pytest.fixture
 def own_fold(folds, tmp_path) -> Path:
-    """Fold 0 of our model in a results folder of the test's own, `tmp_path / "results"`."""
+    """A copy of fold 0 of this package's model, in the results folder `tmp_path / "results"`."""
     model = tmp_path / "results" / folds.parent.name / folds.name
     shutil.copytree(folds, model, ignore=shutil.ignore_patterns("fold_1", "crossval*"))
     return model / "fold_0"
@@ -139,8 +139,8 @@ def train_further(nnunet, fold: Path, *arguments: object) -> str:
 
 
 @pytest.mark.feature("Commands", "`--val_best`, `nnUNetv2_predict -chk checkpoint_best.pth`")
-def test_named_checkpoint_is_predicted_and_validated_with(nnunet, folds, own_fold, polyps, tmp_path):
-    """The best one of a fold gets the weights of another fold, to be told from its final one."""
+def test_named_checkpoint_is_used_for_prediction_and_validation(nnunet, folds, own_fold, polyps, tmp_path):
+    """The test replaces a fold's best checkpoint by another fold's weights, which differ from the final ones."""
     fold = own_fold
     shutil.copy(folds / "fold_1" / "checkpoint_final.pth", fold / "checkpoint_best.pth")
     train_further(nnunet, fold, "--val", "--val_best")
@@ -158,7 +158,7 @@ def test_named_checkpoint_is_predicted_and_validated_with(nnunet, folds, own_fol
 
 
 @pytest.mark.feature("Commands", "`nnUNetv2_train --val`")
-def test_validation_alone_gives_what_training_gave(nnunet, folds, own_fold):
+def test_validation_alone_reproduces_that_of_training(nnunet, folds, own_fold):
     (trained,) = (folds / "fold_0" / "validation").glob("*.npz")
     shutil.rmtree(own_fold / "validation")
     assert "Epoch" not in train_further(nnunet, own_fold, "--val")
@@ -168,16 +168,16 @@ def test_validation_alone_gives_what_training_gave(nnunet, folds, own_fold):
     assert summaries[0]["mean"] == summaries[1]["mean"]
 
 
-@pytest.mark.feature("Commands", "`nnUNetv2_train --c`: a finished one")
-def test_continuing_a_finished_training_validates_it(nnunet, own_fold):
+@pytest.mark.feature("Commands", "`nnUNetv2_train --c` after the last epoch")
+def test_resuming_a_finished_training_only_validates(nnunet, own_fold):
     shutil.rmtree(own_fold / "validation")
     assert "Epoch 1" not in train_further(nnunet, own_fold, "--c")
     assert (own_fold / "validation" / "summary.json").exists()
 
 
 @pytest.mark.feature("Commands", "`nnUNetv2_train -pretrained_weights`")
-def test_pretrained_weights_are_trained_on(nnunet, folds):
-    """A trainer that moves no weights ends with the given ones, but for the segmentation layers."""
+def test_training_starts_from_pretrained_weights(nnunet, folds):
+    """A trainer that changes no weights ends with the pretrained ones, except in the segmentation layers."""
     given = folds / "fold_0" / "checkpoint_final.pth"
     nnunet.train(NUMBER, 0, "Frozen", "-pretrained_weights", given)
     final = nnunet.model(NUMBER, "Frozen") / "fold_0" / "checkpoint_final.pth"
@@ -187,14 +187,14 @@ def test_pretrained_weights_are_trained_on(nnunet, folds):
 
 
 @pytest.mark.feature("Commands", "`nnUNetv2_train 31 2d all`, `nnUNetv2_predict -f all`")
-def test_fold_all_is_trained_and_predicted_with(nnunet, polyps, one_image, tmp_path):
+def test_fold_all_can_be_trained_and_used_for_prediction(nnunet, polyps, one_image, tmp_path):
     nnunet.train(NUMBER, "all", OURS)
     nnunet.predict(NUMBER, OURS, one_image, tmp_path / "out", "-f", "all")
     assert imageio.imread(tmp_path / "out" / "patch.png").shape == SIZES["patch"]
 
 
 @pytest.mark.feature("Commands", "`nnUNetv2_train -p nnUNetResEncUNetMPlans`")
-def test_plans_of_the_residual_encoder_presets_are_trained_with(nnunet, polyps):
+def test_plans_of_the_residual_encoder_presets_can_be_trained(nnunet, polyps):
     nnunet.run("nnUNetv2_plan_experiment", "-d", NUMBER, "-pl", "nnUNetPlannerResEncM")
     nnunet.train(NUMBER, 0, OURS, "-p", "nnUNetResEncUNetMPlans")
     (model,) = nnunet.results.glob(f"{polyps.name}/{OURS}__nnUNetResEncUNetMPlans__2d")
@@ -203,7 +203,7 @@ def test_plans_of_the_residual_encoder_presets_are_trained_with(nnunet, polyps):
 
 @pytest.fixture(scope="session")
 def trained_variants(nnunet, polyps) -> None:
-    """The networks other than B, trained for a step; the paper's at its patch size."""
+    """Train the networks other than B for one step, the paper's at its own patch size."""
     folder = nnunet.preprocessed / polyps.name
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     plans["configurations"]["2d"]["patch_size"] = [256, 256]
@@ -218,7 +218,7 @@ VARIANTS = [*(f"{OURS}_{name}" for name in ("S", "L", "conv", "conv_noSSM")), *A
 @pytest.mark.feature("Ablations", "`_paper` trains, validates and predicts at 256 × 256")
 @pytest.mark.feature("Ablations", "each size and ablation trains, validates and predicts")
 @pytest.mark.parametrize("trainer", [*VARIANTS, f"{OURS}_paper"])
-def test_variants_train_and_can_be_loaded_to_predict(nnunet, trained_variants, trainer, monkeypatch):
+def test_variants_can_be_trained_and_loaded_for_prediction(nnunet, trained_variants, trainer, monkeypatch):
     nnunet.set_here(monkeypatch)
     plans = "paper" if trainer.endswith("_paper") else "nnUNetPlans"
     (model,) = nnunet.results.glob(f"Dataset031_*/{trainer}__{plans}__2d")
@@ -231,7 +231,7 @@ def test_variants_train_and_can_be_loaded_to_predict(nnunet, trained_variants, t
 @pytest.mark.feature("Commands", "`nnUNetv2_train -num_gpus` without GPUs")
 @pytest.mark.parametrize("trainer", [OURS, STOCK])
 def test_several_gpus_without_any_are_refused(nnunet, polyps, trainer):
-    """By nnU-Net itself, before it looks for the trainer."""
+    """nnU-Net itself refuses, before it searches for the trainer."""
     output = nnunet.train(NUMBER, 0, trainer, "-num_gpus", 2, status=1)
     assert "DDP training (triggered by num_gpus > 1) is only implemented for cuda devices" in output
 
@@ -282,13 +282,13 @@ def test_results_of_folds_are_accumulated(nnunet, folds, polyps, tmp_path):
 
 @pytest.fixture(scope="session")
 def best(nnunet, folds) -> str:
-    """What nnU-Net printed on finding the best configuration of stock and ours."""
+    """The output of nnU-Net's search for the best configuration among its own model and this package's."""
     return nnunet.run("nnUNetv2_find_best_configuration", NUMBER, "-c", "2d", "-tr", STOCK, OURS, "-f", *FOLDS)
 
 
-@pytest.mark.feature("Commands", "`nnUNetv2_find_best_configuration` among ours and nnU-Net's")
+@pytest.mark.feature("Commands", "`nnUNetv2_find_best_configuration` among this package's models and nnU-Net's")
 @pytest.mark.feature("Commands", "`nnUNetv2_train --npz`, which ensembles need")
-def test_best_configuration_is_found_among_ours_nnunets_and_both(nnunet, best):
+def test_best_configuration_is_found_among_both_models_and_their_ensemble(nnunet, best):
     information = json.loads((nnunet.results / "Dataset031_Tiny" / "inference_information.json").read_text())
     models = [f"{trainer}__nnUNetPlans__2d" for trainer in (STOCK, OURS)]
     ensemble = f"ensemble___{models[0]}___{models[1]}___0_1"
@@ -298,9 +298,9 @@ def test_best_configuration_is_found_among_ours_nnunets_and_both(nnunet, best):
     )
 
 
-@pytest.mark.feature("Commands", "the inference instructions that it writes, command by command")
+@pytest.mark.feature("Commands", "the commands in `inference_instructions.txt`")
 def test_inference_instructions_can_be_followed(nnunet, best, one_image, tmp_path):
-    """Each command as it is written, with folders filled in and -device cpu."""
+    """Each command runs as written, with folders filled in and with -device cpu."""
     text = (nnunet.results / "Dataset031_Tiny" / "inference_instructions.txt").read_text()
     commands = [shlex.split(line) for line in text.splitlines() if line.startswith("nnUNetv2_")]
     assert commands[0][0] == "nnUNetv2_predict" and commands[-1][0] == "nnUNetv2_apply_postprocessing"
@@ -313,7 +313,7 @@ def test_inference_instructions_can_be_followed(nnunet, best, one_image, tmp_pat
     assert imageio.imread(tmp_path / "OUTPUT_FOLDER_PP" / "patch.png").shape == SIZES["patch"]
 
 
-@pytest.mark.feature("Commands", "`nnUNetv2_ensemble` of ours and nnU-Net's")
+@pytest.mark.feature("Commands", "`nnUNetv2_ensemble` of this package's model and nnU-Net's")
 def test_ensemble_is_the_mean_of_probabilities(nnunet, folds, predicted, new_images, tmp_path):
     nnunet.predict(NUMBER, STOCK, new_images, tmp_path / "stock", "-f", 0, "--save_probabilities")
     nnunet.run("nnUNetv2_ensemble", "-i", predicted, tmp_path / "stock", "-o", tmp_path / "both", "-np", 1)
@@ -324,7 +324,7 @@ def test_ensemble_is_the_mean_of_probabilities(nnunet, folds, predicted, new_ima
 
 @pytest.mark.feature("Commands", "`nnUNetv2_determine_postprocessing`, `_apply_postprocessing`")
 def test_postprocessing_is_determined_and_applied(nnunet, folds, polyps, tmp_path):
-    """Predictions with a stray pixel each: keeping the largest component helps, and is what is then applied."""
+    """Each prediction has a stray pixel, so keeping only the largest component helps, and nnU-Net applies it."""
     predictions, truth = tmp_path / "predictions", nnunet.raw / polyps.name / "labelsTr"
     predictions.mkdir()
     for case, (_, mask) in polyps.cases.items():

@@ -1,4 +1,4 @@
-"""Kinds of labels and images, each planned, preprocessed, trained, validated and predicted by nnU-Net's commands."""
+"""nnU-Net's commands plan, preprocess, train, validate and predict datasets with every kind of labels and images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 def discs(seed: int, height: int = 32, width: int = 30) -> np.ndarray:
-    """Labels of a disc (1) with a disc inside (2)."""
+    """Return the labels of a disc (1) with a smaller disc inside (2)."""
     rng = np.random.default_rng(seed)
     centre = height / 2 + rng.integers(-3, 4), width / 2 + rng.integers(-3, 4)
     radius = rng.uniform(0.28, 0.36) * min(height, width)
@@ -33,16 +33,16 @@ def discs(seed: int, height: int = 32, width: int = 30) -> np.ndarray:
 
 
 def picture(seed: int, labels: np.ndarray, brightness: tuple[int, ...] = (110, 200, 20)) -> np.ndarray:
-    """A noisy picture in which each label has a brightness."""
+    """Return a noisy picture with a different brightness for each label."""
     noise = np.random.default_rng(seed).integers(-15, 16, labels.shape)
     return (np.array(brightness)[labels] + noise).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
 def grey(nnunet) -> Dataset:
-    """PNGs of one channel with two classes; in training a quarter is not annotated.
+    """A dataset of one-channel PNGs with two classes; a quarter of each training image has the ignore label.
 
-    One image is smaller than the patch, and one is one pixel high.
+    One image is smaller than the patch, and one is only one pixel high.
     """
     cases = {}
     sizes = {0: (20, 24), 1: (1, 30)}
@@ -56,21 +56,21 @@ def grey(nnunet) -> Dataset:
 
 
 def volume(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Five slices, which lie along the last axis, and their labels."""
+    """Return five slices, stacked along the last axis, and their labels."""
     labels = np.stack([discs(seed + i) for i in range(5)], -1)
     return picture(seed, labels), labels
 
 
 @pytest.fixture(scope="session")
 def volumes(nnunet) -> Dataset:
-    """NIfTI volumes of one channel with two classes, whose coarse axis is not the first."""
+    """A dataset of one-channel NIfTI volumes with two classes, whose coarse axis is not the first."""
     cases = {f"case{seed}": (image[None], labels) for seed in range(5) for image, labels in [volume(10 * seed)]}
     labels = {"background": 0, "liver": 1, "tumour": 2}
     return nnunet.add(Dataset(VOLUME, cases, labels, ".nii.gz", spacing=(1.0, 1.0, 5.0)))
 
 
 def five_channels(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Volumes whose first channel shows the outer disc, whose last the inner one; those between are noise."""
+    """Return a volume and labels; the first channel shows the outer disc, the last the inner one, the others noise."""
     labels = np.stack([discs(seed), discs(seed + 1)])
     channels = [picture(seed, labels, (30, 200, 200))]
     channels += [picture(seed + i, labels, (100, 100, 100)) for i in (1, 2, 3)]
@@ -80,7 +80,7 @@ def five_channels(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def regions(nnunet) -> Dataset:
-    """Volumes of five channels; regions are the whole tumour and its core."""
+    """A dataset of five-channel volumes with two regions, the whole tumour and its core."""
     cases = {f"case{seed}": five_channels(10 * seed) for seed in range(5)}
     labels = {"background": 0, "whole tumour": [1, 2], "core": 2}
     further = {"regions_class_order": [1, 2]}
@@ -89,7 +89,7 @@ def regions(nnunet) -> Dataset:
 
 @pytest.fixture(scope="session")
 def learned(nnunet, grey, volumes, regions) -> Path:
-    """Fold 0 of each dataset, trained long enough to tell bright discs apart."""
+    """The results folder, after training fold 0 of each dataset long enough to segment bright discs."""
     splits = [{"train": [f"case{i}" for i in range(6)], "val": ["case6", "case7"]}]
     (nnunet.preprocessed / grey.name / "splits_final.json").write_text(json.dumps(splits))
     nnunet.train_all([(number, 0, "Learning") for number in (GREY, VOLUME, REGIONS)], "--npz")
@@ -97,14 +97,14 @@ def learned(nnunet, grey, volumes, regions) -> Path:
 
 
 def dice(nnunet, number: int) -> dict[str, float]:
-    """Mean Dice of each class in fold 0's validation."""
+    """Return the mean Dice of each class in the validation of fold 0."""
     summary = json.loads((nnunet.model(number, "Learning") / "fold_0" / "validation" / "summary.json").read_text())
     return {label: metrics["Dice"] for label, metrics in summary["mean"].items()}
 
 
-def overlap(found: np.ndarray, truth: np.ndarray) -> float:
-    """Dice."""
-    return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+def overlap(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Return the Dice of two masks."""
+    return 2 * (prediction & truth).sum() / (prediction.sum() + truth.sum())
 
 
 def probabilities(nnunet, number: int) -> np.ndarray:
@@ -120,7 +120,7 @@ def test_several_classes_and_an_ignore_label_are_learned(nnunet, learned):
     assert set(scores) == {"1", "2"} and min(scores.values()) > 0.5, scores
 
 
-@pytest.mark.feature("Labels", "`ignore` label: learned around, never predicted")
+@pytest.mark.feature("Labels", "`ignore` label: excluded from learning, never predicted")
 def test_ignore_label_is_never_predicted(nnunet, learned):
     assert len(probabilities(nnunet, GREY)) == 3
     for file in (nnunet.model(GREY, "Learning") / "fold_0" / "validation").glob("*.png"):
@@ -134,7 +134,7 @@ def test_2d_configuration_of_a_3d_dataset_is_learned(nnunet, learned):
 
 
 @pytest.mark.feature("Labels", "configuration `2d` of a 3D dataset, slices along either axis")
-@pytest.mark.feature("Labels", "five channels, a file each")
+@pytest.mark.feature("Labels", "five channels, one file each")
 @pytest.mark.feature("Labels", "region-based training (`regions_class_order`)")
 def test_regions_of_five_channels_are_learned(nnunet, learned):
     scores = dice(nnunet, REGIONS)
@@ -159,15 +159,15 @@ def test_benchmark_scores_classes_and_regions_as_nnunet_does(nnunet, learned, tm
     assert "Mean of classes:" in text and "whole tumour" in text
 
 
-def test_benchmark_shows_measured_costs(nnunet, learned, tmp_path, monkeypatch):
+def test_benchmark_reports_measured_costs(nnunet, learned, tmp_path, monkeypatch):
     nnunet.set_here(monkeypatch)
     command = ["benchmark", "report", "-d", str(GREY), "--trainers", "Learning", "--cost", "cpu"]
     assert main([*command, "-o", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     network = r"parameters, millions \| FLOPs per patch, billions \| "
     machine = r"peak training memory, GB<br>on (.* threads?.*) \| seconds to predict an image<br>on \1 \|"
-    found = re.search(network + machine, text)
-    assert re.search(r"\| Learning \|( [\d.]+ \|){4,}", text[found.end() :])
+    header = re.search(network + machine, text)
+    assert re.search(r"\| Learning \|( [\d.]+ \|){4,}", text[header.end() :])
 
 
 @pytest.mark.feature("Labels", "region-based training (`regions_class_order`)")
@@ -176,7 +176,7 @@ def test_regions_have_overlapping_probabilities(nnunet, learned):
     assert ((whole > 0.5) & (core > 0.5)).any()
 
 
-@pytest.mark.feature("Labels", "NIfTI: a prediction has size, spacing and origin of its image")
+@pytest.mark.feature("Labels", "NIfTI: a prediction has the size, spacing and origin of its image")
 def test_prediction_of_a_volume_has_its_geometry(nnunet, learned, volumes, tmp_path):
     image, labels = volume(77)
     image, labels = (np.ascontiguousarray(a[:29, 3:, :3]) for a in (image, labels))
@@ -189,8 +189,8 @@ def test_prediction_of_a_volume_has_its_geometry(nnunet, learned, volumes, tmp_p
         assert geometry.GetSize() == (3, 27, 29)
     assert predicted.GetSpacing() == pytest.approx(given.GetSpacing())
     assert predicted.GetOrigin() == pytest.approx(given.GetOrigin())
-    found = sitk.GetArrayFromImage(predicted)
-    assert overlap(found > 0, labels > 0) > 0.5
+    prediction = sitk.GetArrayFromImage(predicted)
+    assert overlap(prediction > 0, labels > 0) > 0.5
 
 
 @pytest.mark.feature("Labels", "region-based training (`regions_class_order`)")
@@ -199,12 +199,12 @@ def test_prediction_of_five_channels_uses_regions_in_their_order(nnunet, learned
     (tmp_path / "new").mkdir()
     write_image(tmp_path / "new", "unseen", image, regions)
     nnunet.predict(REGIONS, "Learning", tmp_path / "new", tmp_path / "out", "-f", 0)
-    found = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "unseen.nii.gz"))
-    assert min(overlap(found > 0, labels > 0), overlap(found == 2, labels == 2)) > 0.5
+    prediction = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "unseen.nii.gz"))
+    assert min(overlap(prediction > 0, labels > 0), overlap(prediction == 2, labels == 2)) > 0.5
 
 
 @pytest.mark.feature("Labels", "`ignore` label: no loss at any scale of deep supervision")
-def test_loss_does_not_see_ignored_pixels(nnunet, grey, monkeypatch):
+def test_loss_ignores_pixels_with_the_ignore_label(nnunet, grey, monkeypatch):
     nnunet.set_here(monkeypatch)
     trainer = make_trainer(nnUNetTrainerMambaMIS_S, nnunet.preprocessed / grey.name)
     trainer.initialize()

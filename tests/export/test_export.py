@@ -1,4 +1,4 @@
-"""Programs that run without this package: the network's numbers in torch, AOTInductor, onnxruntime and OpenVINO."""
+"""Exported programs match the network in torch, AOTInductor, onnxruntime and OpenVINO, without this package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nnunet_mamba_mis.ops import selective_scan
 from nnunet_mamba_mis.ops.native_pixelwise import native_pixelwise, pixelwise_in_torch
 from nnunet_mamba_mis.ops.selective_scan import registry
 from nnunet_mamba_mis.ops.selective_scan.chunked import chunked_scan
-from support.onnx_files import assert_others_agree, operators
+from support.onnx_files import assert_runtimes_agree, operators
 from support.paths import PROGRAMS
 
 needs_native = pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
@@ -40,8 +40,8 @@ def _no_grad():
 
 
 @pytest.fixture
-def unoptimised():
-    """Inductor's C++ is compiled without optimisation and vectors, which take the compiler most of its time."""
+def unoptimized_inductor():
+    """Compile Inductor's C++ without optimization and vectors, which take most of the compile time."""
     with inductor.patch({"aot_inductor.debug_compile": True, "cpp.simdlen": 1}):
         yield
 
@@ -67,7 +67,7 @@ def expected_s6(u, weight, A, D, delta_bias, discretization):
 
 @pytest.mark.parametrize("discretization", ["zoh", "mamba"])
 @pytest.mark.parametrize("size", [(6, 8), (1, 1), (1, 2), (3, 3), (1, 37), (5, 30)], ids=str)
-def test_s6_in_core_operations_is_the_reference(size, discretization):
+def test_decomposed_s6_matches_the_reference(size, discretization):
     arguments = s6_arguments((2, 3, *size))
     y, last_state, _ = decompose_s6(*arguments, discretization == "zoh", False)
     expected, expected_state = expected_s6(*arguments, discretization)
@@ -75,14 +75,14 @@ def test_s6_in_core_operations_is_the_reference(size, discretization):
     torch.testing.assert_close(last_state, expected_state, rtol=1e-4, atol=1e-4)
 
 
-def test_s6_in_core_operations_follows_strides():
+def test_decomposed_s6_follows_strides():
     u, *others = s6_arguments((2, 3, 8, 6))
     by_columns = decompose_s6(u.mT, *others, True, False)[0]
     torch.testing.assert_close(by_columns, decompose_s6(u.mT.contiguous(), *others, True, False)[0])
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1e4], ids=str)
-def test_s6_in_core_operations_holds_at_extreme_decays(scale):
+def test_decomposed_s6_is_accurate_at_extreme_decays(scale):
     u, weight, A, D, delta_bias = s6_arguments(dtype=torch.float64)
     arguments = (u, weight, A * scale, D, delta_bias)
     y = decompose_s6(*(t.float() for t in arguments), True, False)[0]
@@ -90,7 +90,7 @@ def test_s6_in_core_operations_holds_at_extreme_decays(scale):
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_scan_without_native_code_in_core_operations_is_the_operator(exact):
+def test_decomposed_chunked_scan_matches_the_operator(exact):
     u, delta = torch.randn(2, 3, 35), torch.rand(2, 3, 35)
     A, B, C = -torch.rand(3, 4), torch.randn(2, 1, 4, 35), torch.randn(2, 1, 4, 35)
     expected = chunked_scan(u, delta, A, B, C, exact)
@@ -99,8 +99,8 @@ def test_scan_without_native_code_in_core_operations_is_the_operator(exact):
 
 
 @needs_native
-def test_pixelwise_layers_in_core_operations_are_the_operator():
-    """As a block has them: norm, linear and SiLU on inputs side by side, times a gate, plus a residual."""
+def test_decomposed_pixelwise_layers_match_the_operator():
+    """The layers are those of a block: norm, linear and SiLU on concatenated inputs, times a gate, plus a residual."""
     x, y, gate = torch.randn(2, 4, 5, 3), torch.randn(2, 4, 5, 2), torch.randn(2, 4, 5, 6)
     parameters = [torch.randn(5), torch.randn(5), torch.randn(6, 5), torch.randn(6)]
     kinds = [0, 0, 1, 2, 3, 4, 0, 5, 0, 6]  # load, load, concat, norm, linear, silu, load, times, load, plus
@@ -110,9 +110,9 @@ def test_pixelwise_layers_in_core_operations_are_the_operator():
 
 
 @pytest.mark.parametrize("size", [(8, 8), (6, 7), (5, 4), (1, 1), (1, 2), (96, 40)], ids=str)
-def test_spectral_gates_as_matrix_products(size):
+def test_matrix_spectral_gate_matches_the_gate(size):
     gate = SpectralGate(size, 3)
-    # of no real image: frequencies 0 and half have imaginary parts
+    # unlike spectra of real images, these have imaginary parts at frequencies 0 and half
     nn.init.normal_(gate.weight)
     nn.init.normal_(gate.bias)
     x = torch.randn(2, *size, 3)
@@ -120,12 +120,12 @@ def test_spectral_gates_as_matrix_products(size):
 
 
 @pytest.mark.parametrize(("length", "steps"), [(65536, 256), (4096, 64), (16, 16), (17, 1), (1, 1), (320, 16)])
-def test_a_scan_is_loops_of_the_root_of_its_length(length, steps):
+def test_scan_steps_are_about_the_root_of_the_length(length, steps):
     assert scan_steps(length) == steps
 
 
 class Part(nn.Module):
-    """A part of the network that takes and gives images, as programs want it."""
+    """A part of the network that maps images to images, as exported programs do."""
 
     def __init__(self, block: nn.Module, channels: int, size: tuple[int, int] = (4, 6)) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Part(nn.Module):
 
 
 class Bridge(nn.Module):
-    """The bridge between features of two sizes."""
+    """The bridge between features at two scales."""
 
     def __init__(self, **kwargs) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Bridge(nn.Module):
 
 
 def tiny_network(patch_size: tuple[int, int], depths: Depths = Depths((1,) * 4, (1,) * 5), **kwargs) -> MambaMIS:  # noqa: B008
-    """A whole network, by default of one block a stage."""
+    """Return a whole network, by default with one block per stage."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "S", depths)
         return MambaMIS(4, 2, patch_size, variant="S", **kwargs)
@@ -161,7 +161,7 @@ PARTS = {
     "mamba": lambda: Part(BSSS(6, (4, 6), 4, discretization="mamba"), 6),
     "ss2d": lambda: Part(BSSS(6, (4, 6), 4, scan="ss2d"), 6),
     "no spectral gate": lambda: Part(BSSS(6, (4, 6), 4, spectral_gate=False), 6),
-    "patch of no multiple of 32": lambda: tiny_network(
+    "patch not a multiple of 32": lambda: tiny_network(
         (20, 37), block="cnn", attention_bridge=False, fusion_bridge=False
     ),
     "convolutional stem": lambda: tiny_network(
@@ -177,7 +177,7 @@ PARTS = {
 
 
 class Scan(nn.Module):
-    """An S6 layer as programs want it."""
+    """An S6 layer that maps images to images, as exported programs do."""
 
     def __init__(self, channels: int, size: tuple[int, int], discretization: str, states: int = 5) -> None:
         super().__init__()
@@ -189,12 +189,12 @@ class Scan(nn.Module):
         return self.scan(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def assert_scan_is_exact(part: Scan, tmp_path: Path) -> None:
+def assert_onnx_scan_is_accurate(part: Scan, tmp_path: Path) -> None:
     programs.write_onnx(part, tmp_path / "scan.onnx")
     operators(tmp_path / "scan.onnx")
     x = torch.randn(3, part.input_channels, *part.patch_size)
     expected = part.double()(x.double())
-    assert_others_agree(tmp_path / "scan.onnx", x, expected, 2e-5 * expected.abs().max().item())
+    assert_runtimes_agree(tmp_path / "scan.onnx", x, expected, 2e-5 * expected.abs().max().item())
 
 
 @pytest.mark.feature("Export", "a scan in ONNX without loops and sequences, of any length and any Δ")
@@ -202,7 +202,7 @@ def assert_scan_is_exact(part: Scan, tmp_path: Path) -> None:
     ("size", "discretization"),
     [
         ((6, 8), "zoh"),
-        # the size decides about loops, the discretization about what is in them
+        # the size determines the chunks, the discretization the computation in each step
         ((6, 8), "mamba"),
         *(
             pytest.param(size, "zoh", marks=pytest.mark.slow)
@@ -211,23 +211,23 @@ def assert_scan_is_exact(part: Scan, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_scan_in_onnx_is_the_reference(size, discretization, tmp_path):
+def test_onnx_scan_matches_the_layer(size, discretization, tmp_path):
     torch.manual_seed(0)
-    assert_scan_is_exact(Scan(3, size, discretization), tmp_path)
+    assert_onnx_scan_is_accurate(Scan(3, size, discretization), tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("delta", "log_A"), [(-20, -100), (-20, 10), (-9, 0), (0, -14), (40, 10)], ids=str)
-def test_scan_in_onnx_holds_at_extreme_decays(delta, log_A, tmp_path):
+def test_onnx_scan_is_accurate_at_extreme_decays(delta, log_A, tmp_path):
     torch.manual_seed(0)
     part = Scan(2, (8, 32), "zoh")
     nn.init.constant_(part.scan.A_log, log_A)
     nn.init.constant_(part.scan.delta.bias, delta)
-    assert_scan_is_exact(part, tmp_path)
+    assert_onnx_scan_is_accurate(part, tmp_path)
 
 
 @pytest.mark.slow
-def test_network_without_native_code_is_exported_too(monkeypatch, tmp_path):
+def test_export_works_without_native_code(monkeypatch, tmp_path):
     part = PARTS["BSSS"]().eval()
     x = torch.randn(2, 6, 4, 6)
     expected = part(x)
@@ -238,7 +238,7 @@ def test_network_without_native_code_is_exported_too(monkeypatch, tmp_path):
     torch.testing.assert_close(programs.run_onnx(tmp_path / "part.onnx", x), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.feature("Export", "a patch that is no multiple of 32")
+@pytest.mark.feature("Export", "a patch that is not a multiple of 32")
 @pytest.mark.feature("Export", "every variant's blocks and bridge in onnxruntime and OpenVINO")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
@@ -248,11 +248,11 @@ def test_every_part_runs_in_other_runtimes(name, tmp_path):
     programs.write_onnx(part, tmp_path / "part.onnx")
     operators(tmp_path / "part.onnx")
     x = torch.randn(3, part.input_channels, *part.patch_size)
-    assert_others_agree(tmp_path / "part.onnx", x, part(x), 1e-4)
+    assert_runtimes_agree(tmp_path / "part.onnx", x, part(x), 1e-4)
 
 
 def difference_without_the_package(file: Path, kind: str, net: nn.Module, images: torch.Tensor) -> float:
-    """What another process finds, in which the package cannot be imported."""
+    """Return the difference measured in a process that cannot import the package."""
     torch.save((images, net(images)), file.with_suffix(".images"))
     command = [sys.executable, PROGRAMS / "run_without_the_package.py", file, file.with_suffix(".images"), kind]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -263,8 +263,8 @@ def difference_without_the_package(file: Path, kind: str, net: nn.Module, images
 @pytest.mark.feature("Export", "`.pt2`, exported and compiled, without this package")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pt2", "aoti"])
-def test_a_part_runs_without_the_package(kind, tmp_path, unoptimised):
-    # of few steps, each of which inductor compiles
+def test_exported_program_runs_without_the_package(kind, tmp_path, unoptimized_inductor):
+    # few steps, as Inductor compiles each of them
     part = Part(BSSS(6, (2, 3), 4), 6, (2, 3)).eval()
     programs.FORMATS[kind].write(part, tmp_path / "part.pt2")
     images = torch.randn(1 if kind == "aoti" else 3, 6, 2, 3)
@@ -273,9 +273,9 @@ def test_a_part_runs_without_the_package(kind, tmp_path, unoptimised):
 
 @pytest.mark.feature("Export", "`MambaMIS` as a plain module: `torch.export`, AOTInductor")
 @pytest.mark.slow
-def test_torch_exports_and_compiles_the_plain_module(tmp_path, unoptimised):
-    """With the package's operators, at the speed of the network, in batches of any size."""
-    # of one block and no bridge, as inductor takes seconds for each
+def test_torch_exports_and_compiles_the_plain_module(tmp_path, unoptimized_inductor):
+    """The program keeps the package's operators, and so their speed, and takes batches of any size."""
+    # one block and no bridge, as Inductor takes seconds for each
     depths = Depths((1, 0, 0, 0), (0, 0, 0, 0, 0))
     net = tiny_network((32, 32), depths, stem="conv", attention_bridge=False, fusion_bridge=False).eval()
     x = torch.randn(3, 4, 32, 32)
@@ -285,10 +285,10 @@ def test_torch_exports_and_compiles_the_plain_module(tmp_path, unoptimised):
     torch.testing.assert_close(torch._inductor.aoti_load_package(path)(x), net(x), rtol=0, atol=1e-4)
 
 
-def test_a_program_has_no_operator_of_ours():
+def test_portable_program_has_no_operator_of_this_package():
     part = PARTS["BSSS"]()
     program = programs.portable_program(part)
     assert {str(node.target).partition(".")[0] for node in program.graph.nodes if node.op == "call_function"} <= {
         "aten", "scan", "<built-in function getitem>", "sym_size", "_operator"
     }  # fmt: skip
-    assert part.training, "it is as it was"
+    assert part.training, "export changed the module's mode"

@@ -1,4 +1,4 @@
-"""What of a trained fold is exported, and what is refused."""
+"""Loading a trained fold for export: its network, its description, and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _no_grad():
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    """A model's folder as nnU-Net writes it, but for what a checkpoint holds."""
+    """A model's folder as nnU-Net writes it, without a checkpoint."""
     folder = tmp_path / "nnUNetTrainerMambaMIS__nnUNetPlans__2d"
     (folder / "fold_0").mkdir(parents=True)
     dataset = {"channel_names": {"0": "R"}, "labels": {"background": 0, "a": 1}, "file_ending": ".png"}
@@ -47,22 +47,22 @@ def model(tmp_path) -> Path:
 
 
 def write_checkpoint(model: Path, **contents) -> None:
-    usual = {"network_weights": {}, "init_args": {"configuration": "2d"}, "trainer_name": "nnUNetTrainerMambaMIS"}
-    torch.save(usual | contents, model / "fold_0" / "checkpoint_final.pth")
+    defaults = {"network_weights": {}, "init_args": {"configuration": "2d"}, "trainer_name": "nnUNetTrainerMambaMIS"}
+    torch.save(defaults | contents, model / "fold_0" / "checkpoint_final.pth")
 
 
 class OwnTrainer(nnUNetTrainerMambaMIS):
-    """As a user derives one."""
+    """A trainer that a user derived."""
 
     architecture: ClassVar = {"variant": "S", "discretization": "mamba"}
 
 
 class OwnNetwork(MambaMIS):
-    """As a user derives one: the weights are ours, what is computed with them need not be."""
+    """A network that a user derived: its weights look like Mamba-MIS, but its forward may differ."""
 
 
 class OwnNetworkTrainer(nnUNetTrainerMambaMIS):
-    """Of a network of one's own."""
+    """A user's trainer of a user's network."""
 
     @classmethod
     def build_network_architecture(
@@ -74,27 +74,27 @@ class OwnNetworkTrainer(nnUNetTrainerMambaMIS):
 
 @pytest.fixture
 def train(model, monkeypatch):
-    """What a trainer leaves in the folder, but for the training; returns its network."""
+    """Return a function that saves a trainer's checkpoint with random weights, and returns the network."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(model.parent / name))
     data = model.parent / "nnUNet_preprocessed" / "Dataset001_Test" / "none"
     data.mkdir(parents=True)
-    (data / "case.b2nd").touch()  # by their names nnU-Net tells how to read them
+    (data / "case.b2nd").touch()  # nnU-Net infers the format from the file name
 
     def run(trainer):
         plans, dataset = (json.loads((model / name).read_text()) for name in ("plans.json", "dataset.json"))
-        made = trainer(plans | {"continue_training": False}, "2d", 0, dataset, torch.device("cpu"))
-        made.initialize()
-        for parameter in made.network.parameters():
+        instance = trainer(plans | {"continue_training": False}, "2d", 0, dataset, torch.device("cpu"))
+        instance.initialize()
+        for parameter in instance.network.parameters():
             nn.init.normal_(parameter, std=0.3)
-        made.save_checkpoint(str(model / "fold_0" / "checkpoint_final.pth"))
-        return made.network
+        instance.save_checkpoint(str(model / "fold_0" / "checkpoint_final.pth"))
+        return instance.network
 
     return run
 
 
 def forget_network(model):
-    """As checkpoints were before they said what their network is."""
+    """Remove the record of the network, which old checkpoints lack."""
     path = model / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(path, weights_only=False)
     del checkpoint["optimizer_state"]["network"]
@@ -102,15 +102,15 @@ def forget_network(model):
 
 
 def change_record(model, change):
-    """Change the network's arguments in the checkpoint."""
+    """Change the network's recorded arguments in the checkpoint."""
     path = model / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(path, weights_only=False)
     change(checkpoint["optimizer_state"]["network"]["arguments"])
     torch.save(checkpoint, path)
 
 
-@pytest.mark.feature("Export", "the network is the checkpoint's; contradictions are refused")
-def test_fold_of_a_trainer_of_ones_own_has_the_network_that_it_was_trained_with(train, model):
+@pytest.mark.feature("Export", "the network recorded in the checkpoint; contradictions are refused")
+def test_fold_of_a_users_trainer_keeps_its_network(train, model):
     trained = train(OwnTrainer).eval()
     fold = load_fold(model, "0")
     x = torch.randn(1, 1, 32, 32)
@@ -118,26 +118,26 @@ def test_fold_of_a_trainer_of_ones_own_has_the_network_that_it_was_trained_with(
     assert fold.description["network"] == trained.arguments
     assert (fold.description["network"]["discretization"], fold.description["trainer"]) == ("mamba", "OwnTrainer")
 
-    # checkpoints from before there was a choice name no stem
+    # checkpoints written before the option `stem` existed do not record it
     change_record(model, lambda arguments: arguments.pop("stem"))
     assert load_fold(model, "0").network.arguments == trained.arguments
 
-    # which weights alone do not tell
+    # the weights alone do not determine the discretization
     forget_network(model)
     other = load_fold(model, "0", trainer="nnUNetTrainerMambaMIS_S")
     assert not torch.allclose(other.network(x), fold.network(x), atol=1e-3)
     assert other.description["network"]["discretization"] == "zoh"
-    assert "nnUNetTrainerMambaMIS_S has it; the checkpoint does not say" in other.description["network_source"]
+    assert "built by nnUNetTrainerMambaMIS_S; not recorded" in other.description["network_source"]
 
 
-@pytest.mark.feature("Export", "the network is the checkpoint's; contradictions are refused")
-def test_user_trainer_that_hides_a_name_of_ours_is_not_taken_for_it(train, model):
+@pytest.mark.feature("Export", "the network recorded in the checkpoint; contradictions are refused")
+def test_users_trainer_with_a_name_of_this_package_keeps_its_network(train, model):
     train(type("nnUNetTrainerMambaMIS_S", (OwnTrainer,), {}))
     assert load_fold(model, "0").description["network"]["discretization"] == "mamba"
 
 
-@pytest.mark.feature("Export", "nnU-Net and torch pass over what the checkpoint says")
-def test_nnunet_continues_from_a_checkpoint_that_says_what_its_network_is(train, model):
+@pytest.mark.feature("Export", "nnU-Net and torch ignore the network recorded in the checkpoint")
+def test_optimizer_loads_a_state_that_records_the_network(train, model):
     train(OwnTrainer)
     path = model / "fold_0" / "checkpoint_final.pth"
     state = torch.load(path, weights_only=False)["optimizer_state"]
@@ -167,18 +167,18 @@ def contradict_class(train, model):
     train(OwnNetworkTrainer)
 
 
-@pytest.mark.feature("Export", "the network is the checkpoint's; contradictions are refused")
+@pytest.mark.feature("Export", "the network recorded in the checkpoint; contradictions are refused")
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
         (contradict_trainer, "has discretization 'mamba', but 'zoh' in nnUNetTrainerMambaMIS_S"),
         (contradict_plans, "has patch_size [32, 32], but [64, 32] in plans.json"),
         (contradict_record, "cannot build the network in"),
-        (contradict_class, "OwnNetwork, which is not of this package"),
+        (contradict_class, "OwnNetwork, which does not belong to this package"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_what_contradicts_the_checkpoints_network_is_one_message(prepare, message, train, model, capsys):
+def test_contradiction_to_the_recorded_network_gives_one_error(prepare, message, train, model, capsys):
     arguments = prepare(train, model) or []
     output = model.parent / "exported"
     assert cli.main(["export", "-m", str(model), "-f", "0", "-o", str(output), "--format", "pt2", *arguments]) == 1
@@ -186,7 +186,7 @@ def test_what_contradicts_the_checkpoints_network_is_one_message(prepare, messag
 
 
 class Strange:
-    """What a checkpoint could run code with."""
+    """An object that runs code when a checkpoint is unpickled."""
 
     def __reduce__(self):
         return Path.touch, (Path("was_run"),)
@@ -228,7 +228,7 @@ def refuse_output(model):
     (model.parent / "exported" / "file").touch()
 
 
-@pytest.mark.feature("Export", "what cannot be exported, and checkpoints that hold code")
+@pytest.mark.feature("Export", "one clear error for folds that cannot be exported and for checkpoints that hold code")
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
@@ -239,12 +239,12 @@ def refuse_output(model):
         (refuse_code, "was not loaded: it holds"),
         (refuse_other_file, "is not a usable checkpoint: network_weights"),
         (refuse_configuration, "has no configuration '3d_fullres'"),
-        (refuse_trainer, "trained with MyTrainer, which is not a trainer of Mamba-MIS in this package"),
-        (refuse_output, "is there already and not empty"),
+        (refuse_trainer, "trained with MyTrainer, which is not a Mamba-MIS trainer of this package"),
+        (refuse_output, "already exists and is not empty"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_what_cannot_be_exported_ends_with_one_message(prepare, message, model, capsys):
+def test_fold_that_cannot_be_exported_gives_one_error(prepare, message, model, capsys):
     prepare(model)
     output = model.parent / "exported"
     before = sorted(model.parent.rglob("*"))
@@ -256,7 +256,7 @@ def test_what_cannot_be_exported_ends_with_one_message(prepare, message, model, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plans.json", "dataset.json"])
-def test_files_beside_a_fold_are_taken_or_named(train, model, name):
+def test_damaged_plans_or_dataset_are_used_or_named_in_the_error(train, model, name):
     train(OwnTrainer)
     path = model / name
     failed = 0
@@ -281,37 +281,37 @@ def test_files_beside_a_fold_are_taken_or_named(train, model, name):
     ],
     ids=str,
 )  # fmt: skip
-def test_checkpoint_with_values_of_other_types_is_one_message(model, capsys, contents):
+def test_checkpoint_with_values_of_wrong_types_gives_one_error(model, capsys, contents):
     write_checkpoint(model, **contents)
     assert cli.main(["export", "-m", str(model), "-f", "0", "-o", str(model.parent / "exported")]) == 1
     assert "checkpoint_final.pth" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kwargs", [{"variant": 3}, {"variant": "B", "widths": []}, {"discretization": None}], ids=str)
-def test_plans_of_a_network_that_cannot_be_built_are_named(model, kwargs):
+def test_error_names_plans_whose_network_cannot_be_built(model, kwargs):
     plans = json.loads((model / "plans.json").read_text())
     entry = {"network_class_name": "nnunet_mamba_mis.architectures.MambaMIS", "arch_kwargs": kwargs}
     plans["configurations"]["2d"]["architecture"] = entry
     (model / "plans.json").write_text(json.dumps(plans))
     write_checkpoint(model, trainer_name="nnUNetTrainer")
-    with pytest.raises(UserError, match=r"plans\.json .*architecture"):
+    with pytest.raises(UserError, match=r"plans\.json: .*configurations\.2d\.architecture"):
         load_fold(model, "0")
 
 
 @pytest.mark.parametrize("arguments", [["-f", "0" * 300], ["-f", "0", "-chk", "c" * 300]], ids=["fold", "checkpoint"])
-def test_names_that_no_file_can_have_are_missing_files(model, capsys, arguments):
+def test_overlong_fold_or_checkpoint_name_gives_a_one_line_error(model, capsys, arguments):
     assert cli.main(["export", "-m", str(model), "-o", str(model.parent / "exported"), *arguments]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_checkpoints_may_hold_numbers_and_arrays_of_numpy(model):
+def test_checkpoint_may_hold_numpy_scalars_and_arrays(model):
     values = [np.float64(0.5), np.float32(2), np.int64(3), np.bool_(True), np.random.get_state()]
     write_checkpoint(model, logging=values, trainer_name="MyTrainer")
-    with pytest.raises(UserError, match="trained with MyTrainer"):  # so it has been read
+    with pytest.raises(UserError, match="trained with MyTrainer"):  # raised only after reading succeeded
         load_fold(model, "0")
 
 
-def test_missing_packages_are_named_with_the_way_to_get_them(model, monkeypatch, capsys):
+def test_error_names_missing_packages_and_how_to_install_them(model, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "onnxscript" else find(name, *rest)

@@ -1,4 +1,4 @@
-"""Images in the exported example, against nnU-Net's own reader."""
+"""`predict_onnx.py`, the script of an export, compared with nnU-Net's own reader."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def described(channels: int) -> dict:
 
 @pytest.mark.feature("Export", "numpy and onnxruntime alone segment as `nnUNetv2_predict` does")
 @pytest.mark.parametrize("name", IMAGES)
-def test_images_are_read_as_nnunet_reads_them(name, tmp_path):
+def test_images_are_read_as_by_nnunet(name, tmp_path):
     file = tmp_path / "image.png"
     IMAGES[name]().save(file)
     expected = NaturalImage2DIO().read_images([str(file)])[0][:, 0]
     np.testing.assert_array_equal(predict_onnx.read_image(str(file), described(len(expected))), expected)
-    # nnU-Net ends in its network or normalization
+    # nnU-Net would fail later, in its network or normalization
     with pytest.raises(SystemExit, match=f"has {len(expected)} channels"):
         predict_onnx.read_image(str(file), described(len(expected) + 1))
 
@@ -47,7 +47,7 @@ def test_black_and_flat_images_stay_finite():
 
 
 def test_grey_with_alpha_is_refused(tmp_path):
-    """nnU-Net does not read it."""
+    """nnU-Net does not read such images either."""
     file = tmp_path / "image.png"
     Image.fromarray(PIXELS[..., 0]).convert("LA").save(file)
     with pytest.raises(SystemExit, match=r"image\.png has"):

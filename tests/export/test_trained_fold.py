@@ -1,4 +1,4 @@
-"""Exports of a fold that nnU-Net's commands trained, against the fold itself and nnU-Net's prediction."""
+"""Exports of a fold that nnU-Net's commands trained, compared with the fold and with nnU-Net's prediction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nnunet_mamba_mis.export.fold import load_fold
 from nnunet_mamba_mis.export.programs import run_pt2
 from nnunet_mamba_mis.nnunet.plans import architecture_entry
 from nnunet_mamba_mis.utils.errors import UserError
-from support.onnx_files import assert_others_agree, operators
+from support.onnx_files import assert_runtimes_agree, operators
 from support.paths import PROGRAMS
 from support.small_dataset import NUMBER, discs
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(nnunet) -> Path:
-    """Fold 0 of S, trained by a user's trainer."""
+    """Fold 0 of variant S, trained with a user's trainer."""
     discs(nnunet)
     nnunet.train(NUMBER, 0, "Short")
     return nnunet.model(NUMBER, "Short") / "fold_0"
@@ -34,7 +34,7 @@ def trained(nnunet) -> Path:
 
 @pytest.fixture(scope="module")
 def unseen(tmp_path_factory) -> Path:
-    """A folder with an image larger than the patch, with black borders."""
+    """A folder with one image that is larger than the patch and has black borders."""
     image = np.random.default_rng(97).integers(30, 255, (60, 70)).astype(np.uint8)
     image[20:50, 30:60] //= 3
     folder = tmp_path_factory.mktemp("unseen")
@@ -44,9 +44,9 @@ def unseen(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def half_foreground(trained, unseen) -> str:
-    """A checkpoint with which about half of the image's pixels are foreground.
+    """A checkpoint that predicts foreground for about half of the image's pixels.
 
-    Training has been too short to find any; the bias of the last layer is moved.
+    Training is too short to predict any, so the fixture shifts the bias of the last layer.
     """
     fold = load_fold(trained.parent, "0")
     height, width = fold.network.patch_size
@@ -76,8 +76,8 @@ def run_example(exported: Path, image: Path, output: Path) -> subprocess.Complet
 
 
 @pytest.mark.feature("Export", "numpy and onnxruntime alone segment as `nnUNetv2_predict` does")
-def test_example_in_the_folder_segments_as_nnunet(nnunet, exported, half_foreground, unseen, tmp_path):
-    """Black borders, an image that is all black, one of a single level."""
+def test_exported_script_matches_nnunets_prediction(nnunet, exported, half_foreground, unseen, tmp_path):
+    """Images: one with black borders, one completely black, one of a single grey level."""
     imageio.imwrite(unseen / "black_0000.png", np.zeros((40, 70), np.uint8))
     imageio.imwrite(unseen / "flat_0000.png", np.full((70, 40), 9, np.uint8))
     nnunet.predict(NUMBER, "Short", unseen, tmp_path, "-f", 0, "-chk", half_foreground, "--disable_tta")
@@ -86,12 +86,12 @@ def test_example_in_the_folder_segments_as_nnunet(nnunet, exported, half_foregro
         assert done.returncode == 0, done.stderr[-2000:]
         ours, theirs = imageio.imread(tmp_path / f"{case}_ours.png"), imageio.imread(tmp_path / f"{case}.png")
         assert ours.shape == theirs.shape
-        # nnU-Net adds up windows in half precision
+        # nnU-Net sums windows in half precision
         assert (ours == theirs).mean() > 0.99, case
         assert case != "unseen" or 0.1 < theirs.mean() < 0.9
 
 
-def test_example_refuses_images_of_other_channels_in_one_line(exported, tmp_path):
+def test_exported_script_refuses_images_with_other_channels(exported, tmp_path):
     Image.fromarray(np.full((40, 40, 3), 9, np.uint8)).save(tmp_path / "image.png")
     done = run_example(exported, tmp_path / "image.png", tmp_path / "ours.png")
     assert done.returncode == 1 and not (tmp_path / "ours.png").exists()
@@ -100,23 +100,23 @@ def test_example_refuses_images_of_other_channels_in_one_line(exported, tmp_path
 
 @pytest.mark.feature("Export", "`mamba_mis export` of a trained fold: `.pt2` and ONNX")
 @pytest.mark.feature("Export", "ONNX of a whole network is within 1e-4 in onnxruntime and OpenVINO")
-def test_exported_programs_are_the_trained_network(exported, trained, half_foreground):
+def test_exported_programs_match_the_trained_network(exported, trained, half_foreground):
     fold = load_fold(trained.parent, "0", half_foreground)
     x = torch.randn(3, 1, *fold.network.patch_size)
     with torch.no_grad():
         expected = fold.network(x)
     torch.testing.assert_close(run_pt2(exported / "network.pt2", x), expected, rtol=0, atol=1e-4)
-    assert_others_agree(exported / "network.onnx", x, expected, 1e-4)
+    assert_runtimes_agree(exported / "network.onnx", x, expected, 1e-4)
 
 
 def test_exported_onnx_is_small(exported, trained):
     assert len(operators(exported / "network.onnx")) < 10_000
-    # the constants of transforms are shared
+    # spectral gates share the constants of their transforms
     parameters = sum(p.numel() for p in load_fold(trained.parent, "0").network.parameters())
     assert (exported / "network.onnx").stat().st_size < 1.5 * 4 * parameters
 
 
-def test_description_says_what_nnunet_does_to_images(trained):
+def test_description_records_nnunets_preprocessing(trained):
     about = load_fold(trained.parent, "0").description
     plans = json.loads((trained.parent / "plans.json").read_text())["configurations"]["2d"]
     assert json.loads(json.dumps(about)) == about
@@ -128,7 +128,7 @@ def test_description_says_what_nnunet_does_to_images(trained):
 
 @pytest.fixture
 def old_model(trained, tmp_path):
-    """Write the model with a checkpoint as older ones are, which do not say what their network is."""
+    """Return a function that writes the model with an old checkpoint, which does not record its network."""
 
     def write(trainer_name: str = "Short", architecture: dict | None = None) -> Path:
         (tmp_path / "fold_0").mkdir()
@@ -145,20 +145,20 @@ def old_model(trained, tmp_path):
     return write
 
 
-def assert_has_the_weights(model: Path, trained: Path) -> None:
+def assert_same_weights(model: Path, trained: Path) -> None:
     expected = torch.load(trained / "checkpoint_final.pth", weights_only=False)["network_weights"]
     weights = load_fold(model, "0").network.state_dict()
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
 
 
-def test_network_is_that_of_the_trainer_in_the_checkpoint(old_model, trained):
-    assert_has_the_weights(old_model("nnUNetTrainerMambaMIS_S"), trained)
+def test_old_checkpoint_gets_the_network_of_its_trainer(old_model, trained):
+    assert_same_weights(old_model("nnUNetTrainerMambaMIS_S"), trained)
 
 
 @pytest.mark.feature("Export", "folds of plans made by `mamba_mis plan`")
-def test_network_is_that_of_plans_made_for_it(old_model, trained):
+def test_old_checkpoint_gets_the_network_of_its_plans(old_model, trained):
     patch_size = json.loads((trained.parent / "plans.json").read_text())["configurations"]["2d"]["patch_size"]
-    assert_has_the_weights(old_model("nnUNetTrainer", architecture_entry(tuple(patch_size), "S")), trained)
+    assert_same_weights(old_model("nnUNetTrainer", architecture_entry(tuple(patch_size), "S")), trained)
 
 
 def test_weights_of_another_network_are_refused(old_model):

@@ -1,4 +1,4 @@
-"""The native library: how it is loaded, and the threads that it runs on."""
+"""The native library: loading, instruction sets, threads and memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_library_with_other_structs_is_refused(monkeypatch):
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Set the instruction set as the environment has it for a new process."""
+    """Return a function that sets the environment's instruction set, as for a new process."""
 
     def forget():
         native.library.cache_clear()
@@ -44,7 +44,7 @@ def doctor_on_cpp():
 
 @needs_native
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
-def test_environment_chooses_the_instruction_set(name, environment):
+def test_environment_variable_selects_the_instruction_set(name, environment):
     environment(name)
     assert native.library() is native.load_library(name)
     finding = doctor_on_cpp()
@@ -52,14 +52,14 @@ def test_environment_chooses_the_instruction_set(name, environment):
 
 
 @needs_native
-def test_empty_variable_leaves_the_best_instruction_set(environment):
+def test_empty_environment_variable_keeps_the_best_instruction_set(environment):
     environment("")
     assert native.instruction_set() == INSTRUCTION_SETS[0]
 
 
 @needs_native
 @pytest.mark.parametrize("name", ["sse9", "AVX2", *sorted({*native.INSTRUCTION_SETS} - {*INSTRUCTION_SETS})])
-def test_instruction_set_that_cannot_be_used_is_a_reason_and_never_loaded(name, environment):
+def test_unusable_instruction_set_is_never_loaded_and_reported(name, environment):
     environment(name)
     with pytest.raises(UserError, match=f"MAMBA_MIS_INSTRUCTION_SET='{name}'.*{', '.join(INSTRUCTION_SETS)}"):
         native.library()
@@ -71,8 +71,8 @@ def test_instruction_set_that_cannot_be_used_is_a_reason_and_never_loaded(name, 
 @pytest.mark.slow
 @needs_native
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
-def test_native_code_works_with_the_threads_of_torch_beside_other_openmp_runtimes():
-    """Threads of two pools would spin against each other."""
+def test_native_code_shares_torchs_threads_despite_other_openmp_runtimes():
+    """Threads of two pools would spin while they wait for each other."""
     assert int(run_program("native_threads.py")) == 0
 
 
@@ -80,7 +80,7 @@ def test_native_code_works_with_the_threads_of_torch_beside_other_openmp_runtime
     ("variable", "kept"), [(None, True), ("MALLOC_TRIM_THRESHOLD_", False), ("GLIBC_TUNABLES", False)], ids=str
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
-def test_freed_memory_is_kept_unless_the_user_has_set_malloc(variable, kept, monkeypatch):
+def test_freed_memory_is_kept_unless_the_user_configured_malloc(variable, kept, monkeypatch):
     for name in (*memory._VARIABLES, "GLIBC_TUNABLES"):
         monkeypatch.delenv(name, raising=False)
     if variable:

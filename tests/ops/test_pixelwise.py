@@ -1,4 +1,4 @@
-"""Pixelwise expressions: native code against the PyTorch layers that it stands for."""
+"""Pixelwise expressions in native code, compared with the PyTorch layers that they replace."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = needs_native
 
 @pytest.fixture
 def only_native(monkeypatch):
-    """Fail where an expression falls back to torch."""
+    """Make a test fail if an expression falls back to torch."""
 
     def fail(*_):
         raise AssertionError("not computed by native code")
@@ -39,7 +39,7 @@ def only_native(monkeypatch):
 
 
 class Chain(nn.Module):
-    """Every kind of layer, over tensors of different strides."""
+    """An expression with every kind of layer, on tensors of different strides."""
 
     def __init__(self, height, width, channels, dtype, batch=2):
         super().__init__()
@@ -49,7 +49,7 @@ class Chain(nn.Module):
                 nn.LayerNorm(2 * channels),
                 nn.Linear(2 * channels, channels + 1),
                 nn.SiLU(),
-                nn.Linear(channels + 1, channels),
+                nn.Linear(channels + 1, channels, bias=False),
             ]
         ).to(dtype)
         nn.init.normal_(self.layers[0].weight)
@@ -69,7 +69,7 @@ class Chain(nn.Module):
         return self.evaluate(concat(lazy(a), lazy(b)).then(*self.layers) * gate + lazy(term))
 
     def by_torch(self):
-        """The same, layer by layer."""
+        """Compute the expression layer by layer."""
         a, b, factor, term = self.tensors
         x = torch.cat([a, b], dim=-1)
         for layer in self.layers:
@@ -77,7 +77,7 @@ class Chain(nn.Module):
         return x * F.silu(factor) + term
 
     def values_and_gradients(self, function):
-        """Result and gradients of a functional of it, keyed by name."""
+        """Return the result, and the gradients of a functional of it, keyed by name."""
         leaves = {str(i): t for i, t in enumerate(self.tensors)} | dict(self.named_parameters())
         return with_gradients({"y": function()}, leaves)
 
@@ -102,14 +102,14 @@ def test_expressions_nest(only_native):
     torch.testing.assert_close(y, expected)
 
 
-def test_expression_without_gradients_is_the_same(only_native):
+def test_expression_without_gradients_gives_the_same_values(only_native):
     chain = Chain(5, 7, 8, torch.float32)
     expected = chain()
     with torch.no_grad():
         assert torch.equal(chain(), expected)
 
 
-def test_gradients_have_the_same_bits_on_any_number_of_threads(threads):
+def test_gradients_are_bit_identical_for_any_number_of_threads(threads):
     chain = Chain(40, 41, 8, torch.float32)
     results = []
     for count in (1, 2, 5):
@@ -118,7 +118,7 @@ def test_gradients_have_the_same_bits_on_any_number_of_threads(threads):
     assert_same_bits(results)
 
 
-def test_under_autocast_torch_runs_the_layers():
+def test_torch_runs_the_layers_under_autocast():
     chain = Chain(5, 7, 8, torch.float32)
     chain()
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
@@ -126,7 +126,7 @@ def test_under_autocast_torch_runs_the_layers():
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_changes_no_gradient(reentrant, only_native):
+def test_checkpointing_does_not_change_gradients(reentrant, only_native):
     x, layers = torch.randn(1, 2, 3, 4, requires_grad=True), (nn.LayerNorm(4), nn.Linear(4, 3), F.silu)
 
     def run(x):
@@ -137,12 +137,12 @@ def test_checkpointing_changes_no_gradient(reentrant, only_native):
     torch.testing.assert_close(x.grad, expected)
 
 
-def test_tensor_without_layers_is_itself():
+def test_tensor_without_layers_is_returned_unchanged():
     x = torch.randn(1, 2, 2, 3)
     assert Evaluator()(lazy(x)) is x
 
 
-def test_norm_of_nearly_equal_channels_is_as_exact_as_that_of_torch(only_native):
+def test_norm_of_nearly_equal_channels_is_as_exact_as_in_torch(only_native):
     x = (1000 + 1e-3 * torch.randn(1, 8, 8, 2)).requires_grad_()
     norm = nn.LayerNorm(2)
     expected = F.layer_norm(x.double(), (2,), eps=norm.eps)
@@ -150,7 +150,7 @@ def test_norm_of_nearly_equal_channels_is_as_exact_as_that_of_torch(only_native)
 
 
 class Doubled(nn.Linear):
-    """Not what its base class is."""
+    """A linear layer whose forward differs from its base class."""
 
     def forward(self, x):
         return 2 * super().forward(x)
@@ -166,7 +166,6 @@ def hooked(layer):
     "layer",
     [
         nn.ReLU(),
-        nn.Linear(3, 2, bias=False),
         nn.LayerNorm(3, elementwise_affine=False),
         nn.LayerNorm((2, 3)),
         Doubled(3, 2),
@@ -174,9 +173,9 @@ def hooked(layer):
         hooked(nn.SiLU()),
         lambda x: x * torch.ones(1, 1, 1, 3),
     ],
-    ids=["unknown", "no bias", "no weight", "wider norm", "subclass", "hook", "hook of SiLU", "function"],
+    ids=["unknown", "no weight", "wider norm", "subclass", "hook", "hook of SiLU", "function"],
 )
-def test_torch_runs_layers_that_native_code_does_not_know(layer, context):
+def test_torch_runs_layers_that_native_code_does_not_support(layer, context):
     x = torch.randn(1, 2, 2, 3)
     with context():
         torch.testing.assert_close(Evaluator()(lazy(x).then(layer)), layer(x))
@@ -194,7 +193,7 @@ def test_operands_are_broadcast_and_promoted_as_in_torch(shape, dtype):
 
 
 def with_weight(layer, *shape):
-    """A layer whose description of itself its weight belies."""
+    """Give a layer a weight that contradicts the layer's declared size."""
     layer.weight = nn.Parameter(torch.randn(shape))
     return layer
 
@@ -205,12 +204,12 @@ def with_weight(layer, *shape):
     [nn.Linear(4, 2), nn.LayerNorm(2), with_weight(nn.Linear(3, 3), 3, 2), with_weight(nn.LayerNorm(3), 2)],
     ids=["linear", "norm", "linear with another weight", "norm with another weight"],
 )
-def test_layers_of_another_width_fail_as_in_torch(layer, context):
+def test_layers_of_a_wrong_width_fail_as_in_torch(layer, context):
     with pytest.raises(RuntimeError), context():
         Evaluator()(lazy(torch.randn(1, 2, 2, 3)).then(layer))
 
 
-def test_weight_counts_and_not_what_the_layer_says():
+def test_weight_overrides_the_declared_size_of_a_layer():
     layer, x = with_weight(nn.Linear(5, 3), 3, 4), torch.randn(1, 2, 2, 4)
     torch.testing.assert_close(Evaluator()(lazy(x).then(layer)), layer(x))
 
@@ -251,7 +250,7 @@ def replace_forward(layer):
 def prune(layer):
     prune_utils.identity(layer, "weight")
     with torch.no_grad():
-        layer.weight_orig.mul_(2)  # the weight itself follows when the layer is called
+        layer.weight_orig.mul_(2)  # calling the layer updates the weight itself
 
 
 def make_weight_a_buffer(layer):
@@ -262,7 +261,7 @@ def make_weight_a_buffer(layer):
 
 def make_weight_a_subclass(layer):
     class Halved(torch.Tensor):
-        """Stands for half of what its memory holds, as a quantised weight might."""
+        """A tensor that represents half of its stored values, as a quantized weight might."""
 
         @classmethod
         def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -299,7 +298,7 @@ def test_plan_follows_changes_of_a_layer(change, context):
 
 
 def count_calls(module, register):
-    """Have a hook count the calls of a module, or of all, where register is one of torch.nn.modules.module's."""
+    """Count the calls of a module with a hook, or of all modules if `register` belongs to torch.nn.modules.module."""
     calls = []
     handle = getattr(module, register, None) or getattr(nn.modules.module, register)
     return calls, handle(lambda *_, **__: calls.append(1) or None)
@@ -334,7 +333,7 @@ def test_hooks_run(layer, register, planned):
     assert calls
 
 
-def test_layer_that_works_in_place_does():
+def test_in_place_layer_changes_its_input():
     x = torch.randn(1, 2, 2, 3)
     before = x.clone()
     with torch.no_grad():
@@ -342,14 +341,14 @@ def test_layer_that_works_in_place_does():
     torch.testing.assert_close(x, F.silu(before))
 
 
-def test_replaced_class_methods_run(monkeypatch):
+def test_replaced_class_method_runs(monkeypatch):
     layer, x = nn.Linear(3, 3), torch.randn(1, 2, 2, 3)
     monkeypatch.setattr(nn.Linear, "forward", lambda _self, x: 2 * x)
     assert torch.equal(Evaluator()(lazy(x).then(layer)), 2 * x)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad])
-def test_plan_follows_types_and_eps(context, only_native):
+def test_plan_follows_changes_of_dtype_and_eps(context, only_native):
     layer, x, evaluate = nn.LayerNorm(4), 1e-3 * torch.randn(1, 3, 3, 4), Evaluator()
     with context():
         evaluate(lazy(x).then(layer))
@@ -359,7 +358,7 @@ def test_plan_follows_types_and_eps(context, only_native):
         torch.testing.assert_close(evaluate(lazy(x.double()).then(layer)), layer(x.double()))
 
 
-def test_plan_follows_functional_calls():
+def test_plan_follows_parameters_of_functional_calls():
     chain, other = Chain(3, 5, 4, torch.float32), Chain(3, 5, 4, torch.float32)
     nn.init.normal_(other.layers[1].weight)
     chain()
@@ -369,7 +368,7 @@ def test_plan_follows_functional_calls():
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
-def test_copies_have_plans_of_their_own(duplicate):
+def test_copies_have_their_own_plans(duplicate):
     chain = Chain(3, 5, 4, torch.float32)
     chain.tensors = [t.detach() for t in chain.tensors]
     with torch.no_grad():
@@ -379,19 +378,19 @@ def test_copies_have_plans_of_their_own(duplicate):
         assert torch.equal(duplicated(), expected)
 
 
-def test_parameters_of_another_type_are_not_native():
+def test_parameters_of_another_dtype_fail_as_in_torch():
     x, layer = torch.randn(1, 2, 2, 3), nn.Linear(3, 3).double()
     with pytest.raises(RuntimeError):
         Evaluator()(lazy(x).then(layer))
 
 
-def test_silu_of_extremes_is_that_of_torch(only_native):
+def test_silu_matches_torch_at_extremes(only_native):
     x = torch.tensor([-1e38, -1e4, -100.0, -88.0, -80.0, 0.0, 88.0, 1e38]).reshape(1, 2, 4, 1)
     torch.testing.assert_close(Evaluator()(lazy(x).then(F.silu)), F.silu(x), rtol=1e-5, atol=1e-30)
 
 
 @pytest.mark.parametrize("layer", [nn.LayerNorm(3), nn.Linear(3, 2), nn.SiLU()], ids=lambda v: type(v).__name__)
-def test_a_single_layer_has_its_gradients(layer, only_native):
+def test_single_layer_has_the_gradients_of_torch(layer, only_native):
     x = torch.randn(1, 4, 5, 3, requires_grad=True)
     leaves = {"x": x, **dict(layer.named_parameters())}
     results = [Evaluator()(lazy(x).then(layer)), layer(x)]
@@ -399,7 +398,7 @@ def test_a_single_layer_has_its_gradients(layer, only_native):
     assert_same(actual, expected, 1e-5)
 
 
-def test_every_norm_has_its_own_eps(only_native):
+def test_each_norm_keeps_its_own_eps(only_native):
     x = 1e-3 * torch.randn(1, 3, 4, 5)
     wide, narrow = nn.LayerNorm(5, eps=1e-2), nn.LayerNorm(5, eps=1e-7)
     torch.testing.assert_close(Evaluator()(lazy(x).then(wide, narrow)), narrow(wide(x)))
@@ -413,7 +412,19 @@ def test_compiles_without_graph_breaks():
 
 def test_operator_passes_opcheck():
     chain = Chain(3, 5, 4, torch.float64)
-    kinds = [0, 0, 1, 2, 3, 4, 3, 0, 5, 0, 6]  # load, load, concat, norm, linear, silu, linear, load, times, load, plus
+    kinds = [
+        0,
+        0,
+        1,
+        2,
+        3,
+        4,
+        7,
+        0,
+        5,
+        0,
+        6,
+    ]  # load, load, concat, norm, linear, silu, project, load, times, load, plus
     arguments = (chain.tensors, list(chain.parameters()), kinds, [1e-5] * len(kinds))
     torch.library.opcheck(native_pixelwise, arguments)
 
@@ -441,7 +452,7 @@ WRONG = {
     "axes of a tensor": lambda k: {"tensors": replaced(k["tensors"], 0, torch.randn(2, 2, 3))},
     "no pixels": lambda k: {"tensors": [t[:0] for t in k["tensors"]]},
     "no tensors": lambda k: {"tensors": []},
-    "a tensor over": lambda k: {"tensors": [*k["tensors"], torch.randn(1, 2, 2, 3)]},
+    "one tensor too many": lambda k: {"tensors": [*k["tensors"], torch.randn(1, 2, 2, 3)]},
     "type of a tensor": lambda k: {"tensors": replaced(k["tensors"], 1, torch.randn(1, 2, 2, 4).double())},
     "half precision": lambda k: {name: [t.half() for t in k[name]] for name in ("tensors", "parameters")},
     "type of a parameter": lambda k: {"parameters": replaced(k["parameters"], 2, torch.randn(4, 3).double())},
@@ -452,12 +463,12 @@ WRONG = {
     "device of a weight": lambda k: {"parameters": replaced(k["parameters"], 2, torch.randn(4, 3, device="meta"))},
     "layout of a weight": lambda k: {"parameters": replaced(k["parameters"], 2, torch.randn(4, 3).to_sparse())},
     "parameters missing": lambda k: {"parameters": k["parameters"][:3]},
-    "parameters over": lambda k: {"parameters": [*k["parameters"], torch.randn(3)]},
+    "one parameter too many": lambda k: {"parameters": [*k["parameters"], torch.randn(3)]},
     "no steps": lambda _: {"kinds": [], "eps": []},
     "unknown step": lambda k: {"kinds": replaced(STEPS, 3, 7)},
     "negative step": lambda k: {"kinds": replaced(STEPS, 3, -1)},
-    "join of one": lambda _: {"kinds": [5, *STEPS[1:]]},
-    "layer on nothing": lambda _: {"kinds": [4, *STEPS[1:]]},
+    "join of a single value": lambda _: {"kinds": [5, *STEPS[1:]]},
+    "layer on an empty stack": lambda _: {"kinds": [4, *STEPS[1:]]},
     "two results": lambda k: {"kinds": [*STEPS[:-1], 4]},
     "eps missing": lambda _: {"eps": [1e-5]},
 }
@@ -465,8 +476,8 @@ WRONG = {
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("wrong", WRONG)
-def test_operator_refuses_what_does_not_fit(wrong, backward):
-    """In the operator itself, which anybody can call; the native code has no bounds checks."""
+def test_operator_refuses_invalid_arguments(wrong, backward):
+    """The operator checks arguments, as anyone can call it and native code has no bounds checks."""
     arguments = native_arguments()
     arguments |= WRONG[wrong](arguments)
     operator = native_pixelwise_backward if backward else native_pixelwise
@@ -480,6 +491,6 @@ def test_operator_refuses_what_does_not_fit(wrong, backward):
     [torch.randn(1, 2, 2, 3), torch.randn(1, 2, 2), torch.randn(1, 2, 2, 4).double()],
     ids=["channels", "axes", "type"],
 )
-def test_backward_operator_refuses_other_gradients(grad_y):
+def test_backward_operator_refuses_invalid_gradients(grad_y):
     with pytest.raises(ValueError, match="grad_y"):
         native_pixelwise_backward(grad_y, *native_arguments().values())

@@ -1,4 +1,4 @@
-"""The S6 layer as one operation, in native code: against the reference scan of its projections."""
+"""The S6 layer as one native operation, compared with the reference scan of its projections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = needs_native
 
 
 def make_s6(batch, height, width, channels, states, dtype, scale=1.0):
-    """Arguments of `s6`; x is a part of the channels of wider features."""
+    """Return arguments of `s6`; x is a slice of the channels of wider features."""
     torch.manual_seed(0)
     x = torch.randn(batch, height, width, channels + 2, dtype=dtype)[..., 1:-1]
     return {
@@ -40,7 +40,7 @@ def make_s6(batch, height, width, channels, states, dtype, scale=1.0):
 
 
 def reference_s6(x, delta_weight, delta_bias, bc_weight, A, D, discretization):
-    """`s6` position by position."""
+    """Compute `s6` position by position."""
     flat = x.flatten(1, 2)
     B, C = (flat @ bc_weight.T).chunk(2, dim=-1)
     options = {"delta_bias": delta_bias, "delta_softplus": True, "discretization": discretization}
@@ -81,8 +81,8 @@ def test_s6_agrees_on_random_problems(data, threads):
     compare_s6(arguments, data.draw(st.sampled_from(["zoh", "mamba"]), label="discretization"))
 
 
-def test_s6_gradients_have_the_same_bits_on_any_number_of_threads(threads):
-    """Two samples: on two threads each has one, on five the sequences are cut."""
+def test_s6_gradients_are_bit_identical_for_any_number_of_threads(threads):
+    """The batch has two samples: two threads get one each, and five threads divide the sequences."""
     results = []
     for count in (1, 2, 5):
         threads(count)
@@ -90,7 +90,7 @@ def test_s6_gradients_have_the_same_bits_on_any_number_of_threads(threads):
     assert_same_bits(results)
 
 
-def test_s6_without_native_code_is_the_same(monkeypatch):
+def test_s6_without_native_code_gives_the_same_values(monkeypatch):
     arguments = make_s6(2, 6, 7, 4, 8, torch.float64)
     expected = s6(**arguments)
     use_backend("torch", monkeypatch)
@@ -110,12 +110,12 @@ def test_s6_without_native_code_is_the_same(monkeypatch):
     ],
     ids=["empty", "channels", "integers", "states", "D", "device", "discretization"],
 )
-def test_s6_refuses_what_does_not_fit(change, message):
+def test_s6_refuses_invalid_arguments(change, message):
     with pytest.raises(ValueError, match=message):
         s6(**(make_s6(1, 2, 2, 4, 3, torch.float32) | change))
 
 
-def test_s6_of_half_precision_is_scanned_in_float32():
+def test_s6_scans_half_precision_input_in_float32():
     arguments = {name: t.detach().half() for name, t in make_s6(1, 6, 7, 4, 8, torch.float32).items()}
     y = s6(**arguments)
     assert y.dtype == torch.float16
@@ -130,7 +130,7 @@ def test_s6_operator_passes_opcheck():
 
 
 def operator_arguments(dtype=torch.float32):
-    """Tensors of `native_s6`: 3 channels, 4 states."""
+    """Return the tensors of `native_s6` with 3 channels and 4 states."""
     shapes = {"u": (1, 3, 2, 5), "weight": (11, 3), "A": (3, 4), "D": (3,), "delta_bias": (3,)}
     return {name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()}
 
@@ -145,7 +145,7 @@ WRONG = {
 
 
 def wrong_tensors():
-    """Each of another shape, type, device and layout than it must have."""
+    """Yield each tensor with a wrong shape, dtype, device and layout."""
     for name, right in operator_arguments().items():
         for wrong in (
             *map(torch.randn, WRONG[name]),
@@ -160,8 +160,8 @@ def wrong_tensors():
 
 
 @pytest.mark.parametrize(("name", "wrong"), list(wrong_tensors()))
-def test_operators_refuse_what_does_not_fit(name, wrong):
-    """In the operators themselves, which anybody can call; the native code has no bounds checks."""
+def test_operators_refuse_invalid_tensors(name, wrong):
+    """The operators check arguments, as anyone can call them and native code has no bounds checks."""
     arguments = operator_arguments() | {name: wrong}
     errors = (ValueError, RuntimeError, NotImplementedError)
     with pytest.raises(errors):
@@ -172,7 +172,7 @@ def test_operators_refuse_what_does_not_fit(name, wrong):
 
 
 @pytest.mark.parametrize("name", ["grad_y", "grad_last_state", "starts"])
-def test_backward_operator_refuses_other_gradients(name):
+def test_backward_operator_refuses_invalid_gradients(name):
     given = {"grad_y": torch.randn(1, 3, 2, 5), "grad_last_state": torch.randn(1, 3, 4), "starts": torch.randn(12)}
     given |= {name: given[name][..., 1:]}
     with pytest.raises(ValueError, match=name):
@@ -181,8 +181,8 @@ def test_backward_operator_refuses_other_gradients(name):
         )
 
 
-@pytest.mark.filterwarnings("ignore")  # that tracing is deprecated, and what it cannot follow
-def test_traced_layers_follow_their_input():
+@pytest.mark.filterwarnings("ignore")  # about deprecated tracing, and about code that it cannot follow
+def test_traced_layer_computes_from_its_input():
     block = BFSS(4, d_state=3)
     x, other = torch.randn(2, 1, 3, 5, 4)
     with torch.no_grad():
@@ -190,7 +190,7 @@ def test_traced_layers_follow_their_input():
 
 
 def test_lazily_negated_views_are_negated():
-    """The memory of such a view holds the opposite sign."""
+    """The memory of such a view holds values of the opposite sign."""
     block = BFSS(4, d_state=3)
     x = torch.complex(*torch.randn(2, 1, 3, 5, 4)).conj().imag
     with torch.no_grad():

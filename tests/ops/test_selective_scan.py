@@ -1,4 +1,4 @@
-"""The selective scan: fast backends against the sequential reference, in values and all gradients."""
+"""The selective scan: fast backends match the sequential reference, in values and all gradients."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_backend_agrees_with_reference(backend, discretization, groups, length):
     check_scan(backend, arguments, delta_softplus=True, discretization=discretization)
 
 
-# so few values PyTorch itself computes on one thread
+# only cpp gets several threads: PyTorch computes so few values on one thread
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "count"), [(name, count) for name in FAST_BACKENDS for count in ((1, 5) if name == "cpp" else (1,))]
@@ -51,8 +51,8 @@ def test_backend_agrees_on_random_problems(backend, count, data, threads):
     threads(count)
     groups = data.draw(st.sampled_from([None, 1, 2]), label="groups")
     channels = data.draw(st.integers(1, 3), label="channels") * (groups or 1)
-    # the native kernel's tiles have 32 positions, and sequences from 1024 on are cut where rows are few; one in five,
-    # as the reference takes long for them
+    # the native kernel's tiles have 32 positions, and with few rows it divides sequences from 1024 positions on; only
+    # one example in five is so long, as the reference is slow
     length = data.draw(st.sampled_from([*range(1, 71), *[1023, 1025] * 9]), label="length")
     shape = (data.draw(st.integers(1, 3), label="batch"), channels, length, data.draw(st.integers(1, 4), label="N"))
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]), label="dtype")
@@ -69,7 +69,7 @@ def test_backend_agrees_on_random_problems(backend, count, data, threads):
 
 
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
-def test_backend_takes_any_strides(backend):
+def test_backend_accepts_any_strides(backend):
     arguments = make_arguments(2, 4, 33, 3)
     strided = {
         name: tensor.mT.contiguous().mT if tensor.dim() > 1 else tensor.repeat_interleave(2)[::2]
@@ -87,7 +87,7 @@ def test_backend_takes_any_strides(backend):
 @pytest.mark.parametrize("length", [1, 5])
 def test_backend_passes_gradcheck(backend, discretization, length, groups, softplus):
     arguments = make_arguments(2, 2, length, 3, groups)
-    # every second value of a larger tensor
+    # strided: every second value of a larger tensor
     inputs = tuple(v.repeat_interleave(2, dim=-1)[..., ::2].requires_grad_() for v in arguments.values())
 
     def scan(*tensors):
@@ -100,20 +100,20 @@ def test_backend_passes_gradcheck(backend, discretization, length, groups, softp
 @pytest.mark.parametrize("backend", ["reference", *FAST_BACKENDS])
 @pytest.mark.parametrize("state", [0.0, -1e-30, -1e-12, -1e-4], ids=str)
 def test_zero_order_hold_is_exact_near_zero(backend, state):
-    """Where ΔA vanishes, (e^{ΔA} − 1)/A is Δ + Δ²A/2, and its derivative by A is Δ²/2."""
+    """As ΔA vanishes, (e^{ΔA} − 1)/A approaches Δ + Δ²A/2, and its derivative by A approaches Δ²/2."""
     A = torch.full((1, 1), state, dtype=torch.float64, requires_grad=True)
     delta = torch.full((1, 1, 1), 1e-3, dtype=torch.float64)
     one = torch.ones(1, 1, 1, dtype=torch.float64)
     y = selective_scan(one, delta, A, one, one, discretization="zoh", backend=backend)
     (grad_A,) = torch.autograd.grad(y.sum(), A)
     torch.testing.assert_close(y.item(), 1e-3 + 1e-6 * state / 2, rtol=1e-12, atol=0)
-    # 1e-20 stands for 0 in the fast path
+    # fast backends replace 0 by −1e-20
     torch.testing.assert_close(grad_A.item(), 5e-7 + 1e-9 * state / 3, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
 def test_float32_zero_order_hold_does_not_cancel(backend):
-    """e^{ΔA} − 1 in float32 would have lost four of seven digits here, in the value and in the gradient."""
+    """A plain e^{ΔA} − 1 in float32 would lose four of seven digits here, in the value and in the gradient."""
     arguments = make_arguments(1, 2, 50, 2)
     arguments |= {"A": -0.01 * torch.rand(2, 2).double(), "delta": 0.01 * torch.rand(1, 2, 50).double()}
     single = {k: v.float() for k, v in arguments.items()}
@@ -145,8 +145,8 @@ def test_large_steps_stay_finite(backend):
 
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
 @pytest.mark.parametrize("states", [1, 3, 5])
-def test_negative_steps_without_softplus_are_right(backend, states):
-    """e^{ΔA} is near 1 for these states, whatever stands in the lanes of a vector beside them."""
+def test_negative_steps_without_softplus_are_correct(backend, states):
+    """e^{ΔA} is near 1 for these states, but may overflow in unused lanes of their vector."""
     arguments = make_arguments(1, 2, 40, states, dtype=torch.float32)
     arguments |= {"delta": torch.full((1, 2, 40), -100.0), "A": torch.full((2, states), -1e-4), "delta_bias": None}
     for discretization in ("zoh", "mamba"):
@@ -167,8 +167,8 @@ def test_every_instruction_set_agrees_with_reference(instruction_set, states, dt
 
 @needs_native
 @pytest.mark.parametrize("shape", [(1, 1, 1500, 3), (1, 3, 1100, 2), (3, 2, 33, 4)], ids=str)
-def test_native_scan_is_right_on_any_number_of_threads(shape, threads):
-    """With more threads than channels, a long sequence is cut into parts."""
+def test_native_scan_is_correct_for_any_number_of_threads(shape, threads):
+    """With more threads than channels, a long sequence is divided into parts."""
     arguments = make_arguments(*shape)
     options = {"delta_softplus": True, "discretization": "zoh"}
     expected = values_and_gradients(selective_scan_reference, arguments, **options)
@@ -180,7 +180,7 @@ def test_native_scan_is_right_on_any_number_of_threads(shape, threads):
 
 
 @needs_native
-def test_native_scan_refuses_a_gradient_it_kept_no_states_for():
+def test_native_scan_without_kept_states_has_no_gradient():
     u = torch.randn(1, 2, 1, 9, requires_grad=True)
     b = torch.randn(1, 1, 3, 1, 9)
     y, _, _ = operator.scan(u, u, -torch.rand(2, 3), b, b, None, None, None, True, True, "cpp", False)
@@ -189,7 +189,7 @@ def test_native_scan_refuses_a_gradient_it_kept_no_states_for():
 
 
 @needs_native
-def test_native_gradients_have_the_same_bits_on_any_number_of_threads(threads):
+def test_native_gradients_are_bit_identical_for_any_number_of_threads(threads):
     arguments = make_arguments(2, 16, 300, 8, 2, dtype=torch.float32)
     results = []
     for count in (1, 2, 5):
@@ -204,7 +204,7 @@ def test_two_axes_of_positions_are_scanned_along_the_last(backend, order):
     height, width = 5, 9
     flat = make_arguments(2, 4, height * width, 3, 2)
     arguments = planar(flat, height, width)
-    if order == "columns":  # as transposed views of images
+    if order == "columns":  # like transposed views of images
         arguments = with_memory_order(lambda t: t.mT, arguments)
     actual = check_scan(backend, flat, arguments, delta_softplus=True, discretization="zoh")
     assert actual["y"].shape == (2, 4, height, width)
@@ -212,7 +212,7 @@ def test_two_axes_of_positions_are_scanned_along_the_last(backend, order):
 
 @needs_native
 def test_native_scan_keeps_the_layout_of_its_input():
-    """A column-major scan of channels-last features gives channels-last features, without copies."""
+    """A column-major scan of channels-last features returns channels-last features without copies."""
     x = torch.randn(2, 6, 7, 4)
     columns = x.permute(0, 3, 2, 1)
     b = torch.randn(2, 6, 7, 8).permute(0, 3, 2, 1)
@@ -247,9 +247,9 @@ def test_scan_compiles_without_graph_breaks():
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
-def test_memory_is_a_fraction_of_the_states(backend):
-    """Forward and backward, inputs, gradients and copies included, take less than one set of states alone."""
-    # large tensors go back to the system when freed, so that the peak is theirs and not the allocator's
+def test_peak_memory_is_below_that_of_all_states(backend):
+    """Forward and backward need less memory than all states, including inputs, gradients and copies."""
+    # malloc returns large tensors to the system when they are freed, so the peak does not include its cache
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
     assert float(run_program("scan_memory.py", backend, env=env)) < 1
 
@@ -272,14 +272,14 @@ def test_memory_is_a_fraction_of_the_states(backend):
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_wrong_argument_is_a_value_error(change, message):
+def test_wrong_argument_raises_value_error(change, message):
     arguments = make_arguments(1, 2, 5, 3, dtype=torch.float32) | change
     with pytest.raises(ValueError, match=message):
         selective_scan(**arguments)
 
 
 def operator_arguments():
-    """Tensors of the operator of `cpp` and `triton`, then its options."""
+    """Return the tensors of the operator that `cpp` and `triton` share."""
     arguments = make_arguments(2, 4, 21, 3, 2, torch.float32)
     return {k: t.unsqueeze(-2) if t.dim() > 2 else t for k, t in arguments.items()}
 
@@ -295,8 +295,8 @@ def sparse(t):
 @needs_native
 @pytest.mark.parametrize("change", [shortened, torch.Tensor.double, torch.Tensor.int, sparse], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", operator_arguments())
-def test_operators_refuse_what_does_not_fit(name, change):
-    """In the operators themselves, which anybody can call; native code has no bounds checks."""
+def test_operators_refuse_invalid_tensors(name, change):
+    """The operators check arguments, as anyone can call them and native code has no bounds checks."""
     arguments = operator_arguments()
     arguments |= {name: change(arguments[name])}
     with pytest.raises(ValueError):
@@ -313,7 +313,7 @@ def test_operators_refuse_what_does_not_fit(name, change):
 
 @needs_native
 @pytest.mark.parametrize("engine", ["torch", "none", "triton"])
-def test_operator_refuses_other_engines(engine):
+def test_operator_refuses_unknown_engines(engine):
     arguments = operator_arguments()
     with pytest.raises(ValueError, match=engine):
         operator.scan(*arguments.values(), True, True, engine, True)
@@ -323,7 +323,7 @@ def test_operator_refuses_other_engines(engine):
 @pytest.mark.parametrize(
     ("name", "shape"), [("grad_y", (2, 4, 1, 20)), ("grad_last_state", (2, 4, 2)), ("starts", (23,))], ids=str
 )
-def test_backward_operator_refuses_other_gradients(name, shape):
+def test_backward_operator_refuses_invalid_gradients(name, shape):
     given = {"grad_y": (2, 4, 1, 21), "grad_last_state": (2, 4, 3), "starts": (24,)} | {name: shape}
     grad_y, grad_last_state, starts = map(torch.randn, given.values())
     with pytest.raises(ValueError, match=name):
@@ -336,6 +336,6 @@ def test_named_backend_never_falls_back():
         selective_scan(**arguments, backend="mamba_ssm")
 
 
-def test_available_backends_are_named_fastest_first():
+def test_available_backends_are_listed_fastest_first():
     names = available_backends()
     assert names[-2:] == ["torch", "reference"]

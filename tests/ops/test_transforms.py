@@ -1,4 +1,4 @@
-"""Operators under transforms of torch.func, dual numbers and further derivatives: the values of plain PyTorch."""
+"""Operators under torch.func transforms, dual numbers and higher derivatives match plain PyTorch."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ TRANSFORMS = {
     "second derivative": second_derivative,
     "batched gradients": batched_gradients,
 }
-# the same of plain operations, without tracing those
+# the same for plain operations, without tracing them
 PLAIN_TRANSFORMS = TRANSFORMS | {"linearize": lambda f: jvp(f, (X[FEW],), (V[FEW],))[1]}
 
 
@@ -123,10 +123,10 @@ PLAIN_TRANSFORMS = TRANSFORMS | {"linearize": lambda f: jvp(f, (X[FEW],), (V[FEW
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad], ids=["grad", "no_grad"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.filterwarnings("ignore")  # of torch about its own internals
-def test_transform_gives_what_it_gives_of_plain_operations(transform, operation, context):
+@pytest.mark.filterwarnings("ignore")  # torch warns about its own internals
+def test_transform_matches_that_of_plain_operations(transform, operation, context):
     if context is torch.no_grad and transform in ("second derivative", "batched gradients", "hessian"):
-        pytest.skip("needs gradients, the hessian for SiLU")
+        pytest.skip("needs gradients (the hessian needs them for SiLU)")
     function, plain = OPERATIONS[operation]
     with context():
         expected, actual = PLAIN_TRANSFORMS[transform](plain), TRANSFORMS[transform](function)
@@ -165,7 +165,7 @@ def test_scan_passes_gradgradcheck(backend, discretization, groups):
 
 @needs_native
 def test_parameters_have_second_derivatives():
-    """As in a penalty on gradients: through all that a layer takes, and with a parameter taken twice."""
+    """A penalty on gradients needs them: through all inputs of a layer, and with a parameter used twice."""
     norm, linear = nn.LayerNorm(2).double(), nn.Linear(2, 2).double()
     leaves = (make(1, 2, 2, 2).requires_grad_(), *norm.parameters(), *linear.parameters())
 
@@ -179,7 +179,7 @@ def test_parameters_have_second_derivatives():
 @needs_native
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad], ids=["grad", "no_grad"])
 def test_network_has_its_forward_derivative(context):
-    """Against a difference quotient, as all of its layers take part."""
+    """A difference quotient is the reference, as it covers all layers."""
     torch.manual_seed(0)
     network = MambaMIS(1, 1, (32, 32), variant="S", d_state=2).double()
     x, v = torch.randn(2, 1, 1, 32, 32, dtype=torch.float64)
@@ -192,8 +192,8 @@ def test_network_has_its_forward_derivative(context):
 
 
 @needs_native
-def test_modes_see_operators():
-    """Without gradients native code is called past torch, unless a mode wants to see what is called."""
+def test_torch_function_modes_see_operators():
+    """Without gradients, native code is called directly, except under a mode that intercepts calls."""
     seen = []
 
     class Watch(torch.overrides.TorchFunctionMode):
@@ -208,7 +208,7 @@ def test_modes_see_operators():
 
 @needs_native
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_tensor_without_memory_is_zeros(operation):
+def test_zero_tensor_without_memory_is_accepted(operation):
     function, _ = OPERATIONS[operation]
     zeros = torch._efficientzerotensor(X.shape, dtype=torch.float64)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Triton's kernels against the sequential reference: compiled where there is a GPU, else in Triton's interpreter."""
+"""The Triton kernels match the sequential reference: compiled on a GPU, or in Triton's interpreter without one."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ pytest.importorskip("triton")
 COMPILED = torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1"
 DEVICE = "cuda" if COMPILED else "cpu"
 BLOCK_ON_GPUS = triton_backend.BLOCK
-# positions between two kept states: the fewer, the less is interpreted
+# positions between two kept states; fewer are faster in the interpreter
 BLOCK = BLOCK_ON_GPUS if COMPILED else 2
 
 
 def needs_gpu(test):
-    without = pytest.mark.skipif(not COMPILED, reason="needs a CUDA device, and TRITON_INTERPRET not to be 1")
-    return pytest.mark.gpu(without(test))
+    skip = pytest.mark.skipif(not COMPILED, reason="needs a CUDA device, and TRITON_INTERPRET other than 1")
+    return pytest.mark.gpu(skip(test))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _interpreter():
-    """Kernels are read once in a process, for a GPU or for the interpreter."""
+    """Load the kernels for the interpreter, as a process loads them only once, for a GPU or the interpreter."""
     with pytest.MonkeyPatch.context() as patch:
         if not COMPILED:
             patch.setenv("TRITON_INTERPRET", "1")
@@ -71,11 +71,11 @@ def on_device(arguments, dtype=torch.float32):
 
 
 def check(arguments, given=None, tolerance=TOLERANCE[torch.float32], **options):
-    """The kernels, of these arguments in float32 if not given others, against the reference in float64."""
+    """Compare the kernels, by default with the arguments in float32, with the reference in float64."""
     return check_scan("triton", arguments, on_device(arguments) if given is None else given, tolerance, **options)
 
 
-# length 1, one position more than a block, than a chunk of two; one program with dead lanes, several tiles of channels
+# (batch, channels, length, states, groups)
 SHAPES = {
     "one position": (2, 3, 1, 2, None),
     "a block and one": (2, 2, BLOCK + 1, 3, None),
@@ -91,12 +91,12 @@ def test_kernels_agree_with_reference(shape):
 
 
 @pytest.mark.parametrize("shape", ["a block and one", "chunks, groups, dead lanes"])
-def test_kernels_agree_with_reference_in_the_papers_discretization(shape):
-    """It is a form of two terms of each step, whatever the shape."""
+def test_kernels_agree_with_reference_in_the_mamba_discretization(shape):
+    """The discretization changes two terms of each step, independently of the shape, so two shapes suffice."""
     check(make_arguments(*SHAPES[shape]), delta_softplus=True, discretization="mamba")
 
 
-def test_transforms_and_further_derivatives_are_those_of_the_reference():
+def test_transforms_and_higher_derivatives_match_the_reference():
     arguments = on_device(make_arguments(1, 2, 9, 3))
     u = arguments.pop("u")
 
@@ -112,15 +112,15 @@ def test_transforms_and_further_derivatives_are_those_of_the_reference():
     assert_same(derivatives("triton"), derivatives("reference"), 1e-4)
 
 
-def test_optional_arguments_can_be_left_out():
+def test_optional_arguments_can_be_omitted():
     arguments = make_arguments(1, 2, 20, 3) | {"D": None, "z": None, "delta_bias": None}
     arguments["delta"] = arguments["delta"].abs()
     check(arguments, discretization="zoh")
 
 
 @pytest.mark.parametrize("order", ["channels first", "channels last", "columns"])
-def test_kernels_take_any_strides(order):
-    """Two axes of positions; as transposed views of images, rows do not follow on each other."""
+def test_kernels_accept_any_strides(order):
+    """Positions have two axes; in transposed views of images, rows are not contiguous."""
     height, width = 3, 7
     flat = make_arguments(1, 4, height * width, 3, 2)
     image = planar(flat, height, width)
@@ -137,13 +137,13 @@ def test_zero_order_hold_does_not_cancel():
     check(arguments, tolerance=5e-6, discretization="zoh")
 
 
-def test_state_matrix_of_zero_is_the_limit():
+def test_zero_state_matrix_gives_the_limit():
     arguments = make_arguments(1, 2, 9, 2) | {"A": torch.zeros(2, 2).double()}
     check(arguments, delta_softplus=True, discretization="zoh")
 
 
-def test_small_and_large_steps_are_right():
-    """Softplus of −12 keeps its digits, and that of 50 is 50."""
+def test_small_and_large_steps_are_correct():
+    """Softplus of −12 keeps its digits, and softplus of 50 is 50."""
     arguments = make_arguments(1, 2, 12, 2) | {"delta_bias": None}
     arguments["delta"] = torch.linspace(-12, 50, 24).double().view(1, 2, 12)
     actual = check(arguments, delta_softplus=True, discretization="zoh")
@@ -161,7 +161,7 @@ def test_half_precision_input_is_scanned_in_float32(dtype):
     torch.testing.assert_close(actual["last_state"].cpu().double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_two_runs_give_the_same_bits():
+def test_two_runs_are_bit_identical():
     arguments = on_device(make_arguments(1, 2, 17, 2, 2))
     first, second = (
         values_and_gradients(selective_scan, arguments, backend="triton", delta_softplus=True) for _ in range(2)
@@ -171,7 +171,7 @@ def test_two_runs_give_the_same_bits():
 
 @pytest.mark.parametrize(("channels", "programs"), [(20, 2), (70, 4)], ids=["two of three tiles", "four of nine"])
 def test_parts_of_a_group_are_added_up(channels, programs, monkeypatch):
-    """With many channels and few positions, several programs share the sums over channels, and each has one."""
+    """With many channels and few positions, several programs sum over channels, each over its own part."""
     monkeypatch.setattr(triton_backend, "_programs", lambda device: programs)
     monkeypatch.setattr(triton_backend, "BLOCK", 2)
     check(make_arguments(1, channels, 3, 1), delta_softplus=True, discretization="zoh")
@@ -188,12 +188,12 @@ def test_every_part_of_a_group_has_a_tile(tiles, programs, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["u", "B", "C"])
-def test_offsets_beyond_32_bits_are_right(name):
-    """Channels or states that lie 2³⁰ elements apart, so that the last is beyond 2³¹."""
+def test_offsets_beyond_32_bits_are_correct(name):
+    """Channels or states are 2³⁰ elements apart, so that the last offset exceeds 2³¹."""
     apart = 2**30
     arguments = make_arguments(1, 4, 3, 4, dtype=torch.float16)
     strided = on_device(arguments, torch.float16)
-    # only what is touched of the memory is ever there
+    # the system allocates only memory that is touched
     torch.use_deterministic_algorithms(False)
     storage = torch.empty(3 * apart + 8, dtype=torch.float16, device=DEVICE)
     strided[name] = storage.as_strided((1, 4, 3), (apart, apart, 1)).copy_(arguments[name])
@@ -205,14 +205,14 @@ def test_offsets_beyond_32_bits_are_right(name):
 
 
 @pytest.mark.parametrize("discretization", ["zoh", "mamba"])
-def test_negative_steps_are_right_beside_states_that_are_not_there(discretization):
-    """e^{ΔA} is near 1 for the three states, whatever stands in the fourth of a tile."""
+def test_negative_steps_are_correct_in_a_tile_with_an_unused_state(discretization):
+    """e^{ΔA} is near 1 for the three states, but may overflow in the unused fourth state of a tile."""
     arguments = make_arguments(1, 2, 10, 3) | {"delta_bias": None}
     arguments |= {"delta": torch.full((1, 2, 10), -100.0).double(), "A": torch.full((2, 3), -1e-4).double()}
     check(arguments, discretization=discretization)
 
 
-def test_a_step_that_is_not_a_number_shows():
+def test_nan_in_a_step_propagates():
     arguments = on_device(make_arguments(1, 2, 10, 3))
     arguments["delta"][0, 1, 4] = float("nan")
     y = selective_scan(**arguments, delta_softplus=True, backend="triton")
@@ -251,7 +251,7 @@ def test_kernels_pass_the_self_test(monkeypatch):
 
 
 class WrongValues(TorchBackend):
-    """Outputs one per cent too large, and with them all gradients."""
+    """A backend whose outputs, and so all gradients, are one per cent too large."""
 
     def scan(self, inputs):
         y, last_state = super().scan(inputs)
@@ -259,7 +259,7 @@ class WrongValues(TorchBackend):
 
 
 class WrongGradient(TorchBackend):
-    """The right outputs, and a gradient of A one per cent too large."""
+    """A backend with correct outputs and a gradient of A that is one per cent too large."""
 
     def scan(self, inputs):
         A = 1.01 * inputs.A - 0.01 * inputs.A.detach()
@@ -267,7 +267,7 @@ class WrongGradient(TorchBackend):
 
 
 class Failing(TorchBackend):
-    """Fails as kernels do on a GPU that they were not compiled for."""
+    """A backend that fails like kernels on a GPU that they were not compiled for."""
 
     def scan(self, inputs):
         raise RuntimeError("no kernel image")
@@ -278,7 +278,7 @@ class Failing(TorchBackend):
     [(WrongValues, "y"), (WrongGradient, "the gradient of A"), (Failing, "no kernel image")],
     ids=lambda v: getattr(v, "__name__", ""),
 )
-def test_self_test_finds_what_is_wrong(backend, reason):
+def test_self_test_reports_errors_of_a_backend(backend, reason):
     assert reason in self_test.why_wrong(backend(), torch.device(DEVICE))
 
 
@@ -288,8 +288,8 @@ def test_self_test_works_in_any_mode(mode):
         assert self_test.why_wrong(TorchBackend(), torch.device(DEVICE)) is None
 
 
-@pytest.mark.skipif(COMPILED, reason="kernels are compiled here")
-def test_what_is_interpreted_comes_last():
+@pytest.mark.skipif(COMPILED, reason="the kernels are compiled, not interpreted")
+def test_interpreted_backend_comes_last():
     assert available_backends()[-1] == "triton"
     assert fastest_backend(torch.empty(0), "zoh").name != "triton"
 
@@ -299,7 +299,7 @@ CAPABILITIES = {"H100": 90, "A100": 80, "B200": 100}
 
 @pytest.fixture(scope="module")
 def compiled():
-    """(kernel, bytes of a thread's stack) of all that are compiled for each capability."""
+    """For each capability, (kernel, bytes of a thread's stack) of all compiled kernels."""
     pytest.importorskip("triton.backends.nvidia")
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     lines = run_program("compile_kernels.py", *CAPABILITIES.values(), env=env).splitlines()
@@ -309,17 +309,17 @@ def compiled():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES.values(), ids=CAPABILITIES)
-def test_kernels_compile_for_gpus_that_are_not_here(capability, compiled):
-    """Every kernel to machine code that has its states in registers; for H100s both orders of scan and both forms."""
+def test_kernels_compile_for_absent_gpus(capability, compiled):
+    """Every kernel compiles to machine code with states in registers; for H100, in both forms of compile_kernels.py."""
     assert {name for name, _ in compiled[capability]} == {"walk", "carry", "gradients"}
-    # a lane has 128 bytes of states, and as many of each of several things that belong to them
+    # a lane has 128 bytes of states, and as many bytes for each of several values that belong to them
     version = tuple(map(int, importlib.import_module("triton").__version__.split(".")[:2]))
     most = 160 if version > (3, 6) else 192
     assert max(used for _, used in compiled[capability]) <= most, f"bytes of a thread's stack: {compiled[capability]}"
 
 
-def test_a_network_needs_few_kernels():
-    """Each is compiled at the first step on a machine, and `gradients` takes ten seconds."""
+def test_network_needs_few_kernels():
+    """The first step on a machine compiles each of them, and `gradients` takes ten seconds."""
     pytest.importorskip("triton.backends.nvidia")
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     counts = dict(line.split() for line in run_program("count_kernels.py", env=env).splitlines())
@@ -327,7 +327,7 @@ def test_a_network_needs_few_kernels():
 
 
 @needs_gpu
-def test_fastest_on_a_gpu():
+def test_triton_is_the_fastest_backend_on_a_gpu():
     assert available_backends()[0] == "triton"
     assert fastest_backend(torch.empty(0, device="cuda"), "zoh").name == "triton"
 

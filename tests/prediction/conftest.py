@@ -1,4 +1,4 @@
-"""Models that are written once."""
+"""Trained models, written once per session."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ from support.predictions import MODELS
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Callable[[str], Path]:
-    """Write one of `MODELS`, once."""
+    """Return a function that writes one of `MODELS` on first use, and returns its folder."""
     return functools.cache(lambda name: MODELS[name].write(tmp_path_factory.mktemp("models") / name))

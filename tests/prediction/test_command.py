@@ -1,4 +1,4 @@
-"""`mamba_mis predict`: files of every kind, what it leaves behind, and what goes wrong."""
+"""`mamba_mis predict`: inputs of every kind, the files that it writes, and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("listed_in_one_process")
 
 
 def colours(seed: int = 0, size: tuple[int, int] = (40, 50)) -> np.ndarray:
-    """(H, W, 3)."""
+    """Return an RGB image (H, W, 3)."""
     return np.moveaxis(disc_image(seed, size, 9, (120, 60, 50), 70)[0], 0, -1)
 
 
@@ -41,7 +41,7 @@ def rows(output: Path) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Three photographs."""
+    """A folder of three photographs."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for seed in range(3):
@@ -60,7 +60,7 @@ NIFTI = {
 @pytest.mark.slow
 @pytest.mark.feature("Prediction", "NIfTI in 2D and volumes of a 2d configuration: the files of `nnUNetv2_predict`")
 @pytest.mark.parametrize("kind", NIFTI)
-def test_nifti_is_predicted_into_the_files_of_nnunet(kind, tmp_path):
+def test_nifti_predictions_match_files_of_nnunet(kind, tmp_path):
     model = NIFTI[kind].write(tmp_path / "model")
     images, theirs, ours = (tmp_path / name for name in ("images", "theirs", "ours"))
     images.mkdir(), theirs.mkdir()
@@ -123,7 +123,7 @@ def test_pictures_are_predicted_as_convert_images_reads_them(model, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["grey", "stock"])
-def test_images_named_as_nnunets_are_read_as_nnunet_reads_them(model, kind, tmp_path):
+def test_images_in_nnunet_naming_are_read_as_by_nnunet(model, kind, tmp_path):
     images, theirs, ours = (tmp_path / name for name in ("images", "theirs", "ours"))
     images.mkdir(), theirs.mkdir()
     pixels = colours() if kind == "stock" else colours()[..., 0].astype(np.uint16) * 200
@@ -136,14 +136,14 @@ def test_images_named_as_nnunets_are_read_as_nnunet_reads_them(model, kind, tmp_
         assert json.loads((ours / name).read_text()) == json.loads((model(kind) / name).read_text())
 
 
-def test_numbers_of_a_camera_are_no_channels(model, tmp_path):
+def test_camera_file_numbers_are_not_channels(model, tmp_path):
     for number in (0, 1, 2, 3):
         Image.fromarray(colours(number)).save(tmp_path / f"IMG_{number:04d}.png")
     predict(model("stock"), tmp_path, tmp_path / "out")
     assert set(rows(tmp_path / "out")) == {f"IMG_{number:04d}" for number in (0, 1, 2, 3)}
 
 
-def test_summary_describes_what_was_predicted(model, photos, tmp_path):
+def test_summary_matches_labels_and_probabilities(model, photos, tmp_path):
     predict(model("regions"), photos, tmp_path / "out", "--save-probabilities")
     table = rows(tmp_path / "out")
     assert set(table) == {f"photo_{seed}" for seed in range(3)}
@@ -157,7 +157,7 @@ def test_summary_describes_what_was_predicted(model, photos, tmp_path):
         assert float(row["seconds"]) > 0
 
 
-def test_names_in_the_summary_are_no_formulas(tmp_path):
+def test_summary_contains_no_spreadsheet_formulas(tmp_path):
     model = UntrainedModel(STOCK, labels={"background": 0, "=1+1": 1}).write(tmp_path / "model")
     (tmp_path / "photos").mkdir()
     Image.fromarray(colours()).save(tmp_path / "photos" / "-1.png")
@@ -166,7 +166,7 @@ def test_names_in_the_summary_are_no_formulas(tmp_path):
         assert not cell.startswith(("=", "-", "+", "@"))
 
 
-def test_broken_image_is_named_and_the_others_are_predicted(model, photos, tmp_path, capsys):
+def test_broken_image_is_reported_and_the_others_are_predicted(model, photos, tmp_path, capsys):
     whole = (photos / "photo 1.png").read_bytes()
     (photos / "photo 1.png").write_bytes(whole[: len(whole) // 2])
     (photos / "empty.jpg").touch()
@@ -177,14 +177,14 @@ def test_broken_image_is_named_and_the_others_are_predicted(model, photos, tmp_p
     assert "photo 1.png" in errors and "empty.jpg" in errors and "Traceback" not in errors
 
 
-def test_images_of_one_name_are_named(model, photos, tmp_path, capsys):
+def test_images_with_the_same_name_are_reported(model, photos, tmp_path, capsys):
     Image.fromarray(colours()).save(photos / "photo 0.jpg")
     predict(model("stock"), photos, tmp_path / "out", status=1)
     assert "photo 0.png" in capsys.readouterr().err and len(rows(tmp_path / "out")) == 3
 
 
 @pytest.mark.slow
-def test_resumed_prediction_skips_what_is_there(model, photos, tmp_path):
+def test_resumed_prediction_skips_finished_images(model, photos, tmp_path):
     out = tmp_path / "out"
     predict(model("stock"), photos, out)
     before = {file.name: file.stat().st_mtime_ns for file in out.glob("*.png")}
@@ -202,7 +202,7 @@ def test_resumed_prediction_skips_what_is_there(model, photos, tmp_path):
     assert rows(out).keys() == earlier.keys()
 
 
-def test_folder_that_cannot_be_written_is_one_line(model, photos, tmp_path, capsys):
+def test_unwritable_output_folder_gives_a_one_line_error(model, photos, tmp_path, capsys):
     (tmp_path / "file").touch()
     predict(model("stock"), photos, tmp_path / "file" / "out", status=1)
     predict(model("stock"), photos, photos, status=1)
@@ -211,7 +211,7 @@ def test_folder_that_cannot_be_written_is_one_line(model, photos, tmp_path, caps
 
 
 @pytest.mark.parametrize("kind", ["classes", "nifti"])
-def test_full_disk_ends_with_one_line_and_loses_nothing(model, photos, tmp_path, capsys, kind):
+def test_full_disk_gives_a_one_line_error_and_loses_no_file(model, photos, tmp_path, capsys, kind):
     out, source, options = tmp_path / "out", photos, ["--save-probabilities"]
     folder = model("stock")
     if kind == "nifti":
@@ -233,7 +233,7 @@ def test_full_disk_ends_with_one_line_and_loses_nothing(model, photos, tmp_path,
     assert not list(out.glob(".*"))
 
 
-def test_sources_and_models_that_are_none_are_one_line(model, photos, tmp_path, capsys):
+def test_missing_model_source_or_fold_gives_a_one_line_error(model, photos, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for folder, source in (
         (tmp_path, photos),
@@ -248,7 +248,7 @@ def test_sources_and_models_that_are_none_are_one_line(model, photos, tmp_path, 
 
 
 @pytest.mark.slow
-def test_model_of_a_dataset_is_found_as_users_expect(model, photos, tmp_path, monkeypatch, capsys):
+def test_model_is_found_by_dataset_with_defaults_and_options(model, photos, tmp_path, monkeypatch, capsys):
     results = tmp_path / "results"
     monkeypatch.setenv("nnUNet_results", str(results))
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
@@ -259,7 +259,7 @@ def test_model_of_a_dataset_is_found_as_users_expect(model, photos, tmp_path, mo
         shutil.copytree(model(kind), folder / name)
 
     def predicted(*options: str) -> str:
-        """The kind of model."""
+        """Return the kind of model that was found, or the error message."""
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         command = ["predict", "-d", "7", "-i", str(photos), "-o", str(tmp_path / "out"), "-device", "cpu", *options]
         if main(command):

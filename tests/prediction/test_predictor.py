@@ -1,4 +1,4 @@
-"""Labels and probabilities of arrays, against those of nnU-Net's predictor for the same images in files."""
+"""`Predictor` on arrays, compared with nnU-Net's predictor on the same images in files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIZES = {
 
 
 def images(channels: int) -> dict[str, np.ndarray]:
-    """(H, W, 3), or (H, W) with 16 bits, with black borders, which nnU-Net crops."""
+    """Return images (H, W, 3), or 16-bit (H, W), some with black borders, which nnU-Net crops."""
     made = {}
     for seed, (name, size) in enumerate(SIZES.items()):
         pixels = np.moveaxis(disc_image(seed, size, 7, (120, 60, 50)[:channels], 70)[0], 0, -1).copy()
@@ -45,7 +45,7 @@ def images(channels: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("classes", "folds"))) for name in MODELS]
 )
-def test_arrays_are_predicted_as_nnunet_predicts_files(model, name, tmp_path):
+def test_predictions_of_arrays_match_nnunets_of_files(model, name, tmp_path):
     kind, folder = MODELS[name], model(name)
     given = images(kind.channels)
     files = [[str(tmp_path / f"{case}_0000{kind.file_ending}")] for case in given]
@@ -56,10 +56,10 @@ def test_arrays_are_predicted_as_nnunet_predicts_files(model, name, tmp_path):
     for (labels, chances), (their_labels, their_chances) in zip(ours, theirs, strict=True):
         assert_same(labels, chances, their_labels[0], their_chances[:, 0])
     largest = ours[list(SIZES).index("larger")][0]
-    assert 0.1 < (largest == 0).mean() < 0.9, "labels of one kind would agree by chance"
+    assert 0.1 < (largest == 0).mean() < 0.9, "uniform labels would agree by chance"
 
 
-def test_prediction_without_mirroring_is_nnunets(model, tmp_path):
+def test_prediction_without_mirroring_matches_nnunet(model, tmp_path):
     pixels = images(3)["larger"]
     imageio.imwrite(tmp_path / "image_0000.png", pixels)
     theirs = nnunet_predictor(model("classes"), [0], mirroring=False).predict_from_files_sequential(
@@ -70,7 +70,7 @@ def test_prediction_without_mirroring_is_nnunets(model, tmp_path):
 
 
 @pytest.mark.parametrize("trainer", ["nnUNetTrainerUMambaBot", "nnUNetTrainerBN", "nnUNetTrainer_100epochs"])
-def test_network_is_the_trainers(trainer, tmp_path):
+def test_network_comes_from_the_trainer(trainer, tmp_path):
     pixels = images(3)["larger"]
     imageio.imwrite(tmp_path / "image_0000.png", pixels)
     folder = UntrainedModel(trainer).write(tmp_path / "model")
@@ -80,14 +80,14 @@ def test_network_is_the_trainers(trainer, tmp_path):
     assert_same(*Predictor(folder).predict(pixels, probabilities=True), theirs[0][0][0], theirs[0][1][:, 0])
 
 
-def test_images_that_share_batches_are_predicted_as_alone(model):
+def test_shared_batches_do_not_change_predictions(model):
     predictor = Predictor(model("classes"), mirroring=False)
     given = list(images(3).values())
     for labels, alone in zip(predictor.predict_many(given), map(predictor.predict, given), strict=True):
         np.testing.assert_array_equal(labels, alone)
 
 
-def test_grey_image_serves_a_model_of_three_channels(model):
+def test_three_channel_model_accepts_grey_images(model):
     grey = images(1)["larger"]
     predictor = Predictor(model("classes"))
     np.testing.assert_array_equal(predictor.predict(grey), predictor.predict(np.stack([grey] * 3, axis=-1)))
@@ -98,12 +98,12 @@ def test_grey_image_serves_a_model_of_three_channels(model):
     [np.zeros(5), np.zeros((4, 4, 2)), np.zeros((0, 4)), np.full((4, 4), np.nan), np.full((4, 4), "a"), "image.png"],
     ids=["1D", "channels", "empty", "nan", "text", "path"],
 )
-def test_what_is_no_image_is_a_value_error(model, array):
+def test_invalid_image_raises_value_error(model, array):
     with pytest.raises(ValueError):
         Predictor(model("classes")).predict(array)
 
 
-def test_stream_is_lazy_and_ends_with_its_consumer(model):
+def test_predict_many_is_lazy_and_stops_with_its_consumer(model):
     taken = itertools.count()
     ended = threading.Event()
 
@@ -121,7 +121,7 @@ def test_stream_is_lazy_and_ends_with_its_consumer(model):
     assert ended.wait(5) and next(taken) < 50
 
 
-def test_error_of_the_images_source_is_raised_after_those_before(model):
+def test_error_in_the_iterable_is_raised_after_earlier_results(model):
     def failing():
         yield images(3)["smaller"]
         raise OSError("unplugged")
@@ -133,7 +133,7 @@ def test_error_of_the_images_source_is_raised_after_those_before(model):
 
 
 def broken(tmp_path: Path, model, change) -> Path:
-    """A copy of a model with changed plans or checkpoint."""
+    """Return a copy of a model with changed plans or checkpoint."""
     source, folder = model("stock"), tmp_path / "model"
     (folder / "fold_0").mkdir(parents=True)
     plans = json.loads((source / "plans.json").read_text())
@@ -163,21 +163,21 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_model_that_cannot_be_used_is_one_line(model, tmp_path, change):
+def test_unusable_model_gives_a_one_line_error(model, tmp_path, change):
     folder = broken(tmp_path, model, CHANGES[change])
     with pytest.raises(UserError) as raised:
         Predictor(folder)
     assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_missing_model_fold_and_device_are_one_line(model, tmp_path):
+def test_missing_model_fold_or_device_gives_a_one_line_error(model, tmp_path):
     for arguments in ([tmp_path], [model("stock"), [7]], [model("stock"), "all"], [model("stock"), 0, "cuda:99"]):
         with pytest.raises(UserError) as raised:
             Predictor(*arguments)
         assert "\n" not in str(raised.value)
 
 
-LIGHT = """
+PREDICT_AND_LIST_HEAVY_MODULES = """
 import sys
 import numpy as np
 from nnunet_mamba_mis.prediction import Predictor
@@ -189,6 +189,6 @@ print([name for name in heavy if name in sys.modules])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["classes", "stock"])
-def test_nothing_of_training_is_imported(model, name):
-    command = [sys.executable, "-c", LIGHT, str(model(name))]
+def test_prediction_imports_no_training_code(model, name):
+    command = [sys.executable, "-c", PREDICT_AND_LIST_HEAVY_MODULES, str(model(name))]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"

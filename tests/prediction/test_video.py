@@ -1,4 +1,4 @@
-"""Videos in, videos with outlines out."""
+"""`mamba_mis predict` on videos."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def predict(model: Path, source: Path, output: Path, *options: str) -> int:
 @pytest.mark.feature("Prediction", "videos, every frame or every Nth")
 @pytest.mark.parametrize("size", [(48, 64), (37, 45)], ids=["even", "odd"])
 @pytest.mark.parametrize("every", [1, 3])
-def test_video_gets_outlines_and_labels(model, tmp_path, size, every):
+def test_video_is_written_with_outlines_and_labels(model, tmp_path, size, every):
     clip, out = tmp_path / "clip.mp4", tmp_path / "out"
     write_video(clip, size, 7)
     assert predict(model("stock"), clip, out, "--every", str(every), "--save-labels") == 0
@@ -65,7 +65,7 @@ def test_video_gets_outlines_and_labels(model, tmp_path, size, every):
     assert len(list((out / "clip_labels").iterdir())) == len(predicted)
 
 
-def test_finished_video_is_skipped_when_resumed(model, tmp_path):
+def test_resumed_prediction_skips_finished_videos(model, tmp_path):
     clip, out = tmp_path / "clip.mp4", tmp_path / "out"
     write_video(clip, (32, 32), 2)
     assert predict(model("stock"), clip, out) == 0
@@ -78,7 +78,7 @@ def test_finished_video_is_skipped_when_resumed(model, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["noise", "empty", "truncated"])
-def test_video_that_cannot_be_read_is_named(model, tmp_path, capsys, damage):
+def test_unreadable_video_is_reported(model, tmp_path, capsys, damage):
     clip, out = tmp_path / "clip.mkv", tmp_path / "out"
     write_video(clip, (32, 32), 40)
     whole = clip.read_bytes()
@@ -87,13 +87,13 @@ def test_video_that_cannot_be_read_is_named(model, tmp_path, capsys, damage):
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
     if damage == "truncated":
-        # as players do, up to where it ends
+        # predicted up to the damage, as players show it
         assert 0 < len(frames_of(out / "clip_overlay.mp4")) < 40
     else:
         assert status == 1 and str(clip) in errors and not (out / "clip_overlay.mp4").exists()
 
 
-def test_video_for_a_model_of_other_images_or_without_pyav_is_one_line(model, tmp_path, capsys, monkeypatch):
+def test_video_for_another_kind_of_model_or_without_pyav_gives_a_one_line_error(model, tmp_path, capsys, monkeypatch):
     write_video(tmp_path / "clip.mp4", (32, 32), 2)
     other = UntrainedModel("nnUNetTrainer", channels=2).write(tmp_path / "model")
     assert predict(other, tmp_path / "clip.mp4", tmp_path / "out") == 1

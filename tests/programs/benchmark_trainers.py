@@ -1,4 +1,4 @@
-"""Trainers that the benchmark's tests run: brief, failing, and slow enough to be stopped."""
+"""Trainers for the benchmark's tests: brief ones, failing ones, and one slow enough to be stopped."""
 
 import os
 import time
@@ -7,11 +7,11 @@ from pathlib import Path
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
-from nnunet_mamba_mis import trainers  # the classes' own names would hide the brief ones of the other file
+from nnunet_mamba_mis import trainers  # importing the classes by name would hide those of brief_trainers.py
 
 
 class Quick(nnUNetTrainer):
-    """nnU-Net's own."""
+    """nnU-Net's own trainer, with two iterations."""
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -19,14 +19,14 @@ class Quick(nnUNetTrainer):
 
 
 class Failing(Quick):
-    """Fails in its first step."""
+    """A trainer that fails in its first step."""
 
     def train_step(self, batch):
         raise ValueError("the images are upside down")
 
 
 class Long(trainers.nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
-    """One of ours, some seconds long."""
+    """A trainer of this package that takes some seconds."""
 
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 8, 2, 1
 
@@ -36,7 +36,7 @@ class Long(trainers.nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
 
 
 class Refusing(nnUNetTrainer):
-    """Fails once a file appears."""
+    """A trainer that fails once a file appears."""
 
     def on_train_start(self):
         while not Path(os.environ["nnUNet_results"], "refuse").exists():

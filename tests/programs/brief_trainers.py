@@ -1,7 +1,7 @@
-"""Short trainings under the trainers' own names.
+"""Brief versions of all trainers, under the same names.
 
-nnU-Net searches the folders of nnUNet_extTrainer in order, so that these hide the ones they derive from; it has no such
-way for its own trainer.
+nnU-Net searches the folders of nnUNet_extTrainer in order, so these trainers hide the ones that they derive from. Its
+own trainer cannot be hidden, so the brief one has another name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ for name in trainers.__all__:
 
 
 class Learning(trainers.nnUNetTrainerMambaMIS_S):
-    """Long enough to tell bright discs apart, and always the same."""
+    """Learns to segment bright discs, with the same result in every run."""
 
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 40, 1
     initial_lr = 3e-3
@@ -33,20 +33,20 @@ class Learning(trainers.nnUNetTrainerMambaMIS_S):
 
 
 class Frozen(trainers.nnUNetTrainerMambaMIS):
-    """Leaves the weights as they are."""
+    """Does not change the weights."""
 
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 1, 1
     initial_lr = 0.0
 
 
 class Short(trainers.nnUNetTrainerMambaMIS_S):
-    """Under a name that is none of ours."""
+    """Has a name that no trainer of this package has."""
 
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 1, 9, 1
 
 
 class Broken(Short):
-    """Has a NaN in the images of the second and third step, and of all from one on."""
+    """Has a NaN in the images of the second and third step, and of every step from `broken_from`."""
 
     iterations_per_epoch = 30
     broken_from = 5
@@ -59,13 +59,13 @@ class Broken(Short):
 
 
 class Recovering(Broken):
-    """Has it in the second and third step alone."""
+    """Has a NaN only in the images of the second and third step."""
 
     epochs, iterations_per_epoch, broken_from = 1, 6, 99
 
 
 class nnUNetTrainer_brief(nnUNetTrainer):
-    """nnU-Net's own."""
+    """nnU-Net's own trainer, with one iteration."""
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
         super().__init__(plans, configuration, fold, dataset_json, device)

@@ -1,7 +1,7 @@
-"""Compile Triton's kernels for GPUs that are not here, in two forms: both orders of scan and both discretizations.
+"""Compile the Triton kernels for GPUs that this machine lacks, in two forms: both scan orders and both discretizations.
 
-Arguments: compute capabilities; the first gets both forms, each other one of them, in turn. Prints capability, kernel
-and bytes of a thread's stack, a line for each kernel.
+Arguments are compute capabilities. The first one gets both forms, the others get one form each, in turn. For each
+kernel, the program prints a line with capability, kernel and the bytes of a thread's stack.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""Count the Triton kernels that a training step of the network needs on a GPU: a line "name count" for each.
+"""Count the Triton kernels that a training step of the network needs on a GPU, and print a line "name count" for each.
 
-Argument: the side of the patch (default: 256).
-Nothing is compiled and no GPU is needed: kernels write nothing, and the network runs on a CPU, under autocast.
+The argument is the side of the patch (default: 256). The program compiles nothing and needs no GPU: kernels do not
+run, and the rest of the network runs on a CPU under autocast.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Run a step whose command starts a worker that ignores the first signal: `python … LOG`."""
+"""Run a demo step whose command starts a worker that ignores SIGTERM: `python … LOG`."""
 
 import sys
 from pathlib import Path

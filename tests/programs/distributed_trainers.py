@@ -1,4 +1,4 @@
-"""Trainers of a user, for several processes."""
+"""A user's trainers for several processes."""
 
 import random
 from pathlib import Path
@@ -17,7 +17,7 @@ class TwoProcesses(OnCPU, nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
     ema_decay = 0.9
 
     def initialize(self):
-        # the first seeds count: those of the continued training must not matter
+        # only the first run's seeds count: the other ones of a resumed run must not change the result
         seed = dist.get_rank() + 10 * Path(self.output_folder, "debug.json").exists()
         random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
         super().initialize()

@@ -1,4 +1,4 @@
-"""Print, as JSON, what nnU-Net finds for each name: module, name, and whether the package has the same object."""
+"""Print as JSON the trainer that nnU-Net finds for each name: module, name, and whether the package has that object."""
 
 import contextlib
 import io
@@ -8,9 +8,9 @@ import sys
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 with contextlib.redirect_stdout(io.StringIO()):
-    found = [recursive_find_trainer_class_by_name(name) for name in sys.argv[1:]]
+    classes = [recursive_find_trainer_class_by_name(name) for name in sys.argv[1:]]
 rows = []
-for trainer in found:
+for trainer in classes:
     ours = sys.modules.get("nnunet_mamba_mis.trainers")
     same = getattr(ours, trainer.__name__, None) is trainer
     rows.append(

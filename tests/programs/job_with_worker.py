@@ -1,4 +1,4 @@
-"""Run a job whose training forks a worker, print the training's process id, and wait: RESULTS."""
+"""Run a job whose training forks a worker, print the training's process id, and wait: `python … RESULTS`."""
 
 import sys
 import time

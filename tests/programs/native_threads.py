@@ -1,4 +1,4 @@
-"""Print how many threads a native scan adds to those of torch, beside scikit-learn, which nnU-Net imports."""
+"""Print how many threads a native scan adds to torch's if scikit-learn, which nnU-Net imports, is loaded too."""
 
 import os
 

@@ -1,6 +1,6 @@
-"""`nnUNetv2_train DATASET 2d 0 -tr TRAINER -num_gpus 2` as a script: DATASET TRAINER RENDEZVOUS.
+"""Run `nnUNetv2_train DATASET 2d 0 -tr TRAINER -num_gpus 2` on CPUs: `python … DATASET TRAINER RENDEZVOUS`.
 
-torch's `mp.spawn` imports it again in each process, so that what needs a GPU is replaced in all.
+torch's `mp.spawn` imports this script again in each process, so each of them replaces what needs a GPU.
 """
 
 import sys

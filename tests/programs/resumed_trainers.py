@@ -1,4 +1,4 @@
-"""Trainers of a user, to be stopped and continued."""
+"""A user's trainers, which tests stop and resume."""
 
 import random
 from pathlib import Path
@@ -15,7 +15,7 @@ class Uninterrupted(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
     ema_decay = 0.9
 
     def initialize(self):
-        # the first seeds count: those of the continued training must not matter
+        # only the first run's seeds count: the other ones of a resumed run must not change the result
         seed = 12 if any(Path(self.output_folder).glob("checkpoint_*.pth")) else 1
         random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
         super().initialize()

@@ -1,11 +1,11 @@
-"""Run an exported program where this package cannot be imported: `python … PROGRAM IMAGES pt2|aoti`.
+"""Run an exported program in a process that cannot import this package: `python … PROGRAM IMAGES pt2|aoti`.
 
-IMAGES holds images and the logits that the network gives. Prints the largest difference.
+IMAGES holds images and the network's logits for them. The program prints the largest difference.
 """
 
 import sys
 
-sys.modules["nnunet_mamba_mis"] = None  # type: ignore[assignment]  # importing it fails
+sys.modules["nnunet_mamba_mis"] = None  # type: ignore[assignment]  # makes the import fail
 
 import torch  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Print the peak memory of a scan, forward and backward, as a multiple of one set of states. Argument: the backend."""
+"""Print the peak memory of a backend's scan, forward and backward, as a multiple of the memory of all states."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ BATCH, CHANNELS, LENGTH, STATES = 1, 32, 16384, 32
 
 
 def peak() -> int:
-    # not ru_maxrss: a process inherits that from its parent
+    # not ru_maxrss, which a process inherits from its parent
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 

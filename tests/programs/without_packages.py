@@ -1,4 +1,4 @@
-"""Run a program in which some packages cannot be imported: without_packages.py NAMES PROGRAM ARGUMENTS."""
+"""Run a program that cannot import some packages: without_packages.py NAMES PROGRAM ARGUMENTS."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""Links, drawings and generated pages of the documentation, without building the site."""
+"""Links, drawings and generated pages of the documentation, checked without building the site."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.paths import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "documentation").rglob("*.md"))]
 MODULES = (amffb, basic_blocks, mamba_mis, scan_blocks, nn)
-# the name in a box, smaller than headings; a layer's channels may follow it
+# the name in a box, in a smaller font than headings; a layer's channels may follow it
 NAME = re.compile(r'font-size="1[34]"[^>]*font-weight="bold">([A-Z]\w+)')
 
 
@@ -29,7 +29,7 @@ def load(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
-def test_links_lead_to_files(page):
+def test_links_lead_to_existing_files(page):
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     missing = {target for target in targets if "://" not in target and not (page.parent / target).exists()}
     assert not missing
@@ -53,11 +53,11 @@ def test_boxes_of_a_drawing_name_classes_of_the_network(drawing):
     ],
     ids=["outside", "page", "picture", "address"],
 )
-def test_site_shows_links_that_leave_it_as_text(link, shown):
+def test_site_shows_links_to_outside_files_as_text(link, shown):
     assert shown_on_the_site(link) == shown
 
 
-def test_site_warns_of_links_to_files_that_do_not_exist(caplog):
+def test_site_warns_of_links_to_missing_files(caplog):
     with caplog.at_level(logging.WARNING, "mkdocs"):
         shown_on_the_site("[gone](../../tests/gone.py)")
     assert "tests/gone.py, which does not exist" in caplog.text
@@ -70,7 +70,7 @@ def shown_on_the_site(markdown: str) -> str:
     return load("site_links").on_page_markdown(markdown, page=page, config={"docs_dir": str(documentation)})
 
 
-def test_commands_are_described_as_their_help_does():
+def test_command_page_matches_the_help():
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("-d", metavar="ID", help="of nnUNet_raw")

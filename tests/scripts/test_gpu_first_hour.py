@@ -1,4 +1,4 @@
-"""`scripts/gpu_first_hour.sh` and its helpers, without a GPU."""
+"""`scripts/gpu_first_hour.sh` and its helpers, tested without a GPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load(path: Path) -> ModuleType:
 
 
 def first_hour(out: Path, *arguments: object, status: int = 0, python: str = sys.executable) -> str:
-    """Run the script on the CPU; returns the summary."""
+    """Run the script on the CPU, assert its exit status, and return the summary."""
     done = subprocess.run(command(*arguments), env=os.environ | {"PYTHON": python}, capture_output=True, text=True)
     assert done.returncode == status, (done.stdout, done.stderr)
     return (out / "summary.txt").read_text()
@@ -42,7 +42,7 @@ def command(*arguments: object) -> list[str]:
     return [str(SCRIPTS / "gpu_first_hour.sh"), "--device", "cpu", *map(str, arguments)]
 
 
-# stands for nnU-Net's command, which takes too long for a test to stop and continue it
+# replaces nnU-Net's command, which is too slow for a test that stops and resumes it
 TRAINING = """
 import signal, sys, time
 from pathlib import Path
@@ -59,7 +59,7 @@ def run_training_entry():
 
 @pytest.fixture
 def out(tmp_path, monkeypatch) -> Path:
-    """The folder, with a dataset, where trainings end when they continue."""
+    """Return the output folder; a dataset is ready to be copied, and runs end once they are resumed."""
     package = tmp_path / "packages" / "nnunetv2" / "run"
     package.mkdir(parents=True)
     (package / "run_training.py").write_text(TRAINING)
@@ -72,7 +72,7 @@ def out(tmp_path, monkeypatch) -> Path:
     return tmp_path / "out"
 
 
-def test_a_stopped_slice_continues(out, tmp_path):
+def test_stopped_slice_is_resumed(out, tmp_path):
     log = out / "logs" / "train_nnUNetTrainer.log"
     arguments = command("--bring", tmp_path / "brought", out, "train")
     running = subprocess.Popen(arguments, env=os.environ | {"PYTHON": sys.executable}, stdout=subprocess.DEVNULL)
@@ -87,7 +87,7 @@ def test_a_stopped_slice_continues(out, tmp_path):
     assert summary.count(" passed ") == 2 and "Everything passed" in summary
 
 
-def test_what_has_ended_is_left_as_it_is_until_retry(out, tmp_path, monkeypatch):
+def test_failed_step_is_repeated_only_with_retry(out, tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH")
     log = out / "logs" / "train_nnUNetTrainer.log"
     first_hour(out, "--bring", tmp_path / "brought", out, "train", status=1, python=BARE)
@@ -99,7 +99,7 @@ def test_what_has_ended_is_left_as_it_is_until_retry(out, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_step_is_profiled(nnunet, tmp_path, monkeypatch):
+def test_profile_of_a_training_step_is_written(nnunet, tmp_path, monkeypatch):
     nnunet.set_here(monkeypatch, nnUNet_results=str(tmp_path), nnUNet_n_proc_DA="0")
     trainer = make_trainer(nnUNetTrainerMambaMIS_S, nnunet.preprocessed / small_dataset.discs(nnunet).name)
     trainer.on_train_start()
@@ -113,7 +113,7 @@ def test_a_step_is_profiled(nnunet, tmp_path, monkeypatch):
         assert json.load(file)["traceEvents"]
 
 
-def test_what_is_not_begun_in_time_is_cut_off(tmp_path):
+def test_steps_that_do_not_start_in_time_are_cut_off(tmp_path):
     summary = first_hour(tmp_path, "--minutes", 0, tmp_path, "tests", "bench", status=1)
     rows = [line.split() for line in summary.splitlines() if "cut off" in line]
     assert {row[0] for row in rows} == {
@@ -134,7 +134,7 @@ def test_wrong_arguments_are_refused(arguments, tmp_path):
     assert done.returncode == 2 and "--minutes" in done.stderr
 
 
-def test_a_missing_dataset_is_a_failure(tmp_path):
+def test_missing_dataset_is_a_failure(tmp_path):
     summary = first_hour(tmp_path, tmp_path, "train", status=1)
     assert "dataset" in summary and "failed" in summary
 
@@ -161,7 +161,7 @@ def test_last(): pass
 """
 
 
-def test_tests_continue_after_what_breaks_their_process(tmp_path):
+def test_tests_continue_after_a_crash_or_a_cuda_error(tmp_path):
     (tmp_path / "test_some.py").write_text(TESTS)
     finished = tmp_path / "finished.tsv"
     command = [sys.executable, "-m", "pytest", "-p", "finished_tests", "-p", "no:cacheprovider", "--finished", finished]
@@ -170,7 +170,7 @@ def test_tests_continue_after_what_breaks_their_process(tmp_path):
     def run() -> int:
         return subprocess.run([*command, tmp_path], env=environment, cwd=tmp_path, capture_output=True).returncode
 
-    # twice killed in the same test, which counts as failed then; the last run finds nothing to do
+    # the same test kills two runs and then counts as failed; the last run has nothing left to do
     assert [run() for _ in range(5)] == [75, -9, -9, 1, 1]
     rows = [line.split("\t") for line in finished.read_text().splitlines()]
     outcomes = {name.split("::")[1]: outcome for outcome, _, name in rows}
@@ -195,15 +195,15 @@ def test_tests_continue_after_what_breaks_their_process(tmp_path):
     ],
     ids=str,
 )
-def test_wheels_are_dealt_to_parts(sizes, limit, parts, tmp_path):
+def test_wheels_are_distributed_over_parts(sizes, limit, parts, tmp_path):
     wheels = [tmp_path / f"wheel{number}.whl" for number in range(len(sizes))]
     for path, size in zip(wheels, sizes, strict=True):
         path.write_bytes(os.urandom(size))
-    dealt = load(SCRIPTS / "collect_wheels.py").split(wheels, limit)
-    assert [sum(piece.size for piece in part) for part in dealt] == parts
+    distributed = load(SCRIPTS / "collect_wheels.py").split(wheels, limit)
+    assert [sum(piece.size for piece in part) for part in distributed] == parts
     folder = tmp_path / "brought"
     folder.mkdir()
-    for piece in (piece for part in dealt for piece in part):
+    for piece in (piece for part in distributed for piece in part):
         piece.write(folder)
     for path in wheels:
         pieces = sorted(folder.glob(f"{path.name}*"))
@@ -211,11 +211,11 @@ def test_wheels_are_dealt_to_parts(sizes, limit, parts, tmp_path):
         assert len(pieces) == 1 or path.stat().st_size > limit, "only a wheel larger than a part is cut"
 
 
-@pytest.mark.parametrize("damage", ["nothing there", "a part is missing"])
-def test_wheels_that_lack_are_found_before_anything_is_made(damage, tmp_path):
+@pytest.mark.parametrize("damage", ["no wheels", "missing part"])
+def test_missing_wheels_are_reported_before_installation(damage, tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    if damage == "a part is missing":
+    if damage == "missing part":
         (wheels / "wheels.sha256").write_text(f"{64 * '0'}  lost-1.0-py3-none-any.whl\n")
     command = ["bash", HELPERS / "install.sh", sys.executable, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -223,7 +223,7 @@ def test_wheels_that_lack_are_found_before_anything_is_made(damage, tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
-def test_benchmarks_continue_with_what_is_missing(tmp_path, monkeypatch):
+def test_resumed_benchmark_measures_only_missing_results(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "performance")
     measure = load(REPOSITORY / "performance" / "measure.py")
     monkeypatch.setattr(sys, "argv", ["benchmark", "--continue", "--tiny", "--results", str(tmp_path)])

@@ -1,4 +1,4 @@
-"""`mamba_mis benchmark run` and `status` on the small dataset, and jobs without a training."""
+"""Run `mamba_mis benchmark run` and `status` on the small dataset, and create jobs without training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATASET = "Dataset001_A"
 
 
 class Benchmark:
-    """The command, with a results folder of its own."""
+    """The command `mamba_mis benchmark`, with its own results folder."""
 
     def __init__(self, nnunet: Workplace, results: Path) -> None:
         results.mkdir(exist_ok=True)
@@ -33,11 +33,11 @@ class Benchmark:
         }
 
     def start(self, *arguments: object) -> Running:
-        """Start the command in a process of its own."""
+        """Start the command in its own process."""
         return self.nnunet.start("mamba_mis", "benchmark", *arguments, **self.variables)
 
     def run(self, *arguments: object, status: int = 0) -> str:
-        """Run the command in this process, and return what it printed."""
+        """Run the command in this process, and return its output."""
         output = io.StringIO()
         with pytest.MonkeyPatch.context() as environment:
             self.nnunet.set_here(environment, **self.variables)
@@ -50,22 +50,22 @@ class Benchmark:
 
 
 def make_job(results: Path, fold: int = 0, seed: int | None = None) -> Training:
-    """A job of no dataset that exists."""
+    """Return a job for a dataset that does not exist."""
     return Training(Candidate(results, DATASET, Model("T", "P"), seed), fold)
 
 
 def finish_training(job: Training) -> None:
-    """Write what says that a fold is trained and validated."""
+    """Write the files that mark a fold as trained and validated."""
     job.summary.parent.mkdir(parents=True)
     job.final_checkpoint.touch()
     job.summary.write_text('{"foreground_mean": {"Dice": 0.5}}')
 
 
 def started_commands(job: Training) -> list[str]:
-    """The commands that were started for a job."""
+    """Return the commands that were started for a job."""
     return re.findall(r"# mamba_mis benchmark: .*: (?:\S+=\S* )*(nnUNetv2_train .*)", job.log.read_text())
 
 
 def logged_epochs(job: Training) -> list[int]:
-    """Numbers of the epochs that were begun, in order."""
+    """Return the numbers of the epochs that began, in order."""
     return [int(epoch) for epoch in re.findall(r": Epoch (\d+)", job.log.read_text())]

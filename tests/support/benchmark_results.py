@@ -1,4 +1,4 @@
-"""What nnU-Net leaves behind after cross-validation, without the training: ground truth, predictions, logs."""
+"""Write what nnU-Net's cross-validation leaves behind, without training: ground truth, predictions and logs."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Place:
     """nnU-Net's three folders, with one dataset.
 
     Args:
-        root: that holds them.
-        folds: validation cases of each.
-        name: of the dataset.
-        labels: of dataset.json.
+        root: Folder that holds them.
+        folds: Validation cases of each fold.
+        name: Name of the dataset.
+        labels: Labels as in dataset.json.
     """
 
     root: Path
@@ -93,7 +93,7 @@ class Place:
         settings: Mapping[str, object] = {},
         epochs: int = 3,
     ) -> Path:
-        """Write a fold as nnUNetv2_train does, but for checkpoints; return its folder."""
+        """Write a fold as nnUNetv2_train does, without checkpoints, and return its folder."""
         root = self.results / f"seed_{seed}" if seed else self.results
         folder = root / self.name / f"{trainer}__{plans}__2d" / f"fold_{fold}"
         validation = folder / "validation"
@@ -112,13 +112,13 @@ class Place:
         return folder
 
     def write_test_set(self, dataset: str, part: str, truths: Mapping[str, np.ndarray], **recorded: object) -> None:
-        """Write images and ground truth that a model is tested on, in its own dataset or in another.
+        """Write images and ground truth of a test set, in the model's own dataset or in another one.
 
         Args:
-            dataset: that they lie in.
+            dataset: Dataset that holds the test set.
             part: Ts_NAME of imagesTs_NAME and labelsTs_NAME, or Tr.
-            truths: label map of each case.
-            recorded: content of another dataset's conversion_report.json.
+            truths: Label map of each case.
+            recorded: Content of another dataset's conversion_report.json.
         """
         folder = self.root / "raw" / dataset
         for kind in ("images", "labels"):
@@ -132,7 +132,7 @@ class Place:
     def write_test(
         self, trainer: str, dataset: str, part: str, predictions: Mapping[str, np.ndarray], folds: str = "0_1"
     ) -> Path:
-        """Write predictions of a test set, as `mamba_mis benchmark run` does; return their folder."""
+        """Write predictions of a test set as `mamba_mis benchmark run` does, and return their folder."""
         model = self.results / self.name / f"{trainer}__nnUNetPlans__2d"
         folder = model / f"test_folds_{folds}" / dataset / f"images{part}"
         folder.mkdir(parents=True)
@@ -156,7 +156,7 @@ def log_of_epoch(number: int, seconds: float = 12.5) -> str:
 
 
 def discs(cases: Sequence[str], seed: int = 0) -> dict[str, tuple[float, float, float]]:
-    """Row, column and radius of a disc for each case."""
+    """Return the row, column and radius of a random disc for each case."""
     random = np.random.default_rng(seed)
     return {case: (random.uniform(16, 32), random.uniform(20, 44), random.uniform(6, 14)) for case in cases}
 
@@ -164,7 +164,7 @@ def discs(cases: Sequence[str], seed: int = 0) -> dict[str, tuple[float, float, 
 def predicted(
     truths: Mapping[str, tuple[float, float, float]], cases: Sequence[str], error: float, seed: int
 ) -> dict[str, np.ndarray]:
-    """Discs that are moved by about so many pixels."""
+    """Return masks of the cases' discs, each shifted randomly by about `error` pixels."""
     random = np.random.default_rng(seed)
     shifts = {case: random.normal(0, error, 2) for case in truths}
     return {
@@ -173,33 +173,33 @@ def predicted(
     }
 
 
-# of the dataset's cases, and of a test set's
+# discs of the dataset's cases, and of a test set's
 SHAPES = discs(CASES)
 FAR = {f"far{i}": shape for i, shape in enumerate(discs([f"far{i}" for i in range(7)], seed=5).values())}
 
 
 def write_folds(place: Place, trainer: str, error: float, random: int = 0, **options) -> None:
-    """Write all folds of a trainer whose predictions are off by about so many pixels."""
+    """Write all folds of a trainer whose predictions are off by about `error` pixels."""
     for number, fold in enumerate(place.folds):
         place.write_fold(trainer, number, predicted(SHAPES, fold, error, random), **options)
 
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Make figures and leave their files empty: to draw them takes three quarters of a report's time."""
+    """Create figures without drawing them into files, as drawing takes three quarters of a report's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda *_, **__: None)
         yield
 
 
 def report(place: Place, *arguments: object, dataset: str = "7", pictures: str = "") -> str:
-    """Run the command, and return report.md.
+    """Run `mamba_mis benchmark report`, and return report.md.
 
     Args:
-        place: What is reported on.
-        arguments: Further ones.
-        dataset: Its name or number.
-        pictures: "drawn", "undrawn" (see there), or none of cases.
+        place: Folders with results.
+        arguments: Further arguments of the command.
+        dataset: Name or number of the dataset.
+        pictures: "drawn" or "undrawn" (see `undrawn`); "" for a report without pictures of cases.
     """
     output = place.root / "report"
     command = ["benchmark", "report", "-d", dataset, "-o", str(output), *map(str, arguments)]
@@ -214,5 +214,5 @@ def rows_of_csv(place: Place) -> list[dict[str, str]]:
 
 
 def section(text: str, title: str) -> str:
-    """From a heading of level 2 to the next."""
+    """Return the text between a heading of level 2 and the next."""
     return re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.M | re.S)[1]

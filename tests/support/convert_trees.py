@@ -1,4 +1,4 @@
-"""Tiny datasets of real image files, and the command that converts them."""
+"""Write tiny datasets of real image files in the layout of public sets, and build the command that converts them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.images import centred_disc
 
 
 def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """Return an image of (height, width) that is like no other seed's."""
+    """Return an RGB image (H, W, 3) of the given height and width that differs for every seed."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 200, (8, 8, 3)).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
@@ -62,7 +62,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def write_kvasir(source: Path, number: int = 6) -> Path:
-    """Write Kvasir-SEG in small: pairs of RGB JPEGs of different sizes, in a folder of a folder."""
+    """Write a small Kvasir-SEG: pairs of RGB JPEGs of different sizes, in nested folders."""
     for i in range(number):
         size = (24 + i, 40 - i)
         write(source / "Kvasir-SEG" / "Kvasir-SEG" / "images" / f"cju{i}.jpg", photograph(size, seed=i))
@@ -71,7 +71,7 @@ def write_kvasir(source: Path, number: int = 6) -> Path:
 
 
 def junk(folder: Path) -> None:
-    """What systems leave in downloads."""
+    """Write files that operating systems leave in downloads."""
     (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     (folder / "._1.jpg").write_bytes(b"\0\5\x16\7")
@@ -96,7 +96,7 @@ def cvc_clinicdb_both(source: Path) -> None:
 def cvc_colondb(source: Path) -> None:
     for i in (1, 2, 380):
         write_pair(source / "CVC-ColonDB" / "images" / f"{i}.png", source / "CVC-ColonDB" / "masks" / f"{i}.png", i)
-    # beside the others of its bundle
+    # another dataset of the same bundle
     write_pair(source / "CVC-300" / "images" / "150.png", source / "CVC-300" / "masks" / "150.png", 9)
 
 
@@ -127,7 +127,7 @@ def etis(source: Path) -> None:
 def polypgen(source: Path) -> None:
     for centre in range(1, 7):
         folder = source / "PolypGen2021_MultiCenterData_v3" / f"data_C{centre}"
-        # both centres use a name, and one image shows no polyp
+        # all centres use the same names, and one image shows no polyp
         for i in (1, 2):
             image = folder / f"images_C{centre}" / f"100H{i:04}.jpg"
             write_pair(image, folder / f"masks_C{centre}" / f"100H{i:04}_mask.jpg", 10 * centre + i)
@@ -137,7 +137,7 @@ def polypgen(source: Path) -> None:
 
 def pranet(source: Path, image: str = "image", mask: str = "masks") -> None:
     train, test = source / "TrainDataset" / "TrainDataset", source / "TestDataset"
-    # numbers are frames of CVC-ClinicDB, and of other sets too
+    # numbers are frames of CVC-ClinicDB, but other sets use them too
     for i, name in enumerate(("cju0", "cju1", "1", "2", "612")):
         write_pair(train / image / f"{name}.png", train / mask / f"{name}.png", i)
     for i, name in enumerate(("Kvasir", "CVC-ClinicDB", "CVC-ColonDB", "CVC-300", "ETIS-LaribPolypDB")):
@@ -189,7 +189,7 @@ def ph2(source: Path) -> None:
         size = (24, 30 + i)
         mask = folder / f"IMD00{i}_lesion" / f"IMD00{i}_lesion.bmp"
         write(folder / f"IMD00{i}_Dermoscopic_Image" / f"IMD00{i}.bmp", photograph(size, i))
-        # of 200 masks, one is RGB and the others have one bit a pixel
+        # of the 200 masks, one is RGB and the others have one bit per pixel
         write(mask, rgb(centred_disc(size)) if i == 4 else centred_disc(size) > 0)
         for roi in (1, 2):
             write(folder / f"IMD00{i}_roi" / f"IMD00{i}_R{roi}_Label{roi}.bmp", centred_disc(size) > 0)
@@ -199,7 +199,7 @@ def ph2(source: Path) -> None:
 def ham10000(source: Path) -> None:
     lines = ["lesion_id,image_id,dx,dx_type,age,sex,localization,dataset"]
     for i in range(8):
-        # of four lesions there are two images each
+        # two images for each of four lesions
         lines.append(f"HAM_{i // 2:07},ISIC_{i:07},bkl,histo,80.0,male,scalp,vidir_modern")
         write_pair(
             source / f"HAM10000_images_part_{i % 2 + 1}" / f"ISIC_{i:07}.jpg",

@@ -1,6 +1,6 @@
-"""nnU-Net's training in several processes, on a machine without GPUs.
+"""Run nnU-Net's training in several processes on a machine without GPUs.
 
-Replaced is only what needs a GPU: the nccl backend, the choice of a device, and DDP's `device_ids`.
+Only what needs a GPU is replaced: the nccl backend, the choice of a device, and DDP's `device_ids`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from support.trainer_in_process import make_trainer
 
 
 class OnCPU(trainers.nnUNetTrainerMambaMIS):
-    """nnU-Net's trainers take it that processes have GPUs."""
+    """A trainer on CPUs, as nnU-Net's trainers assume that each of several processes has a GPU."""
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device=torch.device("cpu")):  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, torch.device("cpu"))
         self.device, self.grad_scaler = torch.device("cpu"), None
-        self.logger.plot_progress_png = lambda folder: None  # takes longer than the epoch
+        self.logger.plot_progress_png = lambda folder: None  # plotting takes longer than the epoch
 
 
 def replace_what_needs_a_gpu(rendezvous: Path) -> None:
@@ -48,13 +48,13 @@ def replace_what_needs_a_gpu(rendezvous: Path) -> None:
 
 
 class Processes:
-    """A function run in two processes with a group of their own."""
+    """A function that runs in two processes, each with its own process group."""
 
     def __init__(self, variables: dict[str, str], function: Callable[..., Any], *arguments: object):
         self.folder = Path(tempfile.mkdtemp())
         self.all: list[Running] = []
         for rank in range(2):
-            # forked from a process that has nnU-Net imported already, if there is one
+            # forked from the process that has imported nnU-Net, if it exists
             process = multiprocessing.get_context("forkserver").Process(
                 target=_run, args=(rank, self.folder, variables, function, arguments)
             )
@@ -62,7 +62,7 @@ class Processes:
             self.all.append(Running(process, self.folder / f"{rank}.log"))
 
     def end(self, status: int = 0) -> list[Any]:
-        """Wait for the end of all and return what the function returned in each."""
+        """Wait for all processes to end, and return the function's result in each."""
         try:
             for running in self.all:
                 running.end(status)
@@ -78,7 +78,7 @@ def _run(rank: int, folder: Path, variables: dict, function: Callable, arguments
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(variables)
-    # processes started from here shall not import pytest
+    # keep processes started from here from importing pytest
     multiprocessing.set_start_method(None, force=True)
     # as in `nnunet_workplace`
     multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
@@ -88,7 +88,7 @@ def _run(rank: int, folder: Path, variables: dict, function: Callable, arguments
 
 
 def train(rank: int, dataset: int, trainer: str) -> None:
-    """What `nnUNetv2_train DATASET 2d 0 -tr TRAINER -num_gpus 2` runs in each process."""
+    """Run what `nnUNetv2_train DATASET 2d 0 -tr TRAINER -num_gpus 2` runs in each process."""
     run_training.run_ddp(
         rank, str(dataset), "2d", 0, trainer, "nnUNetPlans", False, False, False, None, False, False, 2
     )
@@ -100,12 +100,12 @@ def start_num_gpus_2(
     """Start `nnUNetv2_train DATASET 2d 0 -tr TRAINER -num_gpus 2`, which starts two processes through `mp.spawn`.
 
     Args:
-        dataset: Its number.
-        trainer: Its name.
+        dataset: Number of the dataset.
+        trainer: Name of the trainer.
         variables: Environment variables.
-        log: Takes what is printed.
-        on_sigint: The handler of Ctrl-C that the command is started with.
-        as_installed: Whether each process imports nnU-Net anew, in ten seconds, or all are forked.
+        log: File for the output.
+        on_sigint: Handler of SIGINT (Ctrl-C) that the command inherits.
+        as_installed: Whether each process imports nnU-Net itself, which takes ten seconds, instead of being forked.
     """
     arguments = [str(dataset), trainer, str(log.parent / "rendezvous")]
     process = multiprocessing.get_context("forkserver").Process(
@@ -133,7 +133,7 @@ def _num_gpus_2(arguments: list[str], variables: dict, log: Path, on_sigint: Any
 
 
 def continue_training(rank: int, dataset: int, trainer: str) -> None:
-    """As `train` with `--c`, but for the final validation."""
+    """Resume training as `train` with `--c`, without the final validation."""
     run_training.setup_ddp(rank, 2)
     continued = run_training.get_trainer_from_args(str(dataset), "2d", 0, trainer, continue_training=True)
     run_training.maybe_load_checkpoint(continued, True, False)
@@ -141,13 +141,13 @@ def continue_training(rank: int, dataset: int, trainer: str) -> None:
 
 
 def make(preprocessed: Path, trainer: type, patch_size: int = 32, batch_size: int = 2) -> OnCPU:
-    """A trainer of the given class on this CPU."""
+    """Return a trainer of the given class on this CPU."""
     on_cpu = trainer if issubclass(trainer, OnCPU) else type(trainer.__name__, (OnCPU, trainer), {})
     return make_trainer(on_cpu, preprocessed, patch_size=[patch_size] * 2, batch_size=batch_size)
 
 
 def batch_for(trainer: OnCPU, images: int) -> dict:
-    """Random images, and labels in the sizes that the trainer's loss takes."""
+    """Return random images, and labels in the sizes that the trainer's loss takes."""
     height, width = trainer.configuration_manager.patch_size
     scales = trainer._get_deep_supervision_scales() or [[1, 1]]
     labels = torch.rand(images, 1, height, width) > 0.7
@@ -156,9 +156,9 @@ def batch_for(trainer: OnCPU, images: int) -> dict:
 
 
 def gradients(rank: int, preprocessed: Path, start: Path) -> tuple[tuple, dict[str, torch.Tensor]]:
-    """Weights of the outputs, and gradients in one of several processes, each of which has its share of a batch."""
+    """Return the weights of the outputs, and the gradients in one of two processes that share a batch."""
     run_training.setup_ddp(rank, 2)
-    torch.manual_seed(rank)  # DDP takes the weights of the first
+    torch.manual_seed(rank)  # DDP copies the weights of the first process
     trainer = make(preprocessed, OnCPU, batch_size=4)
     trainer.initialize()
     state = torch.load(start)
@@ -166,12 +166,12 @@ def gradients(rank: int, preprocessed: Path, start: Path) -> tuple[tuple, dict[s
     mine = slice(rank * trainer.batch_size, (rank + 1) * trainer.batch_size)
     target = [labels[mine] for labels in state["batch"]["target"]]
     trainer.loss(trainer.network(state["batch"]["data"][mine]), target).backward()
-    found = {name: parameter.grad for name, parameter in trainer.network.module.named_parameters()}
-    return trainer.loss.weight_factors, found
+    grads = {name: parameter.grad for name, parameter in trainer.network.module.named_parameters()}
+    return trainer.loss.weight_factors, grads
 
 
 def shares(rank: int, preprocessed: Path, name: str, batch_size: int) -> tuple[int, float]:
-    """Images per step in this process, and the part of them that has foreground for sure."""
+    """Return the images per step in this process, and the fraction of them with guaranteed foreground."""
     run_training.setup_ddp(rank, 2)
     patch_size = 256 if name.endswith("_paper") else 32
     trainer = make(preprocessed, getattr(trainers, name), patch_size, batch_size)

@@ -1,10 +1,10 @@
-"""A job for worker processes, which have to be able to import it."""
+"""A job for worker processes, in a module that they can import."""
 
 import os
 
 
 def square_or_die(number: int) -> int:
-    """Square a number; a negative one is a signal that ends this process."""
+    """Return the square of a number; for a negative one, send this process the signal of that number."""
     if number < 0:
         os.kill(os.getpid(), -number)
     return number**2

@@ -1,4 +1,4 @@
-"""What nnU-Net finds out about a dataset before it plans."""
+"""Write the fingerprint that nnU-Net extracts from a dataset before planning."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 def write_fingerprint(
     folder: Path, shapes: Sequence[Sequence[int]], channels: int, spacing: Sequence[float] = (999, 1, 1)
 ) -> None:
-    """Write dataset_fingerprint.json: nnU-Net draws ten million intensities a channel, however small the dataset.
+    """Write dataset_fingerprint.json, as nnU-Net samples ten million intensities per channel even for tiny datasets.
 
     Args:
-        folder: Of the dataset in nnUNet_preprocessed.
-        shapes: (slices, H, W) of each case.
-        channels: Of the images.
-        spacing: Of all cases.
+        folder: Folder of the dataset in nnUNet_preprocessed.
+        shapes: Shape (slices, H, W) of each case.
+        channels: Number of image channels.
+        spacing: Spacing of all cases.
     """
     intensities = {"mean": 100, "median": 100, "std": 50, "min": 0, "max": 255}
     intensities |= {"percentile_00_5": 0, "percentile_99_5": 255}

@@ -1,4 +1,4 @@
-"""Every way in which a JSON file that comes from elsewhere can be other than expected."""
+"""Damage a JSON file in every way that an external file may be damaged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DEPTH = 100_000
 
 
 def damage_content(path: Path) -> Iterator[str]:
-    """Write the file in each state that is not JSON, and name it; the file is as before afterwards."""
+    """Write each damaged state of the file and yield its name; restore the file at the end."""
     before = path.read_bytes()
     states = {
         "truncated": before[: len(before) // 2],
@@ -37,7 +37,7 @@ def damage_content(path: Path) -> Iterator[str]:
 
 
 def damage_values(path: Path, number: int, seed: int) -> Iterator[str]:
-    """Replace a value anywhere in the file, or remove it, as often as asked for; the file is as before afterwards."""
+    """Replace or remove `number` random values in the file, one at a time, and restore the file at the end."""
     before = path.read_text()
     places = list(_places(json.loads(before)))
     every = [(place, value) for place in places for value in [*VALUES, "removed"]]
@@ -56,7 +56,7 @@ def damage_values(path: Path, number: int, seed: int) -> Iterator[str]:
 
 
 def _places(content: Any) -> Iterator[tuple]:
-    """Keys that lead to every value; of a list, to the first."""
+    """Yield the path of keys to every value; for a list, only to its first value."""
     entries = list(content.items()) if isinstance(content, dict) else list(enumerate(content))[:1]
     for key, value in entries:
         yield (key,)

@@ -1,6 +1,6 @@
-"""What users and files rely on, as data: weights' names and shapes, options of the commands, names of trainers.
+"""Names that users and files rely on, as data: weights with their shapes, options of the commands, and trainers.
 
-`python tests/support/manifest.py > tests/manifest.json` records it anew, which is right only where a name was added.
+`python tests/support/manifest.py > tests/manifest.json` records them again, which is right only after adding a name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500)
 
 
 def describe() -> dict[str, Any]:
-    """The manifest of the installed package."""
+    """Return the manifest of the installed package."""
     return {
         "weights": {name: _weights(name, arguments) for name, arguments in NETWORKS.items()},
         "options": {command: _options(command) for command in COMMANDS},
@@ -40,7 +40,7 @@ def describe() -> dict[str, Any]:
 
 
 def _weights(name: str, arguments: dict[str, Any]) -> Any:
-    """Names and shapes of B's weights, where names of blocks of a stage differ in a number alone; else their digest."""
+    """Return names and shapes of B's weights, merged over the blocks of a stage; for other networks, their digest."""
     network = MambaMIS(3, 2, (64, 96), deep_supervision=True, **arguments)
     shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
     if name == "B":
@@ -57,7 +57,7 @@ def _options(command: str) -> list[str]:
 
 
 def _trainers() -> list[str]:
-    """Those that are listed, and each in every length that has ever been recorded."""
+    """Return the listed trainers, and each of them in every length of `LENGTHS`."""
     lengths = [f"{name}_{n}epoch{'s' if n > 1 else ''}" for name in trainers.__all__ for n in LENGTHS]
     return sorted(name for name in (*trainers.__all__, *lengths) if hasattr(trainers, name))
 

@@ -1,6 +1,6 @@
-"""Folders of untrained models: seeded weights of the network that the trainer builds, and logits that vary.
+"""Write folders of untrained models, with seeded weights of the trainer's network and logits that vary.
 
-Also used by performance/prediction.py.
+performance/prediction.py uses this module too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RESAMPLING = {"is_seg": False, "order_z": 0, "force_separate_z": None}
 
 
 def plain_unet(patch_size: tuple[int, int], most_features: int = 512, first: int = 32) -> dict[str, Any]:
-    """The entry of nnU-Net's own network in plans for a patch size."""
+    """Return the entry of nnU-Net's own network in plans for a patch size."""
     stages = max(2, min(side.bit_length() for side in patch_size) - 2)
     return {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -49,16 +49,16 @@ def plain_unet(patch_size: tuple[int, int], most_features: int = 512, first: int
 
 @dataclass
 class UntrainedModel:
-    """A model to write.
+    """An untrained model to write.
 
     Args:
-        trainer: Of ours, or nnU-Net's own.
-        channels: Of the images.
-        labels: As in dataset.json.
-        patch_size: Of the network.
-        file_ending: Of images and label maps.
-        reader: nnU-Net's.
-        folds: Each has weights of its own.
+        trainer: Name of a trainer of this package or of nnU-Net.
+        channels: Number of image channels.
+        labels: Labels as in dataset.json.
+        patch_size: Patch size of the network.
+        file_ending: File ending of images and label maps.
+        reader: Name of nnU-Net's reader.
+        folds: Folds to write, each with its own weights.
         dataset: Further entries of dataset.json.
         plans: Further entries of the plans.
         configuration: Further entries of the configuration.
@@ -144,7 +144,7 @@ class UntrainedModel:
 
 @torch.no_grad()
 def _vary(network: nn.Module, images: torch.Tensor) -> None:
-    """Change the last layer so that about as many pixels are of each class, and logits of a pixel have the mean 0."""
+    """Change the last layer so that classes are about equally frequent, and each pixel's logits have mean 0."""
     heads = network.decoder.seg_layers
     head = heads[0] if heads[0].in_channels <= heads[-1].in_channels else heads[-1]
     if len(head.weight) > 1:

@@ -17,18 +17,17 @@ import ctypes
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba_mis.ops import selective_scan_reference
-from nnunet_mamba_mis.ops.native_layers import DepthwiseConvolution, SpectralFilter
+from nnunet_mamba_mis.ops.native_layers import DEPTHWISE, GATE, PIXELWISE, SCAN, DepthwiseConvolution, SpectralFilter
 from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES, pixelwise_in_torch
 from nnunet_mamba_mis.ops.native_structs import (
-    DepthwiseProblem,
-    GateProblem,
+    ImageProblem,
     PixelLayer,
     PixelProblem,
     PixelTensor,
@@ -37,7 +36,6 @@ from nnunet_mamba_mis.ops.native_structs import (
     ScanProblem,
     Threads,
 )
-from nnunet_mamba_mis.ops.program_builder import DEPTHWISE, GATE, PIXELWISE, SCAN
 
 TILE = 32  # kTile of csrc/scan.h
 VARIANTS = ((torch.float32, 1), (torch.float32, 3), (torch.float64, 3))  # types, and numbers of threads
@@ -257,8 +255,7 @@ class DepthwiseLayer(Layer):
         return F.silu(y) if self.silu else y
 
     def structs(self, case: Case, size: Sequence[int], places: Places) -> tuple[Address, Address]:
-        problem = DepthwiseProblem(silu=self.silu, **_sizes(size), **case.common)
-        return (_simple_struct(case, problem, places),) * 2
+        return (_image_problem(case, size, places, silu=self.silu),) * 2
 
 
 class GateLayer(Layer):
@@ -277,19 +274,20 @@ class GateLayer(Layer):
         batch, height, width, channels = size
         # more than any instruction set takes, whose vectors have at most 16 lanes
         spectrum = case.room(4 * batch * height * ((width // 2 + 1) * channels + 2 * 16))
-        return (_simple_struct(case, GateProblem(**_sizes(size), **case.common), places, spectrum=spectrum),) * 2
+        return (_image_problem(case, size, places, kept=spectrum),) * 2
 
 
-def _sizes(size: Sequence[int]) -> dict[str, int]:
-    return dict(zip(("batch", "height", "width", "channels"), size, strict=True))
-
-
-def _simple_struct(case: Case, problem: Any, places: Places, **further: Address) -> Address:
+def _image_problem(
+    case: Case, size: Sequence[int], places: Places, silu: bool = False, kept: Address | None = None
+) -> Address:
+    sizes = dict(zip(("batch", "height", "width", "channels"), size, strict=True))
+    problem = ImageProblem(silu=silu, y_height=size[1], y_width=size[2], **sizes, **case.common)
     weight, bias = places.parameters
     grad_weight, grad_bias = places.grads
+    # x and grad_x have room for three inputs, of which these layers have one
     return case.struct(
         problem, x=places.x, y=places.y, grad_y=places.grad_y, grad_x=places.grad_x, weight=weight, bias=bias,
-        grad_weight=grad_weight, grad_bias=grad_bias, **further,
+        grad_weight=grad_weight, grad_bias=grad_bias, kept=kept,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""Tiny datasets, and nnU-Net's commands without their ten seconds of imports.
+"""Write tiny datasets, and run nnU-Net's commands without their ten seconds of imports.
 
-Each command is forked from a process that has nnU-Net imported already: the entry point that the installed command
-calls, with its arguments, in a process of its own.
+Each command is forked from a process that has already imported nnU-Net. It calls the installed command's entry point
+with the command's arguments, in its own process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from support.paths import PROGRAMS
 
 PRELOADED = [
     "nnunetv2.run.run_training",
-    # to find a trainer, nnU-Net imports what stands before it in the alphabet; the slow one of them imports timm
+    # to find a trainer, nnU-Net imports all modules before it in the alphabet; this slow one imports timm
     "nnunetv2.training.nnUNetTrainer.primus.primus_trainers",
     "nnunetv2.inference.predict_from_raw_data",
     "nnunetv2.evaluation.find_best_configuration",
@@ -59,7 +59,7 @@ class Dataset:
 
 
 class Workplace:
-    """nnU-Net's three folders, a folder with trainers, and the commands."""
+    """nnU-Net's three folders, a folder of trainers, and functions that run commands."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -76,16 +76,16 @@ class Workplace:
         self.commands = 0
 
     def set_here(self, environment: pytest.MonkeyPatch, **variables: str) -> None:
-        """Set nnU-Net's folders, or others in their place, for this process."""
+        """Set nnU-Net's environment variables in this process; `variables` override them."""
         for name, value in (self.variables | variables).items():
             environment.setenv(name, value)
 
     def start(self, command: str, *arguments: object, **variables: str | None) -> Running:
-        """Start one of nnU-Net's commands; a variable that is None is not set."""
+        """Start a command; an environment variable of None is not set."""
         self.commands += 1
         log = self.root / f"{self.commands:03d}_{command}.log"
         if command == "nnUNetv2_train":
-            # augmentation in the main process; planning does not take the 0
+            # augment in the main process; planning rejects the value 0
             variables = {"nnUNet_n_proc_DA": "0", **variables}
         given = {name: value for name, value in (self.variables | variables).items() if value is not None}
         process = _forks().Process(target=_call, args=(command, [str(a) for a in arguments], given, log))
@@ -93,7 +93,7 @@ class Workplace:
         return Running(process, log)
 
     def run(self, command: str, *arguments: object, status: int = 0, **variables: str | None) -> str:
-        """Run one of nnU-Net's commands to its end and return what it printed."""
+        """Run a command, assert its exit status, and return its output."""
         return self.start(command, *arguments, **variables).end(status)
 
     def train(self, dataset: int, fold: int | str, trainer: str, *arguments: object, status: int = 0) -> str:
@@ -119,12 +119,12 @@ class Workplace:
                         "-i", images, "-o", output, "-npp", 0, "-nps", 0, *arguments)  # fmt: skip
 
     def model(self, dataset: int, trainer: str) -> Path:
-        """Folder of a trained model."""
+        """Return the folder of a trained model."""
         (folder,) = self.results.glob(f"Dataset{dataset:03d}_*/{trainer}__nnUNetPlans__2d")
         return folder
 
     def add(self, dataset: Dataset) -> Dataset:
-        """Write a dataset, plan and preprocess it."""
+        """Write, plan and preprocess a dataset."""
         raw = self.raw / dataset.name
         for folder in ("imagesTr", "labelsTr"):
             (raw / folder).mkdir(parents=True)
@@ -150,7 +150,7 @@ class Workplace:
 
 @dataclass
 class Running:
-    """A command that was started."""
+    """A running command."""
 
     process: Any
     log: Path
@@ -159,7 +159,7 @@ class Running:
         return self.log.read_text() if self.log.exists() else ""
 
     def wait_for(self, line: str) -> None:
-        """Wait until it has printed this."""
+        """Wait until the output contains `line`."""
         with self._killed_on_failure():
             deadline = time.monotonic() + 200
             while line not in self.output():
@@ -167,7 +167,7 @@ class Running:
                 time.sleep(0.01)
 
     def end(self, status: int = 0) -> str:
-        """Wait for its end and return what it printed."""
+        """Wait for the command to end, assert its exit status, and return its output."""
         with self._killed_on_failure():
             self.process.join(300)
             assert self.process.exitcode == status, self.output()[-4000:]
@@ -183,14 +183,14 @@ class Running:
 
 
 def kill_group(process: Any) -> None:
-    """End a process that leads a group, and those that it started."""
+    """Kill a process that leads a group, and all processes that it started."""
     process.kill()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def write_image(folder: Path, case: str, image: np.ndarray, dataset: Dataset) -> None:
-    """Three channels make one RGB PNG; otherwise each channel is a file."""
+    """Write three channels as one RGB PNG, or any other image as one file per channel."""
     if dataset.file_ending == ".png" and len(image) == 3:
         imageio.imwrite(folder / f"{case}_0000.png", np.moveaxis(image, 0, -1))
         return
@@ -210,15 +210,15 @@ def write_label(path: Path, values: np.ndarray, dataset: Dataset) -> None:
 
 @functools.cache
 def _forks():
-    """The process that commands are forked from; it starts with the first of them."""
+    """Return the context of the process that commands are forked from, and start that process on first use."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with pytest.MonkeyPatch.context() as environment:
-        # read when nnU-Net and torch are imported
+        # nnU-Net and torch read these when they are imported
         environment.setenv("nnUNet_def_n_proc", "1")
         environment.setenv("OMP_NUM_THREADS", "1")
-        # nnU-Net gives a training on a CPU a thread for each core; two trainings at once would spin in wait for each
-        # other's, many times slower
+        # training on a CPU uses one thread per core: without this, the threads of two runs spin while they wait, which
+        # is many times slower
         environment.setenv("OMP_WAIT_POLICY", "passive")
         context.Process(target=int).start()
     return context
@@ -233,12 +233,12 @@ def _call(command: str, arguments: list[str], variables: dict[str, str], log: Pa
     os.environ.clear()
     os.environ.update(variables | {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"})
     multiprocessing.set_start_method(None, force=True)
-    # nnU-Net's pools would import torch in each worker, two or three seconds; forked ones have it. The tests of the
-    # command lines as installed run its own way
+    # forked workers have torch already, which spawned ones import in two or three seconds; tests of the installed
+    # commands use nnU-Net's own start method
     multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
-    # to list a folder, nnU-Net forks twelve processes
+    # nnU-Net would fork twelve processes to list a folder
     importlib.import_module("nnunetv2.utilities.utils").create_lists_from_splitted_dataset_folder.__defaults__ = None, 1
-    # to draw it is a third of a short training; the commands as installed do
+    # drawing progress takes a third of a short training; tests of the installed commands do it
     logger = importlib.import_module("nnunetv2.training.logging.nnunet_logger").LocalLogger
     logger.plot_progress_png = lambda self, folder: Path(folder, "progress.png").touch()
     sys.argv = [command, *arguments]

@@ -1,4 +1,4 @@
-"""What is in exported ONNX files, and the runtimes that compute with them."""
+"""Inspect exported ONNX files, and run them in the installed runtimes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_in_onnxruntime(path: Path) -> Run:
 def load_in_openvino(path: Path) -> Run:
     import openvino
 
-    # without it, processors that have bfloat16 use it
+    # without this hint, OpenVINO uses bfloat16 on processors that support it
     model = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda x: model(x)[0]
 
@@ -34,8 +34,8 @@ RUNTIMES = {"onnxruntime": load_in_onnxruntime, "openvino": load_in_openvino}
 RUNTIMES = {name: load for name, load in RUNTIMES.items() if importlib.util.find_spec(name)}
 
 
-def assert_others_agree(file: Path, x: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-    """A file gives what is expected of a batch, and of its first image alone, in every runtime."""
+def assert_runtimes_agree(file: Path, x: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    """Assert that in every runtime a file returns the expected logits, for a batch and for its first image alone."""
     for load in RUNTIMES.values():
         run = load(file)
         for batch in (1, len(x)):
@@ -44,7 +44,7 @@ def assert_others_agree(file: Path, x: torch.Tensor, expected: torch.Tensor, tol
 
 
 def operators(path: Path) -> list[str]:
-    """Names of the operators of a file's nodes, after a check that they are ONNX's own and simple."""
+    """Return the operator of each node in a file, after asserting that all are ONNX's own, without control flow."""
     graph = onnx.load(path).graph
     assert {node.domain for node in graph.node} == {""}
     kinds = [node.op_type for node in graph.node]

@@ -1,4 +1,4 @@
-"""Where this checkout is, and the programs that tests run."""
+"""Paths of this checkout and of the programs that tests run."""
 
 from pathlib import Path
 

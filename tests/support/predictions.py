@@ -1,4 +1,4 @@
-"""Models of every kind, and what nnU-Net's predictor makes of images with them."""
+"""Untrained models of every kind, and nnU-Net's predictor to compare with."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODELS = {
 
 
 def nnunet_predictor(folder: Path, folds: Sequence[int | str], mirroring: bool = True) -> nnUNetPredictor:
-    """nnU-Net's predictor as its command makes it on a CPU, without the ten seconds in which it looks for trainers."""
+    """Return nnU-Net's predictor as its command builds it on a CPU, without the ten seconds of trainer search."""
     plans, dataset = (json.loads((folder / name).read_text()) for name in ("plans.json", "dataset.json"))
     manager = PlansManager(plans)
     checkpoints = [torch.load(folder / f"fold_{fold}" / "checkpoint_final.pth", weights_only=False) for fold in folds]
@@ -48,10 +48,10 @@ def nnunet_predictor(folder: Path, folds: Sequence[int | str], mirroring: bool =
 
 
 def assert_same(labels: Any, chances: Any, their_labels: Any, their_chances: Any) -> None:
-    """Probabilities are within 1e-4, and labels the same but where that much could change them.
+    """Assert that probabilities agree within 1e-4, and labels wherever such a difference cannot change them.
 
-    But for a few pixels: nnU-Net adds up tiles in half precision, where another last bit of a logit, as that of a batch
-    is, may round to the next number.
+    A few pixels may differ more: nnU-Net sums tiles in half precision, where a different last bit of a logit, as
+    batching causes, may round to the next number.
     """
     assert labels.shape == their_labels.shape and labels.dtype == their_labels.dtype
     differences = np.abs(chances - their_chances)

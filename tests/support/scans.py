@@ -1,4 +1,4 @@
-"""Random scans and S6 layers, their values and gradients, and the backends that this machine has."""
+"""Random scans, their values and gradients, and the backends that this machine has."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
 
 
 def make_arguments(batch, channels, length, states, groups=None, dtype=torch.float64, scale=1.0):
-    """Random arguments of a scan; groups None gives B and C without a group axis."""
+    """Return random arguments of a scan; with groups None, B and C have no group axis."""
 
     def normal(*shape):
         return torch.randn(*shape, dtype=dtype)
@@ -40,22 +40,22 @@ def make_arguments(batch, channels, length, states, groups=None, dtype=torch.flo
 
 
 def planar(arguments, height, width):
-    """The same arguments with two axes of positions."""
+    """Return the arguments with two axes of positions."""
     return {k: v.unflatten(-1, (height, width)) if v.dim() > 2 else v for k, v in arguments.items()}
 
 
 def double(arguments):
-    """The same in float64, on the CPU."""
+    """Return the arguments in float64 on the CPU."""
     return {k: v if v is None else v.double().cpu() for k, v in arguments.items()}
 
 
 def with_memory_order(change, arguments):
-    """The same values, sequences laid out in memory as after a change that is its own inverse."""
+    """Return the same values, with sequences stored in the memory order that `change`, its own inverse, produces."""
     return {k: change(change(v).contiguous()) if v is not None and v.dim() > 2 else v for k, v in arguments.items()}
 
 
 def with_gradients(results, leaves):
-    """Results by name, and the gradients by each leaf of a functional with a different weight for every value."""
+    """Add the gradients by each leaf of a random functional of all results, with a different weight for every value."""
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device) for t in results.values()]
     loss = sum((t * weight).sum() for t, weight in zip(results.values(), weights, strict=True))
@@ -64,7 +64,7 @@ def with_gradients(results, leaves):
 
 
 def values_and_gradients(scan, arguments, **options):
-    """Outputs, last state and gradients of a random functional of both, keyed by name."""
+    """Return outputs, last state and gradients of a random functional of both, keyed by name."""
     # leaves keep the strides of the arguments
     leaves = {k: v.detach().requires_grad_() for k, v in arguments.items() if v is not None}
     y, last_state = scan(**leaves, return_last_state=True, **options)
@@ -72,14 +72,14 @@ def values_and_gradients(scan, arguments, **options):
 
 
 def check_scan(backend, arguments, given=None, tolerance=None, **options):
-    """Compare a backend with the reference in float64, in values and gradients; returns the backend's.
+    """Assert that a backend's values and gradients match the float64 reference, and return the backend's.
 
     Args:
-        backend: Its name.
-        arguments: Those of the reference.
-        given: Those of the backend, where they have other strides, types or axes of positions.
-        tolerance: As `assert_same` has it; by default that of the type of u.
-        options: Those of `selective_scan`.
+        backend: Name of the backend.
+        arguments: Arguments of the reference.
+        given: Arguments of the backend, if their strides, dtypes or axes of positions differ.
+        tolerance: Tolerance of `assert_same`; default: that for the dtype of u.
+        options: Options of `selective_scan`.
     """
     given = arguments if given is None else given
     tolerance = TOLERANCE[given["u"].dtype] if tolerance is None else tolerance
@@ -91,7 +91,7 @@ def check_scan(backend, arguments, given=None, tolerance=None, **options):
 
 
 def assert_same(actual, expected, tolerance):
-    """Compare tensors by name; the tolerance is relative to the largest value of each, or to 1."""
+    """Assert that tensors agree by name; the tolerance is relative to the largest value of each, or to 1."""
     assert actual.keys() == expected.keys()
     for name, reference in expected.items():
         error = (actual[name].double() - reference.double()).abs().max()
@@ -99,24 +99,24 @@ def assert_same(actual, expected, tolerance):
 
 
 def assert_same_bits(results):
-    """Every result, tensors by name, is the first to the bit."""
+    """Assert that all results, tensors by name, are bit-identical."""
     first, *others = results
     assert all(torch.equal(first[name], other[name]) for other in others for name in first)
 
 
 def use_instruction_set(name, monkeypatch):
-    """Have the native code run on one of `INSTRUCTION_SETS`."""
+    """Run native code with one of `INSTRUCTION_SETS`."""
     chosen = native.load_library(name)
     monkeypatch.setattr(native, "library", lambda: chosen)
 
 
 def use_backend(name, monkeypatch):
-    """Have every scan run on a backend, whether or not it suits; pixelwise layers are left as they are."""
+    """Run every scan on a backend even if it is unsuitable; pixelwise layers do not change."""
     monkeypatch.setattr(registry, "fastest_backend", lambda *_: registry.BACKENDS[name])
 
 
 def run_program(name, *arguments, **options):
-    """Standard output of a file of tests/programs, run in a process of its own."""
+    """Run a file of tests/programs in its own process, and return its standard output."""
     command = [sys.executable, "-W", "ignore", PROGRAMS / name, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""A dataset for tests that need some dataset and no matter which."""
+"""A dataset for tests that need any dataset."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from support.nnunet_workplace import Dataset, Workplace, write_image, write_labe
 
 NUMBER, NAME = 41, "Dataset041_Tiny"
 ELSEWHERE, OTHER = 42, "Dataset042_Elsewhere"
-# nnU-Net's patch has 32 × 32 pixels: with one more, the networks would pad it to 64 × 64
+# nnU-Net then plans a patch of 32 × 32 pixels; networks would pad a larger one to 64 × 64
 SIZE = 32, 30
 
 
 @functools.cache
 def discs(nnunet: Workplace) -> Dataset:
-    """Eight small grey images with a disc each, planned and preprocessed."""
+    """Write, plan and preprocess a dataset of eight small grey images with one disc each."""
     rng = np.random.default_rng(0)
     cases = {}
     for case in range(8):
@@ -29,7 +29,7 @@ def discs(nnunet: Workplace) -> Dataset:
 
 @functools.cache
 def write_elsewhere(nnunet: Workplace) -> None:
-    """Two images of it as a test set "far", and as another dataset."""
+    """Write two images of the dataset as a test set "far", and as another dataset."""
     tiny = discs(nnunet)
     for name, part in ((NAME, "Ts_far"), (OTHER, "Tr")):
         folder = nnunet.raw / name

@@ -1,4 +1,4 @@
-"""U-Mamba on nnU-Net's residual U-Net, from the arguments in a plan."""
+"""Build U-Mamba from the arguments of nnU-Net's U-Net in a plan."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_mamba_mis import trainers
 from nnunet_mamba_mis.architectures.umamba import UMamba
 
-# nnU-Net's 2D plans for images of 320 × 320, as of the abdominal MRI that U-Mamba's numbers are of
+# nnU-Net's 2D plans for 320 × 320 images, as for the abdominal MRI dataset of U-Mamba's published numbers
 PLAIN = {
     "n_stages": 7,
     "features_per_stage": [32, 64, 128, 256, 512, 512, 512],

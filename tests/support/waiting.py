@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Wait for other processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60, what: str = "") -> None:
-    """Wait until a condition holds; fail after so many seconds."""
+    """Wait until a condition holds, and fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what or condition}"
@@ -16,12 +16,12 @@ def wait_until(condition: Callable[[], object], seconds: float = 60, what: str =
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started and that have not been waited for."""
+    """Return the ids of a process's children, including ended ones whose status it has not collected."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def runs(pid: int) -> bool:
-    """Whether a process runs; one that nobody has asked for its status does not."""
+    """Return whether a process is running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""Trainers of 10 epochs of 20 iterations, for a comparison that two CPU cores finish in an hour."""
+"""Trainers with 10 epochs of 20 iterations, for a comparison that takes two CPU cores an hour."""
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -8,7 +8,7 @@ EPOCHS, ITERATIONS, VALIDATION_ITERATIONS = 10, 20, 4
 
 
 class nnUNetTrainer_short(nnUNetTrainer):
-    """nnU-Net's own: its network, SGD."""
+    """nnU-Net's own network and optimizer (SGD)."""
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -21,7 +21,7 @@ class _Short:
 
 
 class nnUNetTrainerAdamW1e3_short(_Short, trainers.nnUNetTrainerAdamW1e3):
-    """nnU-Net's network, trained as Mamba-MIS is."""
+    """nnU-Net's network with the optimizer of Mamba-MIS."""
 
 
 class nnUNetTrainerMambaMIS_short(_Short, trainers.nnUNetTrainerMambaMIS):

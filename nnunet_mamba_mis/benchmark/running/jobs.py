@@ -297,15 +297,15 @@ def job_as_typed(job: Job, device: str, variables: Mapping[str, str]) -> str:
     return " && ".join(as_typed(command, all_variables) for command in job.commands(device))
 
 
-def predictions(trainings: Iterable[Training], test_sets: Mapping[str, Sequence[TestSet]]) -> list[Prediction]:
+def predictions(training_jobs: Iterable[Training], test_sets: Mapping[str, Sequence[TestSet]]) -> list[Prediction]:
     """Return a job for each model and test set.
 
     Args:
-        trainings: The training jobs.
+        training_jobs: The folds to train.
         test_sets: Test sets for each training dataset.
     """
     folds: dict[Candidate, list[Training]] = {}
-    for training in trainings:
+    for training in training_jobs:
         folds.setdefault(training.candidate, []).append(training)
     return [
         Prediction(candidate, tuple(sorted(job.fold for job in jobs)), test_set, jobs[0].probabilities)

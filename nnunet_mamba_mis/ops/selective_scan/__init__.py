@@ -1,1 +1,1 @@
-"""The selective scan: one signature, several backends."""
+"""The selective scan: one signature and several backends."""

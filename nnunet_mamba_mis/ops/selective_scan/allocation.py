@@ -1,4 +1,4 @@
-"""Tensors for what a scan returns; meta tensors for fake ones."""
+"""Allocate the tensors that a scan returns; fake inputs give fake tensors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def empty_outputs(u: Tensor, A: Tensor, block: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs as u, last state (batch, D, N), and states before every block-th position, batch · blocks · D · N.
+    """Return outputs shaped as u, the last state (batch, D, N) and block-start states, batch · blocks · D · N values.
 
     Args:
         u: (batch, D, H, W).
         A: (D, N).
-        block: Positions between two states that are kept; None for keeping none.
+        block: Positions per block; None to keep no block-start states.
     """
     batch, channels, height, width = u.shape
     blocks = -(-height * width // block) if block else 0
@@ -24,13 +24,13 @@ def empty_outputs(u: Tensor, A: Tensor, block: int | None) -> tuple[Tensor, Tens
 
 
 def empty_gradients(inputs: Iterable[Tensor | None], like: Tensor) -> list[Tensor]:
-    """A tensor for the gradient of each input, empty and on the device of `like` for one that is None."""
+    """Return a tensor for the gradient of each input; an input of None gets one of size 0 on the device of `like`."""
     return [
         like.new_empty(0) if t is None else empty_in_order(t) if t.dim() > 2 else t.new_empty(t.shape) for t in inputs
     ]
 
 
 def empty_in_order(t: Tensor) -> Tensor:
-    """A dense tensor, axes in memory in the order of those of t: `empty_like` does this for a dense t alone."""
+    """Return a dense tensor with the memory order of t's axes; `empty_like` keeps the order only for a dense t."""
     order = sorted(range(t.dim()), key=t.stride, reverse=True)
     return t.new_empty([t.shape[axis] for axis in order]).permute([order.index(axis) for axis in range(t.dim())])

@@ -23,33 +23,34 @@ def selective_scan(
     discretization: str = "mamba",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Selective scan h_t = e^{ΔA} h_{t−1} + w_t B_t u_t, y_t = ⟨C_t, h_t⟩ + D u_t, from a zero state.
+    """Compute the selective scan h_t = e^{ΔA} h_{t−1} + w_t B_t u_t, y_t = ⟨C_t, h_t⟩ + D u_t, from a zero state.
 
-    A drop-in for mamba_ssm's `selective_scan_fn` on every device. Runs in float32 (float64 for float64 u), also under
-    autocast; tensors may have any strides. Positions may also have two axes, (H, W) in place of L everywhere: they are
-    scanned along W, then H. So `x.mT` is an image's column-major order, which the native backend scans in place.
+    The function replaces mamba_ssm's `selective_scan_fn` on every device. It computes in float32 (float64 for float64
+    u), even under autocast, and accepts any strides. Positions may have two axes, with (H, W) instead of L everywhere:
+    the scan then runs along W, then H. So `x.mT` scans an image in column-major order, which the native backend does
+    without a copy.
 
     Args:
         u: Input, (batch, D, L) or (batch, D, H, W).
         delta: Step sizes before bias and softplus, (batch, D, L).
         A: State matrix, (D, N), real.
-        B: Input weights, (batch, N, L), or (batch, G, N, L) where each of G groups serves D/G neighbouring channels.
+        B: Input weights, (batch, N, L), or (batch, G, N, L), where each of G groups serves D/G neighbouring channels.
         C: Output weights, shaped as B.
         D: Skip weights, (D,).
-        z: Gate, (batch, D, L): the output is multiplied by SiLU(z).
-        delta_bias: Added to delta, (D,).
-        delta_softplus: Whether delta goes through softplus after the bias.
+        z: Gate, (batch, D, L); the output is multiplied by SiLU(z).
+        delta_bias: Bias added to delta, (D,).
+        delta_softplus: Whether to apply softplus to delta after the bias.
         return_last_state: Whether to return the state after position L too.
-        discretization: "mamba", w = Δ, as the Mamba papers' code has it; or "zoh", w = (e^{ΔA} − 1)/A, the exact
+        discretization: "mamba" for w = Δ, as in the Mamba papers' code, or "zoh" for w = (e^{ΔA} − 1)/A, the exact
             zero-order hold (Gu and Dao 2023, equation 4).
-        backend: A name from `available_backends()`, or "auto" for the fastest that suits. A named one never falls back.
+        backend: A name from `available_backends()`, which never falls back, or "auto" for the fastest suitable one.
 
     Returns:
         y (batch, D, L) in u's dtype; with return_last_state also the last state (batch, D, N), float32 or float64.
 
     Raises:
         ValueError: A shape, dtype, discretization or backend name is wrong.
-        RuntimeError: The named backend does not work here or for these arguments.
+        RuntimeError: The named backend does not work on this machine or for these arguments.
     """
     inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, discretization).checked()
     if backend == "auto":

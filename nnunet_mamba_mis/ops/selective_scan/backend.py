@@ -1,4 +1,4 @@
-"""What a backend of the selective scan is."""
+"""The interface of a backend of the selective scan."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
 
 
 class Backend:
-    """One implementation of the scan. A subclass with `name` and `scan`, and a line in `registry`, is a new one.
+    """An implementation of the scan; a new one needs a subclass with `name` and `scan`, and an entry in `registry`.
 
-    Reasons are texts for people, or None if nothing stands in the way.
+    Methods named `why_...` return a reason for the user, or None if nothing is wrong.
     """
 
     name: ClassVar[str]
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-        """Outputs in u's shape, or with L = H · W positions on one axis, in any real type, and the last state."""
+        """Return outputs of any real dtype, in u's shape or with one axis of H · W positions, and the last state."""
         raise NotImplementedError
 
     def scan_projected(
@@ -32,7 +32,7 @@ class Backend:
         D: Tensor,
         discretization: str,
     ) -> Tensor:
-        """Outputs (batch, D, H, W) of `s6` for u (batch, D, H, W); a backend may override it to project on the way."""
+        """Return outputs of `s6` for u, (batch, D, H, W) each; a backend may override this to fuse the projections."""
         x = u.movedim(1, -1)
         delta = F.linear(x, delta_weight).movedim(-1, 1)
         B, C = F.linear(x, bc_weight).movedim(-1, 1).unsqueeze(1).chunk(2, dim=2)
@@ -41,17 +41,17 @@ class Backend:
         return y.view(u.shape)
 
     def device(self) -> str | None:
-        """Type of the tensors that it takes; None for any."""
+        """Return the device type that the backend needs, or None for any."""
         return None
 
     def why_unavailable(self) -> str | None:
-        """Why it does not work on this machine."""
+        """Return why the backend does not work on this machine, or None."""
         return None
 
     def why_unsuitable(self, u: Tensor, discretization: str) -> str | None:
-        """Why it cannot scan this u, which is on its device."""
+        """Return why the backend cannot scan this u, which is on its device, or None."""
         return None
 
     def is_emulated(self) -> bool:
-        """Whether it runs in an emulator, which is slower than any other backend."""
+        """Return whether the backend runs in an emulator, which is slower than any other backend."""
         return False

@@ -1,17 +1,17 @@
 """The selective scan in plain PyTorch, parallel over chunks of the sequence, with a hand-written backward.
 
-The sequence of L positions is cut into chunks of T. All chunks advance together, one position at a time, so a
-step works on (chunks × batch × channels × states) values and Python runs T steps instead of L:
+The L positions form chunks of T positions. All chunks advance together, one position at a time. So a step works on
+(chunks × batch × channels × states) values, and Python runs T steps instead of L:
 
-1. every chunk runs from a zero state, which gives the state that it adds;
-2. the states at the chunk starts follow from a loop over chunks, as e^{A ΣΔ} carries a state across a whole chunk;
-3. every chunk runs again from its true start and yields the outputs.
+1. Run every chunk from a zero state, which gives the state that it adds.
+2. Loop over chunks to compute the states at chunk starts, as e^{A ΣΔ} carries a state across a whole chunk.
+3. Run every chunk again from its true start, which gives the outputs.
 
-The backward pass is the same scan in the other direction. It recomputes states from the chunk starts, block of
-positions by block, so memory stays at a fraction of (length × channels × states) values.
+Backward is the same scan in the other direction. It recomputes states from the chunk starts in blocks of positions, so
+it needs only a fraction of the memory of (length × channels × states) values.
 
-Layout inside: time first, rows last. A sequence argument is (T, ..., R), where a row is a (chunk, sample) pair;
-a state is (N, G, P, R) for N states, G groups of B and C, and P channels in a group.
+The internal layout has time first and rows last. A sequence is (T, ..., R), where a row is a (chunk, sample) pair. A
+state is (N, G, P, R) for N states, G groups of B and C, and P channels in a group.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nnunet_mamba_mis.ops.selective_scan.differentiable import differentiable_sc
 from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs, check_tensor
 from nnunet_mamba_mis.ops.transforms import decompose_gradient, decompose_under_transforms, gradients_in_torch
 
-# Values in one step's state: on a CPU a block of steps should stay in the cache; a GPU needs enough to fill it.
+# values in one step's state: few enough that a block of steps fits in a CPU's cache, or enough to fill a GPU
 STEP_VALUES = {"cpu": 2**15, "other": 2**20}
 
 
@@ -45,7 +45,7 @@ class TorchBackend(Backend):
 
 
 class DifferentiableBackend(Backend):
-    """Backend "torch" for all transforms and derivatives of any order; not one to be chosen."""
+    """Backend "torch" for all transforms and derivatives of any order; users cannot choose it."""
 
     name = "differentiable"
 
@@ -55,9 +55,9 @@ class DifferentiableBackend(Backend):
 
 
 def _scan_with(scan: Callable[..., tuple[Tensor, ...]], inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-    """Outputs and last state, of a scan without bias, softplus, skip weight and gate."""
+    """Add bias, softplus, skip term and gate to a plain scan, and return outputs and last state."""
     u, delta, A, B, C, D, z, delta_bias, delta_softplus, discretization = inputs.over_one_axis()
-    # float32 or better inside, whatever comes in and whatever autocast says
+    # compute in float32 or better for any input dtype, even under autocast
     dtype = torch.promote_types(u.dtype, torch.float32)
     x, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
     if delta_bias is not None:
@@ -73,7 +73,7 @@ def _scan_with(scan: Callable[..., tuple[Tensor, ...]], inputs: ScanInputs) -> t
 
 
 def nonzero(A: Tensor) -> Tensor:
-    """A without zeros: one this small acts as zero does, and spares (e^{ΔA} − 1)/A the special case."""
+    """Replace zeros in A by values so small that they act as zero, which avoids 0/0 in (e^{ΔA} − 1)/A."""
     return torch.where(A.abs() < 1e-20, -1e-20, A)
 
 
@@ -81,7 +81,7 @@ def nonzero(A: Tensor) -> Tensor:
 def chunked_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs (batch, D, L), last state (batch, D, N) and states at chunk starts (N, G, P, R).
+    """Return outputs (batch, D, L), last state (batch, D, N) and states at chunk starts (N, G, P, R).
 
     Args:
         u: (batch, D, L).
@@ -122,9 +122,9 @@ def chunked_scan_backward(
     starts: Tensor,
     exact: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `chunked_scan` with respect to u, delta, A, B and C.
+    """Return the gradients of `chunked_scan` with respect to u, delta, A, B and C.
 
-    With g_t the gradient of h_t, the scan run backwards is g_t = C_t ∂y_t + decay_{t+1} g_{t+1}.
+    The gradient g_t of h_t is itself a scan, run backwards: g_t = C_t ∂y_t + decay_{t+1} g_{t+1}.
     """
     _check(u, delta, A, B, C)
     check_tensor("grad_y", grad_y, u.shape, u.device, u.dtype)
@@ -187,7 +187,7 @@ chunked_scan.register_autograd(_autograd, setup_context=_setup_context)
 def _scan_in_torch(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`chunked_scan`; the states that backward would start from are left empty."""
+    """Compute `chunked_scan` in PyTorch operations, with empty chunk-start states."""
     return *differentiable_scan(u, delta, A, B, C, exact), u.new_zeros(0)
 
 
@@ -222,14 +222,14 @@ class _Chunks(NamedTuple):
         return self.u.shape[1], self.u.shape[2]
 
     def blocks(self) -> list[slice]:
-        """Slices of time, short enough that a block of states is small beside all states."""
+        """Return slices of time so short that a block of states needs little memory compared with all states."""
         steps = self.u.shape[0]
         size = max(1, math.isqrt(steps) // 2)
         return [slice(start, min(start + size, steps)) for start in range(0, steps, size)]
 
 
 class _Gradients(NamedTuple):
-    """Gradients, shaped as the arguments in `_Chunks`; that of A by row, (N, G, P, R)."""
+    """Gradients shaped as the arguments in `_Chunks`, except that of A, which is kept per row: (N, G, P, R)."""
 
     u: Tensor
     delta: Tensor
@@ -239,7 +239,7 @@ class _Gradients(NamedTuple):
 
 
 def _chunk_plan(u: Tensor, A: Tensor) -> tuple[int, int]:
-    """Steps in a chunk, and number of chunks."""
+    """Return the number of steps in a chunk, and the number of chunks."""
     batch, channels, length = u.shape
     limit = STEP_VALUES["cpu" if u.device.type == "cpu" else "other"] // (batch * channels * A.shape[1])
     steps = -(-length // max(1, min(limit, math.isqrt(length))))
@@ -266,30 +266,30 @@ def _cut_arguments(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, ex
 
 
 def _cut(x: Tensor, steps: int, count: int) -> Tensor:
-    """(batch, ..., L) → (T, ..., R). Positions past L are zeros, which leave the state as it is."""
+    """Cut (batch, ..., L) into (T, ..., R); positions past L are zeros, which do not change the state."""
     x = F.pad(x, (0, steps * count - x.shape[-1])).unflatten(-1, (count, steps))
     return x.movedim((-1, -2, 0), (0, -2, -1)).flatten(-2).contiguous()
 
 
 def _join(x: Tensor, batch: int, length: int) -> Tensor:
-    """(T, ..., R) → (batch, ..., L), the inverse of `_cut`."""
+    """Join (T, ..., R) to (batch, ..., L), the inverse of `_cut`."""
     x = x.unflatten(-1, (-1, batch)).movedim((0, -2, -1), (-1, -2, 0))
     return x.flatten(-2)[..., :length]
 
 
 def _recurrence(chunks: _Chunks, block: slice) -> tuple[Tensor, Tensor]:
-    """e^{ΔA}, and the factor that weighs B_t u_t: (S, N, G, P, R) each, the second (S, 1, G, P, R) where it is Δ."""
+    """Return e^{ΔA} and the weight of B_t u_t, (S, N, G, P, R) each; a weight of Δ is (S, 1, G, P, R)."""
     delta = chunks.delta[block].unsqueeze(1)
     x = delta * chunks.A
     decay = x.exp()
     if not chunks.exact:
         return decay, delta
-    # e^x − 1 = tanh(x/2)(e^x + 1) has no cancellation; torch.expm1 of float32 runs unvectorised on CPUs
+    # e^x − 1 = tanh(x/2)(e^x + 1) has no cancellation; torch.expm1 is not vectorized for float32 on CPUs
     return decay, x.mul_(0.5).tanh_().mul_(decay + 1).div_(chunks.A)
 
 
 def _run_block(chunks: _Chunks, block: slice, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """States after each position of a block, decay and weight, from the state before it."""
+    """Run a block from the state before it, and return the state after each position, decay and weight."""
     decay, weight = _recurrence(chunks, block)
     states = weight * (chunks.u[block].unsqueeze(1) * chunks.B[block])
     for step, factor in zip(states, decay, strict=True):
@@ -300,7 +300,7 @@ def _run_block(chunks: _Chunks, block: slice, state: Tensor) -> tuple[Tensor, Te
 def _run_chunks(
     chunks: _Chunks, state: Tensor, y: Tensor | None = None, block_starts: list[Tensor] | None = None
 ) -> Tensor:
-    """Run every chunk from its state to its end; fill outputs (T, G, P, R) and collect block starts if asked."""
+    """Run every chunk from `state`, return its last state, and fill y (T, G, P, R) and `block_starts` if given."""
     for block in chunks.blocks():
         if block_starts is not None:
             block_starts.append(state)
@@ -312,12 +312,12 @@ def _run_chunks(
 
 
 def _decay_of_chunks(chunks: _Chunks) -> Tensor:
-    """What is left of a state after a whole chunk, (N, G, P, R)."""
+    """Return the factor by which a state decays over a whole chunk, (N, G, P, R)."""
     return (chunks.A * chunks.delta.sum(0)).exp_()
 
 
 def _carry(decay: Tensor, added: Tensor, state: Tensor, backwards: bool = False) -> tuple[Tensor, Tensor]:
-    """Scan over chunks: the state that enters each chunk, (N, G, P, R), and the one that leaves the last."""
+    """Scan over chunks, and return the state that enters each, (N, G, P, R), and the one that leaves the last."""
     batch = state.shape[-1]
     decay, added = (t.unflatten(-1, (-1, batch)).unbind(-2) for t in (decay, added))
     entering = torch.empty(*state.shape[:3], len(added), batch, dtype=state.dtype, device=state.device)
@@ -329,7 +329,7 @@ def _carry(decay: Tensor, added: Tensor, state: Tensor, backwards: bool = False)
 
 
 def _advance_gradient(grad_states: Tensor, decay: Tensor, carried: Tensor) -> Tensor:
-    """Run g_t = C_t ∂y_t + decay_{t+1} g_{t+1} through a block, in place; returns what its first step hands back."""
+    """Run g_t = C_t ∂y_t + decay_{t+1} g_{t+1} through a block in place, and return the carry for the block before."""
     for grad, factor in zip(reversed(grad_states.unbind()), reversed(decay.unbind()), strict=True):
         carried = torch.mul(factor, grad.add_(carried))
     return carried
@@ -338,7 +338,7 @@ def _advance_gradient(grad_states: Tensor, decay: Tensor, carried: Tensor) -> Te
 def _block_gradients(
     chunks: _Chunks, block: slice, start: Tensor, grad_y: Tensor, carried: Tensor, grads: _Gradients
 ) -> Tensor:
-    """Fill the gradients of a block of positions; returns the gradient of the state before it."""
+    """Fill in the gradients of a block of positions, and return the gradient of the state before it."""
     states, decay, weight = _run_block(chunks, block, start)
     u, B = chunks.u[block].unsqueeze(1), chunks.B[block]
     grad_y = grad_y.unsqueeze(1)
@@ -368,7 +368,10 @@ def _block_gradients(
 
 
 def _weight_by_A(delta: Tensor, A: Tensor, decay: Tensor) -> Tensor:
-    """∂/∂A of (e^{ΔA} − 1)/A = Δ²(x eˣ − eˣ + 1)/x² with x = ΔA, by its series Σ (k+1)/(k+2)! xᵏ where x is small."""
+    """Return ∂/∂A of (e^{ΔA} − 1)/A, which is Δ²(x eˣ − eˣ + 1)/x² with x = ΔA.
+
+    For small x the function sums the series Δ² Σ (k+1)/(k+2)! xᵏ.
+    """
     x = delta * A
     terms = 14 if x.dtype == torch.float64 else 7
     series = torch.full_like(x, (terms + 1) / math.factorial(terms + 2))

@@ -1,7 +1,7 @@
-"""The selective scan in PyTorch operations that every transform knows; none works in place.
+"""The selective scan in out-of-place PyTorch operations, which support every transform.
 
-Slower than the other backends, and autograd keeps all states: it runs where a transform asks for other derivatives than
-the first, backward. Chunks of positions advance together, as in `chunked`.
+This scan is slower than the other backends, and autograd keeps all states. It runs only if a transform needs forward
+or higher derivatives. Chunks of positions advance together, as in `chunked`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nnunet_mamba_mis.ops.selective_scan.reference import zero_order_hold
 def differentiable_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (batch, D, L) and last state (batch, D, N).
+    """Return outputs (batch, D, L) and last state (batch, D, N).
 
     Args:
         u: (batch, D, L).
@@ -60,6 +60,6 @@ def differentiable_scan(
 
 
 def _cut(x: Tensor, steps: int) -> Tensor:
-    """(..., L) → (steps, ..., chunks). Positions past L are zeros, which leave the state as it is."""
+    """Cut (..., L) into (steps, ..., chunks); positions past L are zeros, which do not change the state."""
     chunks = -(-x.shape[-1] // steps)
     return F.pad(x, (0, steps * chunks - x.shape[-1])).unflatten(-1, (chunks, steps)).movedim(-1, 0)

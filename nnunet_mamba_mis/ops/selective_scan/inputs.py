@@ -1,4 +1,4 @@
-"""Arguments of a scan, checked once, in the one form that all backends take."""
+"""Check the arguments of a scan once, and bring them into the form that all backends take."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DISCRETIZATIONS = ("zoh", "mamba")
 
 
 class ScanInputs(NamedTuple):
-    """Arguments of a scan. Backends get what `checked` returns, and can trust it.
+    """The arguments of a scan, which `checked` validates for backends.
 
-    Positions then have two axes and are scanned along W, then H; L positions are one row of them. B and C have a group
-    axis.
+    Checked arguments have two axes of positions, scanned along W, then H; L positions form a single row. B and C have a
+    group axis.
     """
 
     u: Tensor  # (batch, D, H, W)
@@ -31,10 +31,10 @@ class ScanInputs(NamedTuple):
     discretization: str
 
     def checked(self) -> ScanInputs:
-        """The same in the form that backends take, from arguments as `selective_scan` has them.
+        """Check arguments of `selective_scan`, and return them in the form that backends take.
 
         Raises:
-            ValueError: A shape, type, device or the discretization is wrong.
+            ValueError: A shape, dtype, device or the discretization is wrong.
         """
         check_discretization(self.discretization)
         self.check_tensors()
@@ -43,24 +43,24 @@ class ScanInputs(NamedTuple):
         return grouped if self.u.dim() == 4 else grouped._with_positions(lambda t: t.unsqueeze(-2))
 
     def over_one_axis(self) -> ScanInputs:
-        """The same with L = H · W positions on one axis; copies where strides require it."""
+        """Return the arguments with one axis of L = H · W positions, copied only if strides require it."""
         return self._with_positions(lambda t: t.flatten(-2))
 
     def _with_positions(self, change: Callable[[Tensor], Tensor]) -> ScanInputs:
-        """The same with every tensor that has positions changed."""
+        """Return the arguments with `change` applied to every tensor that has positions."""
         u, delta, B, C = (change(t) for t in (self.u, self.delta, self.B, self.C))
         return self._replace(u=u, delta=delta, B=B, C=C, z=None if self.z is None else change(self.z))
 
     def check_tensors(self, dtype: torch.dtype | None = None) -> None:
-        """Raise a ValueError that names a tensor whose shape, layout, device or type does not fit the others.
+        """Raise a ValueError that names the first tensor whose shape, layout, device or dtype does not fit.
 
         Args:
-            dtype: Type that all must have; None for any real one.
+            dtype: dtype that all tensors must have; None for any real dtype.
         """
         u, delta, A, B, C, D, z, delta_bias, *_ = self
         if u.dim() not in (3, 4) or A.dim() != 2 or 0 in u.shape or 0 in A.shape:
             raise ValueError(
-                f"u must be (batch, D, L) or (batch, D, H, W) and A (D, N), none empty, "
+                "u must be (batch, D, L) or (batch, D, H, W), and A must be (D, N), without empty axes, "
                 f"not {tuple(u.shape)} and {tuple(A.shape)}"
             )
         batch, channels, *positions = u.shape
@@ -90,7 +90,7 @@ class ScanInputs(NamedTuple):
 
 
 def check_discretization(name: str) -> None:
-    """Raise a ValueError unless it is one of `DISCRETIZATIONS`."""
+    """Raise a ValueError unless `name` is one of `DISCRETIZATIONS`."""
     if name not in DISCRETIZATIONS:
         raise ValueError(f"discretization {name!r} is not one of {', '.join(map(repr, DISCRETIZATIONS))}")
 
@@ -98,22 +98,22 @@ def check_discretization(name: str) -> None:
 def check_tensor(
     name: str, tensor: Tensor, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype | None = None
 ) -> None:
-    """Raise a ValueError unless a tensor is real and strided and has this shape, device and type.
+    """Raise a ValueError unless a tensor is real and strided and has the given shape, device and dtype.
 
     Args:
-        name: What the message calls it.
-        tensor: The tensor.
-        shape: Its shape.
-        device: Its device.
-        dtype: Its type; None for any real one.
+        name: Name of the tensor in the message.
+        tensor: Tensor to check.
+        shape: Required shape.
+        device: Required device.
+        dtype: Required dtype; None for any real dtype.
     """
     if tensor.shape != shape:
         raise ValueError(f"{name} must be {tuple(shape)}, not {tuple(tensor.shape)}")
     if not tensor.is_floating_point():
-        raise ValueError(f"{name} must be real floating point, not {tensor.dtype}")
+        raise ValueError(f"{name} must be of a real floating-point dtype, not {tensor.dtype}")
     if dtype is not None and tensor.dtype != dtype:
         raise ValueError(f"{name} must be {dtype}, not {tensor.dtype}")
     if tensor.device != device:
         raise ValueError(f"{name} must be on {device}, not on {tensor.device}")
     if tensor.layout is not torch.strided:
-        raise ValueError(f"{name} must be {torch.strided}, not {tensor.layout}")
+        raise ValueError(f"{name} must have layout {torch.strided}, not {tensor.layout}: call .to_dense()")

@@ -1,4 +1,4 @@
-"""The selective scan by mamba_ssm's CUDA kernel, where that is installed."""
+"""The selective scan with mamba_ssm's CUDA kernel, an optional dependency."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class MambaSSMBackend(Backend):
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         """As `Backend.scan`."""
-        if transformed():  # its kernel has the first derivative alone
+        if transformed():  # mamba_ssm's kernel has only the first derivative
             return DifferentiableBackend().scan(inputs)
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, _ = inputs.over_one_axis()
-        # its kernel wants float32 parameters and positions last in memory
+        # the kernel takes float32 parameters, and positions that are contiguous in memory
         A, D, delta_bias = (t if t is None else t.float() for t in (A, D, delta_bias))  # type: ignore[assignment]
         sequences = [t if t is None else t.to(u.dtype).contiguous() for t in (u, delta, B, C, z)]
         u, delta, B, C, z = sequences  # type: ignore[assignment]
@@ -38,23 +38,23 @@ class MambaSSMBackend(Backend):
 
     def why_unavailable(self) -> str | None:
         """As `Backend.why_unavailable`."""
-        # mamba-ssm can be there without its CUDA kernel; it then imports, and fails when called
+        # mamba-ssm can be installed without its CUDA kernel: it then imports, but fails when called
         if importlib.util.find_spec("mamba_ssm") is None:
             return "mamba-ssm is not installed (optional: pip install --no-build-isolation mamba-ssm causal-conv1d)"
         if importlib.util.find_spec("selective_scan_cuda") is None:
             return "mamba-ssm was built without its CUDA kernel (rebuild it with MAMBA_KEEP_CUDA_BUILD=TRUE)"
         if not torch.cuda.is_available():
-            return "there is no usable CUDA device"
+            return "no usable CUDA device was found"
         try:
             importlib.import_module("selective_scan_cuda")
         except ImportError as error:
-            return f"mamba-ssm's CUDA kernel does not fit this torch ({error}); rebuild it, or leave it"
+            return f"mamba-ssm's CUDA kernel was built for another torch ({error}): rebuild or uninstall mamba-ssm"
         return None
 
     def why_unsuitable(self, u: Tensor, discretization: str) -> str | None:
         """As `Backend.why_unsuitable`."""
         if discretization != "mamba":
-            return f"it has the 'mamba' discretization only, not {discretization!r}"
+            return f"it supports only the 'mamba' discretization, not {discretization!r}"
         if u.dtype == torch.float64:
-            return "it has no float64"
+            return "it does not support float64"
         return None

@@ -1,4 +1,4 @@
-"""The selective scan as native code for CPUs (csrc/), also with projections on the way."""
+"""The selective scan in native code for CPUs (csrc/), with or without fused projections."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class NativeBackend(OperatorBackend):
         D: Tensor,
         discretization: str,
     ) -> Tensor:
-        """As `Backend.scan_projected`; Δ, B and C are neither written to memory nor kept for backward."""
+        """As `Backend.scan_projected`, without writing Δ, B and C to memory or keeping them for backward."""
         tensors = self.prepare(u, torch.cat([delta_weight, bc_weight]), A, D, delta_bias)
         exact = discretization == "zoh"
         if native.needs_operator(*tensors):
             y, _, _ = native_s6(*tensors, exact, torch.is_grad_enabled())
-        else:  # the operator itself takes as long as a short scan
+        else:  # calling a torch operator takes as long as a short scan
             y, _, _ = self.forward(_by_name(*tensors), True, exact, False)
         return y
 
     def prepare(self, *tensors: Any) -> list[Any]:
-        """As `OperatorBackend.prepare`: in the one type that the native code computes in."""
+        """As `OperatorBackend.prepare`; converts all tensors to the dtype that the native code computes in."""
         dtype = torch.promote_types(tensors[0].dtype, torch.float32)
         return [t if t is None else t.to(dtype) for t in tensors]
 
@@ -64,7 +64,7 @@ class NativeBackend(OperatorBackend):
         return native.library().mamba_mis_tile()
 
     def forward(self, inputs: Tensors, softplus: bool, exact: bool, keep_starts: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """As `OperatorBackend.forward`, for inputs of `native_s6` too."""
+        """As `OperatorBackend.forward`; also takes the inputs of `native_s6`."""
         y, last_state, starts = empty_outputs(inputs["u"], inputs["A"], self.block() if keep_starts else None)
         outputs = {"y": y, "last_state": last_state, "starts": starts if keep_starts else None}
         _run("forward", {**inputs, **outputs}, softplus, exact)
@@ -73,16 +73,16 @@ class NativeBackend(OperatorBackend):
     def backward(
         self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
     ) -> list[Tensor]:
-        """As `OperatorBackend.backward`, for inputs of `native_s6` too."""
+        """As `OperatorBackend.backward`; also takes the inputs of `native_s6`."""
         grads = empty_gradients(inputs.values(), grad_y)
         given = {"starts": starts, "grad_y": grad_y, "grad_last_state": grad_last_state}
-        wanted = {f"grad_{name}": grad for name, grad in zip(inputs, grads, strict=True) if inputs[name] is not None}
-        _run("backward", {**inputs, **given, **wanted}, softplus, exact)
+        outputs = {f"grad_{name}": grad for name, grad in zip(inputs, grads, strict=True) if inputs[name] is not None}
+        _run("backward", {**inputs, **given, **outputs}, softplus, exact)
         return grads
 
 
 def _run(direction: str, tensors: Tensors, softplus: bool, exact: bool) -> None:
-    """Run the native code on tensors by their names in `ScanProblem`."""
+    """Run the native code on tensors named as in `ScanProblem`."""
     u = tensors["u"]
     batch, channels, height, width = u.shape
     problem = ScanProblem(
@@ -97,7 +97,7 @@ def _run(direction: str, tensors: Tensors, softplus: bool, exact: bool) -> None:
         exact=exact,
         threads=native.threads(),
     )
-    keep = []  # copies must live until the code has run
+    keep = []  # holds copies until the native code has run
     for name, tensor in tensors.items():
         if tensor is None:
             continue
@@ -117,9 +117,9 @@ def _run(direction: str, tensors: Tensors, softplus: bool, exact: bool) -> None:
 def native_s6(
     u: Tensor, weight: Tensor, A: Tensor, D: Tensor, delta_bias: Tensor, exact: bool, keep_starts: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`operator.scan` with Δ, B and C projected from u, position by position, and softplus of Δ.
+    """Run `operator.scan` with Δ, B and C projected from u at each position, and softplus on Δ.
 
-    The projections of a tile never leave the cache: they are neither written nor kept for backward.
+    The projections of a tile never leave the cache: they are not written to memory or kept for backward.
 
     Args:
         u: (batch, D, H, W).
@@ -154,7 +154,7 @@ def native_s6_backward(
     starts: Tensor,
     exact: bool,
 ) -> list[Tensor]:
-    """Gradients of `native_s6` with respect to its five tensors."""
+    """Return the gradients of `native_s6` with respect to its five tensors."""
     inputs = _by_name(u, weight, A, D, delta_bias)
     _check_s6(inputs)
     NativeBackend().check_type(u)
@@ -186,7 +186,10 @@ register_gradient(native_s6, native_s6_backward, _s6_in_torch)
 def _check_s6(tensors: Tensors) -> None:
     u, A = tensors["u"], tensors["A"]
     if u.dim() != 4 or A.dim() != 2 or u.numel() == 0 or A.numel() == 0:
-        raise ValueError(f"u must be (batch, D, H, W) and A (D, N), not empty: {tuple(u.shape)}, {tuple(A.shape)}")
+        raise ValueError(
+            "u must be (batch, D, H, W), and A must be (D, N), without empty axes, "
+            f"not {tuple(u.shape)} and {tuple(A.shape)}"
+        )
     channels, states = u.shape[1], A.shape[1]
     shapes = {
         "u": tuple(u.shape),

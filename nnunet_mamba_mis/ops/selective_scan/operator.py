@@ -1,4 +1,4 @@
-"""The selective scan as one operator of torch, whichever backend computes it."""
+"""The selective scan as one torch operator, for all backends with kernels of their own."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from nnunet_mamba_mis.ops.selective_scan.chunked import DifferentiableBackend
 from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs, check_tensor
 from nnunet_mamba_mis.ops.transforms import decompose_gradient, decompose_under_transforms, gradients_in_torch
 
-Tensors = Mapping[str, Any]  # by their names in `scan`; None for an optional one that is left out
+Tensors = Mapping[str, Any]  # keyed by the names in `scan`; an omitted optional tensor is None
 
 
 class OperatorBackend(Backend):
-    """A backend with kernels for forward and backward, between which `scan` keeps some states."""
+    """A backend with kernels for forward and backward; `scan` keeps block-start states between them."""
 
-    dtypes: ClassVar[tuple[torch.dtype, ...]]  # of u that its kernels take
-    one_dtype: ClassVar[bool]  # whether all tensors of a scan must have that of u
+    dtypes: ClassVar[tuple[torch.dtype, ...]]  # dtypes of u that the kernels take
+    one_dtype: ClassVar[bool]  # whether all tensors of a scan must have the dtype of u
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         """As `Backend.scan`."""
@@ -31,28 +31,29 @@ class OperatorBackend(Backend):
         return y, last_state
 
     def prepare(self, *tensors: Any) -> list[Any]:
-        """Tensors of a scan, u first, as the kernels take them."""
+        """Return the tensors of a scan, u first, in the form that the kernels take."""
         return list(tensors)
 
     def check(self, tensors: Tensors) -> None:
-        """Raise a ValueError that names a tensor whose shape, layout, device or type does not fit the others."""
+        """Raise a ValueError that names the first tensor whose shape, layout, device or dtype does not fit."""
         u, B = tensors["u"], tensors["B"]
         if u.dim() != 4 or B.dim() != 5:
             raise ValueError(
-                f"u must be (batch, D, H, W) and B (batch, G, N, H, W), not {tuple(u.shape)} and {tuple(B.shape)}"
+                "u must be (batch, D, H, W), and B must be (batch, G, N, H, W), "
+                f"not {tuple(u.shape)} and {tuple(B.shape)}"
             )
         dtype = u.dtype if self.one_dtype else None
         ScanInputs(**tensors, delta_softplus=False, discretization="zoh").check_tensors(dtype)
 
     def check_type(self, u: Tensor) -> None:
-        """Raise a ValueError unless the kernels take this device and type."""
+        """Raise a ValueError unless the kernels take the device and dtype of u."""
         if u.dtype not in self.dtypes:
             raise ValueError(f"u must be {' or '.join(map(str, self.dtypes))}, not {u.dtype}")
         if u.device.type != self.device():
-            raise ValueError(f"u must be on {self.device()} for {self.name!r}, not on {u.device}")
+            raise ValueError(f"u must be on {self.device()} for backend {self.name!r}, not on {u.device}")
 
     def check_gradients(self, tensors: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor) -> None:
-        """Raise a ValueError unless forward of these tensors has left such states, and gradients fit its results."""
+        """Raise a ValueError unless block-start states and gradients fit forward's results for these tensors."""
         u, A = tensors["u"], tensors["A"]
         batch, channels, height, width = u.shape
         states = A.shape[1]
@@ -63,11 +64,11 @@ class OperatorBackend(Backend):
         check_tensor("grad_last_state", grad_last_state, (batch, channels, states), u.device, dtype)
 
     def block(self) -> int:
-        """Positions between two states that forward keeps for backward."""
+        """Return the number of positions between two states that forward keeps for backward."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensors, softplus: bool, exact: bool, keep_starts: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs, last state and starts of `scan`."""
+        """Return the outputs, last state and block-start states of `scan`."""
         raise NotImplementedError
 
     def backward(
@@ -151,7 +152,7 @@ def scan_backward(
     exact: bool,
     engine: str,
 ) -> list[Tensor]:
-    """Gradients of `scan` with respect to its eight tensors, empty for one that is None."""
+    """Return the gradients of `scan` with respect to its eight tensors; that of None is empty."""
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     backend = _engine(engine)
     backend.check(inputs)
@@ -168,26 +169,26 @@ def _(grad_y, grad_last_state, u, delta, A, B, C, D, z, delta_bias, starts, soft
 
 
 def register_gradient(operator: Any, backward: Any, in_torch: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    """Let autograd differentiate an operator that returns outputs, last state and starts.
+    """Register autograd for an operator that returns outputs, last state and block-start states.
 
     Args:
-        operator: Takes tensors, u first and A third, and options, of which the last is `keep_starts`.
-        backward: Takes gradients of outputs and last state, the tensors, starts and the other options. Returns a
-            gradient for each tensor, empty for one that is None.
-        in_torch: Takes tensors and options of the operator but `keep_starts`, and returns outputs and last state by
-            PyTorch operations, for transforms and further derivatives.
+        operator: Operator on tensors (u first, A third) and options (`keep_starts` last).
+        backward: Operator on the gradients of outputs and last state, the tensors, the block-start states and the
+            options except `keep_starts`. It returns a gradient for each tensor, empty for a tensor that is None.
+        in_torch: Function of the tensors and the options except `keep_starts`. It returns outputs and last state, by
+            PyTorch operations, for transforms and higher derivatives.
     """
 
     def set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         tensors = [value for value in inputs if value is None or isinstance(value, Tensor)]
         ctx.options = inputs[len(tensors) : -1]
-        ctx.set_materialize_grads(False)  # that of starts would be as large as they are
+        ctx.set_materialize_grads(False)  # avoids a zero gradient for `starts`, which is large
         ctx.save_for_backward(*tensors, output[2])
 
     def differentiate(ctx: Any, grad_y: Tensor | None, grad_last_state: Tensor | None, _grad_starts: None) -> tuple:
         *tensors, starts = ctx.saved_tensors
         if starts.numel() == 0:
-            raise RuntimeError("the scan was run without keep_starts, so it has no gradient")
+            raise RuntimeError("the scan ran without keep_starts and has no gradient: run it with keep_starts=True")
         u, A = tensors[0], tensors[2]
         if grad_y is None:
             grad_y = torch.zeros_like(u)
@@ -210,8 +211,8 @@ def register_gradient(operator: Any, backward: Any, in_torch: Callable[..., tupl
         def of_tensors(*given: Tensor | None) -> tuple[Tensor, Tensor]:
             return in_torch(*given, *options)
 
-        found = gradients_in_torch(of_tensors, tensors, (grad_y, grad_last_state))
-        return [grad_y.new_zeros(0) if gradient is None else gradient for gradient in found]
+        grads = gradients_in_torch(of_tensors, tensors, (grad_y, grad_last_state))
+        return [grad_y.new_zeros(0) if gradient is None else gradient for gradient in grads]
 
     decompose_under_transforms(operator, scan_in_torch)
     decompose_gradient(backward, gradients)
@@ -226,7 +227,7 @@ def _scan_in_torch(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def scan_inputs_in_torch(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-    """Outputs and last state as `scan` returns them, by PyTorch operations that all transforms know."""
+    """Return the outputs and last state of `scan`, computed by PyTorch operations that support all transforms."""
     y, last_state = DifferentiableBackend().scan(inputs)
     return y.view(inputs.u.shape).to(inputs.u.dtype), last_state
 

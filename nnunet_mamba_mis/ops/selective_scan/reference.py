@@ -1,4 +1,4 @@
-"""The selective scan, one position after the other: the definition that every fast path is tested against."""
+"""The selective scan as a loop over positions: the definition that every fast path is tested against."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
 
 
 def zero_order_hold(x: Tensor) -> Tensor:
-    """(eˣ − 1)/x, with its limit 1 at 0; exact to rounding, and so are its derivatives."""
+    """Return (eˣ − 1)/x, with limit 1 at 0; the value and its derivatives are exact up to rounding."""
     small = x.abs() < 0.1
     series = 1 + x / 11
     for k in range(10, 1, -1):
@@ -34,7 +34,7 @@ def selective_scan_reference(
     *,
     discretization: str = "mamba",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Selective scan as a loop over positions; arguments and result as `selective_scan`.
+    """Run the selective scan as a loop over positions; arguments and result are those of `selective_scan`.
 
     h_t = e^{ΔA} h_{t−1} + w_t B_t u_t and y_t = ⟨C_t, h_t⟩ + D u_t; w is (e^{ΔA} − 1)/A for "zoh" and Δ for "mamba".
     """

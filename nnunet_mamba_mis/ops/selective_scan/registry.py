@@ -1,4 +1,4 @@
-"""All backends of the scan, and the choice of one."""
+"""List all backends of the scan, and choose one."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-@constant_when_traced  # looking for libraries cannot be traced
+@constant_when_traced  # the search for libraries cannot be traced
 def available_backends() -> list[str]:
-    """Names of the backends that work on this machine, fastest first."""
+    """Return the names of the backends that work on this machine, fastest first."""
     return list(_find_available())
 
 
 def fastest_backend(u: Tensor, discretization: str) -> Backend:
-    """The fastest backend that works on this machine and for these arguments of `selective_scan`.
+    """Return the fastest backend that works on this machine and for these arguments of `selective_scan`.
 
-    If none of the GPU's own backends suits a tensor on a GPU, a warning gives the reasons, once.
+    If u is on a GPU and no GPU backend is suitable, a warning gives the reasons once.
     """
     backends = (BACKENDS[name] for name in available_backends())
     backend = next(b for b in backends if _why_unsuitable(b, u, discretization) is None)
@@ -44,11 +44,11 @@ def fastest_backend(u: Tensor, discretization: str) -> Backend:
 
 
 def named_backend(name: str, u: Tensor, discretization: str) -> Backend:
-    """The backend of this name.
+    """Return the backend of this name.
 
     Raises:
-        ValueError: There is none.
-        RuntimeError: It does not work on this machine or for these arguments.
+        ValueError: No backend has this name.
+        RuntimeError: The backend does not work on this machine or for these arguments.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r} is not one of 'auto', {', '.join(map(repr, BACKENDS))}")
@@ -90,4 +90,8 @@ def _warn_once(device_index: int, dtype: torch.dtype, discretization: str) -> No
         for name, backend in BACKENDS.items()
         if backend.device() == "cuda"
     )
-    logger.warning("Selective scan on %s runs as PyTorch operations. Not as %s", u.device, "; ".join(reasons))
+    logger.warning(
+        "The selective scan on %s falls back to slower PyTorch operations, as no GPU backend is usable: %s",
+        u.device,
+        "; ".join(reasons),
+    )

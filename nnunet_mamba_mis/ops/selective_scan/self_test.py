@@ -1,4 +1,4 @@
-"""A small scan by a backend against PyTorch's, before a GPU is trusted with real ones."""
+"""Compare a small scan by a backend with PyTorch's, before a GPU runs real ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TOLERANCE = 1e-3  # relative to the largest value; float32 gives about 1e-6
 
 
 def why_wrong(backend: Backend, device: torch.device) -> str | None:
-    """What is wrong with a small scan by a backend on a device, or None.
+    """Return the problem with a small scan by a backend on a device, or None.
 
-    A new GPU, driver or Triton may break kernels, or worse, make them wrong, which nobody should learn from results.
-    The scan is one of the network's, so that the kernels compiled for it are used again.
+    A new GPU, driver or Triton version may break kernels or, worse, make them wrong, which must not reach results. The
+    scan has the form of the network's scans, so that its compiled kernels are used again.
     """
-    # the caller may be predicting, tracing, or working with fake tensors
+    # the caller may be in inference mode, tracing, or using fake tensors
     no_autocast = torch.autocast(device.type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), no_autocast, _disable_current_modes():
         return _compare(backend, device)
@@ -30,18 +30,18 @@ def _compare(backend: Backend, device: torch.device) -> str | None:
     try:
         ours = _values_and_gradients(backend, tensors)
     except torch.OutOfMemoryError:
-        raise  # which says nothing about kernels
-    except Exception as error:  # whatever a compiler or a driver raises
+        raise  # not an error of the kernels
+    except Exception as error:  # compilers and drivers can raise anything
         return f"a small scan fails on {device} ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
     for name, expected in _values_and_gradients(TorchBackend(), tensors).items():
         off = ((ours[name] - expected).abs().max() / expected.abs().max()).item()
         if not off <= _TOLERANCE:
-            return f"{name} of a small scan is off by {off:.1e} on {device}"
+            return f"{name} of a small scan has a relative error of {off:.1e} on {device}"
     return None
 
 
 def _arguments(device: torch.device) -> dict[str, Tensor]:
-    """Tensors of a scan over channels-last features of 8 × 8 pixels, with 8 channels and 32 states."""
+    """Return the tensors of a scan over channels-last features of 8 × 8 pixels, with 8 channels and 32 states."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The selective scan on GPUs: launches the kernels of `triton_kernels`."""
+"""The selective scan on GPUs, which launches the kernels of `triton_kernels`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from nnunet_mamba_mis.ops.tracing import constant_when_traced
 
 BLOCK = 8  # positions between two states that are kept for backward
 _WARP = 32
-_STATE_AXIS = 2  # of B and C
-# of a program, unless there is one; other numbers would have kernels compiled for each width of a network
+_STATE_AXIS = 2  # axis of states in B and C
+# channels per program, unless a group has one; other values would compile kernels for each width of a network
 _CHANNELS = 8
-_WIDTH = 4  # states that a lane loads at once
-_TILES_IN_REGISTERS = 8  # of so many states
-_WIDTH_OF_GRADIENTS = 2
-_PROGRAMS_OF_MULTIPROCESSOR = 12  # for which its registers suffice
-_MOST_POSITIONS = 2**31 - 2**16  # so that those of idle lanes, behind the last, fit into 32 bits
-_CHUNKS_TOGETHER = 64  # that one step of the scan over chunks takes
+_WIDTH = 4  # states that a lane loads at once, a tile
+_TILES_IN_REGISTERS = 8  # tiles that fit in the registers of a lane
+_WIDTH_OF_GRADIENTS = 2  # the same as _WIDTH, for the kernel `gradients`
+_PROGRAMS_OF_MULTIPROCESSOR = 12  # programs for which a multiprocessor's registers suffice
+_MOST_POSITIONS = 2**31 - 2**16  # positions of idle lanes, past the last one, must fit in 32 bits too
+_CHUNKS_TOGETHER = 64  # chunks per step of the scan over chunks
 
 
 class TritonBackend(OperatorBackend):
@@ -41,7 +41,7 @@ class TritonBackend(OperatorBackend):
         return "cpu" if self.is_emulated() else "cuda"
 
     def is_emulated(self) -> bool:
-        """Whether kernels run in Triton's interpreter, on CPU tensors: slow, to see that they are right."""
+        """Return whether kernels run in Triton's interpreter, on CPU tensors: slow, and meant for tests."""
         return os.environ.get("TRITON_INTERPRET") == "1"
 
     def why_unavailable(self) -> str | None:
@@ -49,19 +49,19 @@ class TritonBackend(OperatorBackend):
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed (it comes with torch's CUDA builds)"
         if not self.is_emulated() and not torch.cuda.is_available():
-            return "there is no usable CUDA device"
+            return "no usable CUDA device was found"
         try:
             _kernels()
-        except Exception as error:  # an old Triton fails in many ways
-            return f"this Triton cannot read its kernels ({type(error).__name__}: {error})"
+        except Exception as error:  # old versions of Triton fail in many ways
+            return f"this version of Triton cannot load the kernels ({type(error).__name__}: {error})"
         return None
 
     def why_unsuitable(self, u: Tensor, discretization: str) -> str | None:
-        """As `Backend.why_unsuitable`; checks the results of a small scan before the first on a GPU."""
+        """As `Backend.why_unsuitable`; checks a small scan before the first scan on a GPU."""
         if u.dtype == torch.float64:
-            return "it has no float64"
+            return "it does not support float64"
         if u.dim() > 2 and u.shape[2:].numel() > _MOST_POSITIONS:
-            return f"it has no sequences of more than {_MOST_POSITIONS} positions"
+            return f"it supports at most {_MOST_POSITIONS} positions"
         return None if self.is_emulated() else _why_wrong(u.device)
 
     def block(self) -> int:
@@ -85,11 +85,11 @@ class TritonBackend(OperatorBackend):
     ) -> list[Tensor]:
         """As `OperatorBackend.backward`."""
         if grad_y.data_ptr() % 16:
-            grad_y = grad_y.clone()  # Triton would compile its kernels again for a tensor that is not aligned
+            grad_y = grad_y.clone()  # Triton would compile its kernels again for an unaligned tensor
         problem = _Problem(inputs, softplus, exact)
         grads = dict(zip(inputs, empty_gradients(inputs.values(), grad_y), strict=True))
         parts = problem.parts()
-        # sums over channels come by part, sums over positions by so many blocks
+        # sums over channels are kept per part, sums over positions per K blocks
         by_part = {name: _for_parts(grads[name], parts, problem.tiles) for name in ("B", "C")}
         together = -(-problem.blocks // problem.K)
         by_blocks = {
@@ -127,11 +127,11 @@ class TritonBackend(OperatorBackend):
 
 
 class _Problem:
-    """A scan, and how it is dealt to programs of one warp: P channels of one group, in K chunks each."""
+    """A scan and its division into programs of one warp, each with P channels of one group and K chunks."""
 
     def __init__(self, inputs: Tensors, softplus: bool, exact: bool) -> None:
         u, groups = inputs["u"], inputs["B"].shape[1]
-        # those of one or two axes are small
+        # copies of tensors with one or two axes are small
         self.tensors = {name: t.contiguous() if t is not None and t.dim() < 3 else t for name, t in inputs.items()}
         self.batch, self.channels, height, self.columns = u.shape
         self.device = u.device
@@ -160,23 +160,23 @@ class _Problem:
         }
 
     def parts(self) -> int:
-        """Parts to which backward deals the tiles of a group: as many as fill the GPU.
+        """Return the number of parts into which backward divides a group's tiles to fill the GPU.
 
-        Each has its own sums of the gradients of B and C, which together take no more memory than the kept states.
+        Each part has its own sums of the gradients of B and C. All together need no more memory than the kept states.
         """
         within_memory = self.per_group // (2 * BLOCK)
-        wanted = -(-_programs(self.device) * self.K // (self.rows * self.blocks))
-        parts = max(1, min(self.tiles, within_memory, wanted))
-        # none without a tile, as with three parts of four
+        to_fill_gpu = -(-_programs(self.device) * self.K // (self.rows * self.blocks))
+        parts = max(1, min(self.tiles, within_memory, to_fill_gpu))
+        # leave no part without a tile: four tiles in three parts would be 2 + 2 + 0
         return -(-self.tiles // -(-self.tiles // parts))
 
     def walk(self, start: Tensor | None, kept: Tensor | None, **arguments: Any) -> None:
-        """Walk over all chunks, from zero or `start` (batch, D, N), leaving the state before each block in `kept`.
+        """Walk over all chunks, from zero or `start`, and store the state before each block in `kept`.
 
         Args:
-            start: State before the first position on the way.
-            kept: (batch, blocks, D, N) in a row.
-            arguments: Further ones of the kernel `walk`.
+            start: State before the first position in walking direction, (batch, D, N).
+            kept: Flat tensor of (batch, blocks, D, N) values.
+            arguments: Further arguments of the kernel `walk`.
         """
         positions = -(-self.length * self.rows * self.tiles // (self.K * _programs(self.device)))
         chunk = BLOCK * max(2, -(-positions // BLOCK))
@@ -211,10 +211,10 @@ class _Problem:
         self.launch("walk", programs, **given, start=start, entering=entering, added=None, sums=None, kept=kept)
 
     def launch(self, name: str, programs: int, *, num_warps: int = 1, **arguments: Any) -> None:
-        """Run a kernel, with the scan's own tensors for arguments that are not given."""
+        """Run a kernel; omitted arguments default to the scan's own tensors."""
         kernel = getattr(_kernels(), name)
         given = self.tensors | self.constants | {"sizes": self.sizes} | arguments
-        # with one row, or rows that follow on each other, positions need no division
+        # with one row, or contiguous rows, kernels need no division to find a position
         flags = {"ROWS": False, "PACKED": True}
         values = {}
         for key in kernel.arg_names:
@@ -226,19 +226,19 @@ class _Problem:
                 value = layout.kind(value, *layout.strides)
             values[key] = value
         values |= {key: flag for key, flag in flags.items() if key in values}
-        # fused multiplications and additions, whatever Triton's default is
+        # fuse multiplications and additions regardless of Triton's default
         kernel[(programs,)](**values, num_warps=num_warps, enable_fp_fusion=True)
 
 
-@constant_when_traced  # a scan of its own, not of what is being traced
+@constant_when_traced  # the test's scan is not part of what is being traced
 def _why_wrong(device: torch.device) -> str | None:
     if torch.cuda.is_current_stream_capturing():
-        return None  # nothing else can run now
-    return _test_itself(device)
+        return None  # no other work can run during capture
+    return _self_test(device)
 
 
 @functools.cache
-def _test_itself(device: torch.device) -> str | None:
+def _self_test(device: torch.device) -> str | None:
     return why_wrong(TritonBackend(), device)
 
 
@@ -251,7 +251,7 @@ def _kernels() -> Any:
 
 @functools.cache
 def _let_scalars_bound_loops() -> None:
-    """Let older Triton's interpreter (3.6) loop up to a scalar: NumPy ≥ 2.4 makes no int of an array of one value."""
+    """Let Triton 3.6's interpreter loop up to a scalar: NumPy ≥ 2.4 does not convert a one-value array to int."""
     interpreter: Any = importlib.import_module("triton.runtime.interpreter")
     patch = interpreter._patch_lang_tensor
 
@@ -264,27 +264,27 @@ def _let_scalars_bound_loops() -> None:
 
 @functools.cache
 def _programs(device: torch.device) -> int:
-    """How many fill a GPU."""
+    """Return the number of programs that fill a GPU."""
     multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     return _PROGRAMS_OF_MULTIPROCESSOR * multiprocessors
 
 
 def _power_of_two(value: int) -> int:
-    """The smallest that is not below a positive value."""
+    """Return the smallest power of two that is at least a positive value."""
     return 1 << (value - 1).bit_length()
 
 
 class _Layout(NamedTuple):
-    """What kernels are told of a tensor over positions."""
+    """The layout of a tensor over positions, as kernels need it."""
 
     kind: type  # `Sequence` or `Grouped`
     strides: tuple[int, ...]  # encoded
-    is_one_row: bool  # or rows that follow on each other
-    is_packed: bool  # channels, or every `_WIDTH` states, lie side by side
-    alignment: int  # of the data in bytes, for that
+    is_one_row: bool  # one row, or contiguous rows
+    is_packed: bool  # channels, or every `_WIDTH` states, are adjacent in memory
+    alignment: int  # bytes to which data must be aligned to count as packed
 
 
-@functools.lru_cache(4096)  # a network has as many as it has scans, and finding out takes longer than a launch
+@functools.lru_cache(4096)  # a network has one layout per scan, and computing it takes longer than a launch
 def _layout(shape: torch.Size, strides: tuple[int, ...], itemsize: int) -> _Layout:
     is_one_row = shape[-2] == 1 or strides[-2] == shape[-1] * strides[-1]
     encoded = tuple(map(_kernels().encoded, strides))
@@ -298,7 +298,7 @@ def _layout(shape: torch.Size, strides: tuple[int, ...], itemsize: int) -> _Layo
 
 
 def _for_parts(grad: Tensor, parts: int, tiles: int) -> Tensor:
-    """What programs sum the gradient of B or C up in, (parts, *its shape): itself where nothing gets lost by that."""
+    """Return a tensor (parts, *shape) for sums of the gradient of B or C: the gradient itself if that loses nothing."""
     if parts == 1 and (tiles == 1 or grad.dtype == torch.float32):
         return grad.unsqueeze(0)
     strides = (grad.numel(), *grad.stride())

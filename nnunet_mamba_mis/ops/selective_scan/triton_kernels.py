@@ -1,26 +1,26 @@
 """Triton kernels of the selective scan, parallel over batch, channels and chunks of the sequence.
 
-A lane has one channel and one chunk, with all its states in registers, and walks over the chunk's positions; the lanes
-of a program are P channels that share B and C, times the K chunks that fill a warp. States come in tiles of
-(lanes, WIDTH), which is what a lane loads at once. Chunks meet in three launches, forward as backward (where the state
-is its gradient, and the walk goes to the left):
+A lane handles one channel and one chunk, with all its states in registers, and walks over the chunk's positions. The
+lanes of a program are P channels that share B and C, times the K chunks that fill a warp. States come in tiles of
+(lanes, WIDTH), which a lane loads at once. Three launches connect the chunks. Backward uses the same ones: the state is
+then its gradient, and the walk goes left.
 
-1. `walk` from a zero state: what a chunk adds to the state, and the sum of its Δ;
-2. `carry`: a scan over chunks, as e^{A ΣΔ} takes a state across a whole chunk: the state that enters each;
-3. `walk` again from there: outputs, and the state before every block of positions.
+1. `walk` from a zero state gives the state that a chunk adds, and the sum of its Δ.
+2. `carry` scans over chunks, as e^{A ΣΔ} takes a state across a whole chunk, and gives the state that enters each.
+3. `walk` from these states gives outputs, and the state before every block of positions.
 
-`gradients` then takes each block of positions by itself, from the state that enters it from the left and the gradient
-that enters it from the right, one state after the other. Sums over positions, for A, D and the bias of Δ, are left for
-each few blocks and added up by torch: there are no atomics, and two runs give the same bits.
+`gradients` then handles each block of positions independently, one state after the other, from the state that enters
+the block on the left and the gradient that enters it on the right. Sums over positions, for A, D and the bias of Δ, are
+stored per K blocks and added up by torch. So there are no atomics, and two runs give identical bits.
 
-Positions are (row, column), scanned along columns, then rows; without `ROWS` there is one row. Everything is float32
-inside. Tensors over positions come as `Sequence` or `Grouped`: a pointer and strides. States between launches are
-(batch, chunks or blocks, D, N). What is not wanted is None.
+Positions are (row, column), scanned along columns, then rows; without `ROWS` there is only one row. All arithmetic is
+in float32. Tensors over positions come as `Sequence` or `Grouped`, a pointer with strides. States between launches are
+(batch, chunks or blocks, D, N). An argument that is not needed is None.
 
 A network has features of many sizes, and `gradients` takes ten seconds to compile. Triton compiles a kernel again for
-an integer that is 1, and for one that is a multiple of 16. So sizes and strides come `encoded`, as a rule as neither.
-What is lost by that, `PACKED` says: channels lie side by side, and so do WIDTH states of B, C and their gradients,
-aligned to their size.
+an integer argument of 1 and for multiples of 16. So sizes and strides are `encoded`, usually as neither. `PACKED`
+restores the information that this hides: channels are adjacent in memory, and so are WIDTH states of B, C and their
+gradients, aligned to their size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 class Sequence(NamedTuple):
-    """(batch, D, rows, columns): pointer and strides."""
+    """Pointer and strides of a tensor (batch, D, rows, columns)."""
 
     data: Any
     batch: int
@@ -45,7 +45,7 @@ class Sequence(NamedTuple):
 
 
 class Grouped(NamedTuple):
-    """(batch, G, N, rows, columns): pointer and strides."""
+    """Pointer and strides of a tensor (batch, G, N, rows, columns)."""
 
     data: Any
     batch: int
@@ -56,23 +56,23 @@ class Grouped(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What the kernels iterate over."""
+    """Sizes that the kernels iterate over."""
 
     channels: int
     groups: int
     length: int
     columns: int
-    tiles: int  # of P channels, in a group
+    tiles: int  # tiles of P channels in a group
 
 
 def encoded(value: int) -> int:
-    """A size or stride as the tuples above hold it: above 1, and no multiple of 16 as long as the value is even."""
+    """Encode a size or stride for the tuples above: larger than 1 and, for an even value, not a multiple of 16."""
     return value + 17
 
 
 @triton.jit
 def _decoded(code):
-    # in 64 bits at once: registers get scarce where the compiler widens what is derived from it
+    # widened to 64 bits here, as the compiler needs more registers if it widens derived values later
     return code.to(tl.int64) - 17
 
 
@@ -89,7 +89,7 @@ def _decoded_sizes(codes):
 
 @triton.jit
 def _lanes(pid, sizes, P: tl.constexpr, K: tl.constexpr):
-    """Channel of each lane, whether there is one, and which of the program's K chunks it has."""
+    """Return each lane's channel, whether that exists, and the lane's index among the program's K chunks."""
     lane = tl.arange(0, P * K)
     per_group = sizes.channels // sizes.groups
     in_group = pid % sizes.tiles * P + lane % P
@@ -98,7 +98,7 @@ def _lanes(pid, sizes, P: tl.constexpr, K: tl.constexpr):
 
 @triton.jit
 def _offset(x, sample, position, columns, ROWS: tl.constexpr, ahead):
-    # a position fits into 32 bits, where a division is cheap; an offset need not
+    # a position fits in 32 bits, where division is cheap; an offset may not
     if ROWS:
         row = position // columns
         offset = row.to(tl.int64) * _decoded(x.row) + (position - row * columns).to(tl.int64) * _decoded(x.column)
@@ -109,14 +109,14 @@ def _offset(x, sample, position, columns, ROWS: tl.constexpr, ahead):
 
 @triton.jit
 def _at(x, sample, channel, position, columns, ROWS: tl.constexpr, PACKED: tl.constexpr, ahead=0):
-    """Pointers to values of a `Sequence`, so many positions ahead in the same row."""
+    """Return pointers to values of a `Sequence`, `ahead` positions further in the same row."""
     first = x.data + _offset(x, sample, position, columns, ROWS, ahead)
     return first + (channel if PACKED else channel * _decoded(x.channel))
 
 
 @triton.jit
 def _at_states(x, sample, group, position, states, columns, ROWS: tl.constexpr, PACKED: tl.constexpr, ahead=0, part=0):
-    """Pointers to values of a `Grouped`, (lanes, states), as `_at`, and moved by `part` values."""
+    """Return pointers (lanes, states) to values of a `Grouped` as `_at` does, offset by `part` values."""
     first = x.data + part + _offset(x, sample, position, columns, ROWS, ahead) + group * _decoded(x.group)
     if PACKED:
         width: tl.constexpr = states.shape[0]
@@ -135,17 +135,17 @@ def _load(pointers, mask):
 
 @triton.jit
 def _load_A(A, channel, live, states, STATES: tl.constexpr):
-    """A log₂ e, so that e^{ΔA} is a power of two, and 1/A; where there is no state, such that it stays 0."""
+    """Return A log₂ e, so that e^{ΔA} is a power of two, and 1/A; states that do not exist stay 0."""
     mask = live[:, None] & (states < STATES)[None, :]
     value = _load(A + channel[:, None] * STATES + states[None, :], mask)
-    # an A this small acts as zero does, and spares (e^{ΔA} − 1)/A the special case
+    # an A this small acts as zero, and avoids 0/0 in (e^{ΔA} − 1)/A
     value = tl.where(tl.abs(value) < 1e-20, -1e-20, value)
     return value * LOG2_E, tl.where(mask, 1 / value, 0.0)
 
 
 @triton.jit
 def _exp2m1(x):
-    """2^x − 1, relative error 1e-6 also near 0."""
+    """Return 2^x − 1 with a relative error of 1e-6, even near 0."""
     x_e = x * LN_2
     series = x_e * (1 + x_e * (1 / 2 + x_e * (1 / 6 + x_e * (1 / 24 + x_e * (1 / 120)))))
     return tl.where(tl.abs(x) < 0.3, series, tl.exp2(x) - 1)
@@ -153,7 +153,7 @@ def _exp2m1(x):
 
 @triton.jit
 def _weight_by_A(x_2, decay):
-    """(x e^x − e^x + 1)/x² for x = x₂ ln 2, which Δ² makes the derivative of (e^{ΔA} − 1)/A by A."""
+    """Return (x e^x − e^x + 1)/x² for x = x₂ ln 2; times Δ², it is the derivative of (e^{ΔA} − 1)/A by A."""
     x = x_2 * LN_2
     series = 1 / 30 + x * (1 / 144 + x * (1 / 840 + x * (1 / 5760)))
     series = 1 / 2 + x * (1 / 3 + x * (1 / 8 + x * series))
@@ -163,9 +163,9 @@ def _weight_by_A(x_2, decay):
 
 @triton.jit
 def _softplus(x):
-    """log(1 + e^x), and x itself from 20 on, as in torch."""
+    """Return log(1 + e^x), or x if it is above 20, as torch does."""
     e = tl.exp2(x * LOG2_E)
-    # log(1 + e) would lose a small e: 2 artanh(e / (2 + e)) does not
+    # log(1 + e) loses a small e, but the equal 2 artanh(e / (2 + e)) does not
     s = e / (2 + e)
     square = s * s
     series = 2 * s * (1 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7))))
@@ -181,7 +181,7 @@ def _sigmoid(x):
 def _raw_delta(
     delta, delta_bias, sample, channel, live, position, columns, ROWS: tl.constexpr, PACKED: tl.constexpr, ahead=0
 ):
-    """Δ before softplus."""
+    """Return Δ before softplus."""
     raw = _load(_at(delta, sample, channel, position, columns, ROWS, PACKED, ahead), live)
     if delta_bias is not None:
         raw += _load(delta_bias + channel, live)
@@ -190,7 +190,7 @@ def _raw_delta(
 
 @triton.jit
 def _delta(raw, live, SOFTPLUS: tl.constexpr):
-    """Δ; 0 where there is nothing, which leaves a state as it is."""
+    """Return Δ, or 0 for idle lanes, which does not change a state."""
     if SOFTPLUS:
         raw = _softplus(raw)
     return tl.where(live, raw, 0.0)
@@ -198,7 +198,7 @@ def _delta(raw, live, SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def _advance(h, x, delta, u, B, inverse_A, EXACT: tl.constexpr):
-    """State (lanes, states) after a position, from the one before; x is ΔA log₂ e."""
+    """Advance the state (lanes, states) by one position; x is ΔA log₂ e."""
     if EXACT:
         # e^{ΔA} h + (e^{ΔA} − 1)/A B u
         return h + _exp2m1(x) * (h + B * (u[:, None] * inverse_A))
@@ -238,15 +238,15 @@ def walk(  # noqa: ANN201 (Triton's language)
     P: tl.constexpr,
     K: tl.constexpr,
 ):
-    """Walk over chunks, BACKWARD from right to left; then `u` is ∂y, `B` is C, and the state is a gradient.
+    """Walk over chunks; BACKWARD walks from right to left, with ∂y as `u`, C as `B`, and a gradient as the state.
 
-    The state comes from `entering`, or else from `start` (batch, D, N), or else is zero. It goes to `kept` before every
-    block, to `last_state` (batch, D, N) after the last position, or else to `added`, with the sum of Δ in `sums`
-    (batch, chunks, D), both at i + 1 for the i-th chunk on the way. States are taken in slices of TILES tiles, for want
-    of registers; with several, y is float32 and sums them up.
+    The initial state is `entering`, or `start` (batch, D, N) if `entering` is None, or zero if both are. The state
+    before every block goes to `kept`, and the one after the last position to `last_state` (batch, D, N). `added` gets
+    the state after each chunk and `sums` (batch, chunks, D) the sum of Δ, both at i + 1 for the i-th chunk in walking
+    direction. Registers hold only a slice of TILES tiles of states; with several slices, y is float32 and sums them.
     """
     sizes = _decoded_sizes(sizes)
-    columns = sizes.columns.to(tl.int32)  # a division for each position
+    columns = sizes.columns.to(tl.int32)  # every position divides by it
     pid = tl.program_id(0).to(tl.int64)
     channel, live_channel, slot = _lanes(pid, sizes, P, K)
     group = pid // sizes.tiles % sizes.groups
@@ -347,7 +347,7 @@ def _join(decay, state, next_decay, next_state):
 def carry(  # noqa: ANN201
     A, start, added, sums, sizes, chunks, STATES: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Turn what chunks add into the states that enter them, in place, from `start` (batch, D, N) or zero."""
+    """Turn the states that chunks add into those that enter them, in place, from `start` (batch, D, N) or zero."""
     sizes = _decoded_sizes(sizes)
     pid = tl.program_id(0).to(tl.int64)
     values = STATES * sizes.channels
@@ -363,7 +363,7 @@ def carry(  # noqa: ANN201
     for first in range(0, chunks, TILE):
         chunk = first + tl.arange(0, TILE)
         row = sample * chunks + chunk
-        # nothing has been handed to the first
+        # the first chunk receives nothing
         handed = ((chunk > 0) & (chunk < chunks))[:, None] & there[None, :]
         total = _load(sums + row[:, None] * sizes.channels + channel[None, :], handed)
         decay = tl.exp2(total * value_A[None, :] * LOG2_E)
@@ -376,14 +376,14 @@ def carry(  # noqa: ANN201
 
 @triton.jit
 def _sum_channels(x, P: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr):
-    """(lanes, WIDTH): in every lane, the sum over the channels that its block has in this program."""
+    """Sum x (lanes, WIDTH) over the channels in this program; every lane gets the sum for its block."""
     total = tl.sum(tl.reshape(x, (K, P, WIDTH)), 1, keep_dims=True)
     return tl.reshape(tl.broadcast_to(total, (K, P, WIDTH)), (P * K, WIDTH))
 
 
 @triton.jit
 def _sum_blocks(x, P: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr):
-    """(lanes, WIDTH): in every lane, the sum over the blocks that its channel has in this program."""
+    """Sum x (lanes, WIDTH) over the blocks in this program; every lane gets the sum for its channel."""
     total = tl.sum(tl.reshape(x, (K, P, WIDTH)), 0, keep_dims=True)
     return tl.reshape(tl.broadcast_to(total, (K, P, WIDTH)), (P * K, WIDTH))
 
@@ -424,11 +424,12 @@ def gradients(  # noqa: ANN201
     P: tl.constexpr,
     K: tl.constexpr,
 ):
-    """Gradients of K blocks, from states that enter them from the left, `starts`, and gradients from the right, `ends`.
+    """Compute the gradients of K blocks, from the states that enter on the left, `starts`, and on the right, `ends`.
 
-    Those of A (batch, blocks / K, D, N), D and the bias of Δ (batch, blocks / K, D) are sums over the K blocks. Those
-    of B and C (parts, batch, G, N, ...), `part_size` values a part, are sums over the channels of one of the parts into
-    which a group's tiles of channels are dealt. INSIDE: no block goes on in another row, which spares divisions.
+    `ends` holds gradients of states. The gradients of A (batch, blocks / K, D, N) and of D and the bias of Δ
+    (batch, blocks / K, D) are sums over the K blocks. Those of B and C (parts, batch, G, N, ...), with `part_size`
+    values per part, are sums over the channels of a part; a group's tiles of channels are divided into parts. INSIDE
+    means that no block continues in another row, which saves divisions.
     """
     sizes = _decoded_sizes(sizes)
     pid = tl.program_id(0).to(tl.int64)

@@ -1,6 +1,6 @@
-"""In PYTHONPATH: pools of commands are forked.
+"""Make pools fork in commands that have this folder in PYTHONPATH.
 
-nnU-Net would spawn them, and each worker would import torch and nnU-Net. `test_installed_commands` runs it that way.
+nnU-Net would spawn them, and each worker would import torch and nnU-Net, as `test_installed_commands` tests it.
 """
 
 import multiprocessing.context

@@ -1,0 +1,24 @@
+"""Modules that are one expression of features."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nnunet_mamba_mis.ops.evaluator import Evaluator
+from nnunet_mamba_mis.ops.expressions import Expression
+
+
+class ExpressionModule(nn.Module):
+    """A module that computes `expression`, which depends on the module alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluate = Evaluator()
+
+    def expression(self, x: Expression) -> Expression:
+        """Return what the module computes, to be computed with the layers before and after."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        return self.evaluate.of(self, self.expression, x)
