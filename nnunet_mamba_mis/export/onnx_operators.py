@@ -11,7 +11,7 @@ from onnx_ir.passes import common as passes
 
 import nnunet_mamba_mis.ops  # noqa: F401 (registers the operators)
 from nnunet_mamba_mis.export.onnx_scan import Value, cut, join, op, scan, softplus
-from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES
+from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, PROJECT, SILU, TIMES
 
 
 def native_s6(
@@ -56,8 +56,10 @@ def native_pixelwise(
             stack.append(next(loaded))
         elif kind == NORM:
             stack[-1], *_ = op.LayerNormalization(stack[-1], next(layers), next(layers), epsilon=step_eps)
-        elif kind == LINEAR:
-            stack[-1] = op.Add(op.MatMul(stack[-1], op.Transpose(next(layers), perm=[1, 0])), next(layers))
+        elif kind in (LINEAR, PROJECT):
+            stack[-1] = op.MatMul(stack[-1], op.Transpose(next(layers), perm=[1, 0]))
+            if kind == LINEAR:
+                stack[-1] = op.Add(stack[-1], next(layers))
         elif kind == SILU:
             stack[-1] = op.Mul(stack[-1], op.Sigmoid(stack[-1]))
         else:

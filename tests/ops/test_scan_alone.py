@@ -70,7 +70,7 @@ def test_arguments_have_the_order_and_names_of_mamba_ssm():
     ("changes", "message"),
     [
         ({"B": torch.zeros(4, 3)}, "B must be"),  # one for all positions
-        ({"A": torch.zeros(4, 3, dtype=torch.complex64)}, "A must be real"),
+        ({"A": torch.zeros(4, 3, dtype=torch.complex64)}, "A must be of a real"),
     ],
     ids=["constant B", "complex A"],
 )
