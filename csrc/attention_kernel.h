@@ -1,7 +1,7 @@
-// The steps of the bridge's attention that need whole images, forward and backward.
+// Steps of the bridge's attention that need whole images, forward and backward.
 //
-// Images are cut into parts of rows whose number does not depend on the threads, so that sums have the same order on
-// any number of them.
+// Each image is split into parts of several rows. Their number does not depend on the thread count, so the order of
+// summation is the same for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@ struct ImageParts {
 
     const ImageProblem &p;
     const int64_t pixels = p.height * p.width;
-    const int64_t parts = std::min<int64_t>(8, (p.height + 7) / 8);  // of an image
+    const int64_t parts = std::min<int64_t>(8, (p.height + 7) / 8);  // per image
 
     explicit ImageParts(const ImageProblem &problem) : p(problem) {}
 
@@ -43,7 +43,7 @@ struct ImageParts {
         return const_cast<S *>(static_cast<const S *>(tensor)) + offset;
     }
 
-    // A vector of n values, or of as many as it has lanes; `rest` in the other lanes
+    // Load min(n, W) values; the remaining lanes get `rest`
     static V load_some(const S *from, int64_t n, S rest = S(0)) {
         if (n >= W) return load<S>(from);
         V v = splat<S>(rest);
@@ -56,7 +56,7 @@ struct ImageParts {
         for (int64_t i = 0; i < n; ++i) to[i] = v[i];
     }
 
-    // Call run(c, lanes) for each vector of channels from c on, of which `lanes` are there
+    // Call run(c, lanes) for each vector of channels; `lanes` channels remain from c on, possibly more than W
     template <class Run>
     void for_channels(Run run) const {
         for (int64_t c = 0; c < p.channels; c += W) run(c, p.channels - c);
@@ -82,8 +82,8 @@ struct ImageParts {
     }
 };
 
-// (batch, height, width, channels) to (…, 2): mean and maximum over the channels. Where several channels have the
-// maximum, they share its gradient.
+// Mean and maximum over the channels: (batch, height, width, channels) → (…, 2). Channels that tie for the maximum
+// share its gradient.
 template <class S>
 struct ChannelSummary : ImageParts<S> {
     using Base = ImageParts<S>;
@@ -133,7 +133,7 @@ struct ChannelSummary : ImageParts<S> {
     }
 };
 
-// 7×7 convolution from two channels to one, with zeros around the image: weight (1, 2, 7, 7), no bias
+// Zero-padded 7×7 convolution from two channels to one: weight (1, 2, 7, 7), no bias
 template <class S>
 struct SpatialConvolution : ImageParts<S> {
     using Base = ImageParts<S>;
@@ -166,7 +166,7 @@ struct SpatialConvolution : ImageParts<S> {
                 V by_x[2]{};
                 const V dy_here = load<S>(grad + (row - begin + kHalf) * line + w + kHalf);
                 for_taps([&](int tap, int plane, int dy, int dx) {
-                    // a pixel reaches the results on the other side
+                    // the gradient of x uses mirrored taps
                     by_x[plane] += load<S>(grad + (row - begin + 2 * kHalf - dy) * line + w + 2 * kHalf - dx) * weight[tap];
                     const V from = load<S>(x + ((row - begin + dy) * 2 + plane) * line + w + dx);
                     store<S>(by_weight + tap * W, load<S>(by_weight + tap * W) + dy_here * from);
@@ -186,7 +186,7 @@ struct SpatialConvolution : ImageParts<S> {
   private:
     const int64_t line = p.width + 2 * kHalf + W;
 
-    // Rows [begin − 3, end + 3) of an image's channels, a line each, between zeros
+    // Copy rows [begin − 3, end + 3) of an image into zero-padded lines, one per row and channel
     Buffer<S> planes(const void *tensor, int64_t channels, int64_t b, int64_t begin, int64_t end) const {
         Buffer<S> result((end - begin + 2 * kHalf) * channels * line);
         for (int64_t row = std::max<int64_t>(0, begin - kHalf); row < std::min(p.height, end + kHalf); ++row)
@@ -212,9 +212,9 @@ struct SpatialConvolution : ImageParts<S> {
     }
 };
 
-// Mean and maximum over the pixels of x σ(s), with x (batch, height, width, channels) and s (…, 1), to (2 batch, 1, 1,
-// channels): all means, then all maxima. Where several pixels have the maximum, they share its gradient. For backward,
-// forward keeps σ(s) and the maxima, in `kept_size` values.
+// Mean and maximum of x σ(s) over the pixels: x (batch, height, width, channels) and s (…, 1) → (2 batch, 1, 1,
+// channels), all means first. Pixels that tie for the maximum share its gradient. Forward saves σ(s) and the maxima in
+// `kept`.
 template <class S>
 struct PixelSummary : ImageParts<S> {
     using Base = ImageParts<S>;
@@ -292,8 +292,8 @@ struct PixelSummary : ImageParts<S> {
     }
 };
 
-// x + x σ(s) σ(m + n), with x (batch, height, width, channels), s (…, 1), and m and n (batch, 1, 1, channels) one after
-// the other
+// x + x σ(s) σ(m + n): x is (batch, height, width, channels) and s (…, 1). One tensor (2 batch, 1, 1, channels) holds
+// m, then n.
 template <class S>
 struct Attend : ImageParts<S> {
     using Base = ImageParts<S>;

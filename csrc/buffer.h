@@ -6,7 +6,7 @@
 #include <new>
 #include <utility>
 
-// Memory that begins as zeros, aligned to whole vectors and cache lines: a load across two lines costs twice.
+// Zero-initialized memory, aligned to whole vectors and cache lines: a load across two lines costs twice as much.
 template <class S>
 class Buffer {
   public:

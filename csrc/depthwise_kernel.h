@@ -1,9 +1,9 @@
-// The depthwise 3×3 convolution, forward and backward: y = x ∗ weight + bias with zeros around x, then SiLU if asked
-// for. Weight is (channels, 1, 3, 3).
+// Depthwise 3×3 convolution, forward and backward: y = x ∗ weight + bias with zero padding, optionally followed by
+// SiLU. Weight is (channels, 1, 3, 3).
 //
-// A row of pixels is one line of values, in which a tap's neighbour lies a pixel's channels away, so that vectors run over
-// pixels and channels alike. Lines are copied between zeros, so that borders need no code of their own. Backward
-// keeps nothing but x: it computes SiLU's input again.
+// A row of pixels is one line of values, and a tap's horizontal neighbour is p.channels values away. Vectors therefore
+// run over pixels and channels alike. Lines are zero-padded, so borders need no special case. Backward needs only x: it
+// recomputes SiLU's input.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,7 @@ struct Depthwise {
 
     const ImageProblem &p;
     const int64_t line = p.width * p.channels;
-    const int64_t period = std::lcm(p.channels, static_cast<int64_t>(W));  // after which channels meet the same lanes
+    const int64_t period = std::lcm(p.channels, static_cast<int64_t>(W));  // channels recur in the same lanes after it
     const int64_t padded = 2 * p.channels + line + W;
     Buffer<S> weight{kTaps * period}, bias{period};
 
@@ -53,7 +53,7 @@ struct Depthwise {
     }
 
     void backward() const {
-        // a number that does not depend on the threads: sums have the same order whatever their number is
+        // independent of the thread count, so that the order of summation is always the same
         const int64_t parts = std::min<int64_t>(8, (p.height + 7) / 8);
         std::vector<Buffer<S>> sums(p.batch * parts);
         for_each(p.threads, p.batch * parts, [&](int64_t task) {
@@ -65,7 +65,7 @@ struct Depthwise {
     }
 
   private:
-    // The last three lines of an image, by their rows
+    // The last three lines of an image, indexed by row
     struct Lines {
         Buffer<S> lines[3];
         explicit Lines(int64_t padded) {
@@ -79,7 +79,7 @@ struct Depthwise {
         return const_cast<S *>(static_cast<const S *>(tensor)) + (b * p.height + row) * line;
     }
 
-    // A line between zeros; zeros outside of the image
+    // Load a row into a zero-padded line; rows outside the image are zeros
     void load_line(S *to, const void *tensor, int64_t b, int64_t row) const {
         S *at = to + p.channels;
         if (row < 0 || row >= p.height)
@@ -108,7 +108,7 @@ struct Depthwise {
         }
     }
 
-    // Gradients of x in rows [begin, end), and sums over the outputs in these rows
+    // Compute the gradient of x in rows [begin, end), and add these rows' contributions to the parameter gradients
     void run_backward(int64_t b, int64_t begin, int64_t end, S *sums) const {
         Lines x(padded), grad(padded);  // grad: the gradient of SiLU's input
         Buffer<S> grad_x(line + W);
@@ -151,7 +151,7 @@ struct Depthwise {
         }
     }
 
-    // Gradient of x in a row: the convolution with the mirrored weights
+    // Compute the gradient of x in a row: a convolution with the mirrored weights
     void spread(const Lines &grad, int64_t row, S *grad_x) const {
         const S *above = grad.of(row - 1), *here = grad.of(row), *below = grad.of(row + 1);
         for (int64_t lane = 0; lane < period; lane += W) {

@@ -1,9 +1,9 @@
-// Layers that work on whole images: the interface between Python (ctypes) and the kernels.
+// Layers that need whole images: the interface between Python (ctypes) and the kernels.
 #pragma once
 
 #include "threads.h"
 
-// Features (batch, height, width, channels) and parameters are contiguous, and all have one type, float or double.
+// Features (batch, height, width, channels) and parameters are contiguous and share one type, float or double.
 // Mirrored in nnunet_mamba_mis/ops/native_structs.py.
 struct ImageProblem {
     Threads threads;
@@ -11,10 +11,10 @@ struct ImageProblem {
     int32_t silu;                              // depthwise convolution: whether SiLU follows
     int64_t batch, height, width, channels;    // of the first input
     int64_t y_height, y_width;                 // of the result
-    const void *x[3], *weight, *bias;          // inputs, and parameters where there are any
+    const void *x[3], *weight, *bias;          // inputs; parameters, if the layer has any
     void *y;
-    void *kept;                                // what forward keeps for backward; may be null in forward
+    void *kept;                                // values that forward saves for backward; may be null in forward
     const void *grad_y;
     void *grad_x[3], *grad_weight, *grad_bias;
-    int64_t add[3];                            // whether gradients of inputs are added to the existing values
+    int64_t add[3];                            // whether to add each input's gradient to the existing values
 };

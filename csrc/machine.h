@@ -1,5 +1,5 @@
-// Instruction sets of this machine, as the processor itself reports them. __builtin_cpu_supports asks the compiler's runtime
-// library instead, and the one that zig links reports none.
+// Instruction sets of this machine, as reported by the processor itself. __builtin_cpu_supports queries the compiler's
+// runtime library instead, and the one that zig links reports none.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,8 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-// Whether the processor has AVX, FMA and these features of CPUID's leaf 7 (EBX), and the system saves these registers (XCR0)
+// Return whether the processor has AVX, FMA and the given features (EBX of CPUID leaf 7), and whether the system saves
+// the given registers (XCR0)
 inline bool machine_has(uint32_t features, uint32_t registers) {
     uint32_t a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
@@ -22,7 +23,7 @@ inline bool machine_has_avx2() { return machine_has(bit_AVX2, 0x6); }
 
 inline bool machine_has_avx512() {
 #if defined(__APPLE__)
-    constexpr uint32_t kRegisters = 0x6;  // macOS turns those of AVX-512 on when they are first used
+    constexpr uint32_t kRegisters = 0x6;  // macOS enables the AVX-512 registers on first use
 #else
     constexpr uint32_t kRegisters = 0xe6;
 #endif

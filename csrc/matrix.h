@@ -1,16 +1,16 @@
-// Products of small matrices, which project tiles.
+// Products of small matrices, used to project tiles.
 #pragma once
 
 #include "vector_math.h"
 
-// A matrix by its strides
+// A matrix with arbitrary strides
 template <class S>
 struct Strided {
     const S *data;
     int64_t row, column;
 };
 
-// rows × NV vectors of a product, accumulated in registers
+// Compute rows × NV vectors of a product, accumulated in registers
 template <class S, int rows, int NV>
 inline void multiply_block(const Strided<S> &a, const S *b, int64_t b_row, S *to, int64_t to_row, int64_t inner,
                            bool add) {
@@ -33,7 +33,7 @@ inline void multiply_block(const Strided<S> &a, const S *b, int64_t b_row, S *to
 template <class S, int rows>
 inline void multiply_rows(const Strided<S> &a, const S *b, int64_t b_row, S *to, int64_t to_row, int64_t columns,
                           int64_t inner, bool add) {
-    // what the registers of the instruction set hold: 4 × 4 of 32, or 4 × 2 of 16
+    // as many as fit the instruction set's registers: 4 × 4 of 32, or 4 × 2 of 16
     constexpr int NV = VECTOR_BYTES == 64 ? 4 : 2, W = kWidth<S>;
     int64_t j = 0;
     for (; j + NV * W <= columns; j += NV * W) multiply_block<S, rows, NV>(a, b + j, b_row, to + j, to_row, inner, add);
@@ -42,8 +42,8 @@ inline void multiply_rows(const Strided<S> &a, const S *b, int64_t b_row, S *to,
     for (; j < columns; j += W) multiply_block<S, rows, 1>(a, b + j, b_row, to + j, to_row, inner, add);
 }
 
-// Set to (rows, columns) to a (rows, inner) · b (inner, columns), or add that product to it. Columns are whole vectors;
-// rows of b and to lie `b_row` and `to_row` apart.
+// Set `to` (rows, columns) to a (rows, inner) · b (inner, columns), or add the product to it. The number of columns is
+// a multiple of the vector width. Rows of b and `to` are `b_row` and `to_row` elements apart.
 template <class S>
 void multiply(Strided<S> a, const S *b, int64_t b_row, S *to, int64_t to_row, int64_t rows, int64_t columns,
               int64_t inner, bool add = false) {

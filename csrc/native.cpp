@@ -1,5 +1,5 @@
-// The C interface, and threads. Built once for each instruction set into a library of its own: templates of the standard
-// library are then not shared between code for an old machine and code for a new one.
+// The C interface, and threads. Each instruction set is built into its own library, so that code for old and new
+// machines does not share templates of the standard library.
 #include <atomic>
 #include <new>
 #include <thread>
@@ -34,7 +34,7 @@ void run_job(Job &job) {
     }
 }
 
-// Call work(context) on several threads, this one among them
+// Call work(context) on `count` threads, including this one
 void run_on(const Threads &threads, int64_t count, void (*work)(void *), void *context) {
     if (threads.parallel != nullptr) {
         threads.parallel(work, context, static_cast<unsigned>(count), 0);
@@ -43,16 +43,17 @@ void run_on(const Threads &threads, int64_t count, void (*work)(void *), void *c
     std::vector<std::thread> helpers;
     try {
         for (int64_t i = 1; i < count; ++i) helpers.emplace_back(work, context);
-    } catch (...) {  // fewer helpers suffice: those that run take the next piece of work
+    } catch (...) {  // fewer helpers suffice: each takes the next piece of work when it is free
     }
     work(context);
     for (auto &helper : helpers) helper.join();
 }
 
-// Threads that stay together for several jobs, as starting and joining them takes longer than a small job
+// Threads that are reused for several jobs: starting and joining threads takes longer than a small job
 class Team {
   public:
-    // Called by the leading thread. Helpers join when they notice the job, which ends when all that joined are done.
+    // Run a job from the leading thread. Helpers join when they notice it. It ends when all helpers that joined are
+    // done.
     void run(Job &job) {
         job_ = &job;
         const uint64_t open = ++round_ << kRound, closed = ++round_ << kRound;
@@ -62,7 +63,7 @@ class Team {
         for (uint64_t expected = open; !state_.compare_exchange_weak(expected, closed); expected = open) pause(waited);
     }
 
-    // Called by the other threads; returns when they are dismissed
+    // Help with jobs from another thread until the team is dismissed
     void help() {
         uint64_t seen = 0, state;
         int64_t waited = 0;
@@ -82,14 +83,14 @@ class Team {
     void dismiss() { state_.store(kDismissed, std::memory_order_release); }
 
   private:
-    // round · 2^kRound + helpers at work; a round is odd while its job is open
+    // round · 2^kRound + number of helpers at work; a round is odd while its job is open
     static constexpr int kRound = 32;
     static constexpr uint64_t kDismissed = ~uint64_t(0);
     std::atomic<uint64_t> state_{0};
     uint64_t round_ = 0;
     Job *job_ = nullptr;
 
-    // Jobs follow each other within microseconds; a thread that waits longer lets other programs run
+    // Spin, since jobs follow each other within microseconds. A thread that waits longer yields to other programs.
     static void pause(int64_t &waited) {
         if (++waited > 20000) std::this_thread::yield();
 #if defined(__x86_64__)
@@ -124,7 +125,7 @@ void join_session(void *pointer) {
     session.team.dismiss();
 }
 
-// Run a function whose jobs are shared by one team of threads
+// Run a function whose jobs share one team of threads
 template <class Function>
 void with_team(const Threads &threads, Function function) {
     if (threads.count <= 1) return function();
@@ -153,7 +154,7 @@ void parallel_for(const Threads &threads, int64_t count, void (*work)(void *, in
     if (job.failed) throw std::bad_alloc();
 }
 
-// Return 0, or 1 when memory runs out: exceptions must not reach Python
+// Return 0, or 1 if out of memory: exceptions must not reach Python
 template <class Function>
 static int32_t status_of(Function function) {
     try {
@@ -166,7 +167,7 @@ static int32_t status_of(Function function) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Sizes of the structs that Python mirrors (ops/native_structs.py), which rejects a library whose sizes differ
+// Sizes of the structs that ops/native_structs.py mirrors. Python rejects a library whose sizes differ.
 #define EXPORT_SIZE(Struct) \
     EXPORT int64_t mamba_mis_sizeof_##Struct() { return sizeof(Struct); }
 EXPORT_SIZE(Threads)
@@ -180,7 +181,7 @@ EXPORT_SIZE(Program)
 
 EXPORT int32_t mamba_mis_tile() { return kTile; }
 
-// Whether this machine has an instruction set. Python calls these functions of the baseline library only.
+// Return whether this machine has an instruction set. Python calls these functions only in the baseline library.
 EXPORT int32_t mamba_mis_machine_has_avx2() { return machine_has_avx2(); }
 EXPORT int32_t mamba_mis_machine_has_avx512() { return machine_has_avx512(); }
 

@@ -1,4 +1,4 @@
-// Layers that work on each pixel alone, one after the other: the interface between Python (ctypes) and the kernel.
+// Chains of layers that treat each pixel independently: the interface between Python (ctypes) and the kernel.
 #pragma once
 
 #include "threads.h"
@@ -8,11 +8,11 @@ struct PixelTensor {
     void *data;
     int64_t channels;
     int64_t strides[4];
-    int64_t add;  // of a gradient: whether it is added to the existing values
+    int64_t add;  // for gradients: whether to add to the existing values
 };
 
-// Steps on a stack of features: `load` pushes those of the next tensor; `concat`, `times` and `plus` pop two, the others
-// one, and push their result. One is left at the end.
+// Steps on a stack of features. `load` pushes the next tensor. `concat`, `times` and `plus` pop two entries, other
+// steps one, and push their result. One entry remains at the end.
 enum PixelLayerKind : int32_t { kLoad, kConcat, kNorm, kLinear, kSilu, kTimes, kPlus, kProject };
 
 struct PixelLayer {
@@ -23,13 +23,13 @@ struct PixelLayer {
     double eps;                  // norm
 };
 
-// All tensors have one type, float or double. Mirrored in nnunet_mamba_mis/ops/native_structs.py.
+// All tensors share one type, float or double. Mirrored in nnunet_mamba_mis/ops/native_structs.py.
 struct PixelProblem {
     Threads threads;
     int32_t is_double;
     int64_t batch, height, width;
     int64_t layers;
-    const PixelTensor *tensor, *grad;  // grad: of each tensor, in backward
+    const PixelTensor *tensor, *grad;  // grad: each tensor's gradient, in backward
     const PixelLayer *layer;
-    PixelTensor y;  // result, or in backward its gradient
+    PixelTensor y;  // the result; in backward, its gradient
 };

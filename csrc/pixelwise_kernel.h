@@ -1,9 +1,9 @@
 // Pixelwise layers, forward and backward.
 //
-// Pixels go through in tiles. A tile's features are rows of channels, with pixels in the lanes, and go through all
-// layers without leaving the cache. Backward keeps nothing but the tensors that were loaded: it runs a tile's layers
-// again. Each result is used once, so that its gradient needs no sum. Sums over pixels have a fixed order, whatever the
-// number of threads.
+// Pixels are processed in tiles. A tile's features are rows of channels, with pixels in the lanes. They pass through
+// all layers without leaving the cache. Backward needs only the loaded tensors: it reruns the layers of each tile. Each
+// result is used once, so its gradient needs no sum. The order of summation over pixels is the same for any number of
+// threads.
 #pragma once
 
 #include <algorithm>
@@ -20,12 +20,12 @@ template <class S>
 struct PixelLayers {
     using V = Real<S>;
     static constexpr int W = kWidth<S>;
-    static constexpr int kPixels = 32;  // in a tile
+    static constexpr int kPixels = 32;  // per tile
 
     const PixelProblem &p;
     const int64_t pixels = p.batch * p.height * p.width;
     const int64_t tiles = (pixels + kPixels - 1) / kPixels;
-    // by layer: rows of its result in a tile's features; the layers whose results it takes; the tensor that it loads
+    // per layer: first row of its result in a tile's features; layers whose results it uses; tensor that it loads
     std::vector<int64_t> at, first, second, tensor;
     int64_t rows = 0, widest = 0;
 
@@ -75,7 +75,7 @@ struct PixelLayers {
         return result;
     }
 
-    // A tensor's features of a tile, (channels, kPixels), zeros past the last pixel
+    // Load a tile's features from a tensor: (channels, kPixels), with zeros past the last pixel
     void load_tile(S *to, const PixelTensor &tensor, int64_t tile) const {
         const Offsets offset = offsets(tensor, tile);
         const S *from = static_cast<const S *>(tensor.data);
@@ -101,7 +101,7 @@ struct PixelLayers {
                 for (int t = 0; t < offset.used; ++t) to[offset.at[t] + c * stride] = from[c * kPixels + t];
     }
 
-    // As `save_tile`, but added to the existing values; by_pixel (kPixels, channels) is scratch
+    // Like `save_tile`, but add to the existing values; by_pixel (kPixels, channels) is scratch
     void add_tile(const S *from, const PixelTensor &tensor, int64_t tile, S *by_pixel) const {
         const Offsets offset = offsets(tensor, tile);
         const int64_t channels = tensor.channels, stride = tensor.strides[3];
@@ -113,7 +113,7 @@ struct PixelLayers {
         }
     }
 
-    // Features of a tile: each layer's result, (rows, kPixels), and what norms need besides, (layers, kPixels)
+    // A tile's features: each layer's result, (rows, kPixels), and the statistics of norms, (layers, kPixels)
     struct Tile {
         Buffer<S> features, mean, scale;
 
@@ -144,7 +144,7 @@ struct PixelLayers {
         }
     }
 
-    // With x̂ the normalised features and g the gradient of x̂, that of x is scale (g − mean g − x̂ mean(g x̂))
+    // With x̂ the normalised features and g the gradient of x̂, the gradient of x is scale (g − mean g − x̂ mean(g x̂))
     void norm_gradient(const PixelLayer &layer, int64_t channels, const S *x, const S *grad_y, S *grad_x, const S *mean,
                        const S *scale, S *grad_weight, S *grad_bias) const {
         const S *weight = static_cast<const S *>(layer.weight);
@@ -179,8 +179,8 @@ struct PixelLayers {
                 store<S>(y + c * kPixels + t, load<S>(y + c * kPixels + t) + bias[c]);
     }
 
-    // grad_weight (layer.channels, padded channels), grad_bias lane by lane; by_pixel (kPixels, padded channels) is scratch
-    // whose padding is zero
+    // grad_weight is (layer.channels, padded channels), and grad_bias has one sum per lane. by_pixel (kPixels, padded
+    // channels) is scratch with zero padding.
     void linear_gradient(const PixelLayer &layer, int64_t channels, const S *x, const S *grad_y, S *grad_x,
                          S *grad_weight, S *grad_bias, S *by_pixel) const {
         const int64_t width = columns(channels);
@@ -238,7 +238,7 @@ struct PixelLayers {
         }
     }
 
-    // Sums over pixels of one part of the tiles: of each layer with parameters, as its function above has them
+    // Sums over the pixels of one part of the tiles, for each layer with parameters, laid out as in the functions above
     struct Sums {
         std::vector<Buffer<S>> weight, bias;
 
@@ -256,7 +256,7 @@ struct PixelLayers {
         }
     };
 
-    // grads (rows, kPixels): of each layer's result
+    // grads (rows, kPixels) holds the gradient of each layer's result
     void run_backward(Tile &s, int64_t tile, S *grads, S *by_pixel, Sums &sums) const {
         run_forward(s, tile);
         load_tile(grads + at[p.layers - 1] * kPixels, p.y, tile);
@@ -320,7 +320,7 @@ struct PixelLayers {
     }
 
     void backward() const {
-        // a number that does not depend on the threads: sums have the same order whatever their number is
+        // independent of the thread count, so that the order of summation is always the same
         const int64_t parts = std::min<int64_t>(tiles, 32);
         std::vector<Sums> sums(parts);
         for_each(p.threads, parts, [&](int64_t part) {

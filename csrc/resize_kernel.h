@@ -1,7 +1,6 @@
-// Change of resolution, forward and backward: average pooling to fewer rows, bilinear interpolation to as many or more.
+// Resizing, forward and backward: average pooling if the height shrinks, otherwise bilinear interpolation.
 //
-// Both are linear along each axis: a result is a weighted sum of neighbours. Backward is the same with the transposed
-// weights.
+// Both are linear along each axis: each result is a weighted sum of neighbours. Backward uses the transposed weights.
 #pragma once
 
 #include <algorithm>
@@ -25,15 +24,15 @@ struct Resize {
     }
 
   private:
-    // Neighbours in a weighted sum, from `first` on
+    // Weights of consecutive neighbours, starting at `first`
     struct Taps {
         int64_t first = 0;
         std::vector<S> weights;
     };
 
     struct Axis {
-        int64_t from;            // length before
-        std::vector<Taps> taps;  // of each result
+        int64_t from;            // input length
+        std::vector<Taps> taps;  // one entry per result
         int64_t to() const { return taps.size(); }
     };
 
@@ -45,7 +44,7 @@ struct Resize {
                 const int64_t begin = i * from / to, end = ((i + 1) * from + to - 1) / to;
                 axis.taps[i] = {begin, std::vector<S>(end - begin, 1 / S(end - begin))};
             } else {
-                // by the centres of pixels; past its border the image continues as at it
+                // aligned by pixel centres; the border pixels are repeated outside the image
                 const double ratio = static_cast<double>(from) / static_cast<double>(to);
                 const double at = std::max(0.0, (static_cast<double>(i) + 0.5) * ratio - 0.5);
                 const int64_t first = std::min(static_cast<int64_t>(at), from - 1);
@@ -68,7 +67,7 @@ struct Resize {
         return result;
     }
 
-    // Rows first, into a line as wide as the image was, then the columns of that line
+    // Combine rows into a line of the input's width, then resize that line along the columns
     void run(const Axis &rows, const Axis &columns, const void *from, void *to, bool add) const {
         const int64_t n = p.channels, results = p.batch * rows.to(), parts = std::min(results, 4 * p.threads.count);
         for_each(p.threads, parts, [&](int64_t part) {
@@ -86,7 +85,7 @@ struct Resize {
         });
     }
 
-    // Weighted sum of neighbours of n values each
+    // Compute a weighted sum of neighbours, n values each
     static void sum(S *to, const Taps &taps, const S *from, int64_t n) {
         from += taps.first * n;
         std::fill(to, to + n, S(0));

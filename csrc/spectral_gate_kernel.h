@@ -1,14 +1,15 @@
-// The spectral gate, forward and backward: y = irfft2(weight · rfft2(x) + bias), both transforms orthonormal. The number
-// of channels is even; weight and bias are (height, width/2 + 1, channels, 2). For backward, forward keeps the spectrum
-// of x in `spectrum_size` values.
+// Spectral gate, forward and backward: y = irfft2(weight · rfft2(x) + bias), with orthonormal transforms. The number of
+// channels is even. Weight and bias are (height, width/2 + 1, channels, 2). Forward saves the spectrum of x for
+// backward, in `spectrum_size` values.
 //
-// Two real channels are transformed as one complex signal: the first half of the channels are real parts, the second half
-// imaginary ones, as they lie in memory. The spectra of the two, X1 and X2, follow from the packed Z and its mirror image:
-// Z(k) = X1(k) + i X2(k), and the conjugate of Z(−k) is X1(k) − i X2(k). So rows are transformed first; then columns w
-// and −w together, with gate and inverse transform, while they are in the cache; then rows back.
+// Two real channels are transformed as one complex signal: the first half of the channels are its real parts, the
+// second half its imaginary parts, in memory order. Their spectra X1 and X2 follow from the packed spectrum Z and its
+// mirror image: Z(k) = X1(k) + i X2(k), and the conjugate of Z(−k) is X1(k) − i X2(k). Rows are transformed first.
+// Columns w and −w are then transformed, gated and transformed back together, while they are in the cache. Rows are
+// transformed back last.
 //
-// Columns 0 and width/2 are their own mirror images. irfft2 reads the Hermitian part of a spectrum there, which is that of
-// weight and bias.
+// Columns 0 and width/2 are their own mirror images. irfft2 reads only the Hermitian part of a spectrum there, so only
+// the Hermitian parts of weight and bias matter.
 #pragma once
 
 #include <algorithm>
@@ -28,8 +29,8 @@ struct SpectralGate {
 
     const ImageProblem &p;
     const int64_t half = p.channels / 2;
-    const int64_t columns = p.width / 2 + 1;                 // that are stored
-    const int64_t chunks = (columns * half + W - 1) / W;     // of lanes, a stored column's channels each
+    const int64_t columns = p.width / 2 + 1;                 // stored by rfft2
+    const int64_t chunks = (columns * half + W - 1) / W;     // vectors; a lane is a channel pair of a stored column
     const Fourier<S> along_rows{p.width}, along_columns{p.height};
     const S scale = S(1 / std::sqrt(static_cast<double>(p.height) * static_cast<double>(p.width)));
 
@@ -52,15 +53,15 @@ struct SpectralGate {
     }
 
   private:
-    // Neighbouring lanes of one line, whose values lie side by side in memory
+    // Adjacent lanes of one line, whose values are adjacent in memory
     struct Run {
         int lane, count;
-        int64_t line, channel;  // of the first
+        int64_t line, channel;  // of the first lane
     };
 
     using Runs = std::vector<Run>;
 
-    // Real and imaginary parts of `count` signals in each lane, and as many to work with
+    // Real and imaginary parts of signals of n values, one signal per lane, and workspace of the same size
     struct Scratch {
         Buffer<S> memory;
         Signals signals;
@@ -75,7 +76,7 @@ struct SpectralGate {
         for (; i < count; ++i) to[i] = from[i];
     }
 
-    // Signals of n values, `step` apart; a line begins at start(line)
+    // Gather signals of n values that are `step` apart; a line begins at start(line)
     template <class Start>
     void gather(const Signals &to, const S *from, const Runs &runs, Start start, int64_t n, int64_t step) const {
         for (const Run &run : runs) {
@@ -98,7 +99,7 @@ struct SpectralGate {
         }
     }
 
-    // Vector number `index` of lines × half the channels
+    // Return the runs of vector number `index`; lanes enumerate the channel pairs of each line
     Runs runs_of(int64_t index, int64_t lines) const {
         const int64_t first = index * W, last = std::min(first + W, lines * half);
         Runs runs;
@@ -125,7 +126,7 @@ struct SpectralGate {
         });
     }
 
-    // Weights or biases of a chunk, (height, 4, W): real and imaginary parts for X1, then for X2
+    // Return the weights or biases of a chunk, (height, 4, W): real and imaginary parts for X1, then for X2
     Buffer<S> values_of(const void *tensor, int64_t chunk) const {
         const S *from = static_cast<const S *>(tensor);
         Buffer<S> values(p.height * 4 * W);
@@ -147,7 +148,7 @@ struct SpectralGate {
         for_values(chunk, [&](const Run &run, int64_t h, int part) {
             const S *re = values + (h * 4 + 2 * part) * W + run.lane, *im = re + W;
             S *to = static_cast<S *>(tensor) + entry(run, h, part);
-            const S count = is_own_mirror(run.line) ? S(1) : S(2);  // how often the spectrum has the value
+            const S count = is_own_mirror(run.line) ? S(1) : S(2);  // how often the full spectrum contains it
             for (int i = 0; i < run.count; ++i) to[2 * i] = count * re[i], to[2 * i + 1] = count * im[i];
         });
     }
@@ -159,7 +160,7 @@ struct SpectralGate {
                 for (int part = 0; part < 2; ++part) function(run, h, part);
     }
 
-    // Where the values of a run begin in weight or bias, at a row
+    // Return the offset of a run's values in weight or bias, at a row
     int64_t entry(const Run &run, int64_t row, int part) const {
         return ((row * columns + run.line) * p.channels + run.channel + part * half) * 2;
     }
@@ -170,7 +171,7 @@ struct SpectralGate {
         V re, im;
     };
 
-    // X1 and X2 at a row, of columns `plus` and, mirrored, `minus`
+    // Separate X1 and X2 at a row, given columns `plus` and their mirror images `minus`
     void separate(const Signals &plus, const Signals &minus, int64_t h, Complex &x1, Complex &x2) const {
         const int64_t here = h * W, mirror = (p.height - h) % p.height * W;
         const V half_scale = splat<S>(scale / 2);

@@ -1,4 +1,4 @@
-// Work on several threads.
+// Parallel loops on several threads.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ struct Threads {
     void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
 };
 
-// Calls work(context, index) for every index below count; defined in native.cpp.
+// Call work(context, index) for every index below count; defined in native.cpp.
 void parallel_for(const Threads &threads, int64_t count, void (*work)(void *, int64_t), void *context);
 
 template <class Work>

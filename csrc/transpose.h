@@ -1,10 +1,10 @@
-// Between rows of pixels, as tensors have them, and rows of channels, as vectors want them.
+// Transposition between rows of pixels, the layout of tensors, and rows of channels, the layout for vectors.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-// 4 × 4 floats from four rows to four rows
+// Transpose 4 × 4 floats from four rows to four rows
 inline void transpose_block(const float *const *from, float *const *to) {
     typedef float Four __attribute__((vector_size(16)));
     typedef int32_t Index __attribute__((vector_size(16)));

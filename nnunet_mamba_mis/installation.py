@@ -27,7 +27,7 @@ DISTRIBUTION = "nnunet-mamba-mis"
 
 
 class Finding(NamedTuple):
-    """A fact, and what to do about it if something is wrong."""
+    """A fact, and a remedy if there is a problem."""
 
     status: str
     text: str
@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 
 def inspect_installation() -> Iterator[tuple[str, Iterator[Finding]]]:
-    """Yield titles of sections, each with its findings, which are computed as they are read."""
+    """Yield the title and the findings of each section. Findings are computed as they are read."""
     yield "Installed", _guarded(_packages())
     yield "Devices", _guarded(_devices())
     yield "Scan backends, fastest first", _guarded(_backends())
@@ -57,7 +57,7 @@ def _packages() -> Iterator[Finding]:
     try:
         requirements = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or []]
     except importlib.metadata.PackageNotFoundError:
-        problem = f"{DISTRIBUTION} runs without being installed, so versions of its requirements are not checked"
+        problem = f"{DISTRIBUTION} runs without installation, so the versions of its requirements are not checked"
         yield Finding(WRONG, problem, "install it with pip into a virtual environment")
         requirements = []
     for requirement in requirements:
@@ -144,7 +144,7 @@ def _native_code() -> Iterator[Finding]:
 
     yield Finding(OK, _kind_of_installation())
     if not native.available():
-        yield Finding(NOTE, "none: see cpp above")
+        yield Finding(NOTE, "no native code: see cpp above")
         return
     used, threads = native.instruction_set(), native.threads()
     source = "of torch's OpenMP runtime" if threads.parallel else "started for each operation"
@@ -156,7 +156,7 @@ def _native_code() -> Iterator[Finding]:
     if used != best_built:
         yield Finding(NOTE, f"{best_built} code is faster on this machine", f"unset {native.VARIABLE}")
     if used == best:
-        yield Finding(OK, f"{best} is the fastest instruction set of this machine that there is code for")
+        yield Finding(OK, f"{best} is the fastest instruction set of this machine with native code")
 
 
 def _kind_of_installation() -> str:
@@ -169,7 +169,7 @@ def _kind_of_installation() -> str:
         return f"editable installation of {origin['url'].removeprefix('file://')}, compiled here"
     tags = [line.split("-")[-1] for line in (distribution.read_text("WHEEL") or "").splitlines() if "Tag: " in line]
     platforms = ", ".join(tags) or "an unknown platform"
-    # what pip builds from the source on Linux is for this machine alone, and says no version of the C library
+    # on Linux, pip builds for this machine only: the tag names no version of the C library
     kind = "compiled at installation" if platforms.startswith("linux_") else "wheel"
     return f"{kind} for {platforms}"
 

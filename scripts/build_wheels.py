@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Build the sdist, and from it a wheel for every platform, on one machine: zig can compile C++ for all of them.
+"""Build the sdist and, from it, a wheel for every platform. One machine suffices: zig compiles C++ for all platforms.
 
-The same source gives the same bytes: archives are sorted, and times in them are SOURCE_DATE_EPOCH, by default the last
-commit's.
+The same source gives the same bytes: archives are sorted, and their timestamps are SOURCE_DATE_EPOCH, by default the
+time of the last commit.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SETUP = runpy.run_path(str(REPOSITORY / "setup.py"), run_name="flags")
-EARLIEST = 315532800  # 1980, where a zip's times begin
+EARLIEST = 315532800  # 1980, the earliest timestamp in a zip
 
 
 class Platform(NamedTuple):
     """A wheel's platform."""
 
-    target: str  # as zig calls it, with the lowest version of the system
-    suffix: str = ".so"  # of libraries
+    target: str  # zig's name for it, with the minimum version of the system
+    suffix: str = ".so"  # file ending of libraries
 
     @property
     def flags(self) -> dict[str, list[str]]:
@@ -53,7 +53,7 @@ PLATFORMS = {
 
 
 def main() -> None:
-    """Build what is named into a folder."""
+    """Build the sdist and the selected wheels."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", metavar="OUT", type=Path, nargs="?", default=REPOSITORY / "dist")
     parser.add_argument("--platforms", nargs="+", choices=PLATFORMS, default=list(PLATFORMS), metavar="PLATFORM",
@@ -75,12 +75,14 @@ def main() -> None:
 
 
 def source_date() -> int:
-    """Seconds since 1970 that all files in archives get."""
+    """Return the timestamp of all files in archives, in seconds since 1970."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given:
         return int(given)
     command = ["git", "log", "-1", "--format=%ct"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{REPOSITORY} is not a git repository: set SOURCE_DATE_EPOCH to the seconds since 1970 for all files")
     return int(done.stdout)
 
 
@@ -112,7 +114,7 @@ def unpack(sdist: Path, folder: Path) -> Path:
 
 
 def build_plain_wheel(source: Path, temporary: Path) -> dict[str, bytes]:
-    """Return the files of the wheel that a machine without a compiler builds, by name."""
+    """Build the wheel of a machine without a compiler, and return its files by name."""
     folder = temporary / "plain"
     command = [
         "-m",
@@ -135,7 +137,7 @@ def build_plain_wheel(source: Path, temporary: Path) -> dict[str, bytes]:
 def build_libraries(source: Path, platform: Platform, folder: Path) -> dict[str, bytes]:
     """Compile the native code for each instruction set of a platform, one per core at a time."""
     folder.mkdir()
-    # zig keeps what it has compiled, which would hide that a second build differs
+    # a cache shared between builds would hide that a second build differs
     environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
 
     def compile_object(instruction_set: str) -> Path:
@@ -144,12 +146,12 @@ def build_libraries(source: Path, platform: Platform, folder: Path) -> dict[str,
         run(*compiler(platform), *flags, "-c", "csrc/native.cpp", "-o", target, cwd=source, env=environment)
         return target
 
-    # linked without an instruction set's flags, for which zig would compile the standard library anew
+    # link without an instruction set's flags: zig would recompile the standard library for them
     def link(compiled: Path) -> tuple[str, bytes]:
         name = f"_native_{compiled.stem}{platform.suffix}"
         command = [*compiler(platform), "-O3", "-shared", "-s", compiled.name, "-o", name]
         if "macos" in platform.target:
-            command.append(f"-Wl,-install_name,{name}")  # by default the path that it is built at
+            command.append(f"-Wl,-install_name,{name}")  # by default the path of the build
         run(*command, cwd=folder, env=environment)
         return f"nnunet_mamba_mis/ops/{name}", (folder / name).read_bytes()
 
@@ -166,7 +168,7 @@ def compiler(platform: Platform) -> list[str]:
 def write_wheel(
     plain: Mapping[str, bytes], platform: str, libraries: Mapping[str, bytes], out: Path, epoch: int
 ) -> Path:
-    """Write a wheel: the plain one's files, the libraries, and metadata that name the platform and list them."""
+    """Write a wheel: the files of the plain wheel, the libraries, the platform's tag and a new RECORD."""
     files = {name: content for name, content in plain.items() if not name.endswith(".dist-info/RECORD")}
     files |= libraries
     (metadata,) = (name for name in files if name.endswith(".dist-info/WHEEL"))
@@ -184,7 +186,7 @@ def write_wheel(
 
 
 def record(files: Mapping[str, bytes], information: str) -> bytes:
-    """Return the file that lists a wheel's files with their hashes."""
+    """Return the content of RECORD, which lists a wheel's files with their hashes."""
 
     def lines() -> Iterable[str]:
         for name, content in sorted(files.items()):
@@ -196,7 +198,7 @@ def record(files: Mapping[str, bytes], information: str) -> bytes:
 
 
 def run(*command: object, **options: object) -> None:
-    """Run a command in the repository, and end with what it printed if it fails."""
+    """Run a command in the repository, and exit with its output if it fails."""
     options = {"cwd": REPOSITORY, **options}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)  # type: ignore[call-overload]
     if done.returncode != 0:

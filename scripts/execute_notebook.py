@@ -1,6 +1,6 @@
-"""Run a notebook from its first cell to its last, in an empty folder, and store the outputs in it.
+"""Run all cells of a notebook in an empty folder, and store their outputs in the notebook.
 
-Readers see the outputs on GitHub and on the site without running anything. Metadata of the run are removed.
+Readers see the outputs on GitHub and on the site without running anything. The script removes metadata of the run.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def execute(notebook: Path, folder: Path, seconds: int = 3000) -> nbformat.Noteb
     """Return the notebook with the outputs of a run in `folder`.
 
     Args:
-        notebook: A file, which stays unchanged.
+        notebook: Notebook file, which stays unchanged.
         folder: The working directory of all cells.
-        seconds: For each cell.
+        seconds: Time limit per cell.
 
     Raises:
         CellExecutionError: A cell fails.
     """
     cells = nbformat.read(notebook, as_version=4)
-    # the kernel is this Python, whatever kernels are registered for the user
+    # the kernel is this Python, regardless of the kernels that the user has registered
     client = NotebookClient(
         cells,
         timeout=seconds,
@@ -48,7 +48,7 @@ def execute(notebook: Path, folder: Path, seconds: int = 3000) -> nbformat.Noteb
 
 
 def plain(executed: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
-    """Return a notebook without metadata, progress bars and the folder of its run, and with small pictures."""
+    """Remove metadata, progress bars and the path of the run's folder from a notebook, and shrink its pictures."""
     executed.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -64,7 +64,7 @@ def plain(executed: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNod
 def _plain_outputs(outputs: list[nbformat.NotebookNode], folder: str) -> Iterator[nbformat.NotebookNode]:
     """Yield all text as one output, then the pictures."""
     text = "".join(output.get("text", "") for output in outputs).replace("\r\n", "\n").replace(folder, "")
-    # a progress bar writes over its line
+    # a progress bar overwrites its line
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in TERMINAL_COLOURS.sub("", text).splitlines()]
     lines = [line for line in lines if line.strip() and not PROGRESS.search(line)]
     if lines:
@@ -79,7 +79,7 @@ def _plain_outputs(outputs: list[nbformat.NotebookNode], folder: str) -> Iterato
 
 
 def main() -> int:
-    """Run a notebook and write it."""
+    """Run a notebook and store its outputs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", nargs="?", type=Path, default=QUICKSTART, help="default: %(default)s")
     notebook = parser.parse_args().notebook

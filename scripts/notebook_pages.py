@@ -1,6 +1,6 @@
-"""Hook of MkDocs: each notebook of the documentation becomes a page, with its stored outputs, and without running it.
+"""MkDocs hook: turn each notebook of the documentation into a page with its stored outputs, without running it.
 
-Links to `NAME.ipynb` in other pages lead to the notebook on GitHub, and to its page on the site.
+Links to `NAME.ipynb` in other pages open the notebook on GitHub, and its page on the site.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ LINK = re.compile(r"(\]\([^)#:\s]+)\.ipynb((?:#[^)\s]*)?\))")
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Add a page for each notebook, and the pictures in it. The notebook itself stays, for download."""
-    # absent where only as_markdown is used
+    """Add a page for each notebook, with its pictures. Keep the notebook itself for download."""
+    # imported here because as_markdown works without MkDocs
     from mkdocs.structure.files import File
 
     for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
@@ -32,12 +32,12 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Let links to notebooks lead to their pages."""
+    """Point links to notebooks at their pages."""
     return LINK.sub(r"\1.md\2", markdown)
 
 
 def as_markdown(notebook: dict[str, Any]) -> tuple[str, list[bytes]]:
-    """Return a notebook's text, and its pictures as PNG files."""
+    """Return a notebook as Markdown, and its pictures as PNG files."""
     parts: list[str] = []
     pictures: list[bytes] = []
     for cell in notebook["cells"]:

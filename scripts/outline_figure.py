@@ -1,8 +1,8 @@
-"""Draw images with the outlines of ground truth and prediction, side by side: the figure in README.md.
+"""Draw the figure in README.md: images side by side, with the outlines of ground truth and prediction.
 
     python scripts/outline_figure.py -i imagesTs -g labelsTs -p predictions -o outlines.png
 
-It takes the first images by name, so that nobody chooses the best ones.
+The script takes the first images by name, so nobody picks the best ones.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def draw(images: list[Path], truth: Path, predictions: Path, file: Path) -> list
     """Write the figure and return the Dice score of each image.
 
     Args:
-        images: Named CASE_0000.png.
-        truth: Folder with label maps, CASE.png.
-        predictions: The same of predictions.
+        images: Images named CASE_0000.png.
+        truth: Folder with the ground truth, CASE.png.
+        predictions: Folder with the predictions, CASE.png.
         file: The PNG to write.
     """
     figure = Figure(figsize=(len(images) * INCHES, INCHES + 0.42), dpi=110, facecolor="white")
@@ -49,7 +49,7 @@ def draw(images: list[Path], truth: Path, predictions: Path, file: Path) -> list
     figure.subplots_adjust(0.003, 0.11, 0.997, 0.92, wspace=0.03)
     figure.legend(handles=legend_handles(), loc="lower center", ncols=2, fontsize=8, frameon=False, borderpad=0)
     figure.savefig(file)
-    # as many colours as a palette has: a third of the size
+    # a palette of 256 colours: a third of the size
     Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
     return scores
 
@@ -61,9 +61,11 @@ def main() -> None:
     parser.add_argument("-g", "--ground-truth", type=Path, required=True, help="folder with CASE.png")
     parser.add_argument("-p", "--predictions", type=Path, required=True, help="folder with CASE.png")
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
-    parser.add_argument("-n", "--number", type=int, default=6, help="of images; default: %(default)s")
+    parser.add_argument("-n", "--number", type=int, default=6, help="number of images; default: %(default)s")
     arguments = parser.parse_args()
     images = sorted(arguments.images.glob("*_0000.png"))[: arguments.number]
+    if not images:
+        parser.error(f"{arguments.images} has no CASE_0000.png")
     scores = draw(images, arguments.ground_truth, arguments.predictions, arguments.output)
     for image, score in zip(images, scores, strict=True):
         print(f"{image.name.removesuffix('_0000.png')}  Dice {score:.3f}")

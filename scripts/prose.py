@@ -1,8 +1,8 @@
-"""Check English: list phrases that CONTRIBUTING.md replaces, and the mistakes that proselint knows.
+"""Check English: report phrases that CONTRIBUTING.md replaces, and mistakes that proselint finds.
 
-Without options, the script reads Markdown that people write: in documentation/, beside it, and in notebooks. `--code`
-adds comments, docstrings and messages of Python, comments of C++ and shell scripts, and what is generated from them.
-Named files are read in full, instead of these.
+Without options, the script reads hand-written Markdown: in documentation/, beside it, and in notebooks. `--code` adds
+comments, docstrings and messages in Python, comments in C++ and shell scripts, and documentation generated from them.
+If files are named, the script reads only these, in full.
 
 The exit status is 1 if there are findings.
 """
@@ -27,9 +27,9 @@ from proselint.tools import LintFile
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORDS = REPOSITORY / "scripts" / "prose_words.txt"
 FOLDERS = ("documentation", "nnunet_mamba_mis", "tests", "scripts", "performance", "csrc")
-# written from the help texts in the code
+# generated from the help texts in the code
 GENERATED = {"documentation/reference/commands.md"}
-# records of runs, in the words of the version that made them; examples of what is reported
+# records of runs, worded by the version that wrote them; examples of reported phrases
 EXEMPT = re.compile(
     r"documentation/results/\w+/report\.md$|tests/benchmark/report_words\.md$|tests/scripts/test_prose\.py$"
 )
@@ -50,12 +50,12 @@ GENERAL = (
     "redundancy",
     "weasel_words",
 )
-# it takes any "step dependent" for a missing hyphen, and any deadline for a cliché
+# these report every "step dependent" as a missing hyphen, and every deadline as a cliché
 NOT_GENERAL = ("misc.phrasal_adjectives", "redundancy.misc.after_the_deadline")
-# "the the" is a repetition; "1 1", "Test test" and columns of a table are none
+# "the the" is a repetition; "1 1", "Test test" and columns of a table are not
 REPEATED = re.compile(r"'([^\W\d]+)(?: |\s*\n\s*)\1'")
 
-# stands where no prose is: neither a space, which phrases may extend over, nor part of a word
+# replaces whatever is not prose: neither a space, which phrases may span, nor part of a word
 FILLER = "|"
 MARKDOWN_CODE = re.compile(
     r"^(?P<fence>```+|~~~+).*?^(?P=fence)[^\S\n]*$"  # blocks
@@ -65,22 +65,22 @@ MARKDOWN_CODE = re.compile(
     r'|"[^"\n]+(?:\n[^"\n]+)?"',  # quotations: names, and examples of what not to write
     re.DOTALL | re.MULTILINE,
 )
-# in the JSON of a notebook, a line of a cell
+# a line of a cell in the JSON of a notebook
 SOURCE_LINE = re.compile(r'\s+("(?:\\.|[^"\\])*"),?$')
 MARKDOWN_TABLE_OF_FEATURES = re.compile(r"(?<=-->\n)\n\| feature.*?(?=<!-- end)", re.DOTALL)
-# what of a file of code is prose: comments, and strings of several words
+# prose in source code: comments, and strings of several words
 STRING = r"""\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
 PYTHON = re.compile(rf"#[^\n]*|[rbfRBF]*(?:{STRING})", re.DOTALL)
 CPP = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 SHELL = re.compile(r"(?:^|(?<=\s))#[^\n]*", re.MULTILINE)
 CODE = {".py": PYTHON, ".h": CPP, ".cpp": CPP, ".sh": SHELL}
-# marks of comments and strings; code in backticks, what a format inserts, escapes, addresses
+# delimiters of comments and strings; code in backticks, format fields, escapes, addresses
 MARKS = re.compile(r"^[rbfRBF]*(?:\"{3}|'{3}|[\"'])|(?:\"{3}|'{3}|[\"'])$|^[/#*]+|\*/$|(?<=\n)[ \t]*(?:\*|//)")
 NOT_WORDS = re.compile(r"``?[^`\n]+``?|\{[^{}\n]*\}|\\n|https?://\S+")
 
 
 def phrases() -> Iterator[tuple[str, str, str]]:
-    """Yield rule, regular expression and replacement of each line of the list of words."""
+    """Yield the rule, regular expression and replacement of each line of the word list."""
     rule = ""
     for number, line in enumerate(WORDS.read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("["):
@@ -88,7 +88,7 @@ def phrases() -> Iterator[tuple[str, str, str]]:
         elif line and not line.startswith("#"):
             pattern, arrow, replacement = line.partition(" => ")
             if not arrow or not rule:
-                raise SystemExit(f"{WORDS}:{number}: not a rule in brackets, and not PHRASE => REPLACEMENT: {line}")
+                raise SystemExit(f"{WORDS}:{number}: expected [rule] or PHRASE => REPLACEMENT, found {line}")
             yield rule, pattern, replacement
 
 
@@ -103,7 +103,7 @@ def register_checks() -> Config:
         )
     )
     for rule, pattern, replacement in phrases():
-        # a space, or one end of a line, but not the end of a paragraph
+        # a space or a single line break, but not the end of a paragraph
         spaced = pattern.replace(" ", r"(?:[ \t]+|[ \t]*\n[ \t]*)")
         end = "" if pattern[-1] in ".]" else r"\b"
         registry.register(
@@ -119,14 +119,14 @@ def register_checks() -> Config:
 
 
 def markdown_prose(text: str, generated: bool) -> str:
-    """Return Markdown with fillers for code, addresses and quotations."""
+    """Replace code, addresses and quotations in Markdown with fillers."""
     if not generated:
         text = MARKDOWN_TABLE_OF_FEATURES.sub(_filled, text)
     return MARKDOWN_CODE.sub(_filled, text)
 
 
 def notebook_prose(text: str) -> str:
-    """Return the Markdown of a notebook's cells, in the lines of its file."""
+    """Return the Markdown cells of a notebook, each line at its place in the file."""
     lines, is_markdown = [], False
     for line in text.splitlines():
         if '"cell_type"' in line:
@@ -137,7 +137,7 @@ def notebook_prose(text: str) -> str:
 
 
 def code_prose(text: str, pattern: re.Pattern[str]) -> str:
-    """Return comments and strings at their places; those that follow each other are one text."""
+    """Return comments and strings at their positions; adjacent ones form one text."""
     parts, end = [], 0
     for found in pattern.finditer(text):
         between = text[end : found.start()]
@@ -150,12 +150,12 @@ def code_prose(text: str, pattern: re.Pattern[str]) -> str:
 
 
 def _filled(code: re.Match[str] | str) -> str:
-    """Return fillers in the same lines."""
+    """Replace the text of each line with a filler."""
     return re.sub(r"[^\n]+", FILLER, code if isinstance(code, str) else code[0])
 
 
 def prose(file: Path, generated: bool) -> str:
-    """Return a file's prose, each word in its line."""
+    """Return a file's prose, each word on its original line."""
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".ipynb":
         text = notebook_prose(text)
@@ -163,12 +163,12 @@ def prose(file: Path, generated: bool) -> str:
         text = code_prose(text, CODE[file.suffix])
     else:
         text = markdown_prose(text, generated)
-    # no phrase extends over an empty line
+    # no phrase spans an empty line
     return re.sub(r"^$", FILLER, text, flags=re.MULTILINE)
 
 
 def files(code: bool) -> Iterator[Path]:
-    """Yield the repository's files with prose."""
+    """Yield the repository's files that contain prose."""
     yield from sorted(REPOSITORY.glob("*.md"))
     for folder in FOLDERS if code else FOLDERS[:1]:
         for file in sorted((REPOSITORY / folder).rglob("*")):
@@ -179,7 +179,7 @@ def files(code: bool) -> Iterator[Path]:
 
 
 def findings(file: Path, config: Config, generated: bool) -> Iterator[str]:
-    """Yield the place, the message and the rule of each finding."""
+    """Yield the location, message and rule of each finding."""
     name = file.relative_to(REPOSITORY) if file.is_relative_to(REPOSITORY) else file
     for result in LintFile(str(file), prose(file, generated)).lint(config):
         message = result.check_result.message
@@ -189,10 +189,10 @@ def findings(file: Path, config: Config, generated: bool) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print each finding with its place."""
+    """Print each finding with its location."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", type=Path, help="default: the repository's")
-    parser.add_argument("--code", action="store_true", help="also read code, and what is generated from it")
+    parser.add_argument("files", nargs="*", type=Path, help="files to read; default: the repository's")
+    parser.add_argument("--code", action="store_true", help="also read code and documentation generated from it")
     arguments = parser.parse_args()
     config = register_checks()
     generated = arguments.code or bool(arguments.files)

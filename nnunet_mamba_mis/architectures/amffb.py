@@ -38,7 +38,7 @@ class SCABFSS(ExpressionModule):
     def __init__(self, channels: int, d_state: int = 32, discretization: str = "zoh", scan: type[Scan] = BFSS) -> None:
         super().__init__()
         squeezed = max(1, channels // 16)
-        self.spatial_conv = SpatialConv7x7()  # in float32, as skips are sums that no norm has bounded
+        self.spatial_conv = SpatialConv7x7()  # in float32: skips are unnormalized sums of block outputs
         self.spatial_scan = scan(1, d_state, discretization)
         self.channel_in = nn.Linear(channels, squeezed, bias=False)
         self.channel_scan = scan(squeezed, d_state, discretization)
@@ -62,7 +62,7 @@ class AMFFB(nn.Module):
         discretization: "zoh" or "mamba".
         attention: Whether to include the attention part.
         fusion: Whether to include the multi-scale part.
-        width: Channels of the levels when they are multiplied.
+        width: Channels that each level is reduced to before the product.
         scan: Class of the scans: BFSS, or its replacement.
     """
 

@@ -1,4 +1,4 @@
-"""BSSS, the block that encoder and decoder stack, and the blocks it is compared with."""
+"""BSSS, the block of encoder and decoder, and the blocks that replace it in comparisons."""
 
 from __future__ import annotations
 

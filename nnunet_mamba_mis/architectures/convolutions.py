@@ -39,7 +39,7 @@ class SpatialConv7x7(nn.Conv2d):
             return super().forward(at_least_float32(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def native_layer(self) -> NativeLayer | None:
-        """As `ops.native_layers.native_layer_of` asks for it."""
+        """Describe this layer to native code; None if it was modified (see `ops.native_layers.native_layer_of`)."""
         if not is_itself(self, SpatialConv7x7, self.weight):
             return None
         return NativeLayer(SpatialConvolution(), (self.weight,))

@@ -73,7 +73,7 @@ class Labels:
         return {name: np.isin(label_map, label) for name, label in self.of_class.items()}
 
     def of_channels(self, probabilities: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Return the probabilities of each class: channels are regions in their order, or labels.
+        """Return the probabilities of each class: channels follow the order of the regions, or the labels.
 
         Raises:
             ValueError: The number of channels is wrong.

@@ -1,4 +1,4 @@
-"""Operations of the network with native code behind them: the selective scan, the S6 layer, expressions of layers."""
+"""Operations with native implementations: the selective scan, the S6 layer, expressions of layers."""
 
 from nnunet_mamba_mis.ops.evaluator import Evaluator
 from nnunet_mamba_mis.ops.expression_module import ExpressionModule

@@ -15,10 +15,10 @@ from nnunet_mamba_mis.ops.transforms import transformed
 
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return SiLU of a depthwise convolution in which a position sees itself and those before it.
+    """Return SiLU of a causal depthwise convolution: each position sees itself and the positions before it.
 
-    Zeros stand before the first position. On a GPU causal-conv1d computes it, where it is installed and fits.
-    Everywhere else torch's convolution does.
+    The input is padded with zeros before the first position. On a GPU, causal-conv1d computes the result if it is
+    installed and supports the inputs. Otherwise torch's convolution does.
 
     Args:
         x: (batch, channels, L).
@@ -47,14 +47,14 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.silu(F.conv1d(F.pad(x, (width - 1, 0)), weight, bias, groups=len(weight)))
 
 
-@constant_when_traced  # looking for libraries cannot be traced
+@constant_when_traced  # a search for libraries cannot be traced
 def _has_kernel() -> bool:
     return _find_kernel()
 
 
 @functools.cache
 def _find_kernel() -> bool:
-    # a kernel built for another torch exists but cannot be imported
+    # a kernel built for another version of torch exists but cannot be imported
     try:
         importlib.import_module("causal_conv1d_cuda")
     except ImportError:

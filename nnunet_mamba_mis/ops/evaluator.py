@@ -16,7 +16,7 @@ from nnunet_mamba_mis.ops.snapshot import Snapshot
 
 
 class Evaluator:
-    """Compute the expressions of one module, and keep a plan for each.
+    """Compute the expressions of one module, and cache a plan for each.
 
     Every call checks what a plan depends on, so that layers and parameters can be replaced or moved.
     """
@@ -24,17 +24,17 @@ class Evaluator:
     def __init__(self) -> None:
         self._known: dict[Any, tuple[list[Piece], Programs]] = {}
         self._pixelwise = PixelwiseEvaluator()
-        self._last: tuple[Snapshot, Programs] | None = None  # what `of` has run
+        self._last: tuple[Snapshot, Programs] | None = None  # of the last call of `of`
 
     def __reduce__(self) -> tuple[type[Evaluator], tuple[()]]:
-        return Evaluator, ()  # copies and pickles of a module make their own
+        return Evaluator, ()  # copies and pickles of a module start with a new evaluator
 
     def of(self, module: nn.Module, write: Callable[[Expression], Expression], x: Tensor) -> Tensor:
-        """Return an expression of features (batch, H, W, channels), written again only where the module has changed.
+        """Compute a module's expression of features (batch, H, W, channels), and rebuild it only if the module changed.
 
         Args:
-            module: What the expression depends on besides the features.
-            write: Writes it.
+            module: The module that the expression depends on.
+            write: Function that returns the expression for given features.
             x: The features.
         """
         if _is_traced():
@@ -53,7 +53,7 @@ class Evaluator:
         return y
 
     def __call__(self, x: Expression) -> Tensor:
-        """Return features (batch, H, W, channels)."""
+        """Compute an expression: features (batch, H, W, channels)."""
         if _is_traced():
             return self._by_pieces(x, cut(x.nodes, x.index))
         pieces, programs = self._plan(x)

@@ -1,4 +1,4 @@
-"""Modules that are one expression of features."""
+"""Modules that are defined by one expression of features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ExpressionModule(nn.Module):
         self.evaluate = Evaluator()
 
     def expression(self, x: Expression) -> Expression:
-        """Return what the module computes, to be computed with the layers before and after."""
+        """Return `forward` as an expression, to be evaluated together with the layers around it."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:

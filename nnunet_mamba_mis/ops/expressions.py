@@ -1,11 +1,11 @@
-"""Expressions: computations on features, written so that an evaluator sees the whole.
+"""Expressions: computations on features, recorded so that an evaluator sees them as a whole.
 
     x = lazy(x)
     gate, rest = x.split((3, 5))
     y = evaluate((concat(rest.then(norm, linear), gate.then(F.silu)) * gate).then(linear) + x)
 
-An expression is computed by an `Evaluator`. Its operands share one list of nodes, each of which names its sources by
-their places in the list, all before its own.
+An `Evaluator` computes an expression. Its operands share one list of nodes. Each node refers to its sources, which
+precede it in the list, by their indices.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Layer = Callable[..., Tensor]
 LOAD, PART, LAYER, COLUMNS, CONCAT, TIMES, PLUS = range(7)
 
 
-# kind, places of the sources, and: for LOAD the place among the tensors, for PART its first
-# channel and the one after its last, for LAYER and COLUMNS the layer
+# kind, indices of the sources, and a value: for LOAD the index of the tensor, for PART the first channel and the one
+# after the last, for LAYER and COLUMNS the layer
 Node = tuple[int, tuple[int, ...], Any]
 
 
 def compute(node: Node, values: Sequence[Tensor]) -> Tensor:
-    """Return the result of an operation on the values of its sources, by PyTorch operations."""
+    """Compute a node from the values of its sources, by PyTorch operations."""
     kind, _, what = node
     if kind == LAYER:
         return what(*values)
@@ -44,7 +44,7 @@ def compute(node: Node, values: Sequence[Tensor]) -> Tensor:
 
 
 class _Graph:
-    """The nodes and tensors that operands of one expression share."""
+    """Nodes and tensors that the operands of one expression share."""
 
     __slots__ = ("nodes", "tensors")
 
@@ -64,16 +64,16 @@ class Expression:
 
     @property
     def nodes(self) -> list[Node]:
-        """Return all nodes, in an order in which they can be computed."""
+        """Return all nodes in an order in which they can be computed."""
         return self.graph.nodes
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Return the tensors that nodes of kind LOAD name."""
+        """Return the tensors that nodes of kind LOAD refer to."""
         return self.graph.tensors
 
     def then(self, *layers: Layer) -> Expression:
-        """Apply layers in turn. An `nn.Sequential` is its layers, unless it has hooks or the like."""
+        """Apply layers in turn. Expand an `nn.Sequential` into its layers unless hooks or the like modify it."""
         index = self.index
         for layer in layers:
             is_chain = isinstance(layer, nn.Sequential) and is_ordinary(layer, nn.Sequential)
@@ -87,7 +87,7 @@ class Expression:
         return self._with((COLUMNS, (self.index,), layer))
 
     def split(self, widths: Iterable[int]) -> list[Expression]:
-        """Cut the channels into parts."""
+        """Split the channels into parts."""
         bounds = itertools.accumulate(widths, initial=0)
         return [self._with((PART, (self.index,), part)) for part in itertools.pairwise(bounds)]
 
@@ -105,7 +105,7 @@ class Expression:
         return Expression(self.graph, len(self.nodes) - 1)
 
     def _index_of(self, other: Expression) -> int:
-        """Return the place of another expression's node among this one's nodes, which adopt the others if need be."""
+        """Return the index of another expression's node in this graph, after copying the other graph here if needed."""
         if other.graph is self.graph:
             return other.index
         nodes, tensors = len(self.nodes), len(self.tensors)
@@ -117,15 +117,15 @@ class Expression:
 
 
 def lazy(x: Tensor) -> Expression:
-    """Begin an expression with features (batch, H, W, channels) of any strides."""
+    """Start an expression from features (batch, H, W, channels) of any strides."""
     return Expression(_Graph([x], [(LOAD, (), 0)]), 0)
 
 
 def apply(layer: Layer, first: Expression, *others: Expression) -> Expression:
-    """Apply a layer that takes several features."""
+    """Apply a layer to several features."""
     return first._with((LAYER, (first.index, *map(first._index_of, others)), layer))
 
 
 def concat(a: Expression, b: Expression) -> Expression:
-    """Join features along the channels, a's first."""
+    """Concatenate features along the channels, a first."""
     return a._joined(CONCAT, b)

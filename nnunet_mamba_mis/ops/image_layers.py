@@ -23,7 +23,7 @@ from nnunet_mamba_mis.ops.native_structs import ImageProblem
 
 @dataclass(frozen=True)
 class Resize(FixedLayer):
-    """Average pooling from a larger height, bilinear interpolation from a smaller one.
+    """Average pooling if the height shrinks, otherwise bilinear interpolation.
 
     Args:
         size: Height and width of the result.
@@ -35,11 +35,11 @@ class Resize(FixedLayer):
     keeps_inputs = False
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
-        """As `LayerKind.result`."""
+        """Implement `LayerKind.result`."""
         return (shapes[0][0], *self.size, shapes[0][3])
 
     def in_torch(self, *given: Tensor) -> Tensor:
-        """As `LayerKind.in_torch`."""
+        """Implement `LayerKind.in_torch`."""
         x = given[0].permute(0, 3, 1, 2)
         if x.shape[2] > self.size[0]:
             x = F.adaptive_avg_pool2d(x, self.size)
@@ -55,34 +55,34 @@ class ChannelSummary(FixedLayer):
     step = CHANNEL_SUMMARY
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
-        """As `LayerKind.result`."""
+        """Implement `LayerKind.result`."""
         return (*shapes[0][:3], 2)
 
     def in_torch(self, *given: Tensor) -> Tensor:
-        """As `LayerKind.in_torch`."""
+        """Implement `LayerKind.in_torch`."""
         (x,) = given
         return torch.stack([x.mean(-1), x.amax(-1)], dim=-1)
 
 
 @dataclass(frozen=True)
 class PixelSummary(FixedLayer):
-    """Mean and maximum over the pixels of x σ(s): (B, H, W, C) and (B, H, W, 1) → (2B, 1, 1, C), the means first."""
+    """Mean and maximum of x σ(s) over the pixels: (B, H, W, C) and (B, H, W, 1) → (2B, 1, 1, C), means first."""
 
     step = PIXEL_SUMMARY
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
-        """As `LayerKind.result`."""
+        """Implement `LayerKind.result`."""
         x, s = shapes
         if s != (*x[:3], 1):
             raise UnfitError
         return (2 * x[0], 1, 1, x[3])
 
     def kept(self, problem: ImageProblem) -> int:
-        """As `LayerKind.kept`."""
+        """Implement `LayerKind.kept`."""
         return problem.batch * (problem.height * problem.width + problem.channels)
 
     def in_torch(self, *given: Tensor) -> Tensor:
-        """As `LayerKind.in_torch`."""
+        """Implement `LayerKind.in_torch`."""
         x, s = given
         y = x * torch.sigmoid(s)
         return torch.cat([y.mean(dim=(1, 2), keepdim=True), y.amax(dim=(1, 2), keepdim=True)])
@@ -90,19 +90,19 @@ class PixelSummary(FixedLayer):
 
 @dataclass(frozen=True)
 class Attend(FixedLayer):
-    """x + x σ(s) σ(m + n): (B, H, W, C), (B, H, W, 1), and m and n in one tensor (2B, 1, 1, C) → (B, H, W, C)."""
+    """x + x σ(s) σ(m + n): (B, H, W, C), (B, H, W, 1), and m and n joined to (2B, 1, 1, C) → (B, H, W, C)."""
 
     step = ATTEND
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
-        """As `LayerKind.result`."""
+        """Implement `LayerKind.result`."""
         x, s, logits = shapes
         if s != (*x[:3], 1) or logits != (2 * x[0], 1, 1, x[3]):
             raise UnfitError
         return x
 
     def in_torch(self, *given: Tensor) -> Tensor:
-        """As `LayerKind.in_torch`."""
+        """Implement `LayerKind.in_torch`."""
         x, s, logits = given
         return x + x * torch.sigmoid(s) * torch.sigmoid(logits.unflatten(0, (2, -1)).sum(0))
 

@@ -11,29 +11,29 @@ from torch.nn.modules import module as torch_modules
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# as they were at import, since people replace methods of torch's classes
+# captured at import, since user code may replace methods of torch's classes
 _FORWARDS: dict[type[nn.Module], Any] = {
     kind: kind.forward for kind in (nn.Conv1d, nn.LayerNorm, nn.Linear, nn.Sequential, nn.SiLU)
 }
-# dicts, empty without hooks for all modules
+# dicts, empty if there are no global hooks
 GLOBAL_HOOKS = (
     torch_modules._global_forward_hooks,
     torch_modules._global_forward_pre_hooks,
     torch_modules._global_backward_hooks,
     torch_modules._global_backward_pre_hooks,
 )
-_TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)  # those that mean what ordinary tensors mean
+_TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)  # types that behave like ordinary tensors
 
 
 def is_ordinary(layer: object, kind: type[Module]) -> TypeGuard[Module]:
-    """Return whether a layer is of this class of torch.nn itself, with its forward and no hooks."""
+    """Return whether a layer is exactly of this torch.nn class, with its original forward and without hooks."""
     return type(layer) is kind and _FORWARDS[kind] is kind.forward and runs_forward_alone(layer)
 
 
 def runs_forward_alone(module: nn.Module) -> bool:
-    """Return whether a call of a module runs its class's forward and nothing else: no hooks, no forward of its own.
+    """Return whether a call of a module runs only its class's forward: no hooks, no forward of the instance.
 
-    Hooks for all modules count too.
+    Global hooks count too.
     """
     return not (
         module._forward_hooks
@@ -46,17 +46,17 @@ def runs_forward_alone(module: nn.Module) -> bool:
 
 
 def is_itself(module: nn.Module, kind: type[nn.Module], *parameters: Tensor) -> bool:
-    """Return whether a module is of this class itself, without hooks, and its parameters are ordinary."""
+    """Return whether a module is exactly of this class, without hooks, and its parameters are ordinary."""
     return type(module) is kind and runs_forward_alone(module) and are_ordinary_tensors(*parameters)
 
 
 def are_ordinary_tensors(*tensors: Tensor | None) -> bool:
-    """Return whether no tensor is of a subclass that changes torch's functions, such as a quantised one."""
+    """Return whether no tensor belongs to a subclass that overrides torch's functions, such as a quantised tensor."""
     return all(t is None or type(t) in _TENSORS for t in tensors)
 
 
 def has_ordinary_weights(layer: nn.Module, kind: type[nn.Linear] | type[nn.Conv1d], bias: bool = True) -> bool:
-    """Return whether a layer is ordinary, and so are its weight and, if `bias`, its bias, which describe it fully."""
+    """Return whether a layer is ordinary and has ordinary parameters: a weight and, if and only if `bias`, a bias."""
     return (
         is_ordinary(layer, kind) and (layer.bias is not None) == bias and are_ordinary_tensors(layer.weight, layer.bias)
     )

@@ -1,4 +1,4 @@
-"""Layers that need whole images, in the form of the native code: a kind and parameters."""
+"""Layers that need whole images, described for the native code by a kind and parameters."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class UnfitError(Exception):
 
 
 class LayerKind:
-    """The computation of one kind of layer, of one or several features (batch, H, W, channels).
+    """One kind of layer: a computation on one or more features (batch, H, W, channels).
 
     Attributes:
-        step: Its number in the native code.
-        adds: Whether it can add to gradients of its inputs, which other layers then may share.
+        step: Number of this kind in the native code.
+        adds: Whether backward can add to existing gradients, so that layers can share inputs.
         keeps_inputs: Whether backward reads the inputs.
     """
 
@@ -44,35 +44,35 @@ class LayerKind:
         """Return the result's shape for inputs of these shapes.
 
         Raises:
-            UnfitError: Inputs or parameters have other shapes than the native code, which has no bounds checks, needs.
+            UnfitError: The native code, which has no bounds checks, does not support the shapes.
         """
         raise NotImplementedError
 
     def kept(self, problem: ImageProblem) -> int:
-        """Return the number of values that forward keeps for backward besides inputs."""
+        """Return the number of values that forward saves for backward, besides inputs."""
         return 0
 
     def in_torch(self, *given: Tensor) -> Tensor:
-        """Return the result for inputs and parameters, by PyTorch operations that all transforms support."""
+        """Compute the result from inputs and parameters, by PyTorch operations that all transforms support."""
         raise NotImplementedError
 
 
 class NativeLayer(NamedTuple):
-    """A layer."""
+    """A layer as the native code sees it."""
 
     kind: LayerKind
     parameters: tuple[Tensor, ...]
 
 
 class FixedLayer(LayerKind):
-    """A kind without parameters, which is a layer itself."""
+    """A kind of layer without parameters, whose instances are layers."""
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Return the result for inputs."""
+        """Apply the layer to its inputs."""
         return self.in_torch(*inputs)
 
     def native_layer(self) -> NativeLayer:
-        """As `native_layer_of` asks for it."""
+        """Describe this layer to native code (see `native_layer_of`)."""
         return NativeLayer(self, ())
 
 
@@ -93,40 +93,40 @@ class DepthwiseConvolution(LayerKind):
     adds = False
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
-        """As `LayerKind.result`."""
+        """Implement `LayerKind.result`."""
         channels = shapes[0][3]
         _require_shapes(parameters, (channels, 1, 3, 3), (channels,))
         return shapes[0]
 
     def in_torch(self, *given: Tensor) -> Tensor:
-        """As `LayerKind.in_torch`."""
+        """Implement `LayerKind.in_torch`."""
         x, weight, bias = given
         return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=len(weight)).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
 class SpectralFilter(LayerKind):
-    """Spectral gate: weight and bias (H, W//2 + 1, C, 2), for an even number of channels, which go in pairs."""
+    """Spectral gate: weight and bias (H, W//2 + 1, C, 2). C must be even: channels are transformed in pairs."""
 
     size: tuple[int, int]
 
     step = GATE
     adds = False
-    keeps_inputs = False  # but their spectrum
+    keeps_inputs = False  # it keeps their spectrum instead
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
-        """As `LayerKind.result`."""
+        """Implement `LayerKind.result`."""
         _, height, width, channels = shapes[0]
         _require(channels % 2 == 0 and (height, width) == self.size)
         _require_shapes(parameters, *[(height, width // 2 + 1, channels, 2)] * 2)
         return shapes[0]
 
     def kept(self, problem: ImageProblem) -> int:
-        """As `LayerKind.kept`."""
+        """Implement `LayerKind.kept`."""
         return native.library().mamba_mis_spectrum_size(ctypes.byref(problem))
 
     def in_torch(self, *given: Tensor) -> Tensor:
-        """As `LayerKind.in_torch`."""
+        """Implement `LayerKind.in_torch`."""
         x = given[0]
         weight, bias = map(torch.view_as_complex, given[1:])
         spectrum = weight * torch.fft.rfft2(x, dim=(1, 2), norm="ortho") + bias
@@ -142,7 +142,7 @@ class ProjectedScan(LayerKind):
     step = SCAN
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
-        """As `LayerKind.result`; nothing fits where the scan has another backend than the native one."""
+        """Implement `LayerKind.result`. Nothing fits unless the scan runs on the native backend."""
         channels = shapes[0][3]
         weight, A_log = parameters[0], parameters[3]
         _require(A_log.dim() == 2)
@@ -152,7 +152,7 @@ class ProjectedScan(LayerKind):
         return shapes[0]
 
     def in_torch(self, *given: Tensor) -> Tensor:
-        """As `LayerKind.in_torch`."""
+        """Implement `LayerKind.in_torch`."""
         x, weight, delta_bias, weight_bc, A_log, D = given
         u = x.permute(0, 3, 1, 2)
         backend = DifferentiableBackend()
@@ -168,18 +168,18 @@ class SpatialConvolution(LayerKind):
     adds = False
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
-        """As `LayerKind.result`."""
+        """Implement `LayerKind.result`."""
         _require(shapes[0][3] == 2)
         _require_shapes(parameters, (1, 2, 7, 7))
         return (*shapes[0][:3], 1)
 
     def in_torch(self, *given: Tensor) -> Tensor:
-        """As `LayerKind.in_torch`."""
+        """Implement `LayerKind.in_torch`."""
         x, weight = given
         return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=3).permute(0, 2, 3, 1)
 
 
 def native_layer_of(layer: object) -> NativeLayer | None:
-    """Return `module.native_layer()`, or None for a module without that method or with hooks, which must be called."""
+    """Return `layer.native_layer()`, or None for a layer that must be called: without that method, or with hooks."""
     describe = getattr(layer, "native_layer", None)
     return None if describe is None else describe()

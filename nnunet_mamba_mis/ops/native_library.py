@@ -1,4 +1,4 @@
-"""Native code for CPUs (csrc/), loaded with ctypes: no torch header, no tie to a torch version."""
+"""Native code for CPUs (csrc/), loaded with ctypes: independent of torch's headers and version."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WINDOWS = os.name == "nt"
 
 
 def threads() -> Threads:
-    """Return as many threads as torch uses: its own where its OpenMP runtime is found, otherwise new ones."""
+    """Return as many threads as torch uses: its own if its OpenMP runtime is found, otherwise new ones."""
     return Threads(torch.get_num_threads(), _openmp_parallel())
 
 
@@ -35,13 +35,13 @@ def run(function: str, problem: ctypes.Structure) -> None:
     """Call `mamba_mis_<function>` with a problem.
 
     Raises:
-        MemoryError: There is not enough memory for scratch.
+        MemoryError: Allocating scratch memory fails.
     """
     run_at(function, ctypes.addressof(problem))
 
 
 def run_at(function: str, address: int) -> None:
-    """Call `mamba_mis_<function>` with the address of a problem, as `run` does."""
+    """Call `mamba_mis_<function>` with the address of a problem (see `run`)."""
     if getattr(library(), f"mamba_mis_{function}")(ctypes.c_void_p(address)) != 0:
         raise MemoryError(f"not enough memory for {function.replace('_', ' ')}")
 
@@ -56,7 +56,7 @@ def why_unavailable() -> str | None:
         library()
     except UserError as error:
         return str(error)
-    except (OSError, AttributeError) as error:  # AttributeError: an old library without one of the functions
+    except (OSError, AttributeError) as error:  # AttributeError: an old library lacks a function
         return f"{path.name} cannot be loaded ({error}). {_REBUILD}"
     return None
 
@@ -113,7 +113,8 @@ def instruction_set() -> str:
     """Return the instruction set that native code uses: the machine's best, unless the environment names another.
 
     Raises:
-        UserError: The environment names one that this machine lacks, that there is no library for, or that is unknown.
+        UserError: The environment names an instruction set that is unknown, that this machine lacks or that has no
+            library.
     """
     usable = instruction_sets()
     name = os.environ.get(VARIABLE) or usable[0]
@@ -123,12 +124,12 @@ def instruction_set() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """Return the names of the instruction sets that this machine has and that have a library, best first."""
+    """Return the names of this machine's instruction sets for which a library exists, best first."""
     return [name for name in machine_instruction_sets() if _library_path(name).exists()]
 
 
 def machine_instruction_sets() -> list[str]:
-    """Return the names of the instruction sets that this machine has, best first."""
+    """Return the names of this machine's instruction sets, best first."""
     baseline = load_library("baseline")
     return [
         name for name in INSTRUCTION_SETS if name == "baseline" or getattr(baseline, f"mamba_mis_machine_has_{name}")()
@@ -141,7 +142,7 @@ def load_library(instruction_set: str) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(_library_path(instruction_set)))
     for struct in STRUCTS:
         if getattr(loaded, f"mamba_mis_sizeof_{struct.__name__}")() != ctypes.sizeof(struct):
-            raise OSError(f"it was built from another version of the source, with another {struct.__name__}")
+            raise OSError(f"it was built from another version of the source: its {struct.__name__} has another size")
     loaded.mamba_mis_spectrum_size.restype = ctypes.c_int64
     return loaded
 
@@ -152,12 +153,12 @@ def _library_path(instruction_set: str) -> Path:
 
 @functools.cache
 def _openmp_parallel() -> int | None:
-    """Return the address of GOMP_parallel as torch calls it, or None; GNU's, LLVM's and Intel's runtimes have it.
+    """Return the address of the GOMP_parallel that torch calls, or None. GNU's, LLVM's and Intel's runtimes have it.
 
-    A process often has further OpenMP runtimes, such as scikit-learn's, with threads of their own.
+    A process often has other OpenMP runtimes too, such as scikit-learn's, with their own threads.
     """
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    # the order in which the linker searched for torch: global symbols first, then those of torch's dependencies
+    # the linker's search order for torch: global symbols first, then those of torch's dependencies
     for name in (None, str(library)):
         try:
             found = ctypes.CDLL(name, os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel

@@ -1,4 +1,4 @@
-"""Layers that work on each pixel alone, as one operator of torch in native code (csrc/pixelwise.h)."""
+"""Layers that treat each pixel independently, as one torch operator in native code (csrc/pixelwise.h)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nnunet_mamba_mis.ops.transforms import decompose_gradient, decompose_under_
 
 LOAD, CONCAT, NORM, LINEAR, SILU, TIMES, PLUS, PROJECT = range(8)  # PixelLayerKind of csrc/pixelwise.h
 
-# of steps that have some; a projection is a linear layer without a bias
+# by kind of step; a projection is a linear layer without a bias
 PARAMETERS = {NORM: ("weight", "bias"), LINEAR: ("weight", "bias"), PROJECT: ("weight",)}
 
-# steps that take two results
+# steps that combine two results
 JOINS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
     CONCAT: lambda a, b: torch.cat([a, b], dim=-1),
     TIMES: torch.mul,
@@ -37,11 +37,11 @@ def native_pixelwise(
     Args:
         tensors: (batch, H, W, channels) each, in the order in which they are loaded.
         parameters: Weight and bias of each norm and linear layer, weight of each projection.
-        kinds: Steps on a stack, as PixelLayerKind of csrc/pixelwise.h numbers them.
-        eps: For each step, what a norm adds to the variance.
+        kinds: Steps on a stack, numbered like PixelLayerKind of csrc/pixelwise.h.
+        eps: One value per step, which a norm adds to the variance.
 
     Raises:
-        ValueError: Tensors, parameters and steps do not fit each other.
+        ValueError: Tensors, parameters and steps do not match.
     """
     parameters = [p.contiguous() for p in parameters]
     return run_forward(tensors, native_layers(tensors, parameters, kinds, eps))
@@ -79,7 +79,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _autograd(ctx, grad_y):
-    saved = ctx.saved_tensors  # once: checkpointing computes them again
+    saved = ctx.saved_tensors  # read once: checkpointing recomputes them on each access
     tensors, parameters = saved[: ctx.count], saved[ctx.count :]
     grads = native_pixelwise_backward(grad_y, tensors, parameters, *ctx.options)
     return grads[: ctx.count], grads[ctx.count :], None, None
@@ -91,7 +91,7 @@ native_pixelwise.register_autograd(_autograd, setup_context=_setup_context)
 def pixelwise_in_torch(
     tensors: Sequence[Tensor], parameters: Sequence[Tensor], kinds: Sequence[int], eps: Sequence[float]
 ) -> Tensor:
-    """Run the steps of `native_pixelwise` one after the other in PyTorch."""
+    """Run the steps of `native_pixelwise` one by one in PyTorch."""
     loaded, given = iter(tensors), iter(parameters)
     stack: list[Tensor] = []
     for kind, step_eps in zip(kinds, eps, strict=True):
@@ -141,7 +141,7 @@ def _widths(
     """Return the channels of each step's result.
 
     Raises:
-        ValueError: Tensors, parameters and steps do not fit each other. The native code has no bounds checks.
+        ValueError: Tensors, parameters and steps do not match. The native code has no bounds checks.
     """
     _check_tensors(tensors)
     if len(eps) != len(kinds):
@@ -162,12 +162,12 @@ def _widths(
             elif kind in PARAMETERS:
                 stack[-1] = _check_layer(kind, stack[-1], tensors[0], [next(given) for _ in PARAMETERS[kind]])
             elif kind != SILU:
-                raise ValueError(f"{steps}: there is no step {kind}")
+                raise ValueError(f"{steps} include the unknown step {kind}")
             result.append(stack[-1])
     except (IndexError, StopIteration):
-        raise ValueError(f"{steps} take more than there is") from None
+        raise ValueError(f"{steps} use more tensors, parameters or results than exist") from None
     if len(stack) != 1 or next(loaded, None) is not None or next(given, None) is not None:
-        raise ValueError(f"{steps} leave some over")
+        raise ValueError(f"{steps} leave tensors, parameters or results unused")
     return result
 
 
@@ -194,7 +194,7 @@ def _check_layer(kind: int, channels: int, like: Tensor, parameters: Sequence[tu
 
 
 def run_forward(tensors: Sequence[Tensor], layers: ctypes.Array[PixelLayer]) -> Tensor:
-    """Return the result (batch, H, W, channels) of layers that `native_layers` has made."""
+    """Run layers made by `native_layers`, and return their result (batch, H, W, channels)."""
     y = _empty_result(tensors, layers[-1].channels)
     _run("forward", tensors, layers, y)
     return y
@@ -207,7 +207,7 @@ def native_layers(
     eps: Sequence[float],
     grads: Sequence[Tensor] = (),
 ) -> ctypes.Array[PixelLayer]:
-    """Return steps as structs that point to contiguous parameters and to their gradients."""
+    """Return structs of the steps, which point to contiguous parameters and to their gradients."""
     widths = _widths(tensors, parameters, kinds, eps)
     pointers, grad_pointers = (iter([t.data_ptr() for t in owners]) for owners in (parameters, grads))
     layers = (PixelLayer * len(kinds))()

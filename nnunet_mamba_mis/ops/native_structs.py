@@ -1,4 +1,4 @@
-"""Structs of csrc/*.h as ctypes sees them; loading the library checks their sizes."""
+"""Structs of csrc/*.h, mirrored with ctypes. Loading the library checks their sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An expression cut into pieces: pixelwise steps that run together, and layers that need whole images."""
+"""Split an expression into pieces: pixelwise steps that run together, and layers that need whole images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _JOINS = {CONCAT: native_pixelwise.CONCAT, TIMES: native_pixelwise.TIMES, PLUS: 
 
 
 class Piece(NamedTuple):
-    """The computation of a node's value from the values of others."""
+    """The computation of one node's value from the values of other nodes."""
 
     node: int
     sources: tuple[int, ...]
     steps: pixelwise.Steps | None  # None: the node's own operation
-    last_use_of: tuple[int, ...]  # sources that no later piece takes
+    last_use_of: tuple[int, ...]  # sources that no later piece uses
 
 
 def cut(nodes: Sequence[Node], root: int) -> list[Piece]:
-    """Return pieces for the value of a node, in an order in which they can be computed."""
+    """Return the pieces that compute a node's value, in an order in which they can run."""
     uses = _uses(nodes, root)
-    # values that are taken more than once, or by a layer that is not pixelwise
+    # values used more than once, and results and inputs of layers that are not pixelwise
     whole = {root} | {i for i, count in uses.items() if count > 1 or not _is_pixelwise(nodes[i])}
     for i in uses:
         if not _is_pixelwise(nodes[i]):
@@ -43,7 +43,7 @@ def cut(nodes: Sequence[Node], root: int) -> list[Piece]:
 
 
 def _uses(nodes: Sequence[Node], root: int) -> Counter[int]:
-    """Count how often each needed node is taken."""
+    """Count how often each needed node is used."""
     uses = Counter([root])
     for i in range(root, -1, -1):
         if uses[i]:
@@ -57,7 +57,7 @@ def _is_pixelwise(node: Node) -> bool:
 
 
 def _steps(nodes: Sequence[Node], i: int, whole: set[int]) -> tuple[list[int], list[pixelwise.Step]]:
-    """Return nodes to load, and steps for the value of node i."""
+    """Return the nodes to load and the steps that compute node i."""
     sources: list[int] = []
     steps: list[pixelwise.Step] = []
     kind, needed, what = nodes[i]

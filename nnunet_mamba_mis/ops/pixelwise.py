@@ -1,8 +1,8 @@
-"""Layers that work on each pixel alone, computed together.
+"""Layers that treat each pixel independently, computed together.
 
-On a CPU pixels go through all steps tile by tile, in native code: values in between are neither written to memory nor
-kept for backward, which runs the layers again. Elsewhere, and for layers that the native code does not support
-(subclasses, layers with hooks, norms without parameters, tensors to be broadcast), torch runs one after the other.
+On a CPU, native code runs all steps tile by tile. Intermediate values are neither written to memory nor kept for
+backward, which reruns the layers. On other devices, torch runs the layers one by one. It also runs whatever the native
+code does not support: subclasses, layers with hooks, norms without parameters and tensors to be broadcast.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from nnunet_mamba_mis.ops.native_pixelwise import (
 from nnunet_mamba_mis.ops.native_structs import PixelLayer
 
 Layer = Callable[[Tensor], Tensor]
-# on a stack: LOAD puts the next tensor on it, CONCAT, TIMES and PLUS take two from it and layers one
+# on a stack: LOAD pushes the next tensor; CONCAT, TIMES and PLUS pop two entries, layers one, and push the result
 Step = Layer | int
 Steps = tuple[Step, ...]
 
 
 def by_torch(tensors: tuple[Tensor, ...], steps: Steps) -> Tensor:
-    """Compute one step after the other."""
+    """Compute the steps one by one."""
     loaded = iter(tensors)
     stack: list[Tensor] = []
     for step in steps:
@@ -54,7 +54,7 @@ def by_torch(tensors: tuple[Tensor, ...], steps: Steps) -> Tensor:
 
 
 class PixelwiseEvaluator:
-    """Compute steps, and keep a plan for each sequence of them.
+    """Compute steps, and cache a plan for each sequence of steps.
 
     Every call checks what a plan depends on, so that layers and parameters can be replaced or moved.
     """
@@ -75,11 +75,11 @@ class PixelwiseEvaluator:
             parameters = None if plan is None else _fitting_parameters(plan, tensors[0])
             if plan is None or parameters is None:
                 return by_torch(tensors, steps)
-            if traced and not parameters:  # AOTInductor would hand over None for the empty list
+            if traced and not parameters:  # AOTInductor would pass None instead of the empty list
                 return by_torch(tensors, steps)
             if not traced:
                 self._plans[steps] = plan
-        # the operator itself takes as long as a small layer
+        # the operator's overhead is as long as a small layer takes
         if native.needs_operator(*tensors, *parameters) or not all(p.is_contiguous() for p in parameters):
             return native_pixelwise(tensors, parameters, plan.kinds, plan.eps)
         return run_forward(tensors, plan.layers(tensors, parameters))
@@ -94,7 +94,7 @@ class _WithParameters(NamedTuple):
     eps: float | None = None  # of a norm
 
     def parameters(self) -> list[Tensor] | None:
-        """Return weight and any bias, or None if the layer has changed; shapes are not checked."""
+        """Return the weight and any bias, or None if the layer has changed. Shapes are not checked."""
         layer = self.layer
         if not is_ordinary(layer, nn.LayerNorm if self.step == NORM else nn.Linear):
             return None
@@ -106,12 +106,12 @@ class _WithParameters(NamedTuple):
         return parameters
 
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the parameters."""
+        """Return the shapes of the parameters."""
         return [self.weight, self.weight[:1]][: len(PARAMETERS[self.step])]
 
 
 class PixelPlan:
-    """What the native code needs to run steps, besides their tensors."""
+    """Everything that the native code needs to run steps, except their tensors."""
 
     def __init__(self) -> None:
         self.kinds: list[int] = []
@@ -141,11 +141,11 @@ class PixelPlan:
         return parameters
 
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the parameters."""
+        """Return the shapes of the parameters."""
         return [shape for layer in self.with_parameters for shape in layer.shapes()]
 
     def layers(self, tensors: tuple[Tensor, ...], parameters: list[Tensor]) -> ctypes.Array[PixelLayer]:
-        """Return steps as structs, made again when a parameter has moved."""
+        """Return structs of the steps, which are rebuilt when a parameter has moved."""
         pointers = [p.data_ptr() for p in parameters]
         known, layers = self._layers
         if layers is None or pointers != known:
@@ -155,7 +155,7 @@ class PixelPlan:
 
 
 def _fitting_parameters(plan: PixelPlan, like: Tensor) -> list[Tensor] | None:
-    """Return a plan's parameters, or None unless they have its shapes, and a tensor's type and device."""
+    """Return a plan's parameters, or None if they lack its shapes, or the type and device of `like`."""
     parameters = plan.parameters()
     if parameters is None or [p.shape for p in parameters] != plan.shapes():
         return None
@@ -163,9 +163,9 @@ def _fitting_parameters(plan: PixelPlan, like: Tensor) -> list[Tensor] | None:
 
 
 def make_plan(widths: list[int], steps: Steps) -> PixelPlan | None:
-    """Return a plan for tensors of these channels, or None for steps that the native code does not support.
+    """Return a plan for tensors with these channels, or None for steps that the native code does not support.
 
-    The native code does no bounds checks.
+    The native code has no bounds checks.
     """
     plan = PixelPlan()
     inputs = iter(widths)
@@ -213,5 +213,5 @@ def _is_silu(layer: object) -> TypeGuard[nn.SiLU]:
 
 
 def is_pixelwise(layer: object) -> bool:
-    """Return whether a layer may be a step."""
+    """Return whether a layer can be a pixelwise step."""
     return layer is F.silu or isinstance(layer, (nn.LayerNorm, nn.Linear, nn.SiLU))

@@ -15,11 +15,11 @@ from nnunet_mamba_mis.ops.pieces import Piece
 from nnunet_mamba_mis.ops.program_builder import NativeProgram, build
 from nnunet_mamba_mis.ops.transforms import gradients_in_torch, is_batched
 
-_MOST_SHAPES = 16  # of tensors, that programs are kept for
+_MOST_SHAPES = 16  # sets of tensor shapes to cache programs for
 
 
 class Programs:
-    """Programs for one expression, by the shapes of its tensors."""
+    """Programs for one expression, cached by the shapes of its tensors."""
 
     def __init__(self, nodes: Sequence[Node], pieces: Sequence[Piece]) -> None:
         self._nodes = nodes
@@ -28,16 +28,16 @@ class Programs:
             nodes[piece.node][2] for piece in pieces if piece.steps is None and nodes[piece.node][0] in (LAYER, COLUMNS)
         ]
         self._by_shapes: dict[Any, NativeProgram] = {}
-        self._parameters: dict[Any, list[Tensor]] = {}  # of the same, while the layers are unchanged
+        self._parameters: dict[Any, list[Tensor]] = {}  # same keys, while layers are unchanged
 
     def run(self, tensors: Sequence[Tensor], unchanged: bool = False) -> Tensor | None:
-        """Return the expression's value, or None where its pieces must be computed one by one.
+        """Return the expression's value, or None if its pieces must be computed one by one.
 
-        Hooks, transforms, autocast, devices without native code and layers unknown to it require that.
+        This is the case for hooks, transforms, autocast, devices without native code and unsupported layers.
 
         Args:
             tensors: The features that the expression loads.
-            unchanged: Whether the layers are known to be what they were in the last run.
+            unchanged: Whether the layers are known to be unchanged since the last run.
         """
         if not self._pieces or not native.takes(tensors) or native.is_watched(*tensors):
             return None
@@ -74,7 +74,7 @@ class Programs:
 
 
 class _Run(torch.autograd.Function):
-    """Differentiate a program. PyTorch operations compute second derivatives and batched ones."""
+    """Differentiate a program. PyTorch operations compute second derivatives and batched gradients."""
 
     @staticmethod
     def forward(ctx: Any, program: NativeProgram, count: int, *given: Tensor) -> Tensor:

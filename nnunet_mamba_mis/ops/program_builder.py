@@ -1,7 +1,7 @@
 """Build programs for the native code (csrc/program.h): memory for every value, and structs for every operation.
 
-Values between pieces lie in two stretches of memory: one that is kept for backward, and one for what a pass itself
-needs. Structs are built once for tensors of given shapes, as one block of bytes. A call fills in addresses.
+Intermediate values live in two stretches of memory: one is kept for backward, the other is scratch memory of one pass.
+Structs are built once for tensors of given shapes, as one block of bytes. Each call fills in the addresses.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from nnunet_mamba_mis.ops.native_structs import (
 from nnunet_mamba_mis.ops.pieces import Piece
 from nnunet_mamba_mis.ops.pixelwise import PixelPlan, make_plan
 
-_ALIGNMENT = 64  # of values in memory, bytes
+_ALIGNMENT = 64  # of values in memory, in bytes
 
-# What addresses are relative to. Tensors, their gradients, parameters and theirs follow.
-_BLOCK, _KEPT, _SCRATCH, _Y, _FIRST = range(5)  # _Y: the result, or in backward its gradient
+# Bases of addresses. Tensors and parameters follow, then in backward their gradients.
+_BLOCK, _KEPT, _SCRATCH, _Y, _FIRST = range(5)  # _Y: the result; in backward, its gradient
 
 
 class Place(NamedTuple):
@@ -55,7 +55,7 @@ class Place(NamedTuple):
     channels: int
 
     def part(self, begin: int, end: int) -> Place:
-        """Return the place of some of the channels."""
+        """Return the place of a range of channels."""
         return self._replace(offset=self.offset + begin * self.strides[3], channels=end - begin)
 
 
@@ -66,15 +66,15 @@ class _Work(NamedTuple):
     sources: tuple[int, ...]
     plan: PixelPlan | None = None  # of a pixelwise piece
     kind: LayerKind | None = None  # of a layer
-    layer: int = 0  # its place among the layers
+    layer: int = 0  # its index among the layers
     columns: bool = False  # whether it works on the transposed image
-    silu: PixelPlan | None = None  # of SiLU that follows it
+    silu: PixelPlan | None = None  # of a SiLU that follows it
     shapes: tuple[tuple[int, ...], ...] = ()  # of the parameters
-    first: int = 0  # place of the first parameter
+    first: int = 0  # index of the first parameter
 
 
 class NativeProgram:
-    """An expression's work for tensors of given shapes. The tensors themselves, and parameters, come with a call.
+    """An expression, prepared for tensors of given shapes. Each call takes the tensors and parameters.
 
     Raises:
         UnfitError: The native code does not support the expression.
@@ -126,7 +126,7 @@ class NativeProgram:
         return True
 
     def forward(self, tensors: Sequence[Tensor], parameters: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
-        """Return the result, and what backward needs besides tensors and parameters (empty unless `keep`)."""
+        """Return the result, and further values that backward needs (empty unless `keep`)."""
         run = self._forward[keep]
         y = self.like.new_empty(self.shapes[self.root])
         kept, scratch = self.like.new_empty(run.kept.size), self.like.new_empty(run.scratch.size)
@@ -201,7 +201,7 @@ class NativeProgram:
 
     @staticmethod
     def _with_silu(works: list[_Work]) -> list[_Work]:
-        """Merge SiLU into the depthwise convolution before it, where nothing else uses that result."""
+        """Merge each SiLU into the depthwise convolution before it, if nothing else uses that result."""
         uses = Counter(i for work in works for i in work.sources)
         merged: dict[int, _Work] = {}
         for work in works:
@@ -222,7 +222,7 @@ class NativeProgram:
 def build(
     nodes: Sequence[Node], pieces: Sequence[Piece], tensors: Sequence[Tensor], layers: list[NativeLayer]
 ) -> NativeProgram | None:
-    """Return a program, or None for an expression that the native code does not support."""
+    """Return a program, or None if the native code does not support the expression."""
     try:
         return NativeProgram(nodes, pieces, tensors, layers)
     except UnfitError:
@@ -230,7 +230,7 @@ def build(
 
 
 class _Stretch:
-    """A stretch of memory, allocated from its start, in elements."""
+    """A stretch of memory that grows with each allocation. Sizes are in elements."""
 
     def __init__(self, base: int, item: int) -> None:
         self.base = base
@@ -238,31 +238,31 @@ class _Stretch:
         self._step = _ALIGNMENT // item
 
     def take(self, count: int) -> tuple[int, int]:
-        """Allocate elements and return their base and offset."""
+        """Allocate elements, and return their base and offset."""
         start = self.size
         self.size += -(-count // self._step) * self._step
         return self.base, start
 
     def image(self, shape: Shape) -> Place:
-        """Allocate contiguous features."""
+        """Allocate contiguous features, and return their place."""
         return Place(*self.take(math.prod(shape)), _contiguous_strides(shape), shape[3])
 
 
 class _Block:
-    """Structs one after the other, with the positions of their addresses."""
+    """Consecutive structs, and the positions of the addresses in them."""
 
     def __init__(self, item: int) -> None:
         self._bytes = bytearray()
         self._item = item
-        self._addresses: list[tuple[int, int, int]] = []  # position, base, bytes after it
+        self._addresses: list[tuple[int, int, int]] = []  # position, base, offset in bytes
         self._words: tuple[np.ndarray, ...] | None = None
 
     def add(self, struct: ctypes.Structure | ctypes.Array, **addresses: tuple[int, int] | int | None) -> int:
         """Append a struct and return its position.
 
         Args:
-            struct: The struct; a multiple of eight bytes.
-            addresses: For fields of it, a base and elements after it, or the position of another struct.
+            struct: The struct. Its size is a multiple of eight bytes.
+            addresses: Values of its fields: base and offset in elements, or the position of another struct.
         """
         position = len(self._bytes)
         self._bytes += bytes(struct)
@@ -272,7 +272,7 @@ class _Block:
         return position
 
     def point(self, position: int, address: tuple[int, int] | int) -> None:
-        """Record an address for a position."""
+        """Record the address to fill in at a position."""
         base, offset = (_BLOCK, address) if isinstance(address, int) else (address[0], address[1] * self._item)
         self._addresses.append((position, base, offset))
 
@@ -300,17 +300,17 @@ class _Pass:
         self.common = {"threads": native.threads(), "is_double": program.like.dtype == torch.float64}
 
     def result_or_its_gradient(self) -> Place:
-        """Return the place of the result, or in backward of its gradient."""
+        """Return the place of the result or, in backward, of its gradient."""
         shape = self.program.shapes[self.program.root]
         return Place(_Y, 0, _contiguous_strides(shape), shape[3])
 
     def parameters(self, work: _Work, *fields: str, shift: int = 0) -> dict[str, tuple[int, int]]:
-        """Return addresses of a piece's parameters, or with `shift` of their gradients."""
+        """Return addresses of a piece's parameters or, with `shift`, of their gradients."""
         first = self.first_parameter + shift + work.first
         return {field: (first + i, 0) for i, field in enumerate(fields[: len(work.shapes)])}
 
     def image_problem(self, work: _Work) -> ImageProblem:
-        """Return the struct of a layer without its tensors."""
+        """Return a layer's struct, without its tensors."""
         batch, height, width, channels = self.program.shapes[work.sources[0]]
         _, y_height, y_width, _ = self.program.shapes[work.node]
         return ImageProblem(
@@ -327,7 +327,7 @@ class _Pass:
     def image_layer(
         self, work: _Work, problem: ImageProblem, x: Sequence[Place], grad_x: Sequence[Place] = (), **addresses: Any
     ) -> int:
-        """Append a layer that works on contiguous images, and return its position."""
+        """Append a layer on contiguous images, and return its position."""
         position = self.block.add(problem, **addresses)
         for field, places in ((ImageProblem.x, x), (ImageProblem.grad_x, grad_x)):
             for i, (source, place) in enumerate(zip(work.sources, places, strict=False)):
@@ -337,7 +337,7 @@ class _Pass:
         return position
 
     def scan_problem(self, work: _Work) -> ScanProblem:
-        """Return a scan's struct without its tensors."""
+        """Return a scan's struct, without its tensors."""
         batch, height, width, channels = self.program.shapes[work.node]
         kind = work.kind
         return ScanProblem(
@@ -364,7 +364,7 @@ class _Pass:
         return position
 
     def pixel_layers(self, work: _Work, grads: int | None) -> int:
-        """Append an array of layers and return its position; `grads` is the shift from parameters to gradients."""
+        """Append an array of layers and return its position. `grads` is the shift from parameters to gradients."""
         assert work.plan is not None
         plan = work.plan
         array = (PixelLayer * len(plan.kinds))()
@@ -404,14 +404,14 @@ class _Pass:
 
 
 class ForwardPass(_Pass):
-    """The forward pass; with `keep` it saves what backward needs."""
+    """The forward pass. With `keep`, it saves the values that backward needs."""
 
     def __init__(self, program: NativeProgram, keep: bool) -> None:
         super().__init__(program)
         self.stretch = self.kept if keep else self.scratch
         self.keep = keep
         self.places = {i: program.tensor_places[place] for i, place in program.loaded.items()}
-        self.extra: dict[int, tuple[int, int]] = {}  # what layers keep besides inputs, such as starts of a scan
+        self.extra: dict[int, tuple[int, int]] = {}  # kept besides inputs, such as block-start states
         taken = {i for work in program.work if work.kind is None or work.kind.keeps_inputs for i in work.sources}
         for work in program.work:
             if work.node == program.root:
@@ -459,13 +459,13 @@ class ForwardPass(_Pass):
 
 
 class BackwardPass(_Pass):
-    """The backward pass; gradients of values with several uses are added in place."""
+    """The backward pass. Gradients of values with several uses are summed in place."""
 
     def __init__(self, program: NativeProgram, forward: ForwardPass) -> None:
         super().__init__(program)
         self.forward = forward
-        self.to_zero: set[int] = set()  # tensors whose gradients begin as zeros
-        self._reached: set[int] = set()  # values whose gradients have been begun
+        self.to_zero: set[int] = set()  # tensors whose gradients start as zeros
+        self._reached: set[int] = set()  # values whose gradients have a first term
         self._shift = len(program.tensor_places) + len(program.parameter_shapes)
         self._places = {program.root: self.result_or_its_gradient()}
         for i, place in program.loaded.items():
@@ -474,7 +474,7 @@ class BackwardPass(_Pass):
         for work in program.work:
             if work.node not in self._places:
                 self._places[work.node] = self.scratch.image(program.shapes[work.node])
-        # the native code runs them from the last to the first
+        # the native code runs the steps from the last to the first
         self.finish([self._step(work) for work in reversed(program.work)][::-1])
 
     def _gradient(self, i: int) -> tuple[Place, bool]:
@@ -493,7 +493,7 @@ class BackwardPass(_Pass):
 
     def _step(self, work: _Work) -> tuple[int, int]:
         sources, grad_y = [self.forward.place(i) for i in work.sources], self._places[work.node]
-        # in the order in which the native code gets to them
+        # in the order in which the native code reaches them
         grads = [self._gradient(i) for i in reversed(work.sources)][::-1]
         places, adds = [place for place, _ in grads], [adds for _, adds in grads]
         if work.kind is None:

@@ -20,8 +20,8 @@ def s6(
 ) -> Tensor:
     """Scan x selectively along its positions, with Δ = softplus(W_Δ x + b_Δ) and [B, C] = W_BC x.
 
-    The native backend projects tile by tile: Δ, B and C, which are many times as large as x, are neither written to
-    memory nor kept for backward. Other backends get them from two linear layers.
+    The native backend projects tile by tile: Δ, B and C, many times the size of x, are neither written to memory nor
+    kept for backward. For other backends, two linear layers compute them.
 
     Args:
         x: (batch, H, W, channels), scanned along W, then H; any strides.
@@ -30,7 +30,7 @@ def s6(
         bc_weight: (2N, channels), rows for B first.
         A: (channels, N).
         D: (channels,).
-        discretization: "zoh" or "mamba", as `selective_scan` has it.
+        discretization: "zoh" or "mamba", as in `selective_scan`.
 
     Returns:
         (batch, H, W, channels) in x's dtype; scanned in float32 (float64 for float64 x), even under autocast.

@@ -11,11 +11,11 @@ from nnunet_mamba_mis.ops.modules import GLOBAL_HOOKS
 
 
 class Snapshot:
-    """Classes, attributes, parameters and submodules of a module and of those in it, by identity.
+    """Identities of the classes, attributes, parameters and submodules of a module and of its submodules.
 
     Args:
         module: The module.
-        without: An attribute to leave out, because it refers to an object that holds the snapshot.
+        without: Value of an attribute to leave out, because it refers to the snapshot.
     """
 
     def __init__(self, module: nn.Module, without: object) -> None:
@@ -34,7 +34,7 @@ class Snapshot:
         self._values = self._values_of(module)
 
     def holds(self, module: nn.Module) -> bool:
-        """Return whether the module is unchanged, and neither it nor a module in it has hooks, nor all modules do."""
+        """Return whether the module is unchanged, without hooks on it or its submodules, and without global hooks."""
         if any(self._hooks) or any(GLOBAL_HOOKS):
             return False
         values = self._values_of(module)

@@ -1,7 +1,7 @@
 """The package's operators under transforms of torch.func, forward-mode differentiation and second derivatives.
 
-An operator has the one derivative that it registers. A transform that needs another would get zeros, or an error.
-Where one is active, an operator's arguments go to PyTorch operations of the same values, which all transforms support.
+An operator has only the derivative that it registers. A transform that needs another would get zeros or an error.
+While a transform is active, an operator therefore runs as equivalent PyTorch operations, which all transforms support.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ def transformed() -> bool:
 
 
 def is_batched(x: Tensor) -> bool:
-    """Return whether a tensor stands for several, as gradients do under `is_grads_batched`."""
+    """Return whether a tensor represents several, as gradients do under `is_grads_batched`."""
     return torch._C._functorch.is_legacy_batchedtensor(x) or torch._C._functorch.is_batchedtensor(x)
 
 
 def decompose_under_transforms(operator: Any, in_torch: Callable[..., Any]) -> None:
-    """Let an operator run as PyTorch operations where a transform is active.
+    """Run an operator as PyTorch operations while a transform is active.
 
     Args:
-        operator: Of `torch.library.custom_op`.
-        in_torch: Takes its arguments, and returns its results by operations that all transforms support.
+        operator: Operator made by `torch.library.custom_op`.
+        in_torch: Function of the same arguments, with the same results, that all transforms support.
     """
     _route(operator, in_torch, lambda _arguments: transformed())
 
 
 def decompose_gradient(backward: Any, in_torch: Callable[..., Any]) -> None:
-    """Decompose like `decompose_under_transforms`, and whenever the gradients of an operator are differentiated."""
+    """Decompose like `decompose_under_transforms`, and whenever an operator's gradients are differentiated."""
     _route(backward, in_torch, lambda arguments: transformed() or _is_differentiated(arguments))
 
 
@@ -50,12 +50,12 @@ def gradients_in_torch(
     """Return gradients by PyTorch operations, which can be differentiated again.
 
     Args:
-        function: Takes the tensors, and returns results by PyTorch operations.
-        tensors: What to differentiate by; None for an optional one that is left out.
+        function: Function of the tensors, made of PyTorch operations.
+        tensors: Tensors to differentiate with respect to; None for an omitted optional tensor.
         grad_outputs: Gradients of the results, in their structure.
 
     Returns:
-        A gradient for each tensor, None for one that is None.
+        One gradient per tensor, None for each None.
     """
     present = [t for t in tensors if t is not None]
 

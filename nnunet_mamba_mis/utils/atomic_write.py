@@ -1,4 +1,4 @@
-"""Atomic writes."""
+"""Write files and groups of files atomically."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO
 
 SUFFIX = ".partial"
-# a running writer changes its file within this time, in seconds
+# seconds within which a running writer changes its file
 _OLDEST = 3600
-# seconds between tries to replace a file that is open
+# seconds between attempts to replace an open file
 _WAITS_IF_OPEN = (0.1, 0.3, 1.0, 2.0) if os.name == "nt" else ()
 
 
@@ -25,7 +25,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     """Write a file atomically: a failure, kill or power cut leaves the previous file.
 
     The content goes into a temporary file beside it, which then replaces it. The temporary name ends in `SUFFIX` and is
-    new each time: if several processes write the same path, the last one wins, and contents never mix. Leftovers of
+    unique: if several processes write the same path, the last one wins, and contents never mix. Leftovers of
     killed writers of this path are removed when they are an hour old.
 
     Args:
@@ -50,7 +50,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         _replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        # torch's writer replaces an exception by its own, which says that the file is incomplete
+        # torch's writer replaces an exception with its own, which reports an incomplete file
         cause = error.__context__
         if isinstance(error, RuntimeError) and isinstance(cause, (OSError, KeyboardInterrupt)):
             raise cause from None
@@ -60,7 +60,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_files(folder: Path) -> Iterator[Path]:
-    """Write files that belong together: they appear in their folder when all are complete, or none appears.
+    """Write a group of files: they appear in their folder once all are complete, or none appears.
 
     Args:
         folder: Folder in which they appear.
@@ -78,7 +78,7 @@ def atomic_files(folder: Path) -> Iterator[Path]:
         yield partial
         written = sorted((file for file in partial.rglob("*") if file.is_file()), key=lambda f: f.stat().st_mtime_ns)
         for file in written:
-            with file.open("r+b") as content:  # Windows writes out only what may be written to
+            with file.open("r+b") as content:  # Windows flushes only files opened for writing
                 os.fsync(content.fileno())
         for file in written:
             target = folder / file.relative_to(partial)
@@ -90,7 +90,7 @@ def atomic_files(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftover_folders(folder: Path) -> None:
-    """Remove the leftovers of killed writers of `atomic_files` in a folder, once they are unchanged for an hour."""
+    """Remove leftovers of killed `atomic_files` writers from a folder once they have been unchanged for an hour."""
     with tempfile.NamedTemporaryFile(dir=folder, suffix=SUFFIX) as file:
         oldest = os.fstat(file.fileno()).st_mtime - _OLDEST
     for partial in folder.glob(f".*{SUFFIX}"):
@@ -109,7 +109,7 @@ def _remove_leftovers(path: Path, older_than: float) -> None:
 
 
 def _replace(file: Path, target: Path) -> None:
-    """Rename a file over another. Windows refuses while one of them is open, as virus scanners have it for a moment."""
+    """Rename a file over another. On Windows, retry: renaming fails while a virus scanner has one of them open."""
     for seconds in _WAITS_IF_OPEN:
         try:
             file.replace(target)

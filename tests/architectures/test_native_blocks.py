@@ -1,4 +1,4 @@
-"""Blocks as one native operation, compared with the same layers in PyTorch: values and gradients."""
+"""Blocks as one native operation: values and gradients match those of the same layers in PyTorch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Alone(nn.Module):
 
 
 class Bridge(nn.Module):
-    """The bridge between features of one size and features of another."""
+    """The bridge on features of two sizes."""
 
     def __init__(self, size, channels):
         super().__init__()
@@ -71,7 +71,7 @@ class Bridge(nn.Module):
 
 
 class Summaries(nn.Module):
-    """Both summaries of the attention, of all pixels alike where the convolution is zero."""
+    """Both summaries of the attention. A zero convolution gives all pixels the same gate."""
 
     def __init__(self):
         super().__init__()
@@ -93,13 +93,13 @@ def random_module(make, dtype=torch.float64):
 
 
 def results(module, x):
-    """Return values and gradients, by name."""
+    """Return values and gradients, keyed by name."""
     x = x.detach().requires_grad_()
     return with_gradients({"y": module(x)}, {"x": x, **dict(module.named_parameters())})
 
 
 def results_by_torch(module, x):
-    """Return the same, computed without native code."""
+    """Return `results`, computed without native code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "available", bool)
         return results(module, x)
@@ -120,7 +120,7 @@ LAYERS = {
 }
 
 
-# LayerNorm of two channels magnifies errors where these are almost equal
+# LayerNorm of two channels magnifies errors where the channels are almost equal
 CONDITION = {"attention": 10, "bridge": 10}
 
 
@@ -177,7 +177,7 @@ def test_values_and_gradients_have_the_same_bits_on_any_number_of_threads(layer,
 
 
 def test_threads_can_share_a_block(only_native):
-    """Those of a server, for example: buffers that a call fills belong to that call."""
+    """Each call fills its own buffers, so that the threads of a server, for example, can share a block."""
     block, inputs = random_module(lambda: BSSS(8, (16, 16), d_state=4), torch.float32), torch.randn(4, 1, 16, 16, 8)
     with torch.no_grad():
         expected = [block(x) for x in inputs]

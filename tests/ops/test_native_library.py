@@ -93,7 +93,7 @@ def test_freed_memory_is_kept_unless_the_user_configured_malloc(variable, kept, 
 
 
 def test_system_whose_c_library_has_no_name_keeps_its_malloc(monkeypatch):
-    """Windows, where ctypes takes None for a mistake."""
+    """On Windows, ctypes raises TypeError for None."""
 
     def as_on_windows(name):
         raise TypeError(f"argument of type {type(name)} is not iterable")
@@ -105,7 +105,7 @@ def test_system_whose_c_library_has_no_name_keeps_its_malloc(monkeypatch):
 
 
 def test_openmp_runtime_is_not_looked_for_where_loaded_libraries_cannot_be_named(monkeypatch):
-    """Windows has none of dlopen's flags; threads are then started for each operation."""
+    """Windows has none of dlopen's flags, so threads are started for each operation."""
     monkeypatch.delattr(native.os, "RTLD_NOLOAD")
     assert native._openmp_parallel.__wrapped__() is None
 

@@ -1,4 +1,4 @@
-"""The native code as a program in C++ sees it, without Python: tests/wheels runs the same on other systems."""
+"""Native code in a C++ program, without Python. tests/wheels runs the same program on other systems."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_kernel_agrees_with_the_reference(instruction_set, runner, vectors
 
 
 def test_other_expectation_is_an_error(runner, tmp_path):
-    """The program would see a kernel that is off by a thousandth."""
+    """The program detects a kernel that is off by a thousandth."""
     case = next(iter(make_cases(torch.float32, 1)))
     name, place, tensor = case.expectations[0]
     case.expectations[0] = (name, place, tensor * 1.001)

@@ -477,7 +477,7 @@ WRONG = {
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("wrong", WRONG)
 def test_operator_refuses_invalid_arguments(wrong, backward):
-    """The operator checks arguments, as anyone can call it and native code has no bounds checks."""
+    """The operator checks its arguments: anyone can call it, and native code has no bounds checks."""
     arguments = native_arguments()
     arguments |= WRONG[wrong](arguments)
     operator = native_pixelwise_backward if backward else native_pixelwise

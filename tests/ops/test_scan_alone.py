@@ -15,7 +15,7 @@ from nnunet_mamba_mis.ops import selective_scan
 from support.foreign_blocks import CrossScanBlock, MambaBlock
 from support.paths import PROGRAMS, REPOSITORY
 
-# what this package needs besides torch and numpy
+# dependencies of this package other than torch and numpy
 OTHERS = (
     "nnunetv2", "dynamic_network_architectures", "batchgenerators", "batchgeneratorsv2", "acvl_utils", "SimpleITK",
     "tqdm", "imagecodecs", "PIL", "matplotlib", "filelock", "pydantic", "packaging", "scipy", "sklearn", "skimage",
@@ -24,7 +24,7 @@ OTHERS = (
 
 
 def sequential_scan(u, delta, A, B, C, D, z=None, delta_bias=None, delta_softplus=False):
-    """Mamba's equations, for one channel of one sequence after the other: slow, but plain."""
+    """Compute Mamba's equations for one channel of one sequence at a time: slow, but plain."""
     batch, channels, length = u.shape
     grouped_B, grouped_C = (t if t.dim() == 4 else t[:, None] for t in (B, C))
     group = channels // grouped_B.shape[1]
@@ -43,7 +43,7 @@ def sequential_scan(u, delta, A, B, C, D, z=None, delta_bias=None, delta_softplu
 
 @pytest.mark.parametrize("block", [MambaBlock, CrossScanBlock])
 def test_block_of_another_project_runs_on_a_cpu(block):
-    """Values and gradients as with a plain loop over positions, in float32 against float64."""
+    """Values and gradients in float32 match those of a plain loop over positions in float64."""
     torch.manual_seed(0)
     features = torch.randn(1, 4, 3, 5)
     ours = block(4, selective_scan)
@@ -69,7 +69,7 @@ def test_arguments_have_the_order_and_names_of_mamba_ssm():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"B": torch.zeros(4, 3)}, "B must be"),  # one for all positions
+        ({"B": torch.zeros(4, 3)}, "B must be"),  # the same at all positions
         ({"A": torch.zeros(4, 3, dtype=torch.complex64)}, "A must be of a real"),
     ],
     ids=["constant B", "complex A"],

@@ -1,8 +1,9 @@
-// Run the native code on the cases of a file and compare what it leaves in memory: run_vectors LIBRARY FILE. No Python needed.
+// Run the native code, without Python, on the cases of a file and check the results in memory: run_vectors LIBRARY
+// FILE.
 //
-// tests/support/native_vectors.py writes the file and describes it. A case is an image of memory: segments, the places in them
-// that hold addresses, functions to call in turn, and the numbers that must then be there. Kernels are thus described in the
-// file alone.
+// tests/support/native_vectors.py writes the file and describes its format. A case is a memory image: segments,
+// positions of addresses in them, functions to call in turn, and the expected numbers. Only the file describes kernels,
+// so this program does not depend on them.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -80,7 +81,7 @@ class Reader {
     int64_t at_ = 0;
 };
 
-// Bytes with a guard behind them, which no kernel may change
+// Bytes followed by a guard, which no kernel may change
 struct Segment {
     static constexpr int64_t kGuard = 256;
     int64_t size;
@@ -95,7 +96,7 @@ struct Segment {
     }
 };
 
-// Largest error of a check, relative to the largest expected number; not a number if one is missing
+// Return the largest error of a check, relative to the largest expected number, or NaN if a number is NaN
 double relative_error(const Segment &segment, Reader &file, int64_t offset, int64_t count, bool is_double) {
     double error = 0, largest = 0;
     for (int64_t i = 0; i < count; ++i) {
@@ -115,7 +116,7 @@ double relative_error(const Segment &segment, Reader &file, int64_t offset, int6
     return error / std::fmax(largest, 1e-30);
 }
 
-// Whether all numbers of the next case are right
+// Run the next case and return whether all its numbers are right
 bool run_case(Reader &file, const char *library) {
     const std::string name = file.text();
     std::vector<Segment> segments;

@@ -1,4 +1,4 @@
-"""Print the fastest backend, the instruction set, the error of a scan and how many milliseconds a larger one takes."""
+"""Print the fastest backend, the instruction set, the error of a scan and the time of a larger one in milliseconds."""
 
 import json
 import sys

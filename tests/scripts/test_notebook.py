@@ -1,4 +1,4 @@
-"""The tutorial that is a notebook: it runs, and the site shows it."""
+"""The tutorial notebook runs, and the site shows it."""
 
 from __future__ import annotations
 

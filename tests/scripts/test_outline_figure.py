@@ -1,4 +1,4 @@
-"""The script that draws README's figure."""
+"""The script that draws the figure in README.md."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_first_images_by_name_are_drawn_with_both_outlines_and_scored(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["a  Dice 1.000", "b  Dice 0.500"]
     figure = np.asarray(Image.open(tmp_path / "figure.png").convert("RGB")).astype(int)
-    # within the second image, whose outlines are apart
+    # inside the second image, whose outlines differ
     height, width = figure.shape[:2]
     second = figure[height // 5 : height * 3 // 4, width * 11 // 20 : width * 19 // 20]
     for colour in (WHITE, BLUE):

@@ -1,4 +1,4 @@
-"""Blocks as other Mamba projects have them, in short, around a `selective_scan_fn` with mamba_ssm's arguments."""
+"""Short versions of blocks from other Mamba projects, around a `selective_scan_fn` with mamba_ssm's arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class MambaBlock(nn.Module):
-    """A Mamba layer on flattened features, as U-Mamba has it: LayerNorm, scan with gate z, and the result is added."""
+    """A Mamba layer on flattened features, as in U-Mamba: LayerNorm, scan with gate z, residual connection."""
 
     def __init__(self, channels: int, scan: Callable, states: int = 16, expand: int = 2) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class MambaBlock(nn.Module):
         self.out_proj = nn.Linear(inner, channels, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, channels, H, W) → the same."""
+        """Map (batch, channels, H, W) to the same shape."""
         tokens = features.flatten(2).mT
         x, z = self.in_proj(self.norm(tokens)).mT.chunk(2, dim=1)
         x = F.silu(self.conv1d(x)[..., : x.shape[-1]])
@@ -46,7 +46,7 @@ class MambaBlock(nn.Module):
 
 
 class CrossScanBlock(nn.Module):
-    """Four directions as four groups of one scan, as VMamba has it: rows, columns, and both from their ends."""
+    """Four directions as four groups of one scan, as in VMamba: rows and columns, each forward and reversed."""
 
     def __init__(self, channels: int, scan: Callable, states: int = 4) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class CrossScanBlock(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, channels, H, W) → the same."""
+        """Map (batch, channels, H, W) to the same shape."""
         x = F.silu(self.conv(features))
         two = torch.stack([x.flatten(2), x.mT.flatten(2)], dim=1)
         u = torch.cat([two, two.flip(-1)], dim=1)  # (batch, 4, channels, L)

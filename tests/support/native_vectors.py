@@ -1,14 +1,14 @@
-"""Cases for the native code with the results of the float64 references, as a file for tests/programs/run_vectors.cpp.
+"""Test cases for the native code, with results of float64 references, in a file for tests/programs/run_vectors.cpp.
 
-A case is an image of memory. The file holds, in 64-bit integers, doubles, and texts with their length before them:
+A case is a memory image. The file consists of 64-bit integers, doubles, and texts preceded by their length:
 
-    number of cases; for each its name, then lists, each after its length:
+    number of cases; for each case its name, then lists, each preceded by its length:
     segments       size, bytes
     addresses      segment and position of an address, segment and offset that it points to
     calls          function, segment with its struct
     expectations   name, segment, offset, count, whether doubles (else floats), relative tolerance, expected numbers
 
-A kernel is added here alone: as a `Layer` if programs have it as a step, otherwise as a function such as `scan_case`.
+To add a kernel, change only this file: add a `Layer` for a step of programs, otherwise a function like `scan_case`.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ from nnunet_mamba_mis.ops.native_structs import (
 )
 
 TILE = 32  # kTile of csrc/scan.h
-VARIANTS = ((torch.float32, 1), (torch.float32, 3), (torch.float64, 3))  # types, and numbers of threads
-# relative to the largest expected number: sums of a few hundred products, and the float32 kernels' exponential
+VARIANTS = ((torch.float32, 1), (torch.float32, 3), (torch.float64, 3))  # type, number of threads
+# relative to the largest expected number, for sums of a few hundred products and the float32 kernels' exponential
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
 
 
 class Address(NamedTuple):
-    """A place in a case's memory."""
+    """A position in a case's memory."""
 
     segment: int
     offset: int = 0
 
 
 class Case:
-    """Memory, calls and expectations."""
+    """Memory, calls and expected results."""
 
     def __init__(self, name: str, dtype: torch.dtype, threads: int) -> None:
         self.name, self.dtype = f"{name} {str(dtype).removeprefix('torch.')} on {threads} threads", dtype
@@ -72,30 +72,30 @@ class Case:
         self.expectations: list[tuple[str, Address, Tensor]] = []
 
     def given(self, tensor: Tensor) -> Address:
-        """Write a contiguous tensor."""
+        """Add a contiguous tensor, and return its address."""
         assert tensor.is_contiguous()
         return self._segment(tensor.detach().to(self.dtype).numpy().tobytes())
 
     def expected(self, name: str, tensor: Tensor, initial: float = float("nan")) -> Address:
-        """Leave room for a contiguous tensor that the native code must fill in."""
+        """Reserve memory for a contiguous tensor that the native code must fill in."""
         assert tensor.is_contiguous()
         address = self.given(torch.full_like(tensor, initial))
         self.expectations.append((name, address, tensor.detach()))
         return address
 
     def room(self, count: int) -> Address:
-        """Leave room for values that only the native code reads."""
+        """Reserve memory for values that only the native code reads."""
         return self.given(torch.full((count,), float("nan")))
 
     def struct(self, value: ctypes.Structure | ctypes.Array, **fields: Address | None) -> Address:
-        """Write a struct, with addresses in some of its fields."""
+        """Add a struct with addresses in some of its fields, and return its address."""
         place = self._segment(bytes(value))
         for field, address in fields.items():
             self.point(place, getattr(type(value), field).offset, address)
         return place
 
     def point(self, place: Address, offset: int, to: Address | None) -> None:
-        """Write an address at a place."""
+        """Add an address at an offset from a place."""
         if to is not None:
             self.addresses.append((Address(place.segment, place.offset + offset), to))
 
@@ -136,11 +136,11 @@ def write_cases(path: Path) -> int:
 
 
 def make_cases(dtype: torch.dtype, threads: int) -> Iterator[Case]:
-    """Yield all cases for one type."""
+    """Yield all cases for one type and number of threads."""
     yield scan_case("scan with all arguments", dtype, threads, exact=False, optional=True, groups=2)
     yield scan_case("scan by zero-order hold", dtype, threads, exact=True, optional=True, groups=1)
     yield scan_case("scan without options", dtype, threads, exact=True, optional=False, groups=3)
-    if threads > 1:  # which share out the sequence
+    if threads > 1:  # several threads share the sequence
         long = (1, 1, 33, 33)
         yield scan_case("long scan of one channel", dtype, threads, exact=True, optional=False, groups=1, size=long)
     size = (2, 7, 9)
@@ -168,7 +168,7 @@ def make_cases(dtype: torch.dtype, threads: int) -> Iterator[Case]:
 
 
 def _random(dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
-    """A leaf in float64 whose numbers the type has."""
+    """Return a float64 leaf whose numbers the type can represent."""
     return (torch.randn(shape) * scale).to(dtype).double().requires_grad_()
 
 
@@ -183,7 +183,7 @@ def scan_case(
     size: tuple[int, int, int, int] = (2, 6, 9, 11),
     states: int = 5,
 ) -> Case:
-    """A scan with Δ, B and C given. Positions are before channels in memory, as in the network."""
+    """Make a scan with given Δ, B and C. Positions precede channels in memory, as in the network."""
     case = Case(name, dtype, threads)
     batch, channels, height, width = size
     shapes = {name: (batch, height, width, channels) for name in ("u", "delta", "z")}
@@ -234,7 +234,7 @@ def scan_case(
 
 
 class Places(NamedTuple):
-    """Features that a layer takes and gives, their gradients, and its parameters with theirs."""
+    """Addresses of a layer's input and result, of its parameters, and of the gradients of all these."""
 
     x: Address
     y: Address
@@ -251,11 +251,11 @@ class Layer:
     shapes: list[tuple[int, ...]]  # of the parameters
 
     def reference(self, x: Tensor, *parameters: Tensor) -> Tensor:
-        """(batch, H, W, channels) → the same."""
+        """(batch, H, W, channels) → the same shape."""
         raise NotImplementedError
 
     def structs(self, case: Case, size: Sequence[int], places: Places) -> tuple[Address, Address]:
-        """Write the problem of forward, and that of backward."""
+        """Add the problems of forward and backward, and return their addresses."""
         raise NotImplementedError
 
 
@@ -290,7 +290,7 @@ class GateLayer(Layer):
 
     def structs(self, case: Case, size: Sequence[int], places: Places) -> tuple[Address, Address]:
         batch, height, width, channels = size
-        # more than any instruction set takes, whose vectors have at most 16 lanes
+        # enough for every instruction set: vectors have at most 16 lanes
         spectrum = case.room(4 * batch * height * ((width // 2 + 1) * channels + 2 * 16))
         return (_image_problem(case, size, places, kept=spectrum),) * 2
 
@@ -302,7 +302,7 @@ def _image_problem(
     problem = ImageProblem(silu=silu, y_height=size[1], y_width=size[2], **sizes, **case.common)
     weight, bias = places.parameters
     grad_weight, grad_bias = places.grads
-    # x and grad_x have room for three inputs, of which these layers have one
+    # x and grad_x have room for three inputs; these layers have one
     return case.struct(
         problem, x=places.x, y=places.y, grad_y=places.grad_y, grad_x=places.grad_x, weight=weight, bias=bias,
         grad_weight=grad_weight, grad_bias=grad_bias, kept=kept,
@@ -310,7 +310,7 @@ def _image_problem(
 
 
 class ScanLayer(Layer):
-    """Scan with projections, of A = −e^{A_log}."""
+    """Scan with projections, and with A = −e^{A_log}."""
 
     kind = SCAN
     states = 5
@@ -357,7 +357,7 @@ class ScanLayer(Layer):
 
 
 class PixelwiseLayer(Layer):
-    """Every kind of pixelwise step, with three more tensors to load."""
+    """Every kind of pixelwise step, on the input and three more tensors."""
 
     kind = PIXELWISE
     kinds = (LOAD, NORM, LINEAR, SILU, LOAD, TIMES, LOAD, PLUS, LOAD, CONCAT, LINEAR)
@@ -428,7 +428,7 @@ class PixelwiseLayer(Layer):
 
 
 def program_case(name: str, dtype: torch.dtype, threads: int, layers: list[Layer], size: Sequence[int]) -> Case:
-    """Layers one after the other as a program; every value and gradient between them is expected too."""
+    """Make a program of consecutive layers. Intermediate values and gradients are checked too."""
     case = Case(name, dtype, threads)
     values = [_random(dtype, *size)]
     parameters = [[_random(dtype, *shape, scale=0.5) for shape in layer.shapes] for layer in layers]
@@ -462,16 +462,16 @@ def image_case(
     parameters: Sequence[Sequence[int]] = (),
     kept: int = 0,
 ) -> Case:
-    """Write a layer of whole images as a program of one step.
+    """Make a program of one step from a layer that needs whole images.
 
     Args:
-        name: Of the case.
-        dtype: Of all tensors.
+        name: Name of the case.
+        dtype: Type of all tensors.
         threads: Number of threads.
         kind: The layer, whose `in_torch` is the reference.
         inputs: Shapes of the features.
-        parameters: Shapes of the parameters: of none, or of the weight.
-        kept: Number of values that forward keeps for backward.
+        parameters: Shapes of the parameters: empty, or the shape of the weight.
+        kept: Number of values that forward saves for backward.
     """
     case = Case(name, dtype, threads)
     tensors = [_random(dtype, *shape) for shape in (*inputs, *parameters)]
@@ -497,7 +497,7 @@ def image_case(
 
 
 def _call_programs(case: Case, threads: int, kinds: Sequence[int], problems: Sequence[Sequence[Address]]) -> None:
-    """Call programs of these steps, with one problem per step: forward, then backward."""
+    """Add calls of a forward and a backward program, given the problem of each step in both directions."""
     for function, of_steps in zip(("program_forward", "program_backward"), problems, strict=True):
         array = (ProgramStep * len(kinds))()
         for step, kind in zip(array, kinds, strict=True):

@@ -1,6 +1,6 @@
-"""Wheels that scripts/build_wheels.py has built, checked and run where this machine can: `make wheels-check`.
+"""Check the wheels that scripts/build_wheels.py built, and run those that this machine can run: `make wheels-check`.
 
-What needs another machine or an emulator that is not installed is skipped, with the reason.
+Tests that need another machine, or an emulator that is not installed, are skipped with the reason.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BUILD = runpy.run_path(str(REPOSITORY / "scripts" / "build_wheels.py"))
 PLATFORMS = BUILD["PLATFORMS"]
 SETS = [(name, instruction_set) for name in PLATFORMS for instruction_set in PLATFORMS[name].flags]
 
-# Parts of the C library, or on Windows of the system
+# allowed dependencies: parts of the C library or, on Windows, of the system
 C_LIBRARY = {
     "manylinux2014_x86_64": {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2"},
     "manylinux2014_aarch64": {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-aarch64.so.1"},
@@ -39,7 +39,7 @@ C_LIBRARY = {
     "macosx_10_15_x86_64": {"/usr/lib/libSystem.B.dylib"},
     "win_amd64": {"KERNEL32.dll", "ntdll.dll"},  # and the Universal C Runtime, api-ms-win-crt-*.dll
 }
-# newer than what the platform's tag promises, where ELF has versions of symbols
+# the newest version of symbols that the platform's tag allows (ELF)
 NEWEST_GLIBC = (2, 17)
 
 
@@ -62,7 +62,7 @@ def wheel_for(dist):
 
 @pytest.fixture(scope="session")
 def library(wheel_for, tmp_path_factory):
-    """Return the path of an unpacked library."""
+    """Return a function that returns the path of an unpacked library."""
 
     @cache
     def unpack(name: str) -> Path:
@@ -123,7 +123,7 @@ def test_check_wheel_contents_finds_no_fault(name, wheel_for):
     output_of(tool("check-wheel-contents"), wheel_for(name))
 
 
-# not for musl: auditwheel expects the name of Alpine's C library, and zig links to libc.so
+# not for musl: auditwheel expects Alpine's name for the C library, but zig links to libc.so
 @pytest.mark.parametrize("name", [name for name in PLATFORMS if "manylinux" in name])
 def test_auditwheel_agrees_with_the_tag(name, wheel_for):
     shown = output_of(tool("auditwheel"), "show", wheel_for(name))
@@ -133,9 +133,9 @@ def test_auditwheel_agrees_with_the_tag(name, wheel_for):
 @every_library
 def test_library_needs_the_c_library_alone(name, instruction_set, library):
     path = library(name, instruction_set)
-    parsed = lief.parse(str(path))  # which must outlive its entries
+    parsed = lief.parse(str(path))  # must outlive its entries
     needed = {getattr(entry, "name", entry) for entry in parsed.libraries}
-    needed -= {path.name}  # its own, which libraries for macOS list too
+    needed -= {path.name}  # libraries for macOS list their own name too
     if PLATFORMS[name].suffix == ".dll":
         needed = {entry for entry in needed if not entry.startswith("api-ms-win-crt-")}
     assert needed <= C_LIBRARY[name]
@@ -180,7 +180,7 @@ def test_library_asks_for_no_newer_glibc(name, instruction_set, library):
     ("name", "instruction_set"), [pair for pair in SETS if "macosx" in pair[0]], ids=lambda value: str(value)
 )
 def test_library_for_macos_fits_its_tag(name, instruction_set, library):
-    """It cannot run here: its processor, lowest system and signature are read."""
+    """The library cannot run here, so the test reads its processor, minimum macOS version and signature."""
     parsed = lief.MachO.parse(str(library(name, instruction_set))).at(0)
     _, major, minor, processor = name.split("_", 3)
     expected = lief.MachO.Header.CPU_TYPE.ARM64 if processor == "arm64" else lief.MachO.Header.CPU_TYPE.X86_64
@@ -188,7 +188,7 @@ def test_library_for_macos_fits_its_tag(name, instruction_set, library):
     commands = [command for command in (parsed.build_version, parsed.version_min) if command is not None]
     lowest = [getattr(command, "minos", None) or command.version for command in commands]
     assert [tuple(version[:2]) for version in lowest] == [(int(major), int(minor))]
-    assert parsed.has_code_signature or processor != "arm64"  # macOS on Arm runs signed code alone
+    assert parsed.has_code_signature or processor != "arm64"  # macOS on Arm runs only signed code
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +200,7 @@ def vectors(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def runner(tmp_path_factory):
-    """Return the test program for a platform, compiled by zig."""
+    """Return a function that compiles the test program for a platform with zig."""
 
     @cache
     def build(name: str) -> Path:
@@ -208,7 +208,7 @@ def runner(tmp_path_factory):
         path = tmp_path_factory.mktemp("runner") / ("run_vectors.exe" if windows else "run_vectors")
         command = BUILD["compiler"](PLATFORMS[name])
         libraries = ["-ldl"] if glibc else []
-        # as the libraries were linked: for other flags zig would compile the standard library anew
+        # the link flags of the libraries: for others, zig would recompile the standard library
         flags = ["-std=c++17", "-O3", "-fPIC", "-s"]
         flags += ["-dynamic"] if name.startswith("musl") else []  # a static program cannot load a library
         output_of(*command, *flags, PROGRAMS / "run_vectors.cpp", "-o", path, *libraries)
@@ -218,12 +218,12 @@ def runner(tmp_path_factory):
 
 
 def launcher(name: str) -> list[str]:
-    """How this machine runs a platform's programs; skips where it cannot."""
+    """Return the command that runs a platform's programs on this machine; skip the test if there is none."""
     here = f"{platform.system().lower()}-{platform.machine().lower()}"
     if "macosx" in name:
         system = {"macosx_11_0_arm64": "darwin-arm64", "macosx_10_15_x86_64": "darwin-x86_64"}[name]
         if here != system:
-            pytest.skip("runs on a Mac alone")
+            pytest.skip("runs only on a Mac")
         return []
     if name == "win_amd64":
         if sys.platform == "win32":
@@ -233,7 +233,7 @@ def launcher(name: str) -> list[str]:
             pytest.skip("needs Wine: apt install wine64")
         return [wine]
     if sys.platform != "linux":
-        pytest.skip("runs on Linux alone")
+        pytest.skip("runs only on Linux")
     if name == "manylinux2014_aarch64":
         if here == "linux-aarch64":
             return []
@@ -242,7 +242,7 @@ def launcher(name: str) -> list[str]:
             pytest.skip("needs an emulator and a C library: apt install qemu-user-static libc6-arm64-cross")
         return [emulator, "-L", "/usr/aarch64-linux-gnu"]
     if here != "linux-x86_64":
-        pytest.skip("runs on x86-64 alone")
+        pytest.skip("runs only on x86-64")
     if "musl" in name and not Path("/lib/ld-musl-x86_64.so.1").exists():
         pytest.skip("needs musl: apt install musl")
     return []
@@ -266,14 +266,14 @@ def test_every_kernel_agrees_with_the_reference(name, instruction_set, library, 
 
 
 def wine_folder(tmp_path: Path) -> Path:
-    """Where Wine keeps its Windows, which takes long to make: one for all tests of a session."""
+    """Return the folder of Wine's Windows, which is slow to create: all tests of a session share it."""
     return tmp_path.parent / "wine"
 
 
-@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="reads Linux's list of features")
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="reads /proc/cpuinfo")
 @pytest.mark.parametrize("instruction_set", ["avx2", "avx512"])
 def test_baseline_library_knows_what_the_machine_has(instruction_set, library):
-    """The answer decides which library is loaded. The compiler's runtime library may report nothing."""
+    """The result selects the library to load. The compiler's runtime library may report nothing."""
     loaded = ctypes.CDLL(str(library("manylinux2014_x86_64", "baseline")))
     assert bool(getattr(loaded, f"mamba_mis_machine_has_{instruction_set}")()) == machine_has(instruction_set)
 
@@ -281,13 +281,13 @@ def test_baseline_library_knows_what_the_machine_has(instruction_set, library):
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "interpreter" in metafunc.fixturenames:
         given = metafunc.config.getoption("--pythons") or [sys.executable]
-        # not resolved: a virtual environment's is a link that must stay one
+        # not resolved: the Python of a virtual environment must stay a link
         metafunc.parametrize("interpreter", [str(metafunc.config.invocation_params.dir / python) for python in given])
 
 
 @pytest.fixture
 def environment(interpreter, wheel_for, tmp_path) -> Path:
-    """A fresh environment with the wheel, and torch and the like from the given interpreter's; returns its python."""
+    """Return the Python of a fresh environment with the wheel, and with the given interpreter's other packages."""
     subprocess.run([interpreter, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     python = tmp_path / "env" / "bin" / "python"
     code = "import json, sys; print(json.dumps([p for p in sys.path if p.endswith('site-packages')]))"
@@ -310,7 +310,7 @@ def environment(interpreter, wheel_for, tmp_path) -> Path:
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="installs the wheel for Linux on x86-64"
 )
 def test_installed_wheel_finds_the_native_code_first(environment, tmp_path, capsys):
-    """In each instruction set of the machine, with no compiler on the path and nothing of nnU-Net imported."""
+    """Run each instruction set of the machine, with no compiler on the path and without importing nnU-Net."""
     command = [environment, PROGRAMS / "scan_speed.py"]
     clean = {"PATH": str(tmp_path / "nothing"), "OMP_WAIT_POLICY": "passive"}
     best = json.loads(output_of(*command, cwd="/", env=clean))
@@ -326,7 +326,7 @@ def test_installed_wheel_finds_the_native_code_first(environment, tmp_path, caps
 
 @every_platform
 def test_second_build_has_the_same_bytes(name, wheel_for, dist, tmp_path):
-    """From a copy of the source in another folder."""
+    """The second build uses a copy of the source in another folder."""
     copy = tmp_path / "elsewhere"
     kept = shutil.ignore_patterns(
         ".*", "build", "dist", "*.egg-info", "*.so", "__pycache__", "site", "results", "tests"
