@@ -8,8 +8,8 @@
 #             is already installed
 #   tests     run tests marked `gpu`, then all tests of the compiled kernels
 #   bench     run the benchmarks of `make bench-gpu`
-#   profile   profile a training step of nnU-Net's trainer and of Mamba-MIS (operators, trace, memory): compiled,
-#             compiled with CUDA graphs, and eager
+#   profile   profile a training step of nnU-Net's trainer and of Mamba-MIS (operators, trace, memory): as by default,
+#             compiled, compiled with CUDA graphs, and eager
 #   train     train both for a few epochs
 # Options:
 #   --minutes N     stop after N minutes (default: 9); the same command continues
@@ -147,14 +147,21 @@ bench() {
 }
 
 profile() {
-    local trainer mode data steps=20
+    local trainer mode data variable options steps=20
     data=$(dataset) || return
     [[ $device == cuda ]] || steps=1
-    for mode in default reduce-overhead eager; do
+    for mode in default compiled reduce-overhead eager; do
+        # default: nnU-Net's trainer compiles its network, ours replays a CUDA graph
+        case $mode in
+            default) variable=(-u nnUNet_compile) options=() ;;
+            compiled) variable=(nnUNet_compile=true) options=() ;;
+            reduce-overhead) variable=(nnUNet_compile=true) options=(--mode "$mode") ;;
+            eager) variable=(nnUNet_compile=false) options=() ;;
+        esac
         for trainer in nnUNetTrainer nnUNetTrainerMambaMIS nnUNetTrainerMambaMIS_conv; do
-            local name=${trainer}_$mode compiled=true options=(--mode "$mode")
-            [[ $mode != eager ]] || compiled=false options=()
-            unit "profile_$name" env nnUNet_compile="$compiled" nnUNet_results="$out/profile/results" \
+            [[ $mode$trainer != compilednnUNetTrainer ]] || continue
+            local name=${trainer}_$mode
+            unit "profile_$name" env "${variable[@]}" nnUNet_results="$out/profile/results" \
                 "$python" "$helpers/profile_step.py" "$trainer" "$data" "$out/profile" --name "$name" \
                 --device "$device" --steps "$steps" "${options[@]}"
         done

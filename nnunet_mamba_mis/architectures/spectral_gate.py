@@ -30,9 +30,11 @@ class SpectralGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
         with no_autocast(x):
-            spectrum = torch.fft.rfft2(at_least_float32(x), dim=(1, 2), norm="ortho")
-            spectrum = torch.addcmul(torch.view_as_complex(self.bias), spectrum, torch.view_as_complex(self.weight))
-            return torch.fft.irfft2(spectrum, s=self.size, dim=(1, 2), norm="ortho")
+            # contiguous images: torch.compile knows the transforms' strides only for these
+            images = at_least_float32(x).permute(0, 3, 1, 2).contiguous()
+            weight, bias = (torch.view_as_complex(p).permute(2, 0, 1) for p in (self.weight, self.bias))
+            spectrum = torch.addcmul(bias, torch.fft.rfft2(images, norm="ortho"), weight)
+            return torch.fft.irfft2(spectrum.contiguous(), s=self.size, norm="ortho").permute(0, 2, 3, 1)
 
     def native_layer(self) -> NativeLayer | None:
         """Describe this layer to native code; None if it was modified (see `ops.native_layers.native_layer_of`)."""

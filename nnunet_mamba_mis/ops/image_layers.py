@@ -29,7 +29,8 @@ class Resize(FixedLayer):
         size: Height and width of the result.
     """
 
-    size: tuple[int, int]
+    # torch.compile of torch 2.11 hashes an instance without attributes, which needs the class's value
+    size: tuple[int, int] = (0, 0)
 
     step = RESIZE
     keeps_inputs = False

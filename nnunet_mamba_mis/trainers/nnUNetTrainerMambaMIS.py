@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
+import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
@@ -11,6 +13,7 @@ from nnunet_mamba_mis.architectures import MambaMIS, deep_supervision_sizes
 from nnunet_mamba_mis.nnunet.plans import Architecture
 from nnunet_mamba_mis.nnunet.records import check_record
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
+from nnunet_mamba_mis.trainers.cuda_graph import replay_training_passes
 from nnunet_mamba_mis.trainers.network_record import NETWORK, network_record
 from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import nnUNetTrainerAdamW1e3
 
@@ -61,8 +64,16 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
         height, width = self.configuration_manager.patch_size
         return [[h / height, w / width] for h, w in deep_supervision_sizes((height, width))]
 
+    def _do_i_compile(self) -> bool:
+        """Compile only if nnUNet_compile asks for it: that takes minutes for this network, and a CUDA graph seconds."""
+        return "nnUNet_compile" in os.environ and super()._do_i_compile()
+
     def on_train_start(self) -> None:
         """Start training, and log which backend computes the scans and where this trainer overrides the plans."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.device.type == "cuda" and not self.is_ddp and "nnUNet_compile" not in os.environ:
+            self._use_cuda_graph()  # before data loaders start, whose threads use CUDA
         super().on_train_start()
         self.log_scan_backend(self.network_arguments(self.configuration_manager).get("discretization", "zoh"))
         for name, planned in _planned(self.configuration_manager).items():
@@ -72,6 +83,17 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
                     f"Network: {name} {chosen}, set by {type(self).__name__}. The plans, with their patch and batch "
                     f"size, are for {name} {planned}: run mamba_mis plan for others"
                 )
+
+    def _use_cuda_graph(self) -> None:
+        """Let training steps replay a CUDA graph of the network, unless that fails."""
+        shape = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
+        self.network.train()
+        try:
+            replay_training_passes(self.network, torch.zeros(shape, device=self.device))
+        except RuntimeError as error:
+            self.print_to_log_file(f"CUDA graph: not used, so that training steps are slower ({error})")
+        else:
+            self.print_to_log_file("CUDA graph: training steps replay one (nnUNet_compile=false turns this off)")
 
 
 def _planned(manager: ConfigurationManager) -> dict[str, Any]:
