@@ -3,12 +3,12 @@
 #include <atomic>
 #include <new>
 #include <thread>
-#include <vector>
 
 #include "attention_kernel.h"
 #include "depthwise_kernel.h"
 #include "machine.h"
 #include "pixelwise_kernel.h"
+#include "pool.h"
 #include "program.h"
 #include "resize_kernel.h"
 #include "scan_backward.h"
@@ -34,19 +34,13 @@ void run_job(Job &job) {
     }
 }
 
-// Call work(context) on `count` threads, including this one
+// Call work(context) on this thread, and on up to count - 1 others
 void run_on(const Threads &threads, int64_t count, void (*work)(void *), void *context) {
     if (threads.parallel != nullptr) {
         threads.parallel(work, context, static_cast<unsigned>(count), 0);
         return;
     }
-    std::vector<std::thread> helpers;
-    try {
-        for (int64_t i = 1; i < count; ++i) helpers.emplace_back(work, context);
-    } catch (...) {  // fewer helpers suffice: each takes the next piece of work when it is free
-    }
-    work(context);
-    for (auto &helper : helpers) helper.join();
+    Pool::of_this_process().run(count, work, context);
 }
 
 // Threads that are reused for several jobs: starting and joining threads takes longer than a small job

@@ -5,8 +5,8 @@
 
 struct Threads {
     int64_t count;
-    // GOMP_parallel of the OpenMP runtime that torch has loaded, or null: sharing its threads avoids two pools that
-    // spin against each other on the same cores
+    // GOMP_parallel of the OpenMP runtime that torch has loaded, or null for threads of our own (pool.h): sharing
+    // torch's threads avoids two pools on the same cores
     void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
 };
 

@@ -147,7 +147,7 @@ def _native_code() -> Iterator[Finding]:
         yield Finding(NOTE, "no native code: see cpp above")
         return
     used, threads = native.instruction_set(), native.threads()
-    source = "of torch's OpenMP runtime" if threads.parallel else "started for each operation"
+    source = "of torch's OpenMP runtime" if threads.parallel else "of its own"
     yield Finding(OK, f"{used} code on {threads.count} thread{'s' * (threads.count != 1)} {source}")
     best_built, best = native.instruction_sets()[0], native.machine_instruction_sets()[0]
     if best != best_built:

@@ -20,6 +20,15 @@ from nnunet_mamba_mis.ops import native_library as native
 
 RESULTS = Path(__file__).parent / "results"
 
+# what keeps torch and its libraries to the instruction set that native code is kept to; they read it when first used
+for _variable, _values in {
+    "ATEN_CPU_CAPABILITY": {"avx2": "avx2", "baseline": "default"},
+    "ONEDNN_MAX_CPU_ISA": {"avx2": "AVX2", "baseline": "SSE41"},
+    "MKL_ENABLE_INSTRUCTIONS": {"avx2": "AVX2", "baseline": "SSE4_2"},
+}.items():
+    if (_value := _values.get(os.environ.get(native.VARIABLE, ""))) is not None:
+        os.environ.setdefault(_variable, _value)
+
 
 def medians(
     candidates: dict[str, Callable[[], object]],

@@ -27,7 +27,7 @@ _WINDOWS = os.name == "nt"
 
 
 def threads() -> Threads:
-    """Return as many threads as torch uses: its own if its OpenMP runtime is found, otherwise new ones."""
+    """Return as many threads as torch uses: torch's if its OpenMP runtime is found, otherwise the native code's own."""
     return Threads(torch.get_num_threads(), _openmp_parallel())
 
 

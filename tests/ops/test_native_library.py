@@ -105,7 +105,7 @@ def test_system_whose_c_library_has_no_name_keeps_its_malloc(monkeypatch):
 
 
 def test_openmp_runtime_is_not_looked_for_where_loaded_libraries_cannot_be_named(monkeypatch):
-    """Windows has none of dlopen's flags, so threads are started for each operation."""
+    """Windows has none of dlopen's flags, so native code uses threads of its own."""
     monkeypatch.delattr(native.os, "RTLD_NOLOAD")
     assert native._openmp_parallel.__wrapped__() is None
 
