@@ -169,7 +169,7 @@ def _kind_of_installation() -> str:
         return f"editable installation of {origin['url'].removeprefix('file://')}, compiled here"
     tags = [line.split("-")[-1] for line in (distribution.read_text("WHEEL") or "").splitlines() if "Tag: " in line]
     platforms = ", ".join(tags) or "an unknown platform"
-    # on Linux, pip builds for this machine only: the tag names no version of the C library
+    # on Linux, a wheel that pip compiled for this machine alone has a tag without a version of the C library
     kind = "compiled at installation" if platforms.startswith("linux_") else "wheel"
     return f"{kind} for {platforms}"
 

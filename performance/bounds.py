@@ -56,7 +56,7 @@ def main() -> None:
         at_most("B inference 256² × 1: PlainConvUNet", 0.25, ratios["inference", 256, 1]),
     ]
     for r in threads["results"]:
-        what = f"B training step {r['size']}² × {r['batch']}, OMP_WAIT_POLICY {r['policy']}: one thread"
+        what = f"B training step {r['size']}² × {r['batch']}, threads {r['policy']}: one thread"
         goals.append(at_least(what, 1.7, r["seconds"]["1"] / r["seconds"]["2"], 2))
     small = prediction["results"][0]
     what = f"B, {small['images']}, mirroring"

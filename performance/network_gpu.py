@@ -81,7 +81,7 @@ def training_step(name: str, size: int, batch: int, device: str, compiled: bool)
 
 
 def measure(name: str, size: int, batch: int, device: str, compiled: bool) -> dict:
-    """Return the seconds of a step and of the first step, which compiles, and the peak memory."""
+    """Return the seconds of the first step, which compiles, the median seconds of later steps, and the peak memory."""
     torch._dynamo.reset()
     gc.collect()
     torch.cuda.empty_cache()

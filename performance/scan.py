@@ -47,7 +47,7 @@ def run(scan, tensors: dict[str, torch.Tensor], discretization: str, backward: b
 
 
 def check(tensors: dict[str, torch.Tensor], discretization: str) -> None:
-    """Exit if a scan is wrong on the start of the sequence, which is long enough to be divided among threads."""
+    """Exit if a scan of the first 2048 positions is wrong. They are enough to be divided among threads."""
     short = {name: t[..., :2048] if t.dim() == 3 else t for name, t in tensors.items()}
     exact = {name: t.double() for name, t in short.items()}
     for backward in (False, True):

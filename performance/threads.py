@@ -1,6 +1,8 @@
-"""Two threads against one: training steps of Mamba-MIS B, where threads spin while they wait, and where they sleep.
+"""Two threads against one: training steps of Mamba-MIS B, where torch's threads spin while they wait, where they sleep,
+and with native code on threads of its own, as where torch's OpenMP runtime is not found.
 
-`threads.py measure` measures with the waiting policy that its environment names, and prints the seconds as JSON.
+`threads.py measure` measures with the waiting policy that its environment names, and prints the seconds as JSON;
+`threads.py measure-own` hides torch's runtime.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import torch
 from measure import instruction_set, last_line, medians, print_table, write_json
 from network import make, train
 
+from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
 
 SETUPS = ((96, 8), (256, 2))  # size, batch
-POLICIES = {"default": None, "passive": "passive"}  # OMP_WAIT_POLICY, which is read when a process starts
+# OMP_WAIT_POLICY, which is read when a process starts, and what to measure
+POLICIES = {"default": (None, "measure"), "passive": ("passive", "measure"), "own threads": (None, "measure-own")}
 
 
 def measure() -> list[dict]:
@@ -40,22 +44,24 @@ def measure() -> list[dict]:
 def main() -> None:
     """Print ratios and write them as JSON."""
     results = []
-    for policy, value in POLICIES.items():
-        measured = last_line(Path(__file__), "measure", environment={"OMP_WAIT_POLICY": value})
+    for policy, (value, what) in POLICIES.items():
+        measured = last_line(Path(__file__), what, environment={"OMP_WAIT_POLICY": value})
         results += [{"policy": policy, **result} for result in json.loads(measured)]
         print(".", end="", flush=True)
     rows = []
     for result in results:
         one, two = (result["seconds"][name] for name in ("1", "2"))
-        name = f"{result['size']}² × {result['batch']}, OMP_WAIT_POLICY {result['policy']}"
+        name = f"{result['size']}² × {result['batch']}, {result['policy']}"
         rows.append([name, f"{one * 1e3:.0f} ms", f"{two * 1e3:.0f} ms", f"{one / two:.2f}×"])
     title = f"Training step of Mamba-MIS B by threads (float32, {instruction_set()})"
-    print_table(title, ["patch × batch", "one thread", "two threads", "faster"], rows)
+    print_table(title, ["patch × batch, OMP_WAIT_POLICY", "one thread", "two threads", "faster"], rows)
     write_json("threads", {"results": results})
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["measure"]:
+    if sys.argv[1:] in (["measure"], ["measure-own"]):
+        if sys.argv[1] == "measure-own":
+            native._openmp_parallel = lambda: None
         keep_freed_memory()
         print(json.dumps(measure()))
     else:

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
 
-# by what an operator's name contains; the first that fits
+# kind → parts of the names of its operators; an operator belongs to the first kind that fits
 KINDS = {
     "Fourier transforms": ("fft",),
     "convolutions": ("conv",),
@@ -36,7 +36,7 @@ KINDS = {
 
 
 class Parts:
-    """Seconds and calls by part, of one pass."""
+    """Seconds and calls of each part in one pass."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()

@@ -317,7 +317,7 @@ class _Tar:
     def members(self) -> Iterator[Member]:
         end = 0
         while info := self._next():
-            # or a negative size would cause an endless loop
+            # without this check, a negative size would cause an endless loop
             if info.size < 0 or self._file.offset <= end:
                 raise tarfile.ReadError("a header leads backwards")
             end = self._file.offset

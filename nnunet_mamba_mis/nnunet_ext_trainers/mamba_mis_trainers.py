@@ -1,7 +1,7 @@
 """Shows our trainers to nnU-Net, which imports every module of this folder as a top-level module of its own.
 
-Only re-exports, so that the class nnU-Net finds is the one in `nnunet_mamba_mis.trainers`. Its `__getattr__`, which
-knows trainers of other lengths, is this module's too: nnU-Net looks a name up with `hasattr`.
+The module only re-exports, so the class that nnU-Net finds is the one in `nnunet_mamba_mis.trainers`. nnU-Net looks a
+name up with `hasattr`. The module therefore also re-exports `__getattr__`, which makes trainers of other lengths.
 """
 
 try:

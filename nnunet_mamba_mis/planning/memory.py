@@ -15,7 +15,8 @@ Everything except the parameters grows with the batch. The numbers describe this
 
 - "cpu": float32, native code, which keeps inputs and recomputes intermediate values (`ops/pixelwise.py`, `ops/s6.py`);
 - "cuda": fp16 autocast, PyTorch layer by layer, and the scan in Triton (`ops/selective_scan/triton.py`). The scan keeps
-  Δ, B and C (32 states each for B and C), and a state for every 8 positions. Savings by torch.compile are not included.
+  Δ, B and C (32 states each for B and C), and a state for every 8 positions. Savings from torch.compile are not
+  included.
 
 Kept memory was counted tensor by tensor with autograd's saved-tensor hooks (for the GPU with fake tensors). Scratch
 memory was fitted to measured peaks on a CPU and an H100. `performance/memory.py` compares peaks with the model.
@@ -90,7 +91,7 @@ def training_bytes(
     classes: int = 2,
     stem: str = "patch",
 ) -> float:
-    """Return the peak number of bytes that training with deep supervision takes, without those of the process.
+    """Return the peak number of bytes that training with deep supervision takes, in addition to `process_bytes`.
 
     Args:
         device: "cpu" or "cuda".

@@ -70,7 +70,7 @@ class MambaMISPlanner(ExperimentPlanner):
 
     @staticmethod
     def static_estimate_VRAM_usage(*_network: object) -> int:
-        """Return a constant: a U-Net's memory does not matter here, so none needs to be built."""
+        """Return a constant instead of building a U-Net to estimate its memory, which does not matter here."""
         return 1
 
     def determine_reader_writer(self) -> type:
@@ -127,7 +127,7 @@ class MambaMISPlanner(ExperimentPlanner):
         return patch[0], patch[1]
 
     def _batch_size(self, patch_size: tuple[int, int], pixels_in_dataset: float) -> int:
-        """Return as many images as fit, but at most 5 % of the dataset, and at least 2."""
+        """Return the largest batch size that fits in memory, at most 5 % of the dataset's pixels, and at least 2."""
         per_image = self.memory(patch_size, 2) - self.memory(patch_size, 1)
         fitting = 1 + (self.budget - self.memory(patch_size, 1)) / per_image
         share_of_dataset = round(self.max_dataset_covered * pixels_in_dataset / math.prod(patch_size))

@@ -1,9 +1,9 @@
 """Make `nnUNetv2_train -pretrained_weights` work across patch sizes, and with untrusted files.
 
 nnU-Net unpickles the file, whatever is in it, and compares every weight's shape with the network's before it loads
-anything; trainers have no hook. So this module wraps nnU-Net's function where nnU-Net calls it: it reads the file
-without running code, checks it, resamples weights of another patch size, and calls nnU-Net's own function to load
-them. A replacement by someone else is left alone.
+anything; trainers have no hook. So this module wraps nnU-Net's function where nnU-Net calls it. The wrapper reads
+the file without running code, checks it, resamples weights of another patch size, and calls nnU-Net's own function to
+load them. A replacement by someone else is left alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures in files: the same on every machine, with names drawn literally."""
+"""Save figures that look the same on every machine and show names literally."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Ahead(Iterator[T]):
     """Items that a thread reads ahead from an iterator, starting at once.
 
     Args:
-        items: Iterable that the thread reads to its end, or until `close`; a generator is closed there, too.
+        items: Iterable that the thread reads to its end, or until `close`. The thread also closes a generator.
         most: Largest number of waiting items.
     """
 

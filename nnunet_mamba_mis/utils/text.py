@@ -53,7 +53,7 @@ def for_markdown(text: str) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table of such cells: its first column is text, the others are numbers."""
+    """Return a Markdown table of cells that are already Markdown: text in the first column, numbers in the others."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 

@@ -137,7 +137,7 @@ def test_deep_supervision_weights_load_into_a_network_without_it(stem):
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_padded_network_equals_a_larger_one_on_the_padded_image(stem):
-    """A 40×40 network equals the 64×64 one on an image in the upper left corner."""
+    """A 40×40 network has the output of the 64×64 one for the image padded with zeros at the right and bottom."""
     small, large = network((40, 40), stem=stem), network((64, 64), stem=stem)
     large.load_state_dict(small.state_dict())
     x = torch.randn(1, 3, 40, 40)
@@ -248,7 +248,7 @@ def test_spectral_gate_of_ones_is_the_identity():
 
 
 def test_bfss_scans_rows_and_columns():
-    """Without fusion layers, the output at a position depends only on what precedes it in either order."""
+    """Without fusion, one channel depends only on what precedes it by rows, the other only by columns."""
     bfss = BFSS(1, d_state=4)
     identity = torch.nn.Linear(2, 2, bias=True)
     torch.nn.init.eye_(identity.weight)
@@ -265,7 +265,7 @@ def test_bfss_scans_rows_and_columns():
 @pytest.mark.feature("Ablations", "`_noSSM` has the parameters of scans, and their cost within 5 %")
 @pytest.mark.parametrize("channels", [1, 8, 16, 128])
 def test_control_without_state_spaces_has_the_parameters_and_cost_of_scans(channels):
-    """Cost in operations per pixel: 2 per weight, 9 per state of a scan, 5 per SiLU with its sum."""
+    """Cost in operations per pixel: 2 per weight, 9 per state of a scan, 5 per SiLU and the addition after it."""
     scan, control = S6(channels), DepthwiseMixer(channels)
     parameters = [sum(p.numel() for p in module.parameters()) for module in (scan, control)]
     assert parameters[0] == parameters[1]

@@ -139,7 +139,7 @@ def test_variable_holds_the_packages_folder_once_even_in_child_processes(install
 
 
 def test_environment_without_the_package_may_inherit_the_variable(dependencies, users_folder, tmp_path):
-    """nnU-Net imports the modules of every folder in the variable; this package's must not break its search."""
+    """nnU-Net imports the modules of every folder in the variable, so our module must not end the look-up."""
     python = make_environment(tmp_path / "env", dependencies)
     folder = REPOSITORY / "nnunet_mamba_mis" / "nnunet_ext_trainers"
     (found,) = look_up(python, "TrainerOfTheUser", nnUNet_extTrainer=f"{folder}{os.pathsep}{users_folder}")

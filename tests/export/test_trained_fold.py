@@ -46,7 +46,7 @@ def unseen(tmp_path_factory) -> Path:
 def half_foreground(trained, unseen) -> str:
     """A checkpoint that predicts foreground for about half of the image's pixels.
 
-    Training is too short to predict any, so the fixture shifts the bias of the last layer.
+    After so short a training run the network predicts no foreground, so the fixture shifts the last layer's bias.
     """
     fold = load_fold(trained.parent, "0")
     height, width = fold.network.patch_size

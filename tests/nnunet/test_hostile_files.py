@@ -55,7 +55,7 @@ def tested(place: Place) -> Place:
 
 
 def assert_no_trace(capsys, arguments: list[str], path: Path, state: str, lines: int = 1) -> int:
-    """Check that a command succeeds, or ends with at most so many lines; return its status."""
+    """Check that a command succeeds, or fails and prints at most `lines` lines; return its status."""
     try:
         status = main(arguments)
     except BaseException as error:

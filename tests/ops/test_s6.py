@@ -145,7 +145,7 @@ WRONG = {
 
 
 def wrong_tensors():
-    """Yield each tensor with a wrong shape, dtype, device and layout."""
+    """Yield each tensor with one property wrong: its shape, dtype, device or layout."""
     for name, right in operator_arguments().items():
         for wrong in (
             *map(torch.randn, WRONG[name]),

@@ -1,7 +1,7 @@
 """Brief versions of all trainers, under the same names.
 
-nnU-Net searches the folders of nnUNet_extTrainer in order, so these trainers hide the ones that they derive from. Its
-own trainer cannot be hidden, so the brief one has another name.
+nnU-Net searches the folders of nnUNet_extTrainer in order, so these trainers hide the ones that they derive from.
+nnU-Net's own trainer cannot be hidden, so its brief version has another name.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def test_code_in_a_checkpoint_is_not_run(start, saved, in_this_process, tmp_path
         message = stopped.value.code
     assert saved.name in message and "mkdir" in message
     assert not (tmp_path / "run").exists()
-    torch.load(saved, weights_only=False)  # as nnU-Net does, which runs the code
+    torch.load(saved, weights_only=False)  # nnU-Net loads it in this way, which runs the code
     assert (tmp_path / "run").exists()
 
 

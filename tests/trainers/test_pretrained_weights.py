@@ -121,7 +121,7 @@ def test_replacement_by_another_plugin_is_left_alone(monkeypatch):
 
 @pytest.fixture
 def script(nnunets_loader, monkeypatch):
-    """An empty module that replaces the running program's."""
+    """An empty module that replaces `__main__`, the module of the running program."""
     monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
     return sys.modules["__main__"]
 

@@ -139,7 +139,7 @@ def test_files_are_written_out_through_descriptors_that_may_write(tmp_path, monk
 
 @pytest.mark.parametrize("refusals", [2, 9])
 def test_file_that_is_open_is_replaced_once_it_is_closed(refusals, tmp_path, monkeypatch):
-    """Windows refuses until then; the writer gives up after some tries."""
+    """Windows refuses to replace an open file; the writer tries again a few times, then gives up."""
     left = [PermissionError(13, "open elsewhere")] * refusals
     replace = Path.replace
 

@@ -20,7 +20,7 @@ GREY = RGB[..., 0]
 
 
 def write(path, image: np.ndarray) -> None:
-    """Write an image with a library that keeps the depth."""
+    """Write an image with a library that keeps its bit depth."""
     if path.suffix == ".tif":
         tifffile.imwrite(path, image, photometric="rgb" if image.ndim == 3 else "minisblack")
     elif image.dtype == np.uint8:

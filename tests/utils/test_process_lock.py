@@ -24,7 +24,7 @@ def hold(path, ready, with_child: bool):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Start a process that holds the lock, with a forked child on request, such as a data loader has; return it."""
+    """Return a function that starts a process that holds the lock, if requested with a child, as data loaders have."""
     context, started, children = multiprocessing.get_context("fork"), [], []
 
     def start(with_child: bool = False):

@@ -245,7 +245,7 @@ class Prediction:
         for case in labelled_cases(self.folder, ending):
             file = self.folder / f"{case}{ending}"
             is_usable = case in cases and file.stat().st_mtime >= newest and _is_readable(file, labels)
-            # nnU-Net only checks whether files exist; npz files are zip archives
+            # nnU-Net checks only that files exist; a truncated npz file is not a valid zip archive
             if not is_usable or (self.probabilities and not zipfile.is_zipfile(probabilities_file(file, ending))):
                 file.unlink()
 

@@ -31,7 +31,7 @@ _MANY = 10_000
 
 
 class Task:
-    """A job as submitit runs it on a node.
+    """A callable with which submitit runs a job on a node.
 
     Args:
         job: The job.

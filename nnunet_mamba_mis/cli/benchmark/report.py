@@ -1,7 +1,7 @@
 """Score the validation predictions of all validated folds, compare the trainers, and write a report.
 
 Reads nnUNet_results (or the folders given with --results, one per seed) and nnUNet_preprocessed. Writes report.html,
-which needs neither other files nor a network, report.md, cases.csv, and the figures as PNG and SVG.
+report.md, cases.csv, and the figures as PNG and SVG. report.html needs no other files and no internet access.
 """
 
 from __future__ import annotations

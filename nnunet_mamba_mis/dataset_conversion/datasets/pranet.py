@@ -23,7 +23,7 @@ def _layout(images: str, masks: str) -> list[ImageSet]:
 
 def _shared_sequences(subset_of: Mapping[str, str]) -> list[str]:
     """Return a warning if training and test set contain frames of the same sequence of CVC-ClinicDB."""
-    # PraNet's official split divides sequences; other splits with its layout may not
+    # PraNet's official split puts frames of one sequence into both sets; other splits with its layout may not
     trained = {sequence(identifier) for identifier, subset in subset_of.items() if subset == TRAINING} - {None}
     tested = [identifier for identifier, subset in subset_of.items() if subset == _CLINICDB]
     shared = [identifier for identifier in tested if sequence(identifier.removeprefix(f"{_CLINICDB}_")) in trained]

@@ -242,8 +242,9 @@ def walk(  # noqa: ANN201 (Triton's language)
 
     The initial state is `entering`, or `start` (batch, D, N) if `entering` is None, or zero if both are. The state
     before every block goes to `kept`, and the one after the last position to `last_state` (batch, D, N). `added` gets
-    the state after each chunk and `sums` (batch, chunks, D) the sum of Δ, both at i + 1 for the i-th chunk in walking
-    direction. Registers hold only a slice of TILES tiles of states; with several slices, y is float32 and sums them.
+    the state after each chunk, and `sums` (batch, chunks, D) the sum of Δ over it. The i-th chunk of the walk writes to
+    index i + 1 of both. Registers hold only a slice of TILES tiles of states; with several slices, y is float32 and
+    sums them.
     """
     sizes = _decoded_sizes(sizes)
     columns = sizes.columns.to(tl.int32)  # every position divides by it

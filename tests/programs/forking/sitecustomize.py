@@ -1,6 +1,6 @@
 """Make pools fork in commands that have this folder in PYTHONPATH.
 
-nnU-Net would spawn them, and each worker would import torch and nnU-Net, as `test_installed_commands` tests it.
+By default nnU-Net spawns workers, and each one imports torch and nnU-Net. `test_installed_commands` tests this default.
 """
 
 import multiprocessing.context
