@@ -30,3 +30,9 @@ class Dev_conv_rate(Dev_conv):
     initial_lr = 2e-3
     warmup_epochs = 0.5
     schedule = "cosine"
+
+
+class Dev_conv_average(Dev_conv):
+    """Averaged weights."""
+
+    ema_decay = 0.99
