@@ -36,3 +36,9 @@ class Dev_conv_average(Dev_conv):
     """Averaged weights."""
 
     ema_decay = 0.99
+
+
+class Dev_conv_average_colour(Dev_conv_average):
+    """Averaged weights, and colour changes drawn once for all channels."""
+
+    joint_colour = True
