@@ -10,9 +10,9 @@
 #include <unistd.h>
 #endif
 
-// Threads that sleep between operations, started when an operation first needs them. They and their pool are never
-// destroyed: the end of the process ends them, and they hold nothing then. A forked process has none of its parent's
-// threads, so it makes a pool of its own.
+// Threads that sleep between operations. An operation starts those that it is the first to need. Threads and pool are
+// never destroyed: a sleeping thread holds nothing that the end of the process could damage. A forked process has none
+// of its parent's threads, so it makes its own pool.
 class Pool {
   public:
     static Pool &of_this_process() {

@@ -20,7 +20,7 @@ from nnunet_mamba_mis.ops import native_library as native
 
 RESULTS = Path(__file__).parent / "results"
 
-# what keeps torch and its libraries to the instruction set that native code is kept to; they read it when first used
+# Limit torch and its libraries to the same instruction set as native code. They read these variables at first use.
 for _variable, _values in {
     "ATEN_CPU_CAPABILITY": {"avx2": "avx2", "baseline": "default"},
     "ONEDNN_MAX_CPU_ISA": {"avx2": "AVX2", "baseline": "SSE41"},

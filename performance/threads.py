@@ -1,7 +1,9 @@
-"""Two threads against one: training steps of Mamba-MIS B, where torch's threads spin while they wait, where they sleep,
-and with native code on threads of its own, as where torch's OpenMP runtime is not found.
+"""Training steps of Mamba-MIS B on two threads against one.
 
-`threads.py measure` measures with the waiting policy that its environment names, and prints the seconds as JSON;
+torch's threads spin or sleep while they wait. In a third case native code has threads of its own, as on machines where
+torch's OpenMP runtime is not found.
+
+`threads.py measure` uses the waiting policy in its environment, and prints the seconds as JSON.
 `threads.py measure-own` hides torch's runtime.
 """
 
@@ -20,7 +22,7 @@ from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
 
 SETUPS = ((96, 8), (256, 2))  # size, batch
-# OMP_WAIT_POLICY, which is read when a process starts, and what to measure
+# name → OMP_WAIT_POLICY, which is read when a process starts, and the argument of this script
 POLICIES = {"default": (None, "measure"), "passive": ("passive", "measure"), "own threads": (None, "measure-own")}
 
 
@@ -54,7 +56,7 @@ def main() -> None:
         name = f"{result['size']}² × {result['batch']}, {result['policy']}"
         rows.append([name, f"{one * 1e3:.0f} ms", f"{two * 1e3:.0f} ms", f"{one / two:.2f}×"])
     title = f"Training step of Mamba-MIS B by threads (float32, {instruction_set()})"
-    print_table(title, ["patch × batch, OMP_WAIT_POLICY", "one thread", "two threads", "faster"], rows)
+    print_table(title, ["patch × batch, threads", "one thread", "two threads", "faster"], rows)
     write_json("threads", {"results": results})
 
 

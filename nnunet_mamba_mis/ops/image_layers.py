@@ -29,7 +29,7 @@ class Resize(FixedLayer):
         size: Height and width of the result.
     """
 
-    # torch.compile of torch 2.11 hashes an instance without attributes, which needs the class's value
+    # with torch 2.11, torch.compile hashes an instance that has no attributes yet; the default makes that possible
     size: tuple[int, int] = (0, 0)
 
     step = RESIZE

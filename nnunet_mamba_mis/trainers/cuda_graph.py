@@ -12,18 +12,19 @@ TOLERANCE = 1e-2
 def replay_training_passes(network: nn.Module, image: Tensor) -> None:
     """Make calls of a network in training mode replay a CUDA graph of forward and backward, under fp16 autocast.
 
-    Calls in evaluation mode are unchanged. No other thread may use CUDA meanwhile, which a data loader with pinned
+    Calls in evaluation mode are unchanged. No other thread may use CUDA during this call. A data loader with pinned
     memory would.
 
     Args:
         network: On a CUDA device, in training mode.
-        image: A batch (B, C, H, W) of the shape and type of all later ones.
+        image: A batch (B, C, H, W), float32, of the shape of all later ones.
 
     Raises:
-        RuntimeError: The network cannot be captured, or a replayed pass gives other values. It is unchanged then.
+        RuntimeError: Capture fails, or a replayed pass gives other values. The network is unchanged then.
     """
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]  # of batch norms
-    image = torch.rand_like(image)
+    generator = torch.Generator(image.device).manual_seed(0)  # not the one that a resumed run has restored
+    image = torch.rand(image.shape, generator=generator, device=image.device)
     try:
         expected = _training_pass(network, image)
         with torch.autocast("cuda", cache_enabled=False):  # cached casts would not be replayed
@@ -33,7 +34,7 @@ def replay_training_passes(network: nn.Module, image: Tensor) -> None:
         if not error <= TOLERANCE:
             raise RuntimeError(f"replayed values differ from computed ones by {error:.1e}")
     except RuntimeError:
-        vars(network).pop("forward", None)  # the graph's
+        vars(network).pop("forward", None)  # set by the capture
         raise
     finally:
         network.zero_grad(set_to_none=True)

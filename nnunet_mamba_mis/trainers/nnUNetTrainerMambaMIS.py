@@ -65,7 +65,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
         return [[h / height, w / width] for h, w in deep_supervision_sizes((height, width))]
 
     def _do_i_compile(self) -> bool:
-        """Compile only if nnUNet_compile asks for it: that takes minutes for this network, and a CUDA graph seconds."""
+        """Compile only if nnUNet_compile is set: compiling takes minutes for this network, a CUDA graph seconds."""
         return "nnUNet_compile" in os.environ and super()._do_i_compile()
 
     def on_train_start(self) -> None:
@@ -73,7 +73,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
         if not self.was_initialized:
             self.initialize()
         if self.device.type == "cuda" and not self.is_ddp and "nnUNet_compile" not in os.environ:
-            self._use_cuda_graph()  # before data loaders start, whose threads use CUDA
+            self._use_cuda_graph()  # before the data loaders start: their threads use CUDA
         super().on_train_start()
         self.log_scan_backend(self.network_arguments(self.configuration_manager).get("discretization", "zoh"))
         for name, planned in _planned(self.configuration_manager).items():
@@ -85,7 +85,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
                 )
 
     def _use_cuda_graph(self) -> None:
-        """Let training steps replay a CUDA graph of the network, unless that fails."""
+        """Make training steps replay a CUDA graph of the network; if that fails, log why."""
         shape = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
         self.network.train()
         try:

@@ -42,6 +42,7 @@ def outputs_and_gradients(network: MambaMIS, image: torch.Tensor) -> list[torch.
 
 
 def own_threads() -> int:
+    """Return the number of threads of this process."""
     return len(os.listdir("/proc/self/task"))
 
 
@@ -55,17 +56,14 @@ def test_own_threads_compute_the_same_bits(monkeypatch, network):
         assert torch.equal(a, b)
 
 
-def test_threads_are_kept_and_as_many_as_torch_has(network):
+def test_threads_are_kept_between_operations(network):
     image = torch.rand(1, 3, SIZE, SIZE, dtype=torch.float64)
     with torch.no_grad():
         network(image)
         before = own_threads()
         for _ in range(5):
             network(image)
-        assert own_threads() == before
-        torch.set_num_threads(5)
-        network(image)
-    assert own_threads() <= before + 2 + 5  # ours, and torch's own
+    assert own_threads() == before
 
 
 def test_waiting_threads_take_no_processor_time(network):
@@ -98,6 +96,7 @@ def test_networks_in_several_python_threads_share_the_pool(network):
 
 def test_forked_processes_and_the_end_of_a_process_do_not_hang():
     assert run_program("fork_with_own_threads.py", timeout=120).splitlines() == [
-        "equal in the child",
-        "equal in the parent",
+        "2 threads started",
+        "child: equal, 2 threads started",
+        "parent: equal, the child's status 0",
     ]
