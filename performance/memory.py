@@ -89,7 +89,7 @@ def _peak_on_cuda(stem: str, variant: str, size: tuple[int, int], batch: int) ->
 def _train(device: str, stem: str, variant: str, size: tuple[int, int], batch: int) -> None:
     """Run two training steps as nnU-Net does; AdamW's moments exist from the second on."""
     network = MambaMIS(CHANNELS, CLASSES, size, variant=variant, stem=stem, deep_supervision=True).to(device)
-    optimizer = torch.optim.AdamW(network.parameters())
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
     dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
     weights = np.array([16, 8, 4, 2, 0]) / 30

@@ -62,7 +62,7 @@ def training_step(name: str, size: int, batch: int, device: str, compiled: bool)
     network = make(name, size).to(device)
     on_gpu = device == "cuda"
     called = torch.compile(network) if compiled else network
-    optimizer = torch.optim.AdamW(network.parameters())
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     scaler = torch.amp.GradScaler(device, enabled=on_gpu)
     image = torch.rand(batch, 3, size, size, device=device)
 

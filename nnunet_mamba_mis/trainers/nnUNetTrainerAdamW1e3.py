@@ -27,7 +27,7 @@ class nnUNetTrainerAdamW1e3(RecipeTrainer):
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
         """Return AdamW and the schedule of the recipe."""
         groups = parameter_groups(self.network, self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
+        optimizer = torch.optim.AdamW(groups, lr=self.initial_lr, fused=True)
         return optimizer, self.make_schedule(optimizer)
 
 

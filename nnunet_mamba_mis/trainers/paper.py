@@ -48,5 +48,7 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
         """Return AdamW at 1e-3 with weight decay 0.01, and CosineAnnealingLR(T_max = 50, eta_min = 1e-5) per epoch."""
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay, fused=True
+        )
         return optimizer, CosineAnnealingLR(optimizer, T_max=50, eta_min=1e-5)
