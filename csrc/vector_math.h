@@ -17,7 +17,8 @@ template <>
 struct Vector<float> {
     typedef float Real __attribute__((vector_size(VECTOR_BYTES)));
     typedef int32_t Int __attribute__((vector_size(VECTOR_BYTES)));
-    // 1.5·2²³ plus the exponent's bias: adding this rounds to an integer, whose low bits are then those of an exponent
+    // 1.5·2²³ plus the exponent's bias. Adding this constant rounds a value to an integer n, and the low bits of the
+    // sum are then the exponent bits of 2^n.
     static constexpr float kRound = 12582912.0f + 127;
     static constexpr int32_t kMantissa = 23;
     static constexpr float kLowest = -126.0f, kHighest = 128.0f;  // 2^kHighest is infinite

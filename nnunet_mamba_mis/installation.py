@@ -27,7 +27,7 @@ DISTRIBUTION = "nnunet-mamba-mis"
 
 
 class Finding(NamedTuple):
-    """A fact, and a remedy if there is a problem."""
+    """A fact about the installation, with a remedy if it is a problem."""
 
     status: str
     text: str
@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 
 def inspect_installation() -> Iterator[tuple[str, Iterator[Finding]]]:
-    """Yield the title and the findings of each section. Findings are computed as they are read."""
+    """Yield the title and the findings of each section. Findings are computed lazily, during iteration."""
     yield "Installed", _guarded(_packages())
     yield "Devices", _guarded(_devices())
     yield "Scan backends, fastest first", _guarded(_backends())
@@ -169,7 +169,7 @@ def _kind_of_installation() -> str:
         return f"editable installation of {origin['url'].removeprefix('file://')}, compiled here"
     tags = [line.split("-")[-1] for line in (distribution.read_text("WHEEL") or "").splitlines() if "Tag: " in line]
     platforms = ", ".join(tags) or "an unknown platform"
-    # on Linux, a wheel that pip compiled for this machine alone has a tag without a version of the C library
+    # on Linux, the tag of a wheel that pip compiled for this machine alone names no version of the C library
     kind = "compiled at installation" if platforms.startswith("linux_") else "wheel"
     return f"{kind} for {platforms}"
 

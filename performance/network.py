@@ -1,6 +1,6 @@
-"""Mamba-MIS B, with either stem, against nnU-Net's PlainConvUNet on a CPU: time, memory, growth with size.
+"""Compare Mamba-MIS B, with either stem, to nnU-Net's PlainConvUNet on a CPU: time, memory, growth with size.
 
-PlainConvUNet is as nnU-Net plans it for the same patch.
+PlainConvUNet has the architecture that nnU-Net plans for the same patch.
 
 `network.py NETWORK SIZE BATCH` runs one training step and prints the peak resident bytes.
 """
@@ -147,7 +147,7 @@ def main() -> None:
     seconds = growth()
     per_pixel = {size: t / size**2 for size, t in seconds.items()}
     print_table(
-        f"Inference time a pixel ({describe_cpu()})",
+        f"Inference time per pixel ({describe_cpu()})",
         ["size", "time", "against 256²"],
         [[f"{s}²", f"{t * 1e9:.0f} ns", f"{t / per_pixel[256]:.2f}×"] for s, t in per_pixel.items()],
     )

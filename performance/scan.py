@@ -47,7 +47,7 @@ def run(scan, tensors: dict[str, torch.Tensor], discretization: str, backward: b
 
 
 def check(tensors: dict[str, torch.Tensor], discretization: str) -> None:
-    """Exit if a scan of the first 2048 positions is wrong. They are enough to be divided among threads."""
+    """Exit if a scan of the first 2048 positions is wrong. That is long enough for several threads to share."""
     short = {name: t[..., :2048] if t.dim() == 3 else t for name, t in tensors.items()}
     exact = {name: t.double() for name, t in short.items()}
     for backward in (False, True):
@@ -60,7 +60,7 @@ def check(tensors: dict[str, torch.Tensor], discretization: str) -> None:
 
 
 def torch_beside_native_code() -> dict[str, float]:
-    """Return the seconds of a convolution alone and between native scans, which differ if two thread pools exist."""
+    """Return the seconds of a convolution, alone and between native scans; they differ if two thread pools exist."""
     x, weight, tensors = torch.randn(1, 32, 256, 256), torch.randn(32, 32, 3, 3), arguments(*LONG)
 
     def convolve():

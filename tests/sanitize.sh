@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The native code under GCC's address and undefined behaviour sanitizers, driven by the tests of its operations.
-# Swaps the libraries of the installed package (PYTHON=... names the interpreter), and restores them.
+# Run the tests of the native operations under GCC's address and undefined behaviour sanitizers.
+# The script replaces the libraries of the installed package (PYTHON=... names the interpreter), and restores them at
+# the end.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=$(command -v "${PYTHON:-python}")

@@ -47,7 +47,7 @@ def test_accelerators_are_optional(monkeypatch):
 
 
 class Distribution:
-    """What pip leaves of an installation."""
+    """A fake of `importlib.metadata.Distribution` that reads the given metadata files."""
 
     def __init__(self, **files: str) -> None:
         self.read_text = lambda name: files.get(name.partition(".")[0])

@@ -7,7 +7,7 @@
 # DATA holds ISIC-2017_256 (the challenge's images at 256 × 256) and Polyps-256 (PraNet's layout, longest side 256). All
 # output goes to WORK (default: mamba_mis_comparison). You can stop the script at any time; the same command resumes.
 #
-# On a CPU: half the resolution, patch 128 × 128, batch 4, 25 epochs of 250 iterations, fold 0. Each training takes hours
+# On a CPU: half the resolution, patch 128 × 128, batch 4, 25 epochs of 250 iterations, fold 0. Each run takes hours
 # on two cores. With --device cuda: full resolution, patch 256 × 256, nnU-Net's own batch, 250 epochs, five folds.
 # Steps (default: all, in this order):
 #   networks   the four trainers on both datasets

@@ -55,7 +55,7 @@ class S6(nn.Module):
 
 
 class DepthwiseMixer(nn.Module):
-    """Replacement for S6 in the control without state spaces: as many parameters and operations, no recurrence.
+    """Replacement for S6 in the control without state spaces: about as many parameters and operations, no recurrence.
 
     A linear layer, then two depthwise 7×7 convolutions, each applied twice as a residual step. With 32 states both have
     C² + 98C parameters. S6 takes 2C² + 416C operations per pixel (9 per state, as is usual, and 2 per projection

@@ -42,7 +42,7 @@ def write_synthetic_set(folder: Path, number: int, seed: int = 0) -> None:
         image, mask = draw_case(np.random.default_rng([seed, i]))
         name = f"polyp_{i:03d}.jpg"
         Image.fromarray(image).save(folder / "images" / name, quality=92)
-        # RGB JPEGs as in the real dataset, whose compression adds noise to the two values
+        # masks are RGB JPEGs, as in the real dataset: compression adds noise to the two values
         rgb = np.repeat(np.uint8(255) * mask[..., None].astype(np.uint8), 3, axis=2)
         Image.fromarray(rgb).save(folder / "masks" / name, quality=90, subsampling=0)
 

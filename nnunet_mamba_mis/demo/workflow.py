@@ -29,7 +29,7 @@ from nnunet_mamba_mis.utils.text import duration, one_line
 
 SYNTHETIC_IMAGES = 108
 SYNTHETIC_UNSEEN = 12
-# nnU-Net makes five folds of the training images
+# nnU-Net splits the training images into five folds
 _FEWEST_TRAINING_IMAGES = 5
 _MOST_UNSEEN = 100
 

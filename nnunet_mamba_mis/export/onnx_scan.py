@@ -4,8 +4,9 @@ The L positions form K chunks of T positions. All chunks advance together, in T 
 states:
 
 1. Run every chunk from a zero state, which gives its outputs and the state that it adds.
-2. Compute the state that enters each chunk from the added states. This is a scan over K positions, done in the same
-   way, or by doubling if K is small (Hillis and Steele 1986): e^{A ΣΔ} carries a state across any number of positions.
+2. Compute the state that enters each chunk from the added states, by a scan over K positions. This scan is chunked in
+   the same way, or uses doubling if K is small (Hillis and Steele 1986). Multiplication by e^{A ΣΔ} carries a state
+   across any number of positions.
 3. Let the entering state decay through its chunk, and add its share to the outputs.
 
 No exponent is positive, so a large Δ makes a state vanish but never overflow. Positions are processed in blocks that

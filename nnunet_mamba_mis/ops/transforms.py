@@ -40,7 +40,7 @@ def decompose_under_transforms(operator: Any, in_torch: Callable[..., Any]) -> N
 
 
 def decompose_gradient(backward: Any, in_torch: Callable[..., Any]) -> None:
-    """Decompose like `decompose_under_transforms`, and whenever an operator's gradients are differentiated."""
+    """Run a backward operator as PyTorch operations while a transform is active or it is itself differentiated."""
     _route(backward, in_torch, lambda arguments: transformed() or _is_differentiated(arguments))
 
 

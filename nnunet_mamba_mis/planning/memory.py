@@ -46,7 +46,7 @@ _DECODER_CHANNELS = (*reversed(_ENCODER_CHANNELS), BASE_WIDTH // 2)
 
 
 class _Bytes(NamedTuple):
-    """Bytes that a device holds."""
+    """Bytes that training holds on one kind of device."""
 
     per_channel: float  # kept by a block, for each channel of each pixel of its features
     per_pixel: float  # kept by a block, for each pixel of its features

@@ -134,7 +134,7 @@ class MambaMISPlanner(ExperimentPlanner):
         return max(int(min(fitting, share_of_dataset)), self.UNet_min_batch_size)
 
     def memory(self, patch_size: tuple[int, int], batch_size: int, device: str = "cuda") -> float:
-        """Return the bytes that training takes, including those of the process."""
+        """Return the bytes that training takes, including the memory of the process itself."""
         channels, classes = len(self.description.channel_names), self.description.heads
         step = training_bytes(device, self.variant, patch_size, batch_size, channels, classes, self.stem)
         return process_bytes(device) + step

@@ -12,15 +12,15 @@ TOLERANCE = 1e-2
 def replay_training_passes(network: nn.Module, image: Tensor) -> None:
     """Make calls of a network in training mode replay a CUDA graph of forward and backward, under fp16 autocast.
 
-    Calls in evaluation mode are unchanged. No other thread may use CUDA during this call. A data loader with pinned
-    memory would.
+    Calls in evaluation mode are unchanged. No other thread may use CUDA during this call, so no data loader with pinned
+    memory may run.
 
     Args:
         network: On a CUDA device, in training mode.
         image: A batch (B, C, H, W), float32, of the shape of all later ones.
 
     Raises:
-        RuntimeError: Capture fails, or a replayed pass gives other values. The network is unchanged then.
+        RuntimeError: Capture fails, or a replayed pass gives other values. In both cases the network is unchanged.
     """
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]  # of batch norms
     generator = torch.Generator(image.device).manual_seed(0)  # not the one that a resumed run has restored

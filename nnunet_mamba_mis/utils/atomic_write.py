@@ -60,7 +60,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_files(folder: Path) -> Iterator[Path]:
-    """Write a group of files: they appear in their folder once all are complete, or none appears.
+    """Write a group of files: all appear in the folder once the last is complete; if writing fails, none appears.
 
     Args:
         folder: Folder in which they appear.

@@ -60,9 +60,9 @@ def test_agrees_with_the_authors_network(parity):
 
 
 def test_agrees_with_the_authors_network_in_float32(parity):
-    """LayerNorms over two or three nearly equal channels amplify rounding up to 316 times.
+    """LayerNorms over two or three nearly equal channels amplify rounding errors up to 316 times.
 
-    With only the stem in float32, one pixel is off by 1e-4 already: one pixel in a thousand may be further off.
+    Even with only the stem in float32, one pixel is off by 1e-4. One pixel in a thousand may therefore be further off.
     """
     error = errors(parity, torch.float32)
     assert error.mean() <= 1e-5

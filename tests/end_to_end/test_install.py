@@ -63,7 +63,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 
 def look_up(python: Path, *names: str, **variables: str) -> list[list]:
-    """Return module and name of the trainer that nnU-Net finds, whether this package has it, and the package's file."""
+    """Return, for each name, the found trainer's module and name, whether it is ours, and the package's `__file__`."""
     command = [python, PROGRAMS / "find_trainers.py", *names]
     done = subprocess.run(command, env=clean_environment(**variables), capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -79,7 +79,7 @@ def users_folder(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def fast_compiler(tmp_path_factory) -> dict[str, str]:
-    """Environment variables of a compiler without optimization, for builds whose speed does not matter."""
+    """Environment variables that select a compiler without optimization, for builds whose speed does not matter."""
     script = tmp_path_factory.mktemp("compiler") / "c++"
     script.write_text('#!/bin/sh\nexec c++ "$@" -O0\n')
     script.chmod(0o755)

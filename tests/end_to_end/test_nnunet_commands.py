@@ -261,7 +261,7 @@ def test_exported_model_predicts_the_same_bytes_elsewhere(nnunet, folds, predict
 @pytest.mark.parametrize("trainer", [OURS, STOCK])
 @pytest.mark.parametrize("arguments", [[], ["--not_strict"]], ids=" ".join)
 def test_export_has_to_name_the_configuration(nnunet, folds, trainer, arguments, tmp_path):
-    """By nnU-Net's own rule: it asks for the 3D ones too, and its --not_strict changes nothing."""
+    """By nnU-Net's own rule, the command requires the 3D configurations too, even with `--not_strict`."""
     output = nnunet.run("nnUNetv2_export_model_to_zip", "-d", NUMBER, "-o", tmp_path / "model.zip", "-tr", trainer,
                         *arguments, status=1)  # fmt: skip
     assert "is missing the trained model of configuration 3d_lowres" in output

@@ -252,7 +252,7 @@ def test_every_part_runs_in_other_runtimes(name, tmp_path):
 
 
 def difference_without_the_package(file: Path, kind: str, net: nn.Module, images: torch.Tensor) -> float:
-    """Return the difference measured in a process that cannot import the package."""
+    """Return the largest difference from `net`'s logits, measured in a process that cannot import the package."""
     torch.save((images, net(images)), file.with_suffix(".images"))
     command = [sys.executable, PROGRAMS / "run_without_the_package.py", file, file.with_suffix(".images"), kind]
     done = subprocess.run(command, capture_output=True, text=True)

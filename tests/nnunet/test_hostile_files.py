@@ -37,7 +37,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.fixture
 def tested(place: Place) -> Place:
-    """The same with a predicted test set, and with finished jobs of `benchmark run`."""
+    """The folders of `place`, plus a predicted test set and finished jobs of `benchmark run`."""
     far = list(FAR)[:2]
     place.write_test_set(OTHER, "Tr", {case: disc(*FAR[case]) for case in far}, splits={"groups": [far]}, cases=[])
     folder = place.write_test(OURS, OTHER, "Tr", predicted(FAR, far, 1, 0))
@@ -125,7 +125,7 @@ def test_report_accepts_files_or_names_them(tested, capsys, which):
     list(damaged)
     path.write_text("{")
     status = assert_no_trace(capsys, arguments, path, "{")
-    if status == 0:  # an informative file, which the report names
+    if status == 0:  # the file only adds information, so the report names it
         assert str(path) in (tested.root / "report" / "report.md").read_text()
 
 

@@ -1,4 +1,4 @@
-"""nnU-Net's files, whatever state they are in."""
+"""nnU-Net's files, including missing and damaged ones."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_library_with_other_structs_is_refused(monkeypatch):
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Return a function that sets the environment's instruction set, as for a new process."""
+    """Return a function that sets MAMBA_MIS_INSTRUCTION_SET; nothing is cached, as in a new process."""
 
     def forget():
         native.library.cache_clear()

@@ -15,7 +15,7 @@ class Uninterrupted(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
     ema_decay = 0.9
 
     def initialize(self):
-        # only the first run's seeds count: the other ones of a resumed run must not change the result
+        # a resumed run gets other seeds, which must not change the result: only the first run's seeds count
         seed = 12 if any(Path(self.output_folder).glob("checkpoint_*.pth")) else 1
         random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
         super().initialize()

@@ -17,7 +17,7 @@ from support.paths import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "documentation").rglob("*.md"))]
 MODULES = (amffb, basic_blocks, mamba_mis, scan_blocks, nn)
-# the name in a box, in a smaller font than headings; a layer's channels may follow it
+# a box's name has a smaller font than headings; a layer's channels may follow the name
 NAME = re.compile(r'font-size="1[34]"[^>]*font-weight="bold">([A-Z]\w+)')
 
 

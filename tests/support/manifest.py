@@ -1,6 +1,6 @@
 """Names that users and files rely on, as data: weights with their shapes, options of the commands, and trainers.
 
-`python tests/support/manifest.py > tests/manifest.json` records them again, which is right only after adding a name.
+`python tests/support/manifest.py > tests/manifest.json` records them again. Run it only after adding a name.
 """
 
 from __future__ import annotations

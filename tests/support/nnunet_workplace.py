@@ -81,7 +81,7 @@ class Workplace:
             environment.setenv(name, value)
 
     def start(self, command: str, *arguments: object, **variables: str | None) -> Running:
-        """Start a command; an environment variable of None is not set."""
+        """Start a command; an environment variable whose value is None is not set."""
         self.commands += 1
         log = self.root / f"{self.commands:03d}_{command}.log"
         if command == "nnUNetv2_train":

@@ -1,4 +1,4 @@
-"""Training passes as a CUDA graph equal computed ones."""
+"""Training passes that replay a CUDA graph match passes that are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work in threads: in order, bounded, and ended with its consumer."""
+"""Work in threads keeps its order, is bounded, and ends with its consumer."""
 
 from __future__ import annotations
 

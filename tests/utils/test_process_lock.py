@@ -24,7 +24,7 @@ def hold(path, ready, with_child: bool):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Return a function that starts a process that holds the lock, if requested with a child, as data loaders have."""
+    """Return a function that starts a process holding the lock; `with_child` gives it a child, like a data loader."""
     context, started, children = multiprocessing.get_context("fork"), [], []
 
     def start(with_child: bool = False):

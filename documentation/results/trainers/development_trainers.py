@@ -8,7 +8,7 @@ class _Development:
 
 
 class Dev_conv(_Development, trainers.nnUNetTrainerMambaMIS_conv):
-    """The convolutional stem with today's recipe."""
+    """The convolutional stem with the default recipe."""
 
 
 class Dev_conv_colour(Dev_conv):

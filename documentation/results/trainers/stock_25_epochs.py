@@ -9,4 +9,4 @@ class nnUNetTrainer_25epochs(nnUNetTrainer):
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = 25
-        self.save_every = 1  # instead of 50: an interrupted run continues with the epoch, not from the start
+        self.save_every = 1  # nnU-Net's 50 would lose an interrupted run

@@ -59,7 +59,7 @@ def s6_flops(u: Sequence[int], weight: Sequence[int], A: Sequence[int], *_argume
 def pixelwise_flops(
     tensors: Shapes, parameters: Shapes, kinds: Sequence[int], *_arguments: object, **_outputs: object
 ) -> int:
-    """Return the operations of the linear layers among pixelwise layers.
+    """Return the number of operations of the linear layers in a list of pixelwise layers.
 
     Args:
         tensors: Shapes of the inputs, (batch, H, W, channels).

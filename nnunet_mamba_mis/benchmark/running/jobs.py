@@ -151,8 +151,9 @@ class Training:
         )
 
     def prepare(self) -> None:
-        """Rename truncated checkpoints, so that `--c` uses an intact older one; torch writes zip archives."""
+        """Rename truncated checkpoints, so that `--c` uses an intact older one."""
         for checkpoint in (self.folder / name for name in CHECKPOINTS):
+            # torch writes checkpoints as zip archives, whose directory is at the end
             if checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
                 checkpoint.replace(f"{checkpoint}.broken")
 

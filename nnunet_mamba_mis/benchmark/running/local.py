@@ -149,7 +149,7 @@ class _Runner:
 
 @contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """Collect the termination signals that this process receives in a list; ignored ones (`nohup`) stay ignored."""
+    """Collect in a list the termination signals that this process receives; ignored ones (`nohup`) stay ignored."""
     noted: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -298,7 +298,7 @@ def _layout(shape: torch.Size, strides: tuple[int, ...], itemsize: int) -> _Layo
 
 
 def _for_parts(grad: Tensor, parts: int, tiles: int) -> Tensor:
-    """Return a tensor (parts, *shape) for sums of the gradient of B or C: the gradient itself if that loses nothing."""
+    """Return a tensor (parts, *shape) for sums of B's or C's gradient; a view of `grad` if that loses no precision."""
     if parts == 1 and (tiles == 1 or grad.dtype == torch.float32):
         return grad.unsqueeze(0)
     strides = (grad.numel(), *grad.stride())
