@@ -22,11 +22,11 @@ CHANNELS, CLASSES = 3, 2
 SETUPS = {
     "cpu": [
         *(("patch", variant, side, batch) for variant in "SBL" for side, batch in ((128, 8), (256, 4))),
-        *(("conv", "B", side, batch) for side, batch in ((128, 8), (256, 4))),
+        *(("conv", "H", side, batch) for side, batch in ((128, 8), (256, 4))),
     ],
     "cuda": [
         *(("patch", "S", 256, 12), ("patch", "B", 256, 12), ("patch", "B", 512, 4)),
-        *(("patch", "L", 256, 12), ("patch", "L", 512, 4), ("conv", "B", 256, 12), ("conv", "B", 512, 4)),
+        *(("patch", "L", 256, 12), ("patch", "L", 512, 4), ("conv", "H", 256, 12), ("conv", "H", 512, 4)),
     ],
 }
 

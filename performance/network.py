@@ -26,7 +26,7 @@ from nnunet_mamba_mis.ops import native_library as native
 from nnunet_mamba_mis.ops.memory import keep_freed_memory
 from nnunet_mamba_mis.ops.selective_scan import registry
 
-NETWORKS = ("MambaMIS B", "MambaMIS B conv", "PlainConvUNet")
+NETWORKS = ("MambaMIS B patch", "MambaMIS H conv", "PlainConvUNet")
 
 # (size, batch): repeats
 INFERENCE = {(96, 1): 25, (96, 8): 9, (256, 1): 9, (512, 1): 5}
@@ -50,7 +50,8 @@ def make(name: str, size: int) -> nn.Module:
     torch.manual_seed(0)
     if name == "PlainConvUNet":
         return plain_conv_unet(size)
-    return MambaMIS(3, 2, (size, size), stem="conv" if name.endswith("conv") else "patch", deep_supervision=True)
+    _, variant, stem = name.split()
+    return MambaMIS(3, 2, (size, size), variant=variant, stem=stem, deep_supervision=True)
 
 
 def infer(network: nn.Module, size: int, batch: int = 1):
@@ -115,7 +116,7 @@ def peaks(size: int, batch: int) -> dict:
 
 def growth() -> dict[int, float]:
     """Seconds of inference by size, taken in turns."""
-    networks = {size: make("MambaMIS B", size) for size in (128, 256, 512, 1024)}
+    networks = {size: make("MambaMIS B patch", size) for size in (128, 256, 512, 1024)}
     times = medians({str(size): partial(infer, network, size) for size, network in networks.items()}, repeats=3)
     return {int(size): seconds for size, seconds in times.items()}
 

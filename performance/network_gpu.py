@@ -53,7 +53,7 @@ NETWORKS = (
     "PlainConvUNet",
     "ResidualEncoderUNet M",
     *(f"MambaMIS {variant} patch" for variant in "SBL"),
-    "MambaMIS B conv",
+    "MambaMIS H conv",
 )
 
 

@@ -28,7 +28,7 @@ POLICIES = {"default": (None, "measure"), "passive": ("passive", "measure"), "ow
 
 def measure() -> list[dict]:
     """Seconds by number of threads, taken in turns."""
-    small = make("MambaMIS B", 32)
+    small = make("MambaMIS B patch", 32)
 
     def use(threads: int) -> None:
         torch.set_num_threads(threads)
@@ -36,7 +36,7 @@ def measure() -> list[dict]:
 
     results = []
     for size, batch in SETUPS:
-        step = partial(train, make("MambaMIS B", size), size, batch)
+        step = partial(train, make("MambaMIS B patch", size), size, batch)
         before = {name: partial(use, int(name)) for name in ("1", "2")}
         seconds = medians(dict.fromkeys(before, step), repeats=5, before=before)
         results.append({"size": size, "batch": batch, "seconds": seconds})

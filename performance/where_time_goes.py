@@ -120,7 +120,7 @@ def main() -> None:
     """Print the tables and write them as JSON."""
     library = TimedLibrary()
     with patch.object(native, "library", lambda: library):  # before anything can keep a function of it
-        network = make("MambaMIS B", 96)
+        network = make("MambaMIS B patch", 96)
         results = [
             where("Inference 96² × 1", partial(infer, network, 96), library, repeats=20),
             where("Training step 96² × 4", partial(train, network, 96, 4), library, repeats=5),

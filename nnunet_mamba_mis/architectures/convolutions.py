@@ -9,6 +9,8 @@ from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autoca
 from nnunet_mamba_mis.ops.modules import is_itself
 from nnunet_mamba_mis.ops.native_layers import DepthwiseConvolution, NativeLayer, SpatialConvolution
 
+_GROUP_WIDTH = 16  # channels that GroupNorm normalizes together
+
 
 class DepthwiseConv3x3(nn.Conv2d):
     """Depthwise 3×3 convolution with bias."""
@@ -54,3 +56,30 @@ class PointwiseConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C')."""
         return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class ResidualConvolutions(nn.Module):
+    """Two 3×3 convolutions with group norm and LeakyReLU, with a residual (He et al. 2016).
+
+    Instance norm would fail for features of one pixel, so groups have 16 channels. Runs in float32 even under autocast:
+    its input may be an unnormalized sum of block outputs.
+
+    Args:
+        channels: Channels in and out, a multiple of 16.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        groups = channels // _GROUP_WIDTH
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False) for _ in range(2)
+        )
+        self.norms = nn.ModuleList(nn.GroupNorm(groups, channels) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        with no_autocast(x):
+            x = at_least_float32(x).permute(0, 3, 1, 2)
+            y = F.leaky_relu(self.norms[0](self.convs[0](x)), inplace=True)
+            y = self.norms[1](self.convs[1](y)) + x
+            return F.leaky_relu(y, inplace=True).permute(0, 2, 3, 1)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from nnunet_mamba_mis.architectures.amffb import AMFFB
 from nnunet_mamba_mis.architectures.basic_blocks import BLOCKS
 from nnunet_mamba_mis.architectures.conv_stem import ConvStem, ConvUpsampling
+from nnunet_mamba_mis.architectures.convolutions import ResidualConvolutions
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge, PatchStem
 from nnunet_mamba_mis.architectures.scan_blocks import SCANS, NoSSM
 from nnunet_mamba_mis.ops.selective_scan.inputs import DISCRETIZATIONS
 
-BASE_WIDTH = 16
 ENCODER_STRIDES = (4, 8, 16, 32)
 DECODER_STRIDES = (32, 16, 8, 4, 1)
 _LEVELS = len(ENCODER_STRIDES)
@@ -27,27 +27,50 @@ _LEVELS = len(ENCODER_STRIDES)
 PLANS_STRIDES = ((1, 1), (4, 4), (2, 2), (2, 2), (2, 2), (1, 1))
 
 
-class Depths(NamedTuple):
-    """Blocks in each stage, in the order in which features pass through them."""
+class Variant(NamedTuple):
+    """Size of the network.
+
+    Attributes:
+        encoder: Blocks in each stage, in the order in which features pass through them.
+        decoder: The same.
+        width: Channels at quarter resolution; they double with each stage below.
+        convolutions: Whether stages begin with convolutions.
+    """
 
     encoder: tuple[int, int, int, int]
     decoder: tuple[int, int, int, int, int]
+    width: int = 16
+    convolutions: bool = False
+
+    @property
+    def encoder_channels(self) -> list[int]:
+        """Channels of the encoder's stages."""
+        return [self.width * 2**i for i in range(_LEVELS)]
+
+    @property
+    def decoder_channels(self) -> list[int]:
+        """Channels of the decoder's stages; a convolutional stem replaces the last of them."""
+        return [*reversed(self.encoder_channels), self.width // 2]
 
 
 VARIANTS = {
-    "S": Depths((1, 2, 2, 2), (2, 2, 2, 1, 1)),
-    "B": Depths((2, 2, 2, 2), (2, 2, 2, 2, 2)),
-    "L": Depths((3, 4, 4, 9), (9, 4, 4, 3, 3)),
+    "S": Variant((1, 2, 2, 2), (2, 2, 2, 1, 1)),
+    "B": Variant((2, 2, 2, 2), (2, 2, 2, 2, 2)),
+    "L": Variant((3, 4, 4, 9), (9, 4, 4, 3, 3)),
+    "H": Variant((1, 1, 1, 1), (1, 1, 1, 1, 1), width=32, convolutions=True),
 }
 STEMS: dict[str, type[PatchStem | ConvStem]] = {"patch": PatchStem, "conv": ConvStem}
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution."""
+    """Blocks at one resolution, after convolutions if the variant has them."""
 
-    def __init__(self, block: str, depth: int, channels: int, size: tuple[int, int], **block_kwargs: Any) -> None:
+    def __init__(
+        self, convolutions: bool, block: str, depth: int, channels: int, size: tuple[int, int], **block_kwargs: Any
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(BLOCKS[block](channels, size, **block_kwargs) for _ in range(depth))
+        first = [ResidualConvolutions(channels)] if convolutions else []
+        self.blocks = nn.ModuleList([*first, *(BLOCKS[block](channels, size, **block_kwargs) for _ in range(depth))])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
@@ -63,8 +86,8 @@ class Encoder(nn.Module):
         input_channels: Channels of the image.
         size: Height and width of the image, multiples of 32.
         stem: Name of the stem.
+        variant: Depths and width.
         block: Name of the basic block.
-        depths: Blocks in each stage.
         block_kwargs: Further arguments of the block.
     """
 
@@ -73,17 +96,17 @@ class Encoder(nn.Module):
         input_channels: int,
         size: tuple[int, int],
         stem: str,
+        variant: Variant,
         block: str,
-        depths: tuple[int, ...],
         **block_kwargs: Any,
     ) -> None:
         super().__init__()
         self.strides = ENCODER_STRIDES
-        self.output_channels = [BASE_WIDTH * 2**i for i in range(len(depths))]
-        self.stem = STEMS[stem](input_channels, BASE_WIDTH)
+        self.output_channels = variant.encoder_channels
+        self.stem = STEMS[stem](input_channels, variant.width)
         self.stages = nn.ModuleList(
-            Stage(block, depth, channels, _feature_size(size, stride), **block_kwargs)
-            for depth, channels, stride in zip(depths, self.output_channels, self.strides, strict=True)
+            Stage(variant.convolutions, block, depth, channels, _feature_size(size, stride), **block_kwargs)
+            for depth, channels, stride in zip(variant.encoder, self.output_channels, self.strides, strict=True)
         )
         self.merges = nn.ModuleList(PatchMerge(channels) for channels in self.output_channels[:-1])
 
@@ -110,40 +133,37 @@ class Decoder(nn.Module):
     them, and loads checkpoints of a network with deep supervision.
 
     Args:
-        encoder: The encoder whose features are decoded.
         num_classes: Channels of the logits.
         size: Height and width of the image, multiples of 32.
         stem: Name of the encoder's stem.
+        variant: Depths and width.
         block: Name of the basic block.
-        depths: Blocks in each stage.
         deep_supervision: Whether to create and run segmentation layers below full resolution.
         block_kwargs: Further arguments of the block.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
         num_classes: int,
         size: tuple[int, int],
         stem: str,
+        variant: Variant,
         block: str,
-        depths: tuple[int, ...],
         deep_supervision: bool,
         **block_kwargs: Any,
     ) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision
-        coarse = [*reversed(encoder.output_channels)]
+        channels = stage_channels = variant.decoder_channels
+        self.upsampling: ConvUpsampling | None = None
         if stem == "conv":
-            self.upsampling: ConvUpsampling | None = ConvUpsampling(coarse[-1])
-            channels, stage_channels = [*coarse, self.upsampling.output_channels], coarse
-        else:
-            self.upsampling = None
-            channels = stage_channels = [*coarse, BASE_WIDTH // 2]
+            stage_channels = channels[:-1]
+            self.upsampling = ConvUpsampling(variant.width)
+            channels = [*stage_channels, self.upsampling.output_channels]
         factors = [upper // lower for upper, lower in itertools.pairwise(DECODER_STRIDES)]
         self.stages = nn.ModuleList(
-            Stage(block, depth, c, _feature_size(size, stride), **block_kwargs)
-            for depth, c, stride in zip(depths, stage_channels, DECODER_STRIDES, strict=False)
+            Stage(variant.convolutions, block, depth, c, _feature_size(size, stride), **block_kwargs)
+            for depth, c, stride in zip(variant.decoder, stage_channels, DECODER_STRIDES, strict=False)
         )
         self.expands = nn.ModuleList(
             PatchExpand(before, after, factor)
@@ -183,7 +203,7 @@ class MambaMIS(nn.Module):
         num_classes: Channels of the logits.
         patch_size: Height and width of the images, of any size: the network pads to multiples of 32. Spectral gates
             tie the weights to this size.
-        variant: "S", "B" or "L".
+        variant: "S", "B" or "L" (the paper's), or "H": twice as wide, with convolutions and one block in each stage.
         d_state: States per channel of the scans.
         discretization: "zoh" (the paper's) or "mamba".
         block: "bsss" (the paper's), "cnn", "vit", or "nossm", which replaces all scans, even the bridge's, by depthwise
@@ -253,13 +273,13 @@ class MambaMIS(nn.Module):
             "fusion_bridge": fusion_bridge,
             "stem": stem,
         }
-        depths = VARIANTS[variant]
         coarsest = ENCODER_STRIDES[-1]
         padded = (math.ceil(height / coarsest) * coarsest, math.ceil(width / coarsest) * coarsest)
         self.padding = (0, padded[1] - width, 0, padded[0] - height)
         scans: dict[str, Any] = {"d_state": d_state, "discretization": discretization}
-        blocks: dict[str, Any] = {"block": block, "scan": scan, "spectral_gate": spectral_gate, **scans}
-        self.encoder = Encoder(input_channels, padded, stem, depths=depths.encoder, **blocks)
+        stages: dict[str, Any] = {"variant": VARIANTS[variant], "block": block, "scan": scan, **scans}
+        stages["spectral_gate"] = spectral_gate
+        self.encoder = Encoder(input_channels, padded, stem, **stages)
         self.bridge = AMFFB(
             self.encoder.output_channels,
             attention=attention_bridge,
@@ -267,9 +287,7 @@ class MambaMIS(nn.Module):
             scan=NoSSM if block == "nossm" else SCANS[scan],
             **scans,
         )
-        self.decoder = Decoder(
-            self.encoder, num_classes, padded, stem, depths=depths.decoder, deep_supervision=deep_supervision, **blocks
-        )
+        self.decoder = Decoder(num_classes, padded, stem, deep_supervision=deep_supervision, **stages)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, *patch_size) → logits (B, num_classes, *patch_size).

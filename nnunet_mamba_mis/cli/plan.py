@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", dest="dataset", metavar="ID", required=True, help="nnU-Net's id of the dataset")
     memory = "GPU memory that training may use, in GB (default: 8, as in nnU-Net)"
     parser.add_argument("--gpu-memory", metavar="GB", type=float, default=8.0, help=memory)
-    parser.add_argument("--variant", choices=("S", "B", "L"), default="B", help="size of the network (default: B)")
+    variant = "size of the network, or H: wider, with convolutions in each stage (default: B)"
+    parser.add_argument("--variant", choices=("S", "B", "L", "H"), default="B", help=variant)
     stem = "first layer of the network: patches, as in the paper, or convolutions (default: patch)"
     parser.add_argument("--stem", choices=("patch", "conv"), default="patch", help=stem)
     name = f"name of the plans, for nnU-Net's -p (default: {PLANS_NAME})"

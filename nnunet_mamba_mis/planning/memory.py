@@ -6,8 +6,8 @@ Memory peaks at the start of the backward pass. It then holds
   the patch, so they matter;
 - what blocks keep for backward, including the scans' states. It scales with the pixels of a block's features: a block
   of C channels keeps `per_channel` · C + `per_pixel` bytes for each of its H × W pixels;
-- what the loss and the layers between blocks keep (stem, merges, expands, bridge, heads): bytes per pixel of the image.
-  With a convolutional stem this part dominates, and there are no blocks at full resolution;
+- what the loss and the layers between blocks keep (stem, convolutions, merges, expands, bridge, heads): bytes per pixel
+  of the image. With a convolutional stem this part dominates, and there are no blocks at full resolution;
 - scratch memory of the running operation. It is largest in the decoder's last layers, which have full resolution, so it
   also scales with the pixels of the image.
 
@@ -32,7 +32,6 @@ from typing import NamedTuple
 import torch
 
 from nnunet_mamba_mis.architectures.mamba_mis import (
-    BASE_WIDTH,
     DECODER_STRIDES,
     ENCODER_STRIDES,
     VARIANTS,
@@ -41,8 +40,6 @@ from nnunet_mamba_mis.architectures.mamba_mis import (
 
 _BYTES_PER_PARAMETER = 16
 _COARSEST = ENCODER_STRIDES[-1]
-_ENCODER_CHANNELS = tuple(BASE_WIDTH * 2**i for i in range(len(ENCODER_STRIDES)))
-_DECODER_CHANNELS = (*reversed(_ENCODER_CHANNELS), BASE_WIDTH // 2)
 
 
 class _Bytes(NamedTuple):
@@ -50,7 +47,9 @@ class _Bytes(NamedTuple):
 
     per_channel: float  # kept by a block, for each channel of each pixel of its features
     per_pixel: float  # kept by a block, for each pixel of its features
-    between_blocks: dict[str, float]  # for each pixel of the image, by stem
+    # for each pixel of the image, by stem; and what the convolutions of variant H add
+    between_blocks: dict[str, float]
+    convolutions: dict[str, float]
     scratch: dict[str, float]  # for each pixel of the image, by stem
     process: float  # before the network exists: CUDA's context and libraries, or Python with nnU-Net
 
@@ -60,6 +59,7 @@ _DEVICES = {
         per_channel=45.5,
         per_pixel=0,
         between_blocks={"patch": 220, "conv": 815},
+        convolutions={"patch": 472, "conv": 190},
         scratch={"patch": 150, "conv": 650},
         process=0.6e9,
     ),
@@ -67,6 +67,7 @@ _DEVICES = {
         per_channel=97.3,
         per_pixel=296,
         between_blocks={"patch": 236, "conv": 595},
+        convolutions={"patch": 524, "conv": 193},
         scratch={"patch": 130, "conv": 150},
         process=0.5e9,
     ),
@@ -95,7 +96,7 @@ def training_bytes(
 
     Args:
         device: "cpu" or "cuda".
-        variant: "S", "B" or "L".
+        variant: "S", "B", "L" or "H".
         patch_size: Height and width.
         batch_size: Images in a batch.
         input_channels: Channels of an image.
@@ -120,7 +121,10 @@ def kept_bytes(
         s.depth * s.height * s.width * (bytes_.per_channel * s.channels + bytes_.per_pixel)
         for s in stages(variant, patch_size, stem)
     )
-    return blocks + math.prod(_padded(patch_size)) * (bytes_.between_blocks[stem] + 4 * input_channels)
+    others = bytes_.between_blocks[stem] + 4 * input_channels
+    if VARIANTS[variant].convolutions:
+        others += bytes_.convolutions[stem]
+    return blocks + math.prod(_padded(patch_size)) * others
 
 
 def process_bytes(device: str) -> float:
@@ -140,9 +144,9 @@ def parameters(
 def stages(variant: str, patch_size: tuple[int, int], stem: str) -> Iterator[Stage]:
     """Yield all stages of the network, encoder first."""
     height, width = _padded(patch_size)
-    depths = VARIANTS[variant]
-    encoder = zip(depths.encoder, _ENCODER_CHANNELS, ENCODER_STRIDES, strict=True)
-    decoder = zip(depths.decoder, _DECODER_CHANNELS, DECODER_STRIDES, strict=True)
+    size = VARIANTS[variant]
+    encoder = zip(size.encoder, size.encoder_channels, ENCODER_STRIDES, strict=True)
+    decoder = zip(size.decoder, size.decoder_channels, DECODER_STRIDES, strict=True)
     for depth, channels, stride in (*encoder, *decoder):
         # with a convolutional stem, convolutions replace the stage at full resolution
         if stem == "patch" or stride > 1:

@@ -1,4 +1,4 @@
-"""The network with a convolutional stem, and its control without state spaces."""
+"""The network with convolutions, and its control without state spaces."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMI
 
 
 class nnUNetTrainerMambaMIS_conv(nnUNetTrainerMambaMIS):
-    """Convolutions at full and half resolution instead of 4×4 patches and the last stage."""
+    """Convolutions at full and half resolution instead of 4×4 patches and the last stage, and in every other stage."""
 
-    architecture: ClassVar[dict[str, Any]] = {"stem": "conv"}
+    architecture: ClassVar[dict[str, Any]] = {"variant": "H", "stem": "conv"}
 
 
 class nnUNetTrainerMambaMIS_conv_noSSM(nnUNetTrainerMambaMIS):
     """The same network with depthwise convolutions instead of scans (control)."""
 
-    architecture: ClassVar[dict[str, Any]] = {"stem": "conv", "block": "nossm"}
+    architecture: ClassVar[dict[str, Any]] = nnUNetTrainerMambaMIS_conv.architecture | {"block": "nossm"}

@@ -20,8 +20,8 @@ class StopRequest:
 
     Args:
         spawned: Whether this is one of several training processes. Such a process does not obey a second Ctrl-C:
-            when the command that started it is killed, torch makes the kernel send SIGINT one or more times. The process
-            may ignore SIGINT, as a shell's background job does, so it treats the end of that command as SIGTERM.
+            when the command that started it is killed, torch makes the kernel send SIGINT one or more times. The
+            process may ignore SIGINT, as a shell's background job does, so the end of that command counts as SIGTERM.
     """
 
     def __init__(self, spawned: bool = False) -> None:

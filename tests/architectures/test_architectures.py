@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_mamba_mis.architectures import VARIANTS, MambaMIS, deep_supervision_sizes, load_reference_weights
 from nnunet_mamba_mis.architectures.basic_blocks import BSSS
-from nnunet_mamba_mis.architectures.mamba_mis import Depths
+from nnunet_mamba_mis.architectures.mamba_mis import Variant
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS, S6, SS2D, DepthwiseMixer, NoSSM
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
@@ -31,7 +31,8 @@ ABLATIONS = [
     {"discretization": "mamba"},
     {"d_state": 4},
 ]
-STEMS = ["patch", "conv"]
+NETWORKS = {"patch": {}, "conv": {"stem": "conv"}, "hybrid": {"stem": "conv", "variant": "H"}}
+each_network = pytest.mark.parametrize("kwargs", NETWORKS.values(), ids=NETWORKS)
 
 
 def network(patch_size=(32, 32), input_channels=3, num_classes=2, variant="S", **kwargs) -> MambaMIS:
@@ -87,7 +88,11 @@ def test_parameter_counts_match_the_paper(variant, millions):
 
 @pytest.mark.parametrize(
     "kwargs",
-    [*({"variant": variant} for variant in "SBL"), {"stem": "conv"}, {"stem": "conv", "block": "nossm"}],
+    [
+        *({"variant": variant} for variant in "SBLH"),
+        {"stem": "conv"},
+        {"stem": "conv", "block": "nossm", "variant": "H"},
+    ],
     ids=str,
 )
 def test_every_parameter_gets_a_gradient(kwargs):
@@ -106,18 +111,18 @@ def test_ablations_run_and_every_parameter_gets_a_gradient(kwargs):
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@each_network
 @pytest.mark.parametrize("patch_size", [(32, 32), (33, 40), (70, 31), (1, 1), (17, 96)], ids=str)
 @pytest.mark.parametrize(("input_channels", "num_classes"), [(1, 4), (5, 1)])
-def test_any_patch_size_channels_and_classes(stem, patch_size, input_channels, num_classes):
-    net = network(patch_size, input_channels, num_classes, stem=stem)
+def test_any_patch_size_channels_and_classes(kwargs, patch_size, input_channels, num_classes):
+    net = network(patch_size, input_channels, num_classes, **kwargs)
     assert net(torch.randn(1, input_channels, *patch_size)).shape == (1, num_classes, *patch_size)
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@each_network
 @pytest.mark.parametrize("patch_size", [(32, 64), (70, 50), (100, 36)], ids=str)
-def test_deep_supervision_matches_the_sizes_of_nnunets_targets(stem, patch_size):
-    net = network(patch_size, stem=stem, deep_supervision=True)
+def test_deep_supervision_matches_the_sizes_of_nnunets_targets(kwargs, patch_size):
+    net = network(patch_size, **kwargs, deep_supervision=True)
     outputs = net(torch.randn(1, 3, *patch_size))
     scales = [[1 / stride] * 2 for stride in (1, 4, 8, 16, 32)]
     targets = DownsampleSegForDSTransform(scales)(segmentation=torch.zeros(1, *patch_size))["segmentation"]
@@ -125,9 +130,9 @@ def test_deep_supervision_matches_the_sizes_of_nnunets_targets(stem, patch_size)
     assert [tuple(y.shape[2:]) for y in outputs] == deep_supervision_sizes(patch_size)
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_deep_supervision_weights_load_into_a_network_without_it(stem):
-    trained, plain = network(stem=stem, deep_supervision=True), network(stem=stem)
+@each_network
+def test_deep_supervision_weights_load_into_a_network_without_it(kwargs):
+    trained, plain = network(**kwargs, deep_supervision=True), network(**kwargs)
     plain.load_state_dict(trained.state_dict())
     x = torch.randn(1, 3, 32, 32)
     trained.decoder.deep_supervision = False  # as nnU-Net does for validation
@@ -135,10 +140,10 @@ def test_deep_supervision_weights_load_into_a_network_without_it(stem):
         torch.testing.assert_close(plain(x), trained(x), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_padded_network_equals_a_larger_one_on_the_padded_image(stem):
+@each_network
+def test_padded_network_equals_a_larger_one_on_the_padded_image(kwargs):
     """A 40×40 network has the output of the 64×64 one for the image padded with zeros at the right and bottom."""
-    small, large = network((40, 40), stem=stem), network((64, 64), stem=stem)
+    small, large = network((40, 40), **kwargs), network((64, 64), **kwargs)
     large.load_state_dict(small.state_dict())
     x = torch.randn(1, 3, 40, 40)
     with torch.no_grad():
@@ -146,10 +151,10 @@ def test_padded_network_equals_a_larger_one_on_the_padded_image(stem):
         torch.testing.assert_close(small(x), expected)
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_every_module_has_one_name(stem):
+@each_network
+def test_every_module_has_one_name(kwargs):
     """Otherwise torch.export wraps the network in proxies, which native code does not replace."""
-    net = network(stem=stem)
+    net = network(**kwargs)
     assert len(list(net.named_modules(remove_duplicate=False))) == len(list(net.modules()))
 
 
@@ -193,10 +198,10 @@ def test_wrong_image_is_a_value_error(shape):
         network()(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@each_network
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_autocast_keeps_values_finite_and_close(stem, dtype):
-    net = network(stem=stem, deep_supervision=True)
+def test_autocast_keeps_values_finite_and_close(kwargs, dtype):
+    net = network(**kwargs, deep_supervision=True)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = net(x)
@@ -207,10 +212,10 @@ def test_autocast_keeps_values_finite_and_close(stem, dtype):
     assert error < (0.02 if dtype == torch.float16 else 0.1)
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_bridge_products_beyond_half_precision_stay_finite(stem):
+@each_network
+def test_bridge_products_beyond_half_precision_stay_finite(kwargs):
     """Factors of 30 multiply to 810,000, more than float16 holds."""
-    net = network(stem=stem, deep_supervision=True)
+    net = network(**kwargs, deep_supervision=True)
     with torch.no_grad():
         for smooth in net.bridge.smooth.parameters():
             smooth.fill_(30.0) if smooth.dim() == 1 else smooth.zero_()
@@ -278,7 +283,7 @@ def test_control_without_state_spaces_has_the_parameters_and_cost_of_scans(chann
 
 
 @pytest.mark.feature("Ablations", "`_noSSM` has no scan, even in the bridge")
-@pytest.mark.parametrize("kwargs", [*({"variant": variant} for variant in "SBL"), {"stem": "conv"}], ids=str)
+@pytest.mark.parametrize("kwargs", [*({"variant": variant} for variant in "SBL"), *NETWORKS.values()], ids=str)
 def test_control_without_state_spaces_contains_no_scan(kwargs):
     net, control = network(**kwargs), network(**kwargs, block="nossm")
     assert not any(isinstance(module, S6) for module in control.modules())
@@ -440,7 +445,7 @@ def test_patch_expand_puts_rows_before_columns():
 )
 def test_network_compiles_without_graph_breaks(kwargs, monkeypatch):
     """One block in the encoder and one in the decoder are enough: the others compile in the same way."""
-    monkeypatch.setitem(VARIANTS, "S", Depths((1, 0, 0, 0), (0, 0, 0, 0, 1)))
+    monkeypatch.setitem(VARIANTS, "S", Variant((1, 0, 0, 0), (0, 0, 0, 0, 1)))
     net = network(**kwargs)
     x = torch.randn(1, 3, 32, 32)
     y = torch.compile(net, backend="aot_eager", fullgraph=True)(x)

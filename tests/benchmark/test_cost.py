@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_mamba_mis.architectures import VARIANTS, MambaMIS
 from nnunet_mamba_mis.architectures.basic_blocks import BSSS, ViTBlock
 from nnunet_mamba_mis.architectures.convolutions import DepthwiseConv3x3
-from nnunet_mamba_mis.architectures.mamba_mis import Depths
+from nnunet_mamba_mis.architectures.mamba_mis import Variant
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 from nnunet_mamba_mis.architectures.umamba import MambaLayer
 from nnunet_mamba_mis.benchmark.cost.flops import FORMULAS, count_flops
@@ -118,14 +118,14 @@ def test_a_scan_has_nine_operations_per_state_with_every_backend(backend, gradie
 @pytest.mark.feature("Controls", "operations match hand counts, with every backend")
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"block": "nossm"}, {"block": "vit"}, {"block": "cnn"}, {"scan": "ss2d"}, {"stem": "conv"}],
+    [{}, {"block": "nossm"}, {"block": "vit"}, {"block": "cnn"}, {"scan": "ss2d"}, {"stem": "conv", "variant": "H"}],
     ids=str,
 )
 def test_counted_operations_match_a_run_with_and_without_native_code(arguments, monkeypatch):
-    monkeypatch.setitem(VARIANTS, "S", Depths((1,) * 4, (1,) * 5))
+    monkeypatch.setitem(VARIANTS, "S", Variant((1,) * 4, (1,) * 5))
 
     def build():
-        return MambaMIS(3, 2, (32, 64), variant="S", **arguments).eval()
+        return MambaMIS(3, 2, (32, 64), **({"variant": "S"} | arguments)).eval()
 
     counted = count_flops(build, (1, 3, 32, 64))
     network, image = build(), torch.rand(1, 3, 32, 64)
@@ -157,7 +157,7 @@ NETWORKS = {
     "Mamba-MIS B": lambda: MambaMIS(3, 2, (256, 256)),
     "Mamba-MIS L": lambda: MambaMIS(3, 2, (256, 256), variant="L"),
     "Mamba-MIS B `_noSSM`": lambda: MambaMIS(3, 2, (256, 256), block="nossm"),
-    "Mamba-MIS B `_conv`": lambda: MambaMIS(3, 2, (256, 256), stem="conv"),
+    "Mamba-MIS `_conv`": lambda: MambaMIS(3, 2, (256, 256), variant="H", stem="conv"),
 }
 
 

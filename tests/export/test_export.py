@@ -15,7 +15,7 @@ from torch._inductor import config as inductor
 from nnunet_mamba_mis.architectures import VARIANTS, MambaMIS
 from nnunet_mamba_mis.architectures.amffb import AMFFB
 from nnunet_mamba_mis.architectures.basic_blocks import BSSS, CNNBlock, NoSSMBlock, ViTBlock
-from nnunet_mamba_mis.architectures.mamba_mis import Depths
+from nnunet_mamba_mis.architectures.mamba_mis import Variant
 from nnunet_mamba_mis.architectures.scan_blocks import S6
 from nnunet_mamba_mis.architectures.spectral_gate import SpectralGate
 from nnunet_mamba_mis.export import programs
@@ -149,10 +149,10 @@ class Bridge(nn.Module):
         return torch.cat([fine.flatten(1), coarse.flatten(1)], 1)
 
 
-def tiny_network(patch_size: tuple[int, int], depths: Depths = Depths((1,) * 4, (1,) * 5), **kwargs) -> MambaMIS:  # noqa: B008
+def tiny_network(patch_size: tuple[int, int], size: Variant = Variant((1,) * 4, (1,) * 5), **kwargs) -> MambaMIS:  # noqa: B008
     """Return a whole network, by default with one block per stage."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, "S", depths)
+        patch.setitem(VARIANTS, "S", size)
         return MambaMIS(4, 2, patch_size, variant="S", **kwargs)
 
 
@@ -164,8 +164,12 @@ PARTS = {
     "patch not a multiple of 32": lambda: tiny_network(
         (20, 37), block="cnn", attention_bridge=False, fusion_bridge=False
     ),
-    "convolutional stem": lambda: tiny_network(
-        (20, 37), Depths((0,) * 4, (0,) * 5), stem="conv", attention_bridge=False, fusion_bridge=False
+    "convolutions": lambda: tiny_network(
+        (20, 37),
+        Variant((0,) * 4, (0,) * 5, convolutions=True),
+        stem="conv",
+        attention_bridge=False,
+        fusion_bridge=False,
     ),
     "nossm": lambda: Part(NoSSMBlock(6, (4, 6), 4), 6),
     "cnn": lambda: Part(CNNBlock(6, (4, 6)), 6),
@@ -276,8 +280,8 @@ def test_exported_program_runs_without_the_package(kind, tmp_path, unoptimized_i
 def test_torch_exports_and_compiles_the_plain_module(tmp_path, unoptimized_inductor):
     """The program keeps the package's operators, and so their speed, and takes batches of any size."""
     # one block and no bridge, as Inductor takes seconds for each
-    depths = Depths((1, 0, 0, 0), (0, 0, 0, 0, 0))
-    net = tiny_network((32, 32), depths, stem="conv", attention_bridge=False, fusion_bridge=False).eval()
+    size = Variant((1, 0, 0, 0), (0, 0, 0, 0, 0))
+    net = tiny_network((32, 32), size, stem="conv", attention_bridge=False, fusion_bridge=False).eval()
     x = torch.randn(3, 4, 32, 32)
     program = torch.export.export(net, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     torch.testing.assert_close(program.module()(x), net(x), rtol=0, atol=1e-4)

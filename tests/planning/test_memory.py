@@ -18,7 +18,9 @@ from support.scans import use_backend
 
 @pytest.mark.feature("Planning", "the memory model against autograd and the peak on a CPU")
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (100, 40)], ids=str)
-@pytest.mark.parametrize(("variant", "stem"), [("S", "patch"), ("B", "patch"), ("L", "patch"), ("B", "conv")])
+@pytest.mark.parametrize(
+    ("variant", "stem"), [("S", "patch"), ("B", "patch"), ("L", "patch"), ("B", "conv"), ("H", "patch"), ("H", "conv")]
+)
 def test_parameter_count_matches_the_network(variant, stem, size):
     with torch.device("meta"):
         network = MambaMIS(3, 4, size, variant=variant, stem=stem, deep_supervision=True)
@@ -56,7 +58,7 @@ def bytes_at_autograd(device: str, stem: str, variant: str, size: tuple[int, int
     [
         (stem, *setup)
         for stem in ("patch", "conv")
-        for setup in (("S", (192, 512)), ("B", (512, 512)), ("L", (256, 128)))
+        for setup in (("S", (192, 512)), ("B", (512, 512)), ("L", (256, 128)), ("H", (256, 256)))
     ],
     ids=str,
 )
@@ -82,7 +84,7 @@ def measured_peak(device: str, stem: str, variant: str, size: tuple[int, int], b
 @pytest.mark.skipif(not native.available(), reason=f"no native code: {native.why_unavailable()}")
 @pytest.mark.parametrize(
     ("stem", "variant", "size", "batch"),
-    [("patch", "B", (256, 256), 4), ("patch", "L", (128, 128), 4), ("conv", "B", (128, 128), 8)],
+    [("patch", "B", (256, 256), 4), ("patch", "L", (128, 128), 4), ("conv", "H", (128, 128), 8)],
     ids=str,
 )
 def test_model_agrees_with_the_peak_on_a_cpu(stem, variant, size, batch):
@@ -98,7 +100,7 @@ def test_model_agrees_with_the_peak_on_a_cpu(stem, variant, size, batch):
     ("stem", "variant", "size", "batch"),
     [
         *(("patch", "S", (256, 256), 8), ("patch", "B", (256, 256), 12), ("patch", "B", (512, 512), 4)),
-        ("conv", "B", (256, 256), 12),
+        ("conv", "H", (256, 256), 12),
     ],
     ids=str,
 )

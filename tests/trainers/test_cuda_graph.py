@@ -29,7 +29,9 @@ def test_network_that_cannot_be_captured_stays_as_it_was():
 
 @pytest.mark.gpu
 @needs_a_gpu
-@pytest.mark.parametrize("options", [{}, {"stem": "conv"}, {"block": "cnn"}, {"block": "nossm"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"stem": "conv", "variant": "H"}, {"block": "cnn"}, {"block": "nossm"}], ids=str
+)
 def test_replayed_training_steps_equal_computed_ones(options):
     torch.manual_seed(0)
     network = MambaMIS(3, 2, (64, 64), deep_supervision=True, **options).cuda()
