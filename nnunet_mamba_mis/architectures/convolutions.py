@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 from nnunet_mamba_mis.ops.modules import is_itself
 from nnunet_mamba_mis.ops.native_layers import DepthwiseConvolution, NativeLayer, SpatialConvolution
-
-_GROUP_WIDTH = 16  # channels that GroupNorm normalizes together
-
 
 class DepthwiseConv3x3(nn.Conv2d):
     """Depthwise 3×3 convolution with bias."""
@@ -58,23 +56,33 @@ class PointwiseConv(nn.Conv2d):
         return F.linear(x, self.weight.flatten(1), self.bias)
 
 
-class ResidualConvolutions(nn.Module):
-    """Two 3×3 convolutions with group norm and LeakyReLU, with a residual (He et al. 2016).
+class InstanceNorm(nn.GroupNorm):
+    """Instance norm with scale and bias, for features of any size: a single pixel becomes the bias."""
 
-    Instance norm would fail for features of one pixel, so groups have 16 channels. Runs in float32 even under autocast:
-    its input may be an unnormalized sum of block outputs.
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
+        # the module's own forward refuses a single value
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class ResidualConvolutions(nn.Module):
+    """Two 3×3 convolutions with instance norm and LeakyReLU, with a residual (He et al. 2016).
+
+    Runs in float32 even under autocast: its input may be an unnormalized sum of block outputs.
 
     Args:
-        channels: Channels in and out, a multiple of 16.
+        channels: Channels in and out.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        groups = channels // _GROUP_WIDTH
         self.convs = nn.ModuleList(
             nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False) for _ in range(2)
         )
-        self.norms = nn.ModuleList(nn.GroupNorm(groups, channels) for _ in range(2))
+        self.norms = nn.ModuleList(InstanceNorm(channels) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""

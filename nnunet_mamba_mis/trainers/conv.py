@@ -8,12 +8,16 @@ from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMI
 
 
 class nnUNetTrainerMambaMIS_conv(nnUNetTrainerMambaMIS):
-    """Convolutions at full and half resolution instead of 4×4 patches and the last stage, and in every other stage."""
+    """Convolutions at full and half resolution instead of 4×4 patches and the last stage, and in every other stage.
+
+    Validation and prediction use averaged weights.
+    """
 
     architecture: ClassVar[dict[str, Any]] = {"variant": "H", "stem": "conv"}
+    ema_decay = 0.99
 
 
-class nnUNetTrainerMambaMIS_conv_noSSM(nnUNetTrainerMambaMIS):
+class nnUNetTrainerMambaMIS_conv_noSSM(nnUNetTrainerMambaMIS_conv):
     """The same network with depthwise convolutions instead of scans (control)."""
 
     architecture: ClassVar[dict[str, Any]] = nnUNetTrainerMambaMIS_conv.architecture | {"block": "nossm"}

@@ -1,5 +1,7 @@
 """Candidates for the recipe, on development data: 6 epochs of 250 iterations (documentation/explanation/recipe.md)."""
 
+from typing import Any, ClassVar
+
 from nnunet_mamba_mis import trainers
 
 
@@ -7,8 +9,34 @@ class _Development:
     epochs, validation_iterations_per_epoch = 6, 10
 
 
-class Dev_conv(_Development, trainers.nnUNetTrainerMambaMIS_conv):
-    """The convolutional stem with the default recipe."""
+class Dev_unet(_Development, trainers.nnUNetTrainerAdamW1e3):
+    """nnU-Net's network with the default recipe."""
+
+
+class Dev_unet_average(Dev_unet):
+    """Averaged weights."""
+
+    ema_decay = 0.99
+
+
+class Dev_hybrid_average(_Development, trainers.nnUNetTrainerMambaMIS_conv):
+    """`_conv` as it is, with averaged weights."""
+
+
+class Dev_hybrid(Dev_hybrid_average):
+    """The network of `_conv` without averaged weights."""
+
+    ema_decay = None
+
+
+class Dev_hybrid_noSSM(_Development, trainers.nnUNetTrainerMambaMIS_conv_noSSM):
+    """`_conv` without scans."""
+
+
+class Dev_conv(_Development, trainers.nnUNetTrainerMambaMIS):
+    """B with the convolutional stem."""
+
+    architecture: ClassVar[dict[str, Any]] = {"stem": "conv"}
 
 
 class Dev_conv_colour(Dev_conv):
