@@ -1,4 +1,4 @@
-"""Compare Mamba-MIS B, with either stem, to nnU-Net's PlainConvUNet on a CPU: time, memory, growth with size.
+"""Compare Mamba-MIS B and the network of `_conv` with nnU-Net's PlainConvUNet on a CPU: time, memory, growth with size.
 
 PlainConvUNet has the architecture that nnU-Net plans for the same patch.
 

@@ -1,4 +1,4 @@
-"""Compare a training step of Mamba-MIS S, B and L with nnU-Net's U-Nets on a GPU under fp16 autocast: time and memory.
+"""Compare a training step of Mamba-MIS with nnU-Net's U-Nets on a GPU under fp16 autocast: time and memory.
 
 The baselines, patches and batch sizes are nnU-Net's: PlainConvUNet of its default planner, and ResidualEncoderUNet of
 its preset M, for 256² and 512². With --eager, nothing is compiled, and patches and batches are smaller.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compare stock nnU-Net, its network with our optimizer, Mamba-MIS, and Mamba-MIS with a convolutional stem, on skin
-# lesions and polyps:
+# Compare stock nnU-Net, its network with our optimizer, Mamba-MIS, and Mamba-MIS with convolutions, on skin lesions and
+# polyps:
 #
 #   comparison.sh [--device cuda] DATA [WORK [STEP…]]
 #
@@ -9,12 +9,14 @@
 #
 # On a CPU: half the resolution, patch 128 × 128, batch 4, 25 epochs of 250 iterations, fold 0. Each run takes hours
 # on two cores. With --device cuda: full resolution, patch 256 × 256, nnU-Net's own batch, 250 epochs, five folds.
-# Steps (default: all, in this order):
+# Steps (default: the first five, in this order):
 #   networks   the four trainers on both datasets
-#   scans      the convolutional stem without scans, on both datasets
+#   scans      Mamba-MIS with convolutions, without scans, on both datasets
 #   seeds      two more seeds of the two best trainers, on polyps
 #   umamba     U-Mamba, on polyps
 #   report     one report per dataset, in WORK/isic2017 and WORK/polyps
+#   keep       archive logs and predictions of all finished runs, without weights, in predictions/ beside this script
+#   published  the same reports from these archives, in WORK/published: converts and preprocesses, but trains nothing
 set -euo pipefail
 device=cpu
 if [[ ${1:-} == --device ]]; then
@@ -74,9 +76,37 @@ run() {
         --test-sets --save-probabilities "$@"
 }
 
+# one report per dataset that has results, of the trainers that have any
 report() {
-    mamba_mis benchmark report -d "$1" --results "$nnUNet_results"/seed_* --cost $device --no-overlays -o "$work/$2" \
-        --trainers "$stock" "$adamw" "${ours}_${epochs}epochs" "$conv" "${ours}_conv_noSSM_${epochs}epochs"
+    local results=$1 output=$2 dataset name trainer trainers reports=0
+    for dataset in $skin $polyps; do
+        trainers=()
+        for trainer in "$stock" "$adamw" "${ours}_${epochs}epochs" "$conv" "${ours}_conv_noSSM_${epochs}epochs" \
+            "nnUNetTrainerUMambaBot_${epochs}epochs"; do
+            ! compgen -G "$results/seed_*/Dataset${dataset}_*/${trainer}__$plans*/fold_*/validation/summary.json" \
+                > /dev/null || trainers+=("$trainer")
+        done
+        [[ ${#trainers[@]} -gt 0 ]] || continue
+        [[ $dataset == "$skin" ]] && name=isic2017 || name=polyps
+        mamba_mis benchmark report -d "$dataset" --results "$results"/seed_* --cost $device --no-overlays -np 2 \
+            -o "$output/$name" --trainers "${trainers[@]}"
+        reports=$((reports + 1))
+    done
+    [[ $reports -gt 0 ]] || { echo "$results has no validated fold of ${epochs} epochs: nothing to report" >&2; exit 1; }
+}
+
+# a model's logs and predictions, without the names of this machine and its folders
+keep() {
+    local model=$1 copy
+    compgen -G "$model/fold_*/validation/summary.json" > /dev/null || return 0
+    copy=$(mktemp -d)
+    tar -c --exclude='*.pth' --exclude='*.npz' --exclude='*.pkl' --exclude='*.lock' --exclude=progress.png "$model" |
+        tar -x -C "$copy"
+    find "$copy" -type f ! -name '*.png' -exec sed -i "s#$work#WORK#g; s#$(hostname)#HOST#g" {} +
+    mkdir -p "$here/predictions"
+    tar -cJf "$here/predictions/$(tr / - <<< "${model%%__*}").tar.xz" -C "$copy" --sort=name --mtime=@0 --owner=0 --group=0 \
+        "$model"
+    rm -r "$copy"
 }
 
 for step in "${steps[@]}"; do
@@ -89,12 +119,15 @@ for step in "${steps[@]}"; do
         scans) for dataset in $skin $polyps; do run $dataset --seeds 1 --trainers "${ours}_conv_noSSM_${epochs}epochs"; done ;;
         seeds) run $polyps --seeds 2 3 --trainers "$adamw" "$conv" ;;
         umamba) run $polyps --seeds 1 --trainers "nnUNetTrainerUMambaBot_${epochs}epochs" ;;
-        report)
-            report $skin isic2017
-            report $polyps polyps
+        report) report "$nnUNet_results" "$work" ;;
+        keep) (cd "$nnUNet_results" && for model in seed_*/Dataset*/*__$plans*; do keep "$model"; done) ;;
+        published)
+            mkdir -p "$work/published/results"
+            for archive in "$here"/predictions/*.tar.xz; do tar -xJf "$archive" -C "$work/published/results"; done
+            report "$work/published/results" "$work/published"
             ;;
         *)
-            echo "unknown step $step: choose from networks, scans, seeds, umamba and report" >&2
+            echo "unknown step $step: choose from networks, scans, seeds, umamba, report, keep and published" >&2
             exit 2
             ;;
     esac

@@ -47,9 +47,9 @@ class _Bytes(NamedTuple):
 
     per_channel: float  # kept by a block, for each channel of each pixel of its features
     per_pixel: float  # kept by a block, for each pixel of its features
-    # for each pixel of the image, by stem; and what the convolutions of variant H add
+    # for each pixel of the image, by stem; and what variant H adds: convolutions, and twice the width of the others
     between_blocks: dict[str, float]
-    convolutions: dict[str, float]
+    hybrid: dict[str, float]
     scratch: dict[str, float]  # for each pixel of the image, by stem
     process: float  # before the network exists: CUDA's context and libraries, or Python with nnU-Net
 
@@ -59,7 +59,7 @@ _DEVICES = {
         per_channel=45.5,
         per_pixel=0,
         between_blocks={"patch": 220, "conv": 815},
-        convolutions={"patch": 472, "conv": 190},
+        hybrid={"patch": 472, "conv": 190},
         scratch={"patch": 150, "conv": 650},
         process=0.6e9,
     ),
@@ -67,7 +67,7 @@ _DEVICES = {
         per_channel=97.3,
         per_pixel=296,
         between_blocks={"patch": 236, "conv": 595},
-        convolutions={"patch": 524, "conv": 193},
+        hybrid={"patch": 524, "conv": 193},
         scratch={"patch": 130, "conv": 150},
         process=0.5e9,
     ),
@@ -122,8 +122,8 @@ def kept_bytes(
         for s in stages(variant, patch_size, stem)
     )
     others = bytes_.between_blocks[stem] + 4 * input_channels
-    if VARIANTS[variant].convolutions:
-        others += bytes_.convolutions[stem]
+    if variant == "H":
+        others += bytes_.hybrid[stem]
     return blocks + math.prod(_padded(patch_size)) * others
 
 

@@ -56,7 +56,7 @@ class MambaMISPlanner(ExperimentPlanner):
     Args:
         dataset: Full name of the dataset.
         gpu_memory: Memory that training may take, in GB.
-        variant: "S", "B" or "L".
+        variant: "S", "B", "L" or "H".
         stem: "patch" or "conv".
         plans_name: Name of the plans and of their file.
     """

@@ -8,7 +8,7 @@ from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMI
 
 
 class nnUNetTrainerMambaMIS_conv(nnUNetTrainerMambaMIS):
-    """Convolutions at full and half resolution instead of 4×4 patches and the last stage, and in every other stage.
+    """Convolutions instead of 4×4 patches and the last stage, and at the start of all remaining stages.
 
     Validation and prediction use averaged weights.
     """

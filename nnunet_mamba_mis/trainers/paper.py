@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
+from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import fused_adamw
 from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
 
 PATCH_SIZE = (256, 256)
@@ -48,7 +48,6 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
 
     def configure_optimizers(self) -> tuple[Optimizer, LRScheduler]:
         """Return AdamW at 1e-3 with weight decay 0.01, and CosineAnnealingLR(T_max = 50, eta_min = 1e-5) per epoch."""
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay, fused=True
-        )
+        groups = [{"params": list(self.network.parameters()), "weight_decay": self.weight_decay}]
+        optimizer = fused_adamw(groups, self.initial_lr)
         return optimizer, CosineAnnealingLR(optimizer, T_max=50, eta_min=1e-5)

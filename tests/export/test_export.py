@@ -280,7 +280,7 @@ def test_exported_program_runs_without_the_package(kind, tmp_path, unoptimized_i
 def test_torch_exports_and_compiles_the_plain_module(tmp_path, unoptimized_inductor):
     """The program keeps the package's operators, and so their speed, and takes batches of any size."""
     # one block and no bridge, as Inductor takes seconds for each
-    size = Variant((1, 0, 0, 0), (0, 0, 0, 0, 0))
+    size = Variant((1, 0, 0, 0), (0, 0, 0, 0, 0), convolutions=True)
     net = tiny_network((32, 32), size, stem="conv", attention_bridge=False, fusion_bridge=False).eval()
     x = torch.randn(3, 4, 32, 32)
     program = torch.export.export(net, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))

@@ -109,8 +109,8 @@ def test_batch_is_at_most_a_twentieth_of_the_dataset(preprocessed):
 @pytest.mark.feature("Planning", "patch size from the median image, in its aspect, within memory")
 def test_larger_variant_gets_less_of_an_image(preprocessed):
     write_fingerprint(preprocessed, 2000, 2000)
-    sides = [planned(preprocessed, "--variant", variant)["patch_size"][0] for variant in "SBL"]
-    assert sides == sorted(sides, reverse=True) and len(set(sides)) == 3
+    sides = [planned(preprocessed, "--variant", variant)["patch_size"][0] for variant in "SBLH"]
+    assert sides == sorted(sides, reverse=True) and len(set(sides)) == 4
 
 
 @pytest.mark.feature("Planning", "deep supervision of nnU-Net's trainers in the network's sizes")

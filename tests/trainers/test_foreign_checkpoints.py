@@ -138,6 +138,15 @@ def test_valid_checkpoint_resumes(start, saved):
     assert trainer.is_continued and trainer.random_state is not None
 
 
+def test_checkpoint_of_an_unfused_adamw_resumes_fused(start, saved):
+    checkpoint = torch.load(saved, weights_only=False)
+    for group in checkpoint["optimizer_state"]["param_groups"]:
+        group["fused"] = None
+    torch.save(checkpoint, saved)
+    trainer = start(continued=True)
+    assert [group["fused"] for group in trainer.optimizer.param_groups] == [True, True]
+
+
 def test_checkpoint_of_another_optimizer_is_named(start, saved):
     other = start(WithSGD)
     other.initialize()

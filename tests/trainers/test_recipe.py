@@ -9,7 +9,9 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
+from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS, nnUNetTrainerUMambaBot
+from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import parameter_groups
 from support.trainer_in_process import FEW_WEIGHTS, make_trainer
 
 
@@ -67,3 +69,16 @@ def test_the_recipe_sets_the_fraction_of_patches_with_foreground(in_this_process
     trainer = trained(in_this_process, epochs=1, iterations_per_epoch=1, **attributes)
     for loader in (trainer.dataloader_train, trainer.dataloader_val):
         assert loader.data_loader.oversample_foreground_percent == expected
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"variant": "H", "stem": "conv"}], ids=["B", "H"])
+def test_only_matrices_and_kernels_decay(kwargs):
+    network = MambaMIS(3, 2, (32, 32), **kwargs)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    decayed, exempt = (
+        {names[id(p)] for p in group["params"]} for group in parameter_groups(network, weight_decay=0.01)
+    )
+    assert len(decayed) + len(exempt) == len(names)
+    assert [name for name in decayed if network.get_parameter(name).dim() < 2] == []
+    one_per_channel = {name for name in names.values() if network.get_parameter(name).dim() < 2}
+    assert {name.rpartition(".")[2] for name in exempt - one_per_channel} == {"A_log", "bias"}
