@@ -9,9 +9,10 @@
 #
 # On a CPU: half the resolution, patch 128 × 128, batch 4, 25 epochs of 250 iterations, fold 0. Each run takes hours
 # on two cores. With --device cuda: full resolution, patch 256 × 256, nnU-Net's own batch, 250 epochs, five folds.
-# Steps (default: the first five, in this order):
+# Steps (default: the first six, in this order):
 #   networks   the four trainers on both datasets
 #   scans      Mamba-MIS with convolutions, without scans, on both datasets
+#   average    nnU-Net's network with AdamW and averaged weights, on both datasets
 #   seeds      two more seeds of the two best trainers, on polyps
 #   umamba     U-Mamba, on polyps
 #   report     one report per dataset, in WORK/isic2017 and WORK/polyps
@@ -30,7 +31,7 @@ for folder in ISIC-2017_256 Polyps-256; do
 done
 work=$(realpath -m "${2:-mamba_mis_comparison}")
 steps=("${@:3}")
-[[ ${#steps[@]} -gt 0 ]] || steps=(networks scans seeds umamba report)
+[[ ${#steps[@]} -gt 0 ]] || steps=(networks scans average seeds umamba report)
 here=$(dirname "$(realpath "$0")")
 export nnUNet_raw=$work/raw nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
 export nnUNet_extTrainer=$here/trainers
@@ -43,7 +44,7 @@ else
     epochs=250 folds=(0 1 2 3 4) spacing=(999 1 1) patch=256 batch=
 fi
 ours=nnUNetTrainerMambaMIS stock=nnUNetTrainer_${epochs}epochs adamw=nnUNetTrainerAdamW1e3_${epochs}epochs
-conv=${ours}_conv_${epochs}epochs
+adamw_average=nnUNetTrainerAdamW1e3_average_${epochs}epochs conv=${ours}_conv_${epochs}epochs
 
 cd "$work"
 [[ -d $nnUNet_raw/Dataset${skin}_ISIC2017 ]] || mamba_mis convert isic2017 -i "$data/ISIC-2017_256" -d $skin
@@ -81,8 +82,8 @@ report() {
     local results=$1 output=$2 dataset name trainer trainers reports=0
     for dataset in $skin $polyps; do
         trainers=()
-        for trainer in "$stock" "$adamw" "${ours}_${epochs}epochs" "$conv" "${ours}_conv_noSSM_${epochs}epochs" \
-            "nnUNetTrainerUMambaBot_${epochs}epochs"; do
+        for trainer in "$stock" "$adamw" "$adamw_average" "${ours}_${epochs}epochs" "$conv" \
+            "${ours}_conv_noSSM_${epochs}epochs" "nnUNetTrainerUMambaBot_${epochs}epochs"; do
             ! compgen -G "$results/seed_*/Dataset${dataset}_*/${trainer}__$plans*/fold_*/validation/summary.json" \
                 > /dev/null || trainers+=("$trainer")
         done
@@ -117,6 +118,9 @@ for step in "${steps[@]}"; do
             done
             ;;
         scans) for dataset in $skin $polyps; do run $dataset --seeds 1 --trainers "${ours}_conv_noSSM_${epochs}epochs"; done ;;
+        average)
+            for dataset in $skin $polyps; do run $dataset --seeds 1 --trainers "$adamw_average"; done
+            ;;
         seeds) run $polyps --seeds 2 3 --trainers "$adamw" "$conv" ;;
         umamba) run $polyps --seeds 1 --trainers "nnUNetTrainerUMambaBot_${epochs}epochs" ;;
         report) report "$nnUNet_results" "$work" ;;
@@ -127,7 +131,7 @@ for step in "${steps[@]}"; do
             report "$work/published/results" "$work/published"
             ;;
         *)
-            echo "unknown step $step: choose from networks, scans, seeds, umamba, report, keep and published" >&2
+            echo "unknown step $step: choose from networks, scans, average, seeds, umamba, report, keep and published" >&2
             exit 2
             ;;
     esac

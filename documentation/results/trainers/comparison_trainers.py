@@ -1,0 +1,27 @@
+"""Trainers of comparison.sh that neither nnU-Net nor this package has."""
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_mamba_mis import trainers
+
+
+class nnUNetTrainer_25epochs(nnUNetTrainer):
+    """nnU-Net's own network and optimizer (SGD), for a length that nnU-Net lacks."""
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 25
+        self.save_every = 1  # nnU-Net's 50 would lose an interrupted run
+
+
+class nnUNetTrainerAdamW1e3_average_25epochs(trainers.nnUNetTrainerAdamW1e3):
+    """nnU-Net's network with AdamW and averaged weights, as `_conv` has them."""
+
+    epochs = 25
+    ema_decay = 0.99
+
+
+class nnUNetTrainerAdamW1e3_average_250epochs(nnUNetTrainerAdamW1e3_average_25epochs):
+    """The same for 250 epochs."""
+
+    epochs = 250
