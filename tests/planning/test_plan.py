@@ -109,8 +109,23 @@ def test_batch_is_at_most_a_twentieth_of_the_dataset(preprocessed):
 @pytest.mark.feature("Planning", "patch size from the median image, in its aspect, within memory")
 def test_larger_variant_gets_less_of_an_image(preprocessed):
     write_fingerprint(preprocessed, 2000, 2000)
-    sides = [planned(preprocessed, "--variant", variant)["patch_size"][0] for variant in "SBLH"]
-    assert sides == sorted(sides, reverse=True) and len(set(sides)) == 4
+    sides = [planned(preprocessed, "--variant", variant)["patch_size"][0] for variant in "SBL"]
+    assert sides == sorted(sides, reverse=True) and len(set(sides)) == 3
+
+
+@pytest.mark.feature("Planning", "the printed commands name the trainer of the planned network")
+@pytest.mark.parametrize(
+    ("options", "trainer"),
+    [
+        (("--variant", "H", "--stem", "conv"), "nnUNetTrainerMambaMIS_conv"),
+        (("--stem", "conv"), "nnUNetTrainerMambaMIS"),
+    ],
+    ids=["H", "B"],
+)
+def test_printed_commands_name_the_trainer(preprocessed, capsys, options, trainer):
+    write_fingerprint(preprocessed, 100, 100)
+    planned(preprocessed, *options)
+    assert f"-tr {trainer} -p" in capsys.readouterr().out
 
 
 @pytest.mark.feature("Planning", "deep supervision of nnU-Net's trainers in the network's sizes")
