@@ -101,9 +101,9 @@ keep() {
     local model=$1 copy
     compgen -G "$model/fold_*/validation/summary.json" > /dev/null || return 0
     copy=$(mktemp -d)
-    tar -c --exclude='*.pth' --exclude='*.npz' --exclude='*.pkl' --exclude='*.lock' --exclude=progress.png "$model" |
-        tar -x -C "$copy"
-    find "$copy" -type f ! -name '*.png' -exec sed -i "s#$work#WORK#g; s#$(hostname)#HOST#g" {} +
+    tar -c --exclude='*.pth' --exclude='*.npz' --exclude='*.pkl' --exclude='*.lock' --exclude=progress.png \
+        --exclude=benchmark.log "$model" | tar -x -C "$copy"
+    find "$copy" -type f ! -name '*.png' -exec sed -i "s#$work#WORK#g; s#\"hostname\": \".*\"#\"hostname\": \"\"#" {} +
     mkdir -p "$here/predictions"
     tar -cJf "$here/predictions/$(tr / - <<< "${model%%__*}").tar.xz" -C "$copy" --sort=name --mtime=@0 --owner=0 --group=0 \
         "$model"
