@@ -30,7 +30,7 @@ NETWORKS = ("MambaMIS B patch", "MambaMIS H conv", "PlainConvUNet")
 
 # (size, batch): repeats
 INFERENCE = {(96, 1): 25, (96, 8): 9, (256, 1): 9, (512, 1): 5}
-TRAINING = {(96, 4): 9, (128, 2): 9, (128, 8): 5, (256, 2): 5, (512, 2): 3}
+TRAINING = {(96, 4): 9, (128, 2): 9, (128, 4): 9, (128, 8): 5, (256, 2): 5, (512, 2): 3}
 PEAKS = ((96, 4), (128, 8), (256, 2), (512, 2))
 
 

@@ -33,7 +33,7 @@ class nnUNetTrainerAdamW1e3(RecipeTrainer):
 def fused_adamw(groups: list[dict], lr: float) -> AdamW:
     """Return the fused AdamW, which stays fused when it resumes a checkpoint of an ordinary AdamW.
 
-    The update takes 4 ms instead of 18 ms on a CPU for the network of `_conv`, which has 850 parameters.
+    It saves an operator call for each of a network's many small parameters.
     """
     optimizer = AdamW(groups, lr=lr, fused=True)
     optimizer.register_load_state_dict_pre_hook(
