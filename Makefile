@@ -1,12 +1,12 @@
-# Works on a fresh machine with Python 3.10 or newer, pip and make:
+# These commands work on a fresh machine with Python 3.10 or newer, pip and make:
 #   make demo        install into .venv and run the demo
 #   make test        install into .venv and run the whole test suite on all cores
 #   make test-fast   run only the tests that take a few seconds at most
 #   make docs        write the generated parts of the documentation, and build the site: site/index.html
 #   make wheels      build the sdist and a wheel for every platform into dist/
-#   make wheels-check   check them, and run them where this machine can
+#   make wheels-check   check these wheels, and run those that this machine can run
 #   make bench       time the scan, the network, epochs, exported files and prediction on this CPU;
-#                    MAMBA_MIS_INSTRUCTION_SET=avx2 (or baseline, avx512) replaces the best instruction set
+#                    MAMBA_MIS_INSTRUCTION_SET=avx2 (or baseline, avx512) selects an instruction set instead of the best
 #   make bench-gpu   time the scan and the network on a GPU, and measure memory
 #   make lint        run ruff and mypy, check import contracts, English, and whether generated documentation is up to date
 PYTHON ?= python3

@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 TRAINER_FOLDER = "nnunet_ext_trainers"
 
 # Python runs this line at startup. nnU-Net searches the directories in nnUNet_extTrainer for trainers; the line appends
-# ours once to the user's own value. `sitedir` is the directory of the .pth file.
+# this package's directory, unless the variable already contains it. `sitedir` is the directory of the .pth file.
 PTH = (
     "import os; p = {folder}; v = os.environ.get('nnUNet_extTrainer', ''); "
     "p in v.split(os.pathsep) or os.environ.__setitem__('nnUNet_extTrainer', v + os.pathsep + p if v else p)\n"
@@ -58,7 +58,7 @@ class BuildScan(build_ext):
     """Compile csrc/native.cpp to plain shared libraries for ctypes, without Python.h and torch headers."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Build the library of one instruction set; installation continues without a compiler, as it is optional."""
+        """Build the optional library of one instruction set; without a compiler, installation continues."""
         flags = INSTRUCTION_SETS[ext.name.rpartition("_")[2]]
         temporary = str(Path(self.build_temp) / ext.name)
         objects = self.compiler.compile(
@@ -74,7 +74,7 @@ class BuildScan(build_ext):
 
 
 class AnyPythonWheel(bdist_wheel):
-    """Build a wheel with native code for the platform that works with every Python 3."""
+    """Build a wheel that contains native code for one platform and works with every Python 3."""
 
     def get_tag(self) -> tuple[str, str, str]:
         """Return a tag without Python version and ABI."""

@@ -1,7 +1,7 @@
 // Steps of the bridge's attention that need whole images, forward and backward.
 //
-// Each image is split into parts of several rows. Their number does not depend on the thread count, so the order of
-// summation is the same for any number of threads.
+// Each image is split into parts of several rows. The number of parts does not depend on the thread count, so the order
+// of summation is the same for any number of threads.
 #pragma once
 
 #include <algorithm>

@@ -1,9 +1,9 @@
 // Depthwise 3×3 convolution, forward and backward: y = x ∗ weight + bias with zero padding, optionally followed by
 // SiLU. Weight is (channels, 1, 3, 3).
 //
-// A row of pixels is one line of values, and a tap's horizontal neighbour is p.channels values away. Vectors therefore
-// run over pixels and channels alike. Lines are zero-padded, so borders need no special case. Backward needs only x: it
-// recomputes SiLU's input.
+// A row of pixels is one line of values, in which the same channel of the next pixel is p.channels values away. Vectors
+// therefore run over pixels and channels alike. Lines are zero-padded, so borders need no special case. Backward needs
+// only x: it recomputes SiLU's input.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,7 @@ struct Depthwise {
 
     const ImageProblem &p;
     const int64_t line = p.width * p.channels;
-    const int64_t period = std::lcm(p.channels, static_cast<int64_t>(W));  // channels recur in the same lanes after it
+    const int64_t period = std::lcm(p.channels, static_cast<int64_t>(W));  // after it, channels recur in the same lanes
     const int64_t padded = 2 * p.channels + line + W;
     Buffer<S> weight{kTaps * period}, bias{period};
 

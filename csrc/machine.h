@@ -1,5 +1,5 @@
 // Instruction sets of this machine, as reported by the processor itself. __builtin_cpu_supports queries the compiler's
-// runtime library instead, and the one that zig links reports none.
+// runtime library instead, and the runtime library that zig links reports no instruction sets.
 #pragma once
 
 #include <cstdint>

@@ -33,7 +33,7 @@ inline void multiply_block(const Strided<S> &a, const S *b, int64_t b_row, S *to
 template <class S, int rows>
 inline void multiply_rows(const Strided<S> &a, const S *b, int64_t b_row, S *to, int64_t to_row, int64_t columns,
                           int64_t inner, bool add) {
-    // as many as fit the instruction set's registers: 4 × 4 of 32, or 4 × 2 of 16
+    // as many sums as fit the instruction set's registers: 4 × 4 of 32, or 4 × 2 of 16
     constexpr int NV = VECTOR_BYTES == 64 ? 4 : 2, W = kWidth<S>;
     int64_t j = 0;
     for (; j + NV * W <= columns; j += NV * W) multiply_block<S, rows, NV>(a, b + j, b_row, to + j, to_row, inner, add);

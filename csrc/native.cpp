@@ -46,8 +46,8 @@ void run_on(const Threads &threads, int64_t count, void (*work)(void *), void *c
 // Threads that are reused for several jobs: starting and joining threads takes longer than a small job
 class Team {
   public:
-    // Run a job from the leading thread. Helpers join when they notice it. It ends when all helpers that joined are
-    // done.
+    // Run a job from the leading thread. Helpers join when they notice the job. The call returns when all helpers that
+    // joined are done.
     void run(Job &job) {
         job_ = &job;
         const uint64_t open = ++round_ << kRound, closed = ++round_ << kRound;

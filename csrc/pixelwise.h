@@ -11,8 +11,8 @@ struct PixelTensor {
     int64_t add;  // for gradients: whether to add to the existing values
 };
 
-// Steps on a stack of features. `load` pushes the next tensor. `concat`, `times` and `plus` pop two entries, other
-// steps one, and push their result. One entry remains at the end.
+// Steps on a stack of features. `load` pushes the next tensor. `concat`, `times` and `plus` pop two entries and push
+// their result. Other steps replace the top entry by their result. One entry remains at the end.
 enum PixelLayerKind : int32_t { kLoad, kConcat, kNorm, kLinear, kSilu, kTimes, kPlus, kProject };
 
 struct PixelLayer {

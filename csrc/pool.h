@@ -10,9 +10,9 @@
 #include <unistd.h>
 #endif
 
-// Threads that sleep between operations. An operation starts those that it is the first to need. Threads and pool are
-// never destroyed: a sleeping thread holds nothing that the end of the process could damage. A forked process has none
-// of its parent's threads, so it makes its own pool.
+// Threads that sleep between operations. An operation starts the threads that no earlier operation has needed. Threads
+// and pool are never destroyed: a sleeping thread holds nothing that the end of the process could damage. A forked
+// process has none of its parent's threads, so it makes its own pool.
 class Pool {
   public:
     static Pool &of_this_process() {
@@ -26,8 +26,8 @@ class Pool {
         return *found;
     }
 
-    // Call work(context) on this thread, and on up to count - 1 others that join while it works. If another thread is
-    // using the pool, this one works alone.
+    // Call work(context) on this thread, and on up to count - 1 others that join while this thread works. If another
+    // thread is using the pool, this thread works alone.
     void run(int64_t count, void (*work)(void *), void *context) {
         const bool leads = open(count - 1, work, context);
         if (leads) opened_.notify_all();

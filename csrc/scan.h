@@ -21,7 +21,7 @@ struct ScanProblem {
     void *y, *last_state, *starts;
     int64_t y_strides[4];
 
-    // backward: input gradients, then output gradients; null for an argument that is null
+    // backward: given gradients of the results, then computed gradients of the inputs; null if the input is null
     const void *grad_y, *grad_last_state;
     int64_t grad_y_strides[4];
     void *grad_u, *grad_delta, *grad_A, *grad_B, *grad_C, *grad_D, *grad_z, *grad_delta_bias, *grad_weight,

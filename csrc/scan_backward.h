@@ -1,7 +1,7 @@
 // Backward of the scan, which processes tiles from the end. For each tile it recomputes the states from the stored start,
 // then runs the gradient of the state through the tile. With fewer samples than threads, a first pass through Δ, C and the
-// outputs' gradient computes the gradient of the state at the ends of several parts, which then run in parallel. All sums
-// over positions and channels have a fixed order.
+// outputs' gradient computes the gradient of the state at the end of each part of the sequence. The parts then run in
+// parallel. All sums over positions and channels have a fixed order.
 #pragma once
 
 #include "scan_parts.h"
@@ -21,12 +21,12 @@ struct ScanBackward : ScanParts<S> {
     template <bool exact>
     void run() const {
         // The number of parts does not depend on the number of threads, so sums always have the same order. Parts have at
-        // least four tiles, so that each part's own sums are small in comparison.
+        // least four tiles, so that each part's own sums are small compared with the part.
         const int64_t part_count = std::min<int64_t>(ceil_divide(tiles.count, 4), 32), width = p.channels * states;
         std::vector<Sums> sums(p.batch * part_count);
         const auto run_part = [&](int64_t b, int64_t part, S *gradient) {
             Sums &own = sums[b * part_count + part];
-            own = Sums(*this);  // by the thread that needs them, as large ones take a while to be zeroed
+            own = Sums(*this);  // on the thread that needs the sums, as zeroing large sums takes a while
             run_gradients<exact>(b, tiles.count * part / part_count, tiles.count * (part + 1) / part_count, gradient, own);
         };
         if (p.batch >= p.threads.count) {
@@ -86,7 +86,7 @@ struct ScanBackward : ScanParts<S> {
             std::copy(last + c * p.states, last + (c + 1) * p.states, to + c * states);
     }
 
-    // Load the gradient of the output before its gate, and the gradient of the gate's input without its factor y
+    // Load the gradient of the ungated output y, and the gradient of the gate's input z without its factor y
     void load_grad_y(S *grad_y, S *grad_z, const Unit &unit, int64_t tile) const {
         tiles.load_channels(grad_y, p.grad_y, p.grad_y_strides, unit, tile);
         if (!p.z) return;
@@ -99,8 +99,8 @@ struct ScanBackward : ScanParts<S> {
         }
     }
 
-    // Run the gradient of a unit's states from tile end − 1 to tile begin, and store it at the end of each part in `ends`
-    // (batch, parts, channels, states), unless that is null
+    // Run the gradient of a unit's states from tile end − 1 to tile begin, and store the gradient at the end of each
+    // part in `ends` (batch, parts, channels, states), unless `ends` is null
     template <bool exact>
     void run_carry(const Unit &unit, int64_t begin, int64_t end, S *state, S *steps, S *ends, int64_t parts) const {
         Inputs in(tiles, unit);
@@ -127,7 +127,7 @@ struct ScanBackward : ScanParts<S> {
     }
 
     // Compute the gradients of tiles [begin, end) of a sample. `gradient` (channels, states) enters as the gradient of the
-    // state after these tiles, and leaves as that of the state before them.
+    // state after these tiles, and leaves as the gradient of the state before them.
     template <bool exact>
     void run_gradients(int64_t b, int64_t begin, int64_t end, S *gradient, Sums &sums) const {
         std::vector<GroupGradients> groups;

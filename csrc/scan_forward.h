@@ -4,7 +4,7 @@
 #include "scan_parts.h"
 #include "scan_recurrence.h"
 
-// Outputs that are collected before they are written, if threads divide the channels among them
+// Number of outputs to collect before they are written, if threads divide the channels of a sample among themselves
 constexpr int64_t kWaiting = 1 << 14;
 
 template <class S>
@@ -41,8 +41,8 @@ struct ScanForward : ScanParts<S> {
     void run_tiles(const Unit &unit, int64_t begin, int64_t end, S *state, S *steps) const {
         Inputs in(tiles, unit);
         const int64_t size = kTile * unit.count;
-        // Threads that divide the channels of a sample among them write to the same cache lines, and would wait for each
-        // other at every tile. So outputs are written many tiles at a time.
+        // Threads that divide the channels of a sample among themselves write to the same cache lines, and would wait
+        // for each other at every tile. So outputs are written many tiles at a time.
         const int64_t waiting = unit.count < p.channels ? std::max<int64_t>(1, kWaiting / size) : 1;
         Buffer<S> ys(outputs ? waiting * size : 0), z(p.z ? size : 0);
         alignas(64) V sums[kTile];

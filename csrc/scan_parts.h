@@ -1,5 +1,5 @@
-// The division of a scan into units of channels, which run in parallel and, with fewer units than threads, into parts of
-// the sequence.
+// The division of a scan into units of channels, which run in parallel. With fewer units than threads, the sequence is
+// also divided into parts.
 #pragma once
 
 #include <type_traits>
@@ -53,8 +53,9 @@ struct ScanParts {
         return std::max<int64_t>(1, std::min(tiles.count / 16, ceil_divide(2 * p.threads.count, unit_count)));
     }
 
-    // Run every unit through the sequence with `run(unit, begin, end, state, steps, final)`. Several parts run twice: from
-    // a zero state, then from their true starts, which follow from the first run. `backwards` starts at the end.
+    // Run every unit through the sequence with `run(unit, begin, end, state, steps, final)`. If there are several
+    // parts, they run twice: from a zero state, then from their true starts, which follow from the first run. If
+    // `backwards`, the run starts at the end of the sequence.
     template <class Run, class Initial, class Finish>
     void run_parts(bool backwards, Initial initial, Run run, Finish finish) const {
         const std::vector<Unit> list = units();

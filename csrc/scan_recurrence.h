@@ -27,7 +27,7 @@ struct Recurrence {
     // Vectors of states that advance together: enough to hide the latency of a step of the recurrence
     static constexpr int kMostVectors = VECTOR_BYTES == 64 ? 2 : 4;
 
-    // Positions whose exponentials are computed together, so that enough of them are in flight
+    // Positions whose exponentials are computed together, so that enough operations are in flight
     template <int NV>
     static constexpr int kSteps = NV > 2 ? 1 : 2;
 
@@ -114,7 +114,8 @@ struct Recurrence {
         }
     };
 
-    // ∂/∂A (e^{ΔA} − 1)/A = (x e^x − (e^x − 1))/A² with x = ΔA, or the series Δ² Σ (k+1)/(k+2)! x^k if that cancels
+    // ∂/∂A (e^{ΔA} − 1)/A = (x e^x − (e^x − 1))/A² with x = ΔA. Where that difference cancels, the series
+    // Δ² Σ (k+1)/(k+2)! x^k replaces it.
     struct WeightByA {
         V a, square_of_inverse, small;  // small: the series applies if the square of the step is below this
 

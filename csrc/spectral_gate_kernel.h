@@ -2,14 +2,14 @@
 // channels is even. Weight and bias are (height, width/2 + 1, channels, 2). Forward saves the spectrum of x for
 // backward, in `spectrum_size` values.
 //
-// Two real channels are transformed as one complex signal: the first half of the channels are its real parts, the
-// second half its imaginary parts, in memory order. Their spectra X1 and X2 follow from the packed spectrum Z and its
-// mirror image: Z(k) = X1(k) + i X2(k), and the conjugate of Z(−k) is X1(k) − i X2(k). Rows are transformed first.
-// Columns w and −w are then transformed, gated and transformed back together, while they are in the cache. Rows are
-// transformed back last.
+// Two real channels are transformed as one complex signal. The first half of the channels, in memory order, are the
+// real parts of the signals, and the second half are the imaginary parts. The spectra X1 and X2 of the two channels
+// follow from the packed spectrum Z and its mirror image: Z(k) = X1(k) + i X2(k), and the conjugate of Z(−k) is
+// X1(k) − i X2(k). Rows are transformed first. Columns w and −w are then transformed, gated and transformed back
+// together, while they are in the cache. Rows are transformed back last.
 //
-// Columns 0 and width/2 are their own mirror images. irfft2 reads only the Hermitian part of a spectrum there, so only
-// the Hermitian parts of weight and bias matter.
+// Columns 0 and width/2 are their own mirror images. In these columns, irfft2 reads only the Hermitian part of a
+// spectrum, so only the Hermitian parts of weight and bias matter there.
 #pragma once
 
 #include <algorithm>
@@ -148,7 +148,7 @@ struct SpectralGate {
         for_values(chunk, [&](const Run &run, int64_t h, int part) {
             const S *re = values + (h * 4 + 2 * part) * W + run.lane, *im = re + W;
             S *to = static_cast<S *>(tensor) + entry(run, h, part);
-            const S count = is_own_mirror(run.line) ? S(1) : S(2);  // how often the full spectrum contains it
+            const S count = is_own_mirror(run.line) ? S(1) : S(2);  // how often the full spectrum contains the value
             for (int i = 0; i < run.count; ++i) to[2 * i] = count * re[i], to[2 * i + 1] = count * im[i];
         });
     }

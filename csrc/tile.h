@@ -28,7 +28,7 @@ struct Tiles {
     // padded to whole vectors
     const int64_t states = ceil_divide(p.states, W) * W;
     const int64_t channels = ceil_divide(p.channels, W) * W;
-    // columns in a tile's rows: of B, of C and, with projection, of Δ
+    // a tile's rows have columns of B from 0, of C from at_C and, with projection, of Δ from at_delta
     const int64_t at_C = states, at_delta = 2 * states, row = at_delta + (p.weight ? channels : 0);
 
     Buffer<S> project;       // (p.channels, row): from u to a row
@@ -43,7 +43,7 @@ struct Tiles {
                 project[c * row + column(j)] = project_back[column(j) * channels + c] = weight_row<const S>(p.weight, p.weight_bc, j)[c];
     }
 
-    // Return row j of a weight or its gradient, which has two parts: for Δ, and for B and C
+    // Return row j of the weight or of its gradient; each of them has two parts: for Δ, and for B and C
     template <class T, class Pointer>
     T *weight_row(Pointer delta, Pointer bc, int64_t j) const {
         return j < p.channels ? static_cast<T *>(delta) + j * p.channels : static_cast<T *>(bc) + (j - p.channels) * p.channels;
@@ -116,7 +116,7 @@ struct Tiles {
         std::fill(to.slope + to.used * unit.count, to.slope + kTile * unit.count, S(0));
     }
 
-    // Load a unit's channels of a tensor like u to (kTile, unit.count), with zeros past the end
+    // Load a unit's channels of a tensor shaped like u to (kTile, unit.count), with zeros past the end of the sequence
     void load_channels(S *to, const void *tensor, const int64_t *strides, const Unit &unit, int64_t tile) const {
         load_rows(to, unit.count, at(tensor, strides, unit.b, unit.first), strides[1], offsets(tile, strides + 2),
                   unit.count);
@@ -134,7 +134,7 @@ struct Tiles {
             for (int64_t i = 0; i < unit.count; ++i) to[offset.at[t] + i * strides[1]] += from[i];
     }
 
-    // Save columns of a tile's rows to a tensor like B
+    // Save columns of a tile's rows to a tensor shaped like B
     void save_states(const S *from, void *tensor, const int64_t *strides, int64_t b, int64_t g, int64_t tile) const {
         save_rows(from, row, at(tensor, strides, b, g), strides[2], offsets(tile, strides + 3), p.states);
     }
@@ -164,7 +164,8 @@ struct Tiles {
         return const_cast<S *>(static_cast<const S *>(tensor)) + b * strides[0] + d * strides[1];
     }
 
-    // Return rows of B or C: in place if the tile is complete and its rows are evenly spaced, whole vectors, else copied
+    // Return rows of B or C: in place if the tile is complete and its rows are evenly spaced and consist of whole
+    // vectors, otherwise copied
     const S *states_of(const void *tensor, const int64_t *strides, int64_t b, int64_t g, int64_t tile, S *copy,
                        int64_t &row_stride) const {
         const S *from = at(tensor, strides, b, g);

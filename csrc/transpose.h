@@ -1,4 +1,4 @@
-// Transposition between rows of pixels, the layout of tensors, and rows of channels, the layout for vectors.
+// Transposition between the layout of tensors (one row per pixel) and the layout for vectors (one row per channel).
 #pragma once
 
 #include <cstdint>

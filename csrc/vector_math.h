@@ -122,8 +122,8 @@ inline Real<S> at_most(Real<S> y, S bound) {
 }
 #endif
 
-// Split y ≥ kLowest into n + f with an integer n and |f| ≤ ½, and return f and 2^n. From kHighest, 2^n is infinite, so
-// that overflow stays visible.
+// Split y ≥ kLowest into n + f with an integer n and |f| ≤ ½, and return f and 2^n. From kHighest on, 2^n is infinite,
+// so that overflow stays visible.
 template <class S>
 inline Real<S> split_exponent(Real<S> y, Real<S> &power) {
 #ifdef __AVX512F__
@@ -180,7 +180,8 @@ inline Real<S> exp2(Real<S> y) {
     return result;
 }
 
-// Compute log(1 + e^x) and, with `with_slope`, its derivative 1/(1 + e^−x); above 20, x and 1, as in torch and mamba_ssm
+// Compute log(1 + e^x) and, with `with_slope`, its derivative 1/(1 + e^−x). Above x = 20, the value is x and the
+// derivative is 1, as in torch and mamba_ssm.
 template <class S, bool with_slope>
 inline void softplus(Real<S> x, Real<S> &value, Real<S> &slope) {
     const auto positive = x > S(0);

@@ -1,4 +1,4 @@
-"""Inspect the installation: packages, devices, scan backends, nnU-Net's access to the trainers, and its folders."""
+"""Inspect packages, devices, scan backends, native code, nnU-Net's access to our trainers, and nnU-Net's folders."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _kind_of_installation() -> str:
         return f"editable installation of {origin['url'].removeprefix('file://')}, compiled here"
     tags = [line.split("-")[-1] for line in (distribution.read_text("WHEEL") or "").splitlines() if "Tag: " in line]
     platforms = ", ".join(tags) or "an unknown platform"
-    # on Linux, the tag of a wheel that pip compiled for this machine alone names no version of the C library
+    # on Linux, a wheel that pip compiles at installation has a tag without a version of the C library
     kind = "compiled at installation" if platforms.startswith("linux_") else "wheel"
     return f"{kind} for {platforms}"
 

@@ -42,7 +42,7 @@ def medians(
         candidates: Functions to time, by name.
         repeats: Number of runs of each candidate.
         warm: Whether to run each candidate once before timing.
-        before: Functions to run, untimed, before each run of the candidate of that name.
+        before: Functions to run, untimed, before each run of the candidate with the same name.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     if warm:
@@ -109,7 +109,7 @@ def gpu_options(description: str, parser: argparse.ArgumentParser | None = None)
 class Journal:
     """Results by name in a JSON file, which is written after each measurement so that a benchmark can resume.
 
-    A failure is recorded as `{"error": …}`, and measured again when the benchmark resumes.
+    A failed measurement is recorded as `{"error": …}`, and repeated when the benchmark resumes.
     """
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
@@ -122,7 +122,7 @@ class Journal:
                 self.results = earlier["results"]
 
     def measure(self, name: str, work: Callable[[], dict]) -> dict:
-        """Return the result of this name, and measure it first unless it exists."""
+        """Return the result of this name; measure it first if it is missing or an error."""
         if "error" in self.results.get(name, {"error": "missing"}):
             try:
                 self.results[name] = work()

@@ -70,7 +70,7 @@ def measure(device: str, stem: str, variant: str, height: str, width: str, batch
 
 
 def _peak_on_cpu(stem: str, variant: str, size: tuple[int, int], batch: int) -> int:
-    _train("cpu", stem, "S", (32, 32), 1)  # lets libraries allocate what they need once
+    _train("cpu", stem, "S", (32, 32), 1)  # lets libraries make their one-time allocations
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = _status("VmRSS")
     _train("cpu", stem, variant, size, batch)

@@ -18,7 +18,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from measure import describe_cpu, medians, peak_memory, print_table, write_json
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer  # noqa: F401 (its imports are there wherever people wait)
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer  # noqa: F401 (users' processes import it too)
 from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS
@@ -35,7 +35,7 @@ PEAKS = ((96, 4), (128, 8), (256, 2), (512, 2))
 
 
 def plain_conv_unet(size: int) -> nn.Module:
-    """The network that nnU-Net's default planner writes into a 2D plan for this patch."""
+    """Build the network that nnU-Net's default planner writes into a 2D plan for this patch."""
     _, strides, kernels, *_ = get_pool_and_conv_props((1.0, 1.0), (size, size), 4, 999999)
     stages = len(strides)
     return PlainConvUNet(
@@ -46,7 +46,7 @@ def plain_conv_unet(size: int) -> nn.Module:
 
 
 def make(name: str, size: int) -> nn.Module:
-    """One of the networks, with deep supervision."""
+    """Build one of the networks, with deep supervision."""
     torch.manual_seed(0)
     if name == "PlainConvUNet":
         return plain_conv_unet(size)
@@ -55,14 +55,14 @@ def make(name: str, size: int) -> nn.Module:
 
 
 def infer(network: nn.Module, size: int, batch: int = 1):
-    """Logits of a batch."""
+    """Return the logits of a batch."""
     network.decoder.deep_supervision = False
     with torch.no_grad():
         return network(torch.zeros(batch, 3, size, size))
 
 
 def train(network: nn.Module, size: int, batch: int) -> None:
-    """Forward, a loss over all outputs, and backward."""
+    """Run a forward pass, a loss over all outputs, and a backward pass."""
     network.decoder.deep_supervision = True
     network.zero_grad(set_to_none=True)
     outputs = network(torch.rand(batch, 3, size, size))
@@ -72,7 +72,7 @@ def train(network: nn.Module, size: int, batch: int) -> None:
 
 
 def check() -> None:
-    """Stop if a network, as it will be timed, differs from itself in float64 on PyTorch operations."""
+    """Exit if a network, as it is timed, differs from the same network in float64 on PyTorch operations."""
     for name in NETWORKS[:-1]:
         _check(name)
 
@@ -93,14 +93,14 @@ def _check(name: str) -> None:
 
 @contextmanager
 def on_torch_operations():
-    """Without native code."""
+    """Run networks without native code."""
     scan = patch.object(registry, "fastest_backend", lambda *_: registry.BACKENDS["torch"])
     with patch.object(native, "available", bool), scan:
         yield
 
 
 def compare(what: str, work, size: int, batch: int, repeats: int) -> dict:
-    """Seconds of all networks."""
+    """Return the seconds of all networks."""
     networks = {name: make(name, size) for name in NETWORKS}
     times = medians({n: partial(work, network, size, batch) for n, network in networks.items()}, repeats)
     print(".", end="", flush=True)
@@ -108,21 +108,21 @@ def compare(what: str, work, size: int, batch: int, repeats: int) -> dict:
 
 
 def peaks(size: int, batch: int) -> dict:
-    """Peak resident bytes of all networks in a training step, each in a process of its own."""
+    """Return the peak resident bytes of a training step of each network, measured in a process of its own."""
     print(".", end="", flush=True)
     peak = {name: peak_memory(Path(__file__), name, str(size), str(batch)) for name in NETWORKS}
     return {"what": "peak memory", "size": size, "batch": batch, **peak}
 
 
 def growth() -> dict[int, float]:
-    """Seconds of inference by size, taken in turns."""
+    """Return the seconds of inference by size; the sizes take turns."""
     networks = {size: make("MambaMIS B patch", size) for size in (128, 256, 512, 1024)}
     times = medians({str(size): partial(infer, network, size) for size, network in networks.items()}, repeats=3)
     return {int(size): seconds for size, seconds in times.items()}
 
 
 def row(result: dict) -> list[str]:
-    """A line of the table: inference by patch, everything else by batch."""
+    """Return a row of the table: inference per patch, everything else per batch."""
     values = [result[name] for name in NETWORKS]
     what, patch = result["what"], f"{result['size']}² × {result['batch']}"
     if what == "peak memory":
@@ -160,7 +160,7 @@ if __name__ == "__main__":
     if len(sys.argv) == 4:
         name, size, batch = sys.argv[1], *map(int, sys.argv[2:])
         train(make(name, size), size, batch)
-        # not ru_maxrss: a process inherits that from the one that started it
+        # not ru_maxrss, which a process inherits from its parent
         print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024)
     else:
         main()

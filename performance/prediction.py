@@ -31,7 +31,7 @@ MODELS = {"nnUNetTrainerMambaMIS": 4.0, "nnUNetTrainer": 1.5}
 SETS = {"96 of 85 × 99": (96, (85, 99), (96, 96)), "20 of 512²": (20, (512, 512), (512, 512))}
 FIRST_RESULT = 4.0  # largest seconds for a single image
 IN_PROCESS = 12  # number of images
-DIFFERENT = 1e-4  # largest fraction of pixels
+DIFFERENT = 1e-4  # largest fraction of pixels that may differ
 
 
 def write_images(folder: Path, number: int, size: tuple[int, int]) -> None:

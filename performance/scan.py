@@ -1,7 +1,7 @@
 """Compare the selective scan in native code on a CPU with loops over positions, mambapy and the backend torch.
 
-The script refuses to time a wrong result. It times each loop once: forward on the whole longest sequence, forward and
-backward on a 16th of it, scaled up, as the time is proportional to the length.
+The script refuses to time a wrong result. It times each loop once, on the longest sequence: forward on all of it,
+forward and backward on a 16th of it. The time of the 16th is scaled up, as it is proportional to the length.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run(scan, tensors: dict[str, torch.Tensor], discretization: str, backward: b
 
 
 def check(tensors: dict[str, torch.Tensor], discretization: str) -> None:
-    """Exit if a scan of the first 2048 positions is wrong. That is long enough for several threads to share."""
+    """Exit if a scan is wrong on the first 2048 positions, which are enough for several threads to share."""
     short = {name: t[..., :2048] if t.dim() == 3 else t for name, t in tensors.items()}
     exact = {name: t.double() for name, t in short.items()}
     for backward in (False, True):

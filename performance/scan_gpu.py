@@ -1,4 +1,4 @@
-"""Compare the Triton scan on a GPU with mamba_ssm, one program per row, and the speed of memory.
+"""Compare the Triton scan on a GPU with mamba_ssm, a scan with one program per row, and the speed of memory.
 
 The script refuses to time a wrong result. The floor is the time that the GPU, at its copying speed, needs to read the
 inputs once and write the outputs (for backward: read the inputs and ∂y, and write the gradients).

@@ -1,10 +1,10 @@
-"""Training steps of Mamba-MIS B on two threads against one.
+"""Compare training steps of Mamba-MIS B on two threads with steps on one thread.
 
-torch's threads spin or sleep while they wait. In a third case native code has threads of its own, as on machines where
-torch's OpenMP runtime is not found.
+The script measures three cases. In the first two, torch's threads spin or sleep while they wait. In the third, native
+code has threads of its own, as on machines where torch's OpenMP runtime is not found.
 
 `threads.py measure` uses the waiting policy in its environment, and prints the seconds as JSON.
-`threads.py measure-own` hides torch's runtime.
+`threads.py measure-own` also hides torch's OpenMP runtime.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ POLICIES = {"default": (None, "measure"), "passive": ("passive", "measure"), "ow
 
 
 def measure() -> list[dict]:
-    """Seconds by number of threads, taken in turns."""
+    """Return the seconds of a training step by number of threads; one and two threads take turns."""
     small = make("MambaMIS B patch", 32)
 
     def use(threads: int) -> None:
         torch.set_num_threads(threads)
-        train(small, 32, 1)  # starts them
+        train(small, 32, 1)  # starts the threads
 
     results = []
     for size, batch in SETUPS:

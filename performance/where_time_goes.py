@@ -1,7 +1,7 @@
 """Measure where Mamba-MIS B spends its time on a CPU: native code by function, torch's operators by kind, and Python.
 
-Native code and the whole are timed without a profiler, torch's operators with torch's. What is left is Python, with
-torch's dispatch and autograd.
+Native code and the whole pass are timed without a profiler, and torch's operators with torch's profiler. The remaining
+time is Python's, with torch's dispatch and autograd.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Parts:
         self.calls: Counter[str] = Counter()
 
     def add(self, part: str, seconds: float, calls: float = 1) -> None:
-        """Count a call, or several."""
+        """Add the seconds of one or several calls of a part."""
         self.seconds[part] += seconds
         self.calls[part] += calls
 
 
 class TimedLibrary:
-    """The native library, which counts its functions' calls in `parts`."""
+    """A wrapper of the native library that records the seconds and calls of each function in `parts`."""
 
     def __init__(self) -> None:
         self.parts = Parts()
@@ -64,14 +64,14 @@ class TimedLibrary:
             self.parts.add(f"native: {name.removeprefix('mamba_mis_')}", time.perf_counter() - start)
             return result
 
-        setattr(self, name, timed)  # asked for once
+        setattr(self, name, timed)  # so that __getattr__ runs only once per function
         return timed
 
 
 def torch_parts(work: Callable[[], object], repeats: int) -> Parts:
-    """Operators of torch's own, each without those that it calls."""
+    """Measure torch's own operators, each without the operators that it calls."""
     parts = Parts()
-    os.environ["KINETO_LOG_LEVEL"] = "99"  # it reports that there is no GPU as an error
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # otherwise Kineto reports a missing GPU as an error
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(repeats):
             work()
@@ -83,7 +83,7 @@ def torch_parts(work: Callable[[], object], repeats: int) -> Parts:
 
 
 def count_python_calls(work: Callable[[], object]) -> int:
-    """Calls of functions that are written in Python."""
+    """Count the calls of functions that are written in Python."""
     events: Counter[str] = Counter()
     sys.setprofile(lambda _frame, event, _argument: events.update((event,)))
     work()
@@ -119,7 +119,7 @@ def where(what: str, work: Callable[[], object], library: TimedLibrary, repeats:
 def main() -> None:
     """Print the tables and write them as JSON."""
     library = TimedLibrary()
-    with patch.object(native, "library", lambda: library):  # before anything can keep a function of it
+    with patch.object(native, "library", lambda: library):  # before other code can store one of its functions
         network = make("MambaMIS B patch", 96)
         results = [
             where("Inference 96² × 1", partial(infer, network, 96), library, repeats=20),

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Build the sdist and, from it, a wheel for every platform. One machine suffices: zig compiles C++ for all platforms.
 
-The same source gives the same bytes: archives are sorted, and their timestamps are SOURCE_DATE_EPOCH, by default the
-time of the last commit.
+The same source gives the same bytes: files in archives are sorted, and their timestamps are SOURCE_DATE_EPOCH (default:
+the time of the last commit).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EARLIEST = 315532800  # 1980, the earliest timestamp in a zip
 class Platform(NamedTuple):
     """A wheel's platform."""
 
-    target: str  # zig's name for it, with the minimum version of the system
+    target: str  # zig's name for the platform, with the minimum version of glibc or macOS
     suffix: str = ".so"  # file ending of libraries
 
     @property
@@ -114,7 +114,7 @@ def unpack(sdist: Path, folder: Path) -> Path:
 
 
 def build_plain_wheel(source: Path, temporary: Path) -> dict[str, bytes]:
-    """Build the wheel of a machine without a compiler, and return its files by name."""
+    """Build the wheel without native code, as on a machine without a compiler, and return the wheel's files by name."""
     folder = temporary / "plain"
     command = [
         "-m",
@@ -135,7 +135,7 @@ def build_plain_wheel(source: Path, temporary: Path) -> dict[str, bytes]:
 
 
 def build_libraries(source: Path, platform: Platform, folder: Path) -> dict[str, bytes]:
-    """Compile the native code for each instruction set of a platform, one per core at a time."""
+    """Compile the native code for each instruction set of a platform, in parallel on all cores."""
     folder.mkdir()
     # a cache shared between builds would hide that a second build differs
     environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
@@ -146,12 +146,12 @@ def build_libraries(source: Path, platform: Platform, folder: Path) -> dict[str,
         run(*compiler(platform), *flags, "-c", "csrc/native.cpp", "-o", target, cwd=source, env=environment)
         return target
 
-    # link without an instruction set's flags: zig would recompile the standard library for them
+    # link without the flags of the instruction set: with them, zig would recompile the standard library
     def link(compiled: Path) -> tuple[str, bytes]:
         name = f"_native_{compiled.stem}{platform.suffix}"
         command = [*compiler(platform), "-O3", "-shared", "-s", compiled.name, "-o", name]
         if "macos" in platform.target:
-            command.append(f"-Wl,-install_name,{name}")  # by default the path of the build
+            command.append(f"-Wl,-install_name,{name}")  # the default is a path on the building machine
         run(*command, cwd=folder, env=environment)
         return f"nnunet_mamba_mis/ops/{name}", (folder / name).read_bytes()
 

@@ -2,7 +2,7 @@
 """Collect the wheels for running this package on a machine that has torch and Triton but no network.
 
 The script writes folders OUT/part1, part2, … of at most --megabytes each, for `gpu_first_hour.sh --bring`. They hold
-nnU-Net, pytest, their dependencies, and this package, built here, but not torch, Triton and CUDA's packages.
+this package (built here), nnU-Net, pytest and their dependencies, except torch, Triton and CUDA's packages.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ["pytest", "hypothesis"]
-# pure Python packages that PyPI has without a wheel
+# pure Python packages for which PyPI has no wheel
 WITHOUT_WHEEL = ["acvl_utils"]
-# constraints for another torch; nnU-Net needs timm, which needs torchvision, whose version depends on torch's
+# constraints to remove, as the machine may have another torch: nnU-Net needs timm, timm needs torchvision, and the
+# version of torchvision depends on torch's
 OTHER_TORCH = re.compile(r"^(torch|torchvision)==.*$", re.MULTILINE)
 GLIBC = range(17, 40)
 
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def collect(work: Path, wheels: Path, python: str, torch: str, installed: dict[str, str]) -> None:
-    """Fill the folder with wheels, except for packages that are installed in a suitable version."""
+    """Fill the folder `wheels`, without packages of which the machine has a suitable version."""
     pip("wheel", "--no-deps", "-w", wheels, *WITHOUT_WHEEL)
     pip("wheel", "--no-deps", "-w", wheels, REPOSITORY)
     shutil.rmtree(REPOSITORY / "build", ignore_errors=True)
@@ -83,7 +84,7 @@ def collect(work: Path, wheels: Path, python: str, torch: str, installed: dict[s
 
 
 def unsuitable(chosen: list[dict], python: str, installed: dict[str, str]) -> set[str]:
-    """Return the names of packages that are installed in a version that one of the chosen packages excludes."""
+    """Return the names of installed packages whose version one of the chosen packages excludes."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
     requirements = [Requirement(text) for package in chosen for text in package.get("requires_dist", [])]
     return {
@@ -135,7 +136,7 @@ class Piece(NamedTuple):
 
 
 def split(paths: list[Path], limit: int) -> list[list[Piece]]:
-    """Distribute wheels over parts of at most `limit` bytes; larger wheels are cut to NAME.000, NAME.001, …"""
+    """Distribute wheels over parts of at most `limit` bytes; larger wheels are cut into NAME.000, NAME.001, …"""
     pieces = []
     for path in paths:
         whole = path.stat().st_size

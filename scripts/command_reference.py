@@ -1,6 +1,6 @@
 """Write documentation/reference/commands.md from the commands' own help.
 
-With `--check` the script only compares, and exits with status 1 if the page is out of date.
+With `--check` the script only compares page and help, and exits with status 1 if the page is out of date.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Exit status: 0 for success, 1 for a problem that the message explains, 2 for wro
 
 
 def commands(group: Mapping[str, tuple[str, str]], prefix: str = "mamba_mis") -> Iterator[tuple[str, ModuleType]]:
-    """Yield the words and the module of each command; commands of a group follow the group."""
+    """Yield the full name and the module of each command; commands of a group follow the group."""
     for name, (module_name, _) in group.items():
         module = importlib.import_module(module_name)
         yield f"{prefix} {name}", module
@@ -47,7 +47,7 @@ def section(words: str, module: ModuleType) -> str:
 
 
 def _required(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
-    """Return "yes" for a required option, the alternatives for one of several, or an empty text."""
+    """Return "yes" for a required option, the alternatives if one of several options is required, or an empty text."""
     for group in parser._mutually_exclusive_groups:
         if group.required and action in group._group_actions:
             others = [name for other in group._group_actions if other is not action for name in other.option_strings]

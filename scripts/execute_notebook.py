@@ -64,7 +64,7 @@ def plain(executed: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNod
 def _plain_outputs(outputs: list[nbformat.NotebookNode], folder: str) -> Iterator[nbformat.NotebookNode]:
     """Yield all text as one output, then the pictures."""
     text = "".join(output.get("text", "") for output in outputs).replace("\r\n", "\n").replace(folder, "")
-    # a progress bar overwrites its line
+    # a progress bar overwrites its line: keep what it wrote last
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in TERMINAL_COLOURS.sub("", text).splitlines()]
     lines = [line for line in lines if line.strip() and not PROGRESS.search(line)]
     if lines:

@@ -1,6 +1,6 @@
 """Write the tables of documentation/reference/nnunet_features.md from the markers `feature(section, text)` on tests.
 
-With `--check` the script only compares, and exits with status 1 if the page is out of date.
+With `--check` the script only compares page and markers, and exits with status 1 if the page is out of date.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "documentation" / "reference" / "nnunet_features.md"
-# each table is between two such comments; the first one names its section
+# a table between two comments, of which the first names the table's section
 TABLE = re.compile(r"(<!-- features: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

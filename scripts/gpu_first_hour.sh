@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Use the first hour on a machine with a GPU: run tests, benchmarks, profiles and short training runs into one folder.
+# Use the first hour on a machine with a GPU: run tests, benchmarks, profiles and short training runs, and write all
+# results into one folder.
 #
 #   scripts/gpu_first_hour.sh [OPTION…] OUT [SLICE…]
 #
 # Slices, in this order (default: all):
-#   install   create an environment in OUT from the wheels, on top of this Python's own packages; skipped if the package
-#             is already installed
+#   install   create an environment in OUT from the wheels, on top of PYTHON's own packages; skipped if this package is
+#             already installed
 #   tests     run tests marked `gpu`, then all tests of the compiled kernels
 #   bench     run the benchmarks of `make bench-gpu`
-#   profile   profile a training step of nnU-Net's trainer and of Mamba-MIS (operators, trace, memory): as by default,
-#             compiled, compiled with CUDA graphs, and eager
-#   train     train both for a few epochs
+#   profile   profile a training step of nnU-Net's trainer and of Mamba-MIS (operators, trace, memory) in several
+#             modes: the trainer's default, compiled, compiled with CUDA graphs, and eager
+#   train     train with nnU-Net's trainer and with Mamba-MIS for a few epochs
 # Options:
-#   --minutes N     stop after N minutes (default: 9); the same command continues
+#   --minutes N     stop after N minutes (default: 9); run the same command again to resume
 #   --bring FOLDER  first copy wheels and a preprocessed dataset from FOLDER into OUT; may be given several times.
 #                   scripts/collect_wheels.py and scripts/prepare_gpu_data.py write such folders
 #   --retry         repeat failed steps; by default, all finished steps are skipped
@@ -64,7 +65,8 @@ mkdir -p "$out"/{state,logs,wheels,preprocessed}
 export PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$out/cache/triton TORCHINDUCTOR_CACHE_DIR=$out/cache/inductor
 export nnUNet_raw=$out/raw nnUNet_preprocessed=$out/preprocessed nnUNet_results=$out/results
 
-# Run a command once, until the time is up. state/NAME holds its exit status ("cut" until it ends) and its seconds.
+# Run a command unless it has finished before, and stop it at the deadline. state/NAME holds the command's exit status
+# ("cut" until it ends) and its seconds.
 unit() {
     local name=$1 state=$out/state/$1 status start=$SECONDS
     shift
@@ -81,7 +83,7 @@ unit() {
     echo "cut 0" >"$state"
     echo "== $name"
     echo "== $(date) $*" >>"$out/logs/$name.log"
-    # send TERM only to the command: a training needs its workers to write its checkpoint
+    # send TERM only to the command: to write its checkpoint, training needs its worker processes
     setsid timeout --foreground --kill-after=20 $((deadline - SECONDS)) "$@" >>"$out/logs/$name.log" 2>&1 &
     running=$!
     wait $running
@@ -108,9 +110,9 @@ bring() {
 }
 
 install() {
-    # use an installed package unchanged
+    # do not install over an installed package
     (cd / && "$python" -c 'import nnunetv2, nnunet_mamba_mis') 2>/dev/null && return
-    # --bring may have added what was missing in a failed installation
+    # retry a failed installation: --bring may have added the missing wheels
     [[ ${#brought[@]} == 0 ]] || grep -qs '^0 ' "$out/state/install" || rm -f "$out/state/install"
     unit install bash "$helpers/install.sh" "$python" "$out"
 }
@@ -179,13 +181,13 @@ train() {
             name=$trainer  # defined in tests/programs/brief_trainers.py
             [[ $trainer != nnUNetTrainer ]] || name+=_brief
         fi
-        # --c starts a new training if there is no checkpoint
+        # --c starts a new run if there is no checkpoint
         unit "train_$trainer" "$python" -c 'from nnunetv2.run.run_training import run_training_entry as run; run()' \
             "$data" 2d 0 -tr "$name" -device "$device" --c
     done
 }
 
-# Describe the machine; for a missing command, the file holds the shell's error.
+# Describe the machine; for a missing command, OUT/machine.txt holds the shell's error.
 machine() {
     date
     git log -1 --oneline

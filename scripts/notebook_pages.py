@@ -19,7 +19,7 @@ LINK = re.compile(r"(\]\([^)#:\s]+)\.ipynb((?:#[^)\s]*)?\))")
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
     """Add a page for each notebook, with its pictures. Keep the notebook itself for download."""
-    # imported here because as_markdown works without MkDocs
+    # imported here so that as_markdown works without MkDocs
     from mkdocs.structure.files import File
 
     for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
@@ -32,7 +32,7 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Point links to notebooks at their pages."""
+    """Replace links to notebooks with links to their pages."""
     return LINK.sub(r"\1.md\2", markdown)
 
 

@@ -49,7 +49,7 @@ def draw(images: list[Path], truth: Path, predictions: Path, file: Path) -> list
     figure.subplots_adjust(0.003, 0.11, 0.997, 0.92, wspace=0.03)
     figure.legend(handles=legend_handles(), loc="lower center", ncols=2, fontsize=8, frameon=False, borderpad=0)
     figure.savefig(file)
-    # a palette of 256 colours: a third of the size
+    # a palette of 256 colours reduces the file to a third of its size
     Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
     return scores
 

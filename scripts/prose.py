@@ -1,7 +1,8 @@
 """Check English: report phrases that CONTRIBUTING.md replaces, and mistakes that proselint finds.
 
-Without options, the script reads hand-written Markdown: in documentation/, beside it, and in notebooks. `--code` adds
-comments, docstrings and messages in Python, comments in C++ and shell scripts, and documentation generated from them.
+Without options, the script reads hand-written Markdown: files in the repository's root, and files and notebooks in
+documentation/. `--code` adds comments, docstrings and messages in Python, comments in C++ and shell scripts, and
+documentation generated from code.
 If files are named, the script reads only these, in full.
 
 The exit status is 1 if there are findings.
@@ -55,11 +56,11 @@ NOT_GENERAL = ("misc.phrasal_adjectives", "redundancy.misc.after_the_deadline")
 # "the the" is a repetition; "1 1", "Test test" and columns of a table are not
 REPEATED = re.compile(r"'([^\W\d]+)(?: |\s*\n\s*)\1'")
 
-# replaces whatever is not prose: neither a space, which phrases may span, nor part of a word
+# replaces everything that is not prose; it is neither a space, which phrases may span, nor part of a word
 FILLER = "|"
 MARKDOWN_CODE = re.compile(
-    r"^(?P<fence>```+|~~~+).*?^(?P=fence)[^\S\n]*$"  # blocks
-    r"|(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"  # words
+    r"^(?P<fence>```+|~~~+).*?^(?P=fence)[^\S\n]*$"  # code blocks
+    r"|(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"  # inline code
     r"|<!--.*?-->|</?\w[^>\n]*>"  # HTML
     r"|(?<=\])\([^)\n]*\)|https?://\S+"  # addresses
     r'|"[^"\n]+(?:\n[^"\n]+)?"',  # quotations: names, and examples of what not to write
@@ -74,7 +75,7 @@ PYTHON = re.compile(rf"#[^\n]*|[rbfRBF]*(?:{STRING})", re.DOTALL)
 CPP = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 SHELL = re.compile(r"(?:^|(?<=\s))#[^\n]*", re.MULTILINE)
 CODE = {".py": PYTHON, ".h": CPP, ".cpp": CPP, ".sh": SHELL}
-# delimiters of comments and strings; code in backticks, format fields, escapes, addresses
+# MARKS: delimiters of comments and strings. NOT_WORDS: code in backticks, format fields, escapes, addresses
 MARKS = re.compile(r"^[rbfRBF]*(?:\"{3}|'{3}|[\"'])|(?:\"{3}|'{3}|[\"'])$|^[/#*]+|\*/$|(?<=\n)[ \t]*(?:\*|//)")
 NOT_WORDS = re.compile(r"``?[^`\n]+``?|\{[^{}\n]*\}|\\n|https?://\S+")
 
@@ -103,7 +104,7 @@ def register_checks() -> Config:
         )
     )
     for rule, pattern, replacement in phrases():
-        # a space or a single line break, but not the end of a paragraph
+        # a space in a phrase also matches a single line break, but not the end of a paragraph
         spaced = pattern.replace(" ", r"(?:[ \t]+|[ \t]*\n[ \t]*)")
         end = "" if pattern[-1] in ".]" else r"\b"
         registry.register(
@@ -126,7 +127,7 @@ def markdown_prose(text: str, generated: bool) -> str:
 
 
 def notebook_prose(text: str) -> str:
-    """Return the Markdown cells of a notebook, each line at its place in the file."""
+    """Return the Markdown cells of a notebook, each line at its line number in the file."""
     lines, is_markdown = [], False
     for line in text.splitlines():
         if '"cell_type"' in line:

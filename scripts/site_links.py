@@ -1,7 +1,7 @@
-"""MkDocs hook that turns links to files outside the documentation, which the site lacks, into plain text.
+"""MkDocs hook: turn links to files outside the documentation into plain text, because the site lacks these files.
 
-They remain links in the repository. A link to a missing file gives a warning, with which `mkdocs build --strict` fails,
-as it does for a broken link within the site.
+In the repository they remain links. A link to a missing file gives a warning, which makes `mkdocs build --strict` fail,
+as a broken link within the site does.
 """
 
 from __future__ import annotations

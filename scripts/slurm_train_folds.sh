@@ -25,16 +25,16 @@ fi
 dataset=$1 configuration=$2 trainer=$3
 shift 3
 
-# --c starts a new training if there is no checkpoint
+# --c starts a new run if there is no checkpoint
 nnUNetv2_train "$dataset" "$configuration" "$SLURM_ARRAY_TASK_ID" -tr "$trainer" "$@" --c &
 training=$!
 
 stops=0
 stop() {
     stops=$((stops + 1))
-    # With several GPUs, children of the command train. The signal would end the command itself, and Slurm would then end
-    # the children before they write their checkpoint. So only the children get it. Without children there is nothing to
-    # save yet.
+    # With several GPUs, child processes of the command train. SIGTERM would end the command itself, and Slurm would
+    # then end the children before they write their checkpoint. So only the children get SIGTERM. If there are no
+    # children yet, there is nothing to save, and the command gets the signal.
     if [[ " $* " =~ " -num_gpus"[\ =]([0-9]+) && ${BASH_REMATCH[1]} -gt 1 ]]; then
         pkill -TERM -P "$training" || kill -TERM "$training"
     else
@@ -43,7 +43,7 @@ stop() {
 }
 trap 'stop "$@"' TERM
 
-# a signal makes `wait` return early, with a status of its own
+# a signal makes `wait` return early, with the signal's status instead of the command's
 seen=-1
 while [[ $seen -ne $stops ]]; do
     seen=$stops

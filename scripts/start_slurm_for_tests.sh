@@ -2,7 +2,7 @@
 # Start Slurm on this machine for tests: munge, the controller and one node, with all files in one folder.
 #
 #   scripts/start_slurm_for_tests.sh FOLDER        start; afterwards: export SLURM_CONF=FOLDER/slurm.conf
-#   scripts/start_slurm_for_tests.sh FOLDER stop   stop it
+#   scripts/start_slurm_for_tests.sh FOLDER stop   stop Slurm
 #
 # The script needs root and Debian's packages (apt-get install slurm-wlm munge). It works without cgroups, as in
 # containers: Slurm tracks processes by their parents (proctrack/linuxproc), and counts resources without enforcing them.

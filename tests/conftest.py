@@ -8,7 +8,7 @@ import os
 import signal
 from pathlib import Path
 
-# set before torch is imported: threads of two workers would spin on the same cores while they wait for each other
+# set before torch is imported: otherwise, waiting threads of two workers would spin on the same cores
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # child processes must print each line at once: tests wait for lines and check their order
 os.environ.setdefault("PYTHONUNBUFFERED", "1")
@@ -29,7 +29,7 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of tests/wheels, which are skipped without them."""
+    """Add the options of tests/wheels; without these options, the tests are skipped."""
     group = parser.getgroup("wheels")
     group.addoption("--wheels", metavar="DIR", help="folder with the wheels that scripts/build_wheels.py has built")
     group.addoption("--pythons", metavar="PYTHON", nargs="+", help="interpreters with torch to install the wheel for")
@@ -58,7 +58,7 @@ def _interruptible() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _elsewhere(tmp_path_factory) -> None:
-    """Leave the source tree, which `python -c` would put first: child processes must find the installed package."""
+    """Leave the source tree, which `python -c` would search first: child processes must find the installed package."""
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
@@ -77,7 +77,7 @@ def threads():
 
 @pytest.fixture
 def raw(tmp_path, monkeypatch):
-    """An empty nnUNet_raw, set for this process and those it starts."""
+    """An empty nnUNet_raw, set for this process and its child processes."""
     folder = tmp_path / "nnUNet_raw"
     folder.mkdir()
     monkeypatch.setenv("nnUNet_raw", str(folder))

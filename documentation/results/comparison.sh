@@ -18,7 +18,8 @@
 #   umamba     U-Mamba, on polyps
 #   report     one report per dataset, in WORK/isic2017 and WORK/polyps
 #   keep       archive logs and predictions of all finished runs, without weights, in predictions/ beside this script
-#   published  the same reports from these archives, in WORK/published: converts and preprocesses, but trains nothing
+#   published  the same reports from these archives, in WORK/published; this step converts and preprocesses, but trains
+#              nothing
 set -euo pipefail
 device=cpu
 if [[ ${1:-} == --device ]]; then
@@ -78,7 +79,7 @@ run() {
         --test-sets --save-probabilities "$@"
 }
 
-# one report per dataset that has results, of the trainers that have any
+# one report per dataset that has results, on the trainers that have results for this dataset
 report() {
     local results=$1 output=$2 dataset name trainer trainers reports=0
     for dataset in $skin $polyps; do
@@ -97,7 +98,7 @@ report() {
     [[ $reports -gt 0 ]] || { echo "$results has no validated fold of ${epochs} epochs: nothing to report" >&2; exit 1; }
 }
 
-# a model's logs and predictions, without the names of this machine and its folders
+# archive a model's logs and predictions, without the names of this machine and its folders
 keep() {
     local model=$1 copy
     compgen -G "$model/fold_*/validation/summary.json" > /dev/null || return 0

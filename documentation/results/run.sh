@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Reproduce the reports in this folder: run.sh DATA [WORK], where DATA holds ISIC-2017_256 (the challenge's images at
-# 256 × 256), Kvasir-SEG, CVC-ClinicDB and ETIS-LaribPolypDB. It takes about two hours on two CPU cores; the same command
-# resumes an interrupted run.
+# 256 × 256), Kvasir-SEG, CVC-ClinicDB and ETIS-LaribPolypDB. The script takes about two hours on two CPU cores; the
+# same command resumes an interrupted run.
 set -euo pipefail
 data=$(realpath "$1")
 here=$(dirname "$(realpath "$0")")

@@ -66,7 +66,7 @@ class BSSS(ExpressionModule):
 
 
 class NoSSMBlock(BSSS):
-    """BSSS with depthwise convolutions instead of scans (control). Takes the arguments of `BSSS`; scan is "bfss"."""
+    """BSSS with depthwise convolutions instead of scans (control). Takes `BSSS`'s arguments; scan must be "bfss"."""
 
     scans: ClassVar[Mapping[str, type[Scan]]] = {"bfss": NoSSM}
 

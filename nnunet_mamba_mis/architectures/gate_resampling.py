@@ -6,13 +6,13 @@ numbers have another meaning on another grid:
 
 - The filter acts alike everywhere in the image, so the same content must meet the same filter: resampling preserves
   the response at each frequency in cycles *per pixel*. Between the stored frequencies, the response is the transform
-  G(f) = Σ h(t) e^{−2πift} of the filter that they sample, with taps t from −n/2 to n/2; the new weight is G at the
-  new frequencies. This is band-limited interpolation along frequency. On a larger grid it gives h padded with zeros.
-  On a smaller grid, taps that reach beyond it wrap around, as in periodic images. Hence a filter shorter than both
-  grids is unchanged, and frequencies that both grids share keep their weights.
+  G(f) = Σ h(t) e^{−2πift} of the filter h, with taps t from −n/2 to n/2; the new weight is G at the new frequencies.
+  This is band-limited interpolation along frequency. On a larger grid, it pads h with zeros. On a smaller grid, taps
+  that reach beyond the grid wrap around, as in periodic images. Hence a filter shorter than both grids is unchanged,
+  and frequencies that both grids share keep their weights.
 - The image p is tied to positions in the patch, like position embeddings, which are interpolated between patch sizes
   (Dosovitskiy et al. 2021, section 3.2). So p is resized: its spectrum keeps its place in cycles *per patch*. A
-  constant stays that constant.
+  constant image stays constant, with the same value.
 
 Resampling to a larger grid and back restores the gate. On an even axis, tap or frequency n/2 is also −n/2: it is split
 equally between the two, which keeps real values real, and summed on the way back. In the columns of frequency 0 and
@@ -58,7 +58,7 @@ def gates_to_resample(state_dict: Mapping[str, Tensor], network: nn.Module) -> d
     gates = {name: gate for name, gate in gates.items() if _same_channels(state_dict.get(f"{name}.weight"), gate)}
     if not gates:
         return {}
-    # n // 2 + 1 columns do not tell whether n is even; on the finest grid it is, as a multiple of 8
+    # n // 2 + 1 columns do not tell whether n is even; on the finest grid, n is even, because it is a multiple of 8
     finest = max(gates, key=lambda name: gates[name].size)
     rows, columns = state_dict[f"{finest}.weight"].shape[:2]
     old_finest, new_finest = (rows, 2 * (columns - 1)), gates[finest].size
@@ -95,7 +95,7 @@ def resample_bias(bias: Tensor, old: Size, new: Size) -> Tensor:
 
 
 def _places(n: int, m: int, wrap: bool) -> Tensor:
-    """Return the (m, n) matrix that places n taps or frequencies around 0 among m; the excess wraps or is dropped."""
+    """Return the (m, n) matrix that maps n taps or frequencies around 0 to m; the excess wraps or is dropped."""
     matrix = torch.zeros(m, n, dtype=torch.float64)
     for i in range(-(n // 2), n // 2 + 1):
         if wrap or 2 * abs(i) <= m:

@@ -1,4 +1,4 @@
-"""Mamba's block, on this package's scan."""
+"""Mamba's block, computed with this package's scan."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Mamba(nn.Module):
     """The Mamba block (Gu and Dao 2023, section 3.4 and figure 3), on any device.
 
     A projection yields features and a gate, each `expand` times as wide as the input. The features pass through a
-    causal depthwise convolution, SiLU and a selective scan, are multiplied by SiLU of the gate, and projected back.
+    causal depthwise convolution, SiLU and a selective scan, are multiplied by SiLU of the gate, and are projected back.
     Parameters have the names and shapes of mamba_ssm's `Mamba`, so its weights load.
 
     Args:

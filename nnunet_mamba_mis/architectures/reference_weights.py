@@ -29,7 +29,7 @@ def load_reference_weights(net: MambaMIS, state_dict: Mapping[str, Tensor]) -> N
     """Load a state dict with the authors' parameter names into `net`, converted to its dtype and device.
 
     Args:
-        net: A network without deep supervision (the authors' has one head), of the same variant, size and options.
+        net: A network of the same variant, size and options, without deep supervision: the authors' has one head.
         state_dict: Parameters by the authors' names, for example `encoder.0.blocks.0.scan.scans.1.a_log`.
 
     Raises:
@@ -56,7 +56,7 @@ def _rename(name: str) -> str:
 
 
 def _unused_here(name: str, own: Mapping[str, Tensor]) -> bool:
-    """Return whether a parameter belongs to the spectral part of a block without one, where it has no effect."""
+    """Return whether a parameter belongs to a spectral part that its block lacks here, so that it has no effect."""
     block, _, part = name.rpartition(".blocks.")
     index, _, parameter = part.partition(".")
     return (

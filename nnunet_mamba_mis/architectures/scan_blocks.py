@@ -14,7 +14,7 @@ from nnunet_mamba_mis.ops.native_layers import NativeLayer, ProjectedScan
 
 
 class S6(nn.Module):
-    """Selective state-space layer over an image's pixels, row by row (Mamba's S6, by default with the exact hold).
+    """Selective state-space layer over an image's pixels, row by row (Mamba's S6, by default with zero-order hold).
 
     Args:
         channels: Channels in and out.
@@ -57,9 +57,9 @@ class S6(nn.Module):
 class DepthwiseMixer(nn.Module):
     """Replacement for S6 in the control without state spaces: about as many parameters and operations, no recurrence.
 
-    A linear layer, then two depthwise 7×7 convolutions, each applied twice as a residual step. With 32 states both have
-    C² + 98C parameters. S6 takes 2C² + 416C operations per pixel (9 per state, as is usual, and 2 per projection
-    weight), this layer 2C² + 412C (5 for SiLU and sum).
+    A linear layer, then two depthwise 7×7 convolutions, each applied twice as a residual step. With 32 states, S6 and
+    this layer have C² + 98C parameters each. S6 takes 2C² + 416C operations per pixel (9 per state, as is usual, and 2
+    per projection weight); this layer takes 2C² + 412C (2 per weight and step, and 5 per step for SiLU and sum).
 
     Args:
         channels: Channels in and out.

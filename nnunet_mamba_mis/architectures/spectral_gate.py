@@ -30,7 +30,7 @@ class SpectralGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
         with no_autocast(x):
-            # contiguous images: torch.compile knows the transforms' strides only for these
+            # torch.compile knows the strides of the transforms only for contiguous images
             images = at_least_float32(x).permute(0, 3, 1, 2).contiguous()
             weight, bias = (torch.view_as_complex(p).permute(2, 0, 1) for p in (self.weight, self.bias))
             spectrum = torch.addcmul(bias, torch.fft.rfft2(images, norm="ortho"), weight)

@@ -1,4 +1,4 @@
-"""U-Mamba (Ma, Li and Wang 2024) in 2D, on dynamic-network-architectures' residual U-Net."""
+"""U-Mamba (Ma, Li and Wang 2024) in 2D, built on dynamic-network-architectures' residual U-Net."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class UMamba(ResidualUNet):
         residual_unet: Further arguments of `ResidualUNet`.
 
     Raises:
-        ValueError: place is neither of them.
+        ValueError: `place` is neither of these.
     """
 
     def __init__(self, input_channels: int, num_classes: int, place: str = "bottleneck", **residual_unet: Any) -> None:

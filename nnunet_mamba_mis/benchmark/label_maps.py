@@ -29,7 +29,7 @@ class Labels:
         of_class: Label of each class, or labels of each region.
         ignored: Label of pixels to ignore, if any.
         file_ending: File ending of label maps.
-        reader: nnU-Net's reader class for them.
+        reader: nnU-Net's reader class for label maps.
         has_regions: Whether classes may overlap, so that probabilities have no background channel.
     """
 
@@ -69,11 +69,11 @@ class Labels:
         return sorted({0}.union(*of_classes, ignored))
 
     def masks(self, label_map: NDArray[Any]) -> dict[str, Mask]:
-        """Return the mask of each class: where a label map has its label, or one of the labels of its region."""
+        """Return the mask of each class: the pixels with its label, or with any label of its region."""
         return {name: np.isin(label_map, label) for name, label in self.of_class.items()}
 
     def of_channels(self, probabilities: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Return the probabilities of each class: channels follow the order of the regions, or the labels.
+        """Return the probabilities of each class, whose channel is its label, or its position if classes are regions.
 
         Raises:
             ValueError: The number of channels is wrong.
@@ -97,7 +97,7 @@ def read_label_map(path: Path, labels: Labels) -> tuple[NDArray[Any], tuple[floa
     """Read a label map with nnU-Net's reader.
 
     Returns:
-        (H, W), or (D, H, W) if there are several slices, and the spacing of the axes.
+        The label map, (H, W) or (D, H, W) if it has several slices, and the spacing of its axes.
 
     Raises:
         ValueError: The file cannot be read, or contains a value that is not a label and would count as background.

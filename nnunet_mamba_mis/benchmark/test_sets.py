@@ -25,7 +25,7 @@ class TestSet:
     """Images and labels in nnUNet_raw.
 
     Args:
-        dataset: nnU-Net's full name of the dataset that contains them.
+        dataset: nnU-Net's full name of the dataset that contains the images.
         part: Folder of the images: imagesTs, imagesTs_NAME, or imagesTr of a dataset other than the model's.
     """
 
@@ -59,7 +59,7 @@ def predictions_folder(model: Path, folds: Sequence[int], test_set: TestSet) -> 
 
 
 def parse_predictions_folder(predictions: Path) -> tuple[tuple[int, ...], TestSet] | None:
-    """Return the folds and test set of a folder of predictions, or None for another folder."""
+    """Return the folds and test set of a folder of predictions, or None for any other folder."""
     ensemble, dataset, part = predictions.parts[-3:]
     folds = _ENSEMBLE.fullmatch(ensemble)
     if folds is None or not is_dataset_name(dataset) or not _PART.fullmatch(part):
@@ -121,7 +121,10 @@ def _unpaired(dataset: Path, test_set: TestSet, ending: str) -> Iterator[str]:
 
 
 def _differences(raw: Path, ours: Dataset, dataset: str, other: str) -> Iterator[str]:
-    """Yield why a model of one dataset cannot be tested on another; nnU-Net would mispredict or fail late."""
+    """Yield the reasons why a model trained on one dataset cannot be tested on another.
+
+    Without this check, nnU-Net would predict wrongly or fail late.
+    """
     try:
         theirs = read_record(raw / other / DATASET_FILE, Dataset)
     except UserError as error:

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 class _ListDatasets(argparse.Action):
-    """Print and exit as --version does, so that the required arguments stay required."""
+    """Print the list and exit, as --version does, so that --list works without the required arguments."""
 
     def __call__(
         self,

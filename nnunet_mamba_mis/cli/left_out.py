@@ -8,7 +8,7 @@ from nnunet_mamba_mis.utils.text import counted, one_line, shortened_lines
 
 
 def print_left_out(problems: Sequence[str]) -> None:
-    """Print the problems that --skip-bad left out, if any."""
+    """Print the problems of the files that --skip-bad left out, if any."""
     if problems:
         print(f"Left out, with {counted(len(problems), 'problem')}:")
         print("\n".join(shortened_lines([f"  {one_line(text)}" for text in problems])))

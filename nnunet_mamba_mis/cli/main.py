@@ -30,7 +30,8 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand and return its exit status: 0, 1 for a problem the user can solve, 130 for Ctrl-C.
 
-    If only writing the output fails, the status is 141 for a closed pipe, as with `| head`, and 1 otherwise.
+    If the subcommand succeeds but its output cannot be written, the status is 141 for a closed pipe, as with `| head`,
+    and 1 otherwise.
     """
     with dependable_output() as output:
         status = _status(argv)

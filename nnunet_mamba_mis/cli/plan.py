@@ -57,6 +57,6 @@ def run(args: argparse.Namespace) -> None:
     else:
         print(f"  nnUNetv2_preprocess -d {args.dataset} -plans_name {name} -c {CONFIGURATION}")
     fold = first_fold(len(planner.dataset), (folder / SPLITS_FILE).exists())
-    # the trainer of H averages weights
+    # H with a convolutional stem has a trainer of its own, which averages weights
     trainer = f"nnUNetTrainerMambaMIS{'_conv' if (args.variant, args.stem) == ('H', 'conv') else ''}"
     print(f"  nnUNetv2_train {args.dataset} {CONFIGURATION} {fold} -tr {trainer} -p {name}")

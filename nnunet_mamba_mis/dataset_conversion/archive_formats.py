@@ -43,7 +43,7 @@ _ZIP_ENTRY = b"PK\1\2"
 _ZIP_END_MARK = b"PK\5\6"
 _ZIP_END = struct.Struct("<10xHL4xH")
 _LONGEST_COMMENT = 2**16 - 1
-# before it, the same for large archives: a record and its locator
+# before this end, a large archive repeats these numbers in a record, which its locator follows
 _ZIP64_END_MARKS = (b"PK\6\6", b"PK\6\7")
 _ZIP64_END = struct.Struct("<4s28xQQ8x4s16x")
 
@@ -52,7 +52,7 @@ _Step = TypeVar("_Step")
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive.
+    """A file or folder in an archive.
 
     Args:
         name: Its path in the archive.
@@ -130,7 +130,7 @@ class Archive:
 
 
 def ending(path: Path, endings: Sequence[str]) -> str:
-    """Return the ending, if any, that a file's name has in upper or lower case; "" otherwise."""
+    """Return the one of `endings` that a file's name has, ignoring case; "" if it has none."""
     return next((end for end in endings if path.name.lower().endswith(end)), "")
 
 
@@ -167,7 +167,7 @@ def opened(path: Path, most: int) -> Iterator[Archive]:
 
     Args:
         path: The file.
-        most: The most bytes that a compressed tar file may contain.
+        most: Largest number of bytes that a tar file may contain, decompressed.
 
     Raises:
         UserError: The file is not an archive, or is damaged.
@@ -204,7 +204,7 @@ def _errors_name_archive(path: Path) -> Iterator[None]:
 
 
 def _naming_archive(path: Path, steps: Iterator[_Step]) -> Iterator[_Step]:
-    """Yield the steps of reading an archive; name the archive in their errors, but not in the caller's."""
+    """Yield the steps of reading an archive; name the archive in errors of these steps, but not in the caller's."""
     while True:
         with _errors_name_archive(path):
             try:
@@ -251,7 +251,7 @@ class _Zip:
             entries, modulus = _count_entries(file)
         self._file = stack.enter_context(zipfile.ZipFile(path))
         listed = self._file.infolist()
-        # a damaged length can hide entries in the comment of the previous one
+        # a damaged length can hide entries in the comment of the previous entry
         if len(listed) % modulus != entries:
             raise zipfile.BadZipFile(f"its directory lists {len(listed)} of {entries} members")
         if listed and min(info.header_offset for info in listed) != 0:
@@ -261,12 +261,12 @@ class _Zip:
         return map(_zip_member, self._file.infolist())
 
     def open(self, member: Member) -> IO[bytes]:
-        # verifies the checksum at the end of the member
+        # the returned file verifies the checksum at the end of the member
         return self._file.open(member.source)
 
 
 def _count_entries(file: IO[bytes]) -> tuple[int, int]:
-    """Return the number of entries that a zip's end record claims, and the modulus it is counted by."""
+    """Return the number of entries that a zip's end record claims, and the modulus of that count."""
     size = file.seek(0, os.SEEK_END)
     start = file.seek(max(0, size - _LONGEST_COMMENT - _ZIP_END.size - _ZIP64_END.size))
     tail = file.read()
@@ -279,7 +279,7 @@ def _count_entries(file: IO[bytes]) -> tuple[int, int]:
             at -= _ZIP64_END.size
             entries, length, modulus = large_entries, large_length, 2**64
     file.seek(max(0, start + at - length))
-    # zipfile creates an object for each entry
+    # limited, because zipfile creates an object for each entry
     if length > _MAX_DIRECTORY or file.read(length).count(_ZIP_ENTRY) > MAX_FILES:
         raise zipfile.BadZipFile("its directory is larger than that of any known dataset")
     return entries, modulus
@@ -306,7 +306,7 @@ class _Tar:
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
-        # reads the first header
+        # the constructor reads the first header
         with stream.within(_MAX_HEADERS):
             self._file = tarfile.TarFile(fileobj=stream)  # type: ignore[arg-type]
 

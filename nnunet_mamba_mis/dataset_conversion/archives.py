@@ -24,7 +24,8 @@ from nnunet_mamba_mis.dataset_conversion.tree import Tree
 from nnunet_mamba_mis.utils.errors import UserError
 
 _MAX_BYTES = 200 * 2**30
-# images hardly compress, but masks do, so small archives may exceed this ratio; deflate reaches 1032 at most
+# unpacked bytes per packed byte: images hardly compress, but masks do, so contents of at most _RATIO_COUNTS_FROM bytes
+# may exceed this ratio; deflate reaches 1032 at most
 _MAX_RATIO = 100
 _RATIO_COUNTS_FROM = 2**30
 # left free for other programs
@@ -77,7 +78,7 @@ def unpack(archives: Sequence[Path], folder: Path) -> dict[Path, Path]:
         _check_room(archive, total, folder)
     unpacked = {}
     for i, archive in enumerate(archives):
-        # the number separates archives of the same name; the name may be that of a folder of the dataset
+        # the number separates archives of the same name; a layout may require a folder of the archive's name
         unpacked[archive] = folder / str(i) / _folder_name(archive)
         unpacked[archive].mkdir(parents=True)
         _unpack_one(archive, unpacked[archive], limits[archive])
@@ -116,7 +117,7 @@ class _Limits:
                     raise too_large(archive, self._bytes)
                 if self._files > MAX_FILES:
                     raise UserError(f"{archive} contains more than {MAX_FILES} files, unlike any known dataset")
-            # including headers and padding at the end
+            # count headers, and padding at the end, too
             self._bytes = max(self._bytes, before + file.position)
         return self._bytes - before
 
@@ -135,8 +136,8 @@ def _folder_name(archive: Path) -> str:
 
 
 def _unpack_inner(folder: Path, limits: _Limits) -> None:
-    # Dataverse packs all archives of a dataset into one. An archive beside images is a foreign file, and one beside its
-    # own folder is unpacked already
+    # Dataverse packs all archives of a dataset into one. An archive beside images is a foreign file, and an archive
+    # beside a folder of the same name is already unpacked
     tree = Tree([folder])
     inner = [
         path

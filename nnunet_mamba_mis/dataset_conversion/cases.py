@@ -75,7 +75,7 @@ def check_case(rule: MaskRule, case: Case) -> CaseFacts | list[Problem]:
     with _reported(case, case.image, problems):
         image = SourceImage(case.image)
         image.check()
-        # a 16-bit image uses its own range; the range of the source is unknown yet, and would hardly change this
+        # scaled by the image's own bit depth: the source's is not yet known, and would hardly change the fingerprint
         image_fingerprint = fingerprint(upright(image.rgb(image.bits), image.orientation))
     for path in case.masks:
         with _reported(case, path, problems):

@@ -94,13 +94,13 @@ def _check_masks(
 
 
 def _exact_duplicates(facts: Sequence[CaseFacts]) -> list[tuple[CaseFacts, CaseFacts]]:
-    """Return pairs of a case and a later one whose image has the same bytes."""
+    """Return pairs of cases whose images have the same bytes: the first such case, and a later one."""
     first: dict[str, CaseFacts] = {}
     return [(first[case.image_sha256], case) for case in facts if first.setdefault(case.image_sha256, case) is not case]
 
 
 def _duplicates(facts: Sequence[CaseFacts]) -> list[tuple[str, str]]:
-    """Return pairs of cases with (nearly) the same image: the fewest that connect each set of duplicates."""
+    """Return pairs of cases with (nearly) the same image: as few as connect each set of duplicates."""
     with_fingerprint = [case for case in facts if case.fingerprint]
     near = (
         (with_fingerprint[i], with_fingerprint[j])

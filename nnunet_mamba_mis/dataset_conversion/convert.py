@@ -30,7 +30,7 @@ class Conversion:
     Args:
         folder: The dataset's folder in nnUNet_raw; a dry run does not create it.
         number_of_cases: Number of cases in each folder of images.
-        left_out: Description of each problem that --skip-bad left out.
+        left_out: Problem of each case or file that --skip-bad left out.
         warnings: What to know before using the dataset.
         splits: How the folds were made, and where they are.
         first_fold: The fold to train first.
@@ -61,7 +61,7 @@ def convert_dataset(
         dataset: One of `DATASETS`.
         sources: Folders that contain the dataset as distributed, at any depth, or its archives.
         dataset_id: 1 to 999; no nnU-Net dataset may use it yet.
-        name: What follows "Dataset027_" in the folder's name; default: the dataset's own.
+        name: The dataset's name without a prefix such as "Dataset027_"; default: its `folder_name`.
         processes: Number of cases to process in parallel; 1 starts no process. The result is the same.
         options: How to convert.
 

@@ -1,4 +1,4 @@
-"""The converters' view of datasets, cases and mask rules. Cheap to import."""
+"""Data classes that describe datasets, cases and mask rules. Cheap to import."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def colour_texts(colours: Sequence[Colour], as_values: bool | None = None) -> li
 
     Args:
         colours: Colours to list together.
-        as_values: Whether to write numbers; by default if all colours are grey.
+        as_values: Whether to write numbers; the default is to do so only if all colours are grey.
     """
     if as_values is None:
         as_values = all(red == green == blue for red, green, blue in colours)
@@ -34,8 +34,8 @@ class BinaryMask:
     """Rule for masks of one class: one bright level, the same in all masks, on black.
 
     Args:
-        painted: Values from 1 up to this, of 255, are background that was painted where an annotation crossed the
-            image border.
+        painted: Values from 1 up to this value, of 255, are background; they were painted where an annotation crossed
+            the image border.
     """
 
     painted: int = 0
@@ -49,10 +49,10 @@ class BinaryMask:
 
 @dataclass(frozen=True)
 class ColourMask:
-    """Rule for noisy masks of several classes: each class in a colour, on black.
+    """Rule for noisy masks of several classes: each class has its own colour, on black.
 
     Args:
-        colours: Label of each colour. A pixel belongs to the nearest colour, including black.
+        colours: Label of each colour except black (background). A pixel belongs to the nearest colour, black included.
     """
 
     colours: Mapping[Colour, int]
@@ -65,7 +65,7 @@ class ColourMask:
 
 @dataclass(frozen=True)
 class LabelMask:
-    """Rule for a user's masks: the label of each value or colour. Apart from JPEG noise, no others are allowed.
+    """Rule for a user's masks: the label of each value or colour. Apart from JPEG noise, other values are errors.
 
     Args:
         meaning: Label of each colour or grey value, including the background.
@@ -147,7 +147,7 @@ class Dataset:
 
     Args:
         name: Its name on the command line.
-        folder_name: Default of --name: what follows "Dataset027_".
+        folder_name: Default of --name: the dataset's name without a prefix such as "Dataset027_".
         title: Description in a few words.
         num_images: Number of images in the official download, as text.
         size: Size of the download, as text.
@@ -161,8 +161,8 @@ class Dataset:
         grouping: Cases, besides duplicates, that splits must keep together.
         official_validation: Name of the subset that --official-split validates on; "" if there is none.
         empty_masks: Whether images without an object are part of the dataset; otherwise they are problems.
-        duplicates: Whether copies of an image cause a warning, as in published datasets; otherwise they are problems.
-        warnings: Function that takes the subset of each identifier and returns known pitfalls of this combination.
+        duplicates: Whether copies of an image only cause a warning (for published datasets); else they are problems.
+        warnings: Function that takes the subset of each identifier and returns warnings about known pitfalls.
     """
 
     name: str

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from PIL import Image, UnidentifiedImageError
 
-# the largest images in the datasets have 30 million
+# the largest images in the datasets have 30 million pixels
 MAX_PIXELS = 80_000_000
 
 
@@ -60,7 +60,7 @@ def captured_output() -> Iterator[list[str]]:
             yield messages
         finally:
             with suppress(OSError, AttributeError, TypeError):  # Windows has no C library by this name
-                ctypes.CDLL(None).fflush(None)  # or buffered output would appear later
+                ctypes.CDLL(None).fflush(None)  # otherwise buffered output would appear later
             os.dup2(saved[0], 1)
             os.dup2(saved[1], 2)
             for descriptor in saved:

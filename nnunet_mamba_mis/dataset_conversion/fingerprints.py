@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# the bits say whether each cell of a 16 × 16 grid is brighter than its left neighbour
+# each bit records whether a cell of a 16 × 16 grid is brighter than its left neighbour
 _SIDE = 16
 _BITS = _SIDE**2
 
 # an image whose cells differ less than this is flat, and its fingerprint would be noise
 _FLAT = 16
 
-# The most bits, of 256, that differ between near duplicates. Of the 2.3 million pairs of ISIC 2017's 2150 images, six
-# differ in at most 19 bits, and each pair shows one lesion; the next pairs differ in 23 bits and show two. The nearest
-# pair of Kvasir-SEG differs in 47.
+# Largest number of bits, of 256, that differ between near duplicates. Of the 2.3 million pairs of ISIC 2017's 2150
+# images, six differ in at most 19 bits, and each of these six shows a single lesion; the next pairs differ in 23 bits,
+# and each shows two lesions. The most similar pair of Kvasir-SEG differs in 47 bits.
 _NEAR = 20
 _AGREEMENT = _BITS - 2 * _NEAR  # equal bits minus different ones
 
@@ -53,7 +53,7 @@ def near_any(fingerprints: Sequence[bytes], others: Sequence[bytes]) -> list[boo
 
 
 def near_pairs(fingerprints: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield the positions of each two fingerprints of (nearly) the same image, the smaller position first."""
+    """Yield the positions of each pair of fingerprints of (nearly) the same image, the smaller position first."""
     signs = _signs(fingerprints)
     for start in range(0, len(signs), _ROWS):
         agreement = signs[start : start + _ROWS] @ signs[start:].T
@@ -63,7 +63,7 @@ def near_pairs(fingerprints: Sequence[bytes]) -> Iterator[tuple[int, int]]:
 
 
 def _signs(fingerprints: Sequence[bytes]) -> NDArray[np.float32]:
-    """Return bits as ±1, and empty fingerprints as 0, so that a product counts equal bits minus different ones."""
+    """Return bits as ±1, and empty fingerprints as 0, so that a dot product counts equal bits minus different ones."""
     signs = np.zeros((len(fingerprints), _BITS), np.float32)
     for row, fingerprint in zip(signs, fingerprints, strict=True):
         if fingerprint:

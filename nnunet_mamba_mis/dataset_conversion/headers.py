@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from nnunet_mamba_mis.dataset_conversion import png
 from nnunet_mamba_mis.dataset_conversion.decoding import BadFileError
 
-# bit depths that Pillow scales to 8: 0…1, 0…3 and 0…15 become 0…255; palette indices stay
+# bit depths that Pillow scales to 8: 0…1, 0…3 and 0…15 become 0…255; palette indices keep their values
 _SMALL = (1, 2, 4, 8)
 _DEEP = 16
 
@@ -59,7 +59,7 @@ def read_header(data: bytes) -> Header:
     """Return the header of an image file.
 
     Raises:
-        BadFileError: The file is not an image, or its samples have neither at most 8 nor 16 bits.
+        BadFileError: The file is not an image, or its bit depth is neither 16 nor at most 8.
     """
     for start, read in _READERS.items():
         if data.startswith(start):
@@ -109,7 +109,7 @@ def _tiff(data: bytes) -> Header:
     photometric = directory.get(_PHOTOMETRIC)
     orientation = directory.get(ExifTags.Base.Orientation)
     if is_turned(orientation):
-        # Pillow's versions treat it differently
+        # versions of Pillow treat the orientation of a TIFF differently
         raise BadFileError(f"is a TIFF with orientation {orientation}: save it upright")
     if bits == _DEEP and photometric not in (_GREY, _RGB):
         raise _unsupported(f"16 bits and photometric interpretation {photometric}, expected 1 (grey) or 2 (RGB)")

@@ -26,10 +26,10 @@ from nnunet_mamba_mis.dataset_conversion.headers import is_turned, read_header
 from nnunet_mamba_mis.dataset_conversion.sixteen_bits import SixteenBits
 
 # Pillow's zlib settings: level 1 writes photographs four times as fast as the default (6). Run-length encoding alone,
-# which suits filtered photographs and label maps, is still faster and gives smaller files than plain level 1.
+# which suits filtered photographs and label maps, is even faster, and gives smaller files than plain level 1.
 COMPRESSION = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
-# every decoder skips stray bytes before a marker without losing pixels, but many of them are lost pixels
+# every decoder skips stray bytes before a marker: a few of them are harmless, but many mean lost pixels
 _HARMLESS_STRAY_BYTES = 16
 
 # Pillow's modes with at most 8 bits per channel
@@ -77,7 +77,7 @@ class SourceImage:
             self._white_is_zero = header.white_is_zero
             self._deep = SixteenBits(data, header) if header.bits == 16 else None
             if self._deep and header.format == "TIFF":
-                # Pillow opens only some of these; their orientation was checked with the header
+                # Pillow opens only some 16-bit TIFFs; the orientation was checked with the header
                 self.mode, self.size, self.orientation = self._deep.mode, header.size, 1
                 return
             with self._quiet():
@@ -90,7 +90,7 @@ class SourceImage:
             self.size = self._image.size
             self.orientation = _orientation(self._image)
             if header.format == "TIFF" and self.orientation != 1:
-                # from XMP metadata
+                # this orientation comes from XMP metadata
                 raise BadFileError(f"is a TIFF with orientation {self.orientation}: save it upright")
 
     @property
@@ -111,7 +111,7 @@ class SourceImage:
         """Decode to grey or, for a coloured mask, to three channels; 8 bits per channel, orientation not applied.
 
         Args:
-            by_value: Return the values stored in the file: the indices of a palette image, 0 to 15 for four bits.
+            by_value: Return the values as stored in the file: a palette image's indices, or 0 to 15 for 4 bits.
         """
         with decoding():
             image = self._deep.mask() if self._deep else self._load()
@@ -152,7 +152,7 @@ class SourceImage:
         return self._image
 
     def _as_stored(self, image: Image.Image) -> Image.Image:
-        """Undo Pillow's changes to samples: it scales fewer than 8 bits to 0 to 255, and makes 0 black."""
+        """Undo Pillow's changes: it scales samples of fewer than 8 bits to 0…255, and inverts them if 0 is white."""
         bits = 1 if self.mode == "1" else min(self._bits, 8)
         if bits == 8 and not self._white_is_zero:
             return image
@@ -196,7 +196,7 @@ def _open(data: bytes, file_format: str) -> Image.Image:
         return _opened(data, file_format)
     try:
         image = _opened(data, file_format)
-        # Pillow reads text that follows the pixels when it loads them
+        # Pillow reads text that follows the pixels only when it loads the pixels
         image.load()
     except MemoryError:
         raise
@@ -208,7 +208,7 @@ def _open(data: bytes, file_format: str) -> Image.Image:
 
 def _opened(data: bytes, file_format: str) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=[file_format])
-    # Pillow opens a JPEG followed by further images, as some cameras write, as MPO
+    # some cameras write further images after a JPEG; Pillow opens such a file as MPO
     if image.format != file_format or getattr(image, "n_frames", 1) > 1:
         raise BadFileError("contains several images, expected one")
     if image.width * image.height > MAX_PIXELS:
@@ -249,7 +249,7 @@ def _check_palette(image: Image.Image) -> None:
 
 
 def _check_jpeg(path: Path) -> None:
-    # libjpeg reports damage only on the console, where ITK, unlike Pillow, shows it
+    # libjpeg reports damage only in messages, which ITK, unlike Pillow, prints
     with captured_output() as messages, _name_for_itk(path) as name:
         try:
             sitk.ReadImage(name, imageIO="JPEGImageIO")
@@ -264,7 +264,7 @@ def _check_jpeg(path: Path) -> None:
 
 @contextmanager
 def _name_for_itk(path: Path) -> Iterator[str]:
-    """Provide a UTF-8 name for a file, as any other aborts the process in ITK."""
+    """Provide a UTF-8 name for a file: ITK aborts the process on any other name."""
     try:
         path.as_posix().encode()
     except UnicodeEncodeError:

@@ -29,7 +29,7 @@ _UNNUMBERED = -1
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A folder of images and a folder of their masks, as a dataset distributes them. Upper and lower case are equal.
+    """A folder of images and a folder of their masks, as a dataset distributes them. Matching ignores case.
 
     Args:
         images: End of the path of the image folder, such as "TestDataset/Kvasir/images"; may contain "*".
@@ -37,7 +37,7 @@ class ImageSet:
         subset: "Tr" (required) or the name of a test set (optional).
         image_stem: Regular expression for an image's stem; its group is the part that image and mask share.
         mask_stem: Regular expression for a mask's stem; a second group numbers further masks of an image.
-        others: Regular expression for stems in these folders that are neither images nor masks.
+        others: Regular expression for the stems of files in these folders that are neither images nor masks.
         identifier: nnU-Net's case identifier, with {} for the shared part.
         several: Whether images or masks may be spread over several folders.
     """
@@ -62,7 +62,7 @@ def _find_pairs(sources: Sequence[Path], alternatives: Sequence[Sequence[ImageSe
 
     Args:
         sources: Folders to search. A set's folder may be one of them or lie at any depth below.
-        alternatives: Layouts. If a source matches none, the error names the missing folders of the last.
+        alternatives: Layouts. If the sources match none, the error names the missing folders of the last layout.
 
     Raises:
         UserError: A folder is missing or exists twice.
@@ -115,7 +115,7 @@ def find_in_folders(sources: Sequence[Path], stems: str = "{}:{}") -> FoundCases
     1_mask_2. A gap in the numbers means that a mask is missing.
 
     Args:
-        sources: Images and masks, each a single folder of images at any depth; or one source with both.
+        sources: The images, then the masks, each with one folder of image files at any depth; or one source with both.
         stems: The stems of an image and its mask, with {} for the shared part, such as "img_{}:img_{}_mask".
 
     Raises:
@@ -228,11 +228,11 @@ def _first(numbered: dict[int, Path]) -> Path:
 
 
 def _lost_number(numbers: Collection[int], all_numbers: Collection[int]) -> int | None:
-    """Return the first number missing from an image's masks, which are consecutive and start like other images'."""
+    """Return the first number that an image's masks lack: numbers are consecutive, and start as for other images."""
     if _UNNUMBERED in all_numbers and _UNNUMBERED not in numbers:
         return _UNNUMBERED
     first = min((number for number in all_numbers if number != _UNNUMBERED), default=0)
-    # no loop up to the largest number, which may be huge
+    # do not loop up to the largest number, which may be huge
     lost = next(number for number in count(first) if number not in numbers)
     return lost if lost < max(numbers) else None
 
@@ -245,7 +245,7 @@ def _by_key(
     found: FoundCases,
     not_stem: str = "",
 ) -> dict[str, dict[int, Path]]:
-    """Return the files of each key, sorted by number, and report files with the same key and number.
+    """Return the files of each key (shared part of stems) by number, and report files with equal key and number.
 
     Args:
         tree: The source folders.

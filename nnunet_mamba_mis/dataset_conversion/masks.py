@@ -26,11 +26,12 @@ from nnunet_mamba_mis.utils.text import shortened
 
 _WHITE = (255, 255, 255)
 
-# the most that compression changes a value, of 255
+# largest change of a value by compression, of 255
 _NOISE = 31
 
-# A pixel between dark and bright belongs to a soft edge, as in a resized mask, if both lie within this many pixels. A
-# mask is unclear if the other in-between pixels exceed both of these fractions: of the drawn and of all pixels.
+# A pixel between dark and bright belongs to a soft edge, as in a resized mask, if a dark and a bright pixel lie within
+# this many pixels of it. A mask is unclear if its other in-between pixels exceed both of these fractions: the first of
+# the drawn pixels, the second of all pixels.
 _EDGE_REACH = 3
 _UNCLEAR_OF_DRAWN = 0.1
 _UNCLEAR_OF_ALL = 0.0005
@@ -38,23 +39,24 @@ _UNCLEAR_OF_ALL = 0.0005
 # a channel that differs more than this from its class's colour is neither that colour nor compression noise
 _UNCLEAR_DISTANCE = 96
 
-# A level is a value that fills areas: this fraction of its pixels have 3 × 3 equal neighbours. Labels do; noise and
-# soft edges vary from pixel to pixel (JPEG at any quality: below 0.03, resized JPEG: below 0.2).
+# A level is a value that fills areas: more than this fraction of its pixels are the centre of 3 × 3 equal pixels.
+# Labels fill areas. Noise and soft edges vary from pixel to pixel, so the fraction is lower: below 0.03 in a JPEG of
+# any quality, below 0.2 in a resized JPEG.
 _LEVEL_FLATNESS = 0.25
 
-# 3 × 3 pixels away from edges that differ by at most this, of 255, were drawn: wide soft edges are steeper
+# away from edges, 3 × 3 pixels whose values differ by at most this, of 255, were drawn: wide soft edges are steeper
 _PLATEAU = 7
 _LOSSY_PLATEAU = 24
 
-# the most that shades of a colour differ from exact proportion, as each channel is rounded
+# largest deviation of a colour's shade from exact proportion, because each channel is rounded
 _ROUNDING = 1.5
 
-# a lossless mask with at most this many values was hardly compressed or resized
+# a lossless mask with at most this many values is unlikely to have been compressed or resized
 _FEW_VALUES = 8
 
 _BINS = 8
 
-# colours, the number of pixels of each, and how many of these have 3 × 3 equal neighbours
+# colours, the number of pixels of each, and how many of these are the centre of 3 × 3 equal pixels
 _Census = tuple[list[Colour], list[int], list[int]]
 
 
@@ -116,7 +118,7 @@ def common_level(facts: Iterable[MaskFacts]) -> Colour:
 
 
 def mask_problem(rule: MaskRule, facts: MaskFacts, level: Colour) -> tuple[str, str] | None:
-    """Return kind and description of the problem if a mask is empty or unclear.
+    """Return the kind and description of a mask's problem; None if it has none.
 
     Args:
         rule: The dataset's mask rule.
@@ -137,7 +139,7 @@ def mask_problem(rule: MaskRule, facts: MaskFacts, level: Colour) -> tuple[str, 
     if not is_speck and _distance(facts.level, level) > (0 if facts.exact else noise):
         this, others = colour_texts([facts.level, level])
         return NOT_BINARY, f"is drawn in {this}, other masks in {others}"
-    # the edges of a speck have no bright pixel beside them
+    # a speck is too small for any of its pixels to reach the level, so its edges have no bright pixel beside them
     unclear = int(facts.histogram[noise + 1 : brightest - noise].sum()) if is_speck else facts.unclear
     drawn = int(facts.histogram[noise + 1 :].sum())
     if facts.plateau or _is_too_much(unclear, drawn, int(facts.histogram.sum())):
@@ -221,7 +223,7 @@ def _measure_binary(mask: Image.Image, lossy: bool) -> MaskFacts:
 
 
 def _unclear(mask: Image.Image, brightest: int, alike: int) -> tuple[int, int]:
-    """Return the number of pixels between black and bright that are not at an edge, and how many are in plateaus."""
+    """Return how many pixels between black and bright are not at an edge, and how many of these are in plateaus."""
     pixels, noise = np.asarray(_brightness(mask)), _noise(brightest)
     dark, bright = pixels <= noise, pixels >= brightest - noise
     unclear = ~dark & ~bright
@@ -236,7 +238,7 @@ def _unclear(mask: Image.Image, brightest: int, alike: int) -> tuple[int, int]:
 
 
 def _off_colour(mask: Image.Image, level: Colour) -> int:
-    """Return the number of pixels that are neither in a colour nor in a darker shade of it, as soft edges are."""
+    """Return the number of pixels that have neither the level's colour nor a darker shade of it, as soft edges have."""
     pixels = np.asarray(mask, np.int16)
     shades = pixels.max(axis=2, keepdims=True) * (np.array(level) / max(level))
     return int(np.count_nonzero(np.abs(pixels - shades).max(axis=2) > _UNCLEAR_DISTANCE))
@@ -254,7 +256,7 @@ def _levels(mask: Image.Image, census: _Census, lossy: bool) -> list[Colour]:
     )
     levels = {max(end, key=lambda colour: count_of[colour]) for end in ends if end}
     between = [colour for colour in colours if colour not in levels]
-    # noise lies on both sides of the middle, and soft edges lie between the levels
+    # a few values on one side of half brightness were drawn, unless they are soft edges; noise lies on both sides
     if few and len({2 * max(colour) > brightest for colour in between}) == 1 and not _are_edges(mask, levels):
         levels.update(between)
     for colour, n, n_flat in zip(colours, counts, flat, strict=True):
@@ -264,7 +266,7 @@ def _levels(mask: Image.Image, census: _Census, lossy: bool) -> list[Colour]:
 
 
 def _are_edges(mask: Image.Image, levels: Collection[Colour]) -> bool:
-    """Return whether each pixel of another value is a mixture of two levels, and adjoins both."""
+    """Return whether there are two levels, and each pixel of another value is a mixture of them and adjoins both."""
     if len(levels) != 2:
         return False
     dark, bright = (np.array(level) for level in sorted(levels, key=max))
@@ -279,7 +281,7 @@ def _are_edges(mask: Image.Image, levels: Collection[Colour]) -> bool:
 
 
 def _near(where: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """Return the pixels at most this many rows and columns away from one in `where`."""
+    """Return the pixels at most `reach` rows and columns away from a pixel in `where`."""
     for transposed in (False, True):
         here = where.T if transposed else where
         near = here.copy()
@@ -343,7 +345,7 @@ def _measure_nearest(rule: ColourMask | LabelMask, mask: Image.Image) -> tuple[N
 def _unknown_levels(
     meaning: Mapping[Colour, int], mask: Image.Image, distance: NDArray[np.uint8], most: int
 ) -> dict[Colour, int]:
-    """Return the levels that differ more than `most` from every known colour, with their numbers of pixels."""
+    """Return the levels that differ by more than `most` from every known colour, with their numbers of pixels."""
     if not ((distance > most) & _flat(_packed(mask))).any():
         return {}
     return {
@@ -354,7 +356,7 @@ def _unknown_levels(
 
 
 def _nearest(meaning: Mapping[Colour, int], mask: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return the label with the nearest colour, and the largest difference of a channel, of each pixel."""
+    """Return, for each pixel, the label of the nearest colour and the largest channel difference from that colour."""
     pixels = np.asarray(mask.convert("RGB")).astype(np.int16)
     labels = np.zeros(pixels.shape[:2], np.uint8)
     distance = np.full(pixels.shape[:2], 255, np.uint8)
@@ -368,7 +370,7 @@ def _nearest(meaning: Mapping[Colour, int], mask: Image.Image) -> tuple[NDArray[
 
 @lru_cache
 def _distinct_in_jpeg(colours: tuple[Colour, ...]) -> bool:
-    """Return whether noise separates every colour from the others, and from the soft edges between two others."""
+    """Return whether every colour differs from the others, and from soft edges between two others, despite noise."""
     steps = np.linspace(0, 1, 33)[:, None]
     points = np.array(colours, float)
     edges = (
@@ -382,7 +384,7 @@ def _distinct_in_jpeg(colours: tuple[Colour, ...]) -> bool:
 
 
 def _census(mask: Image.Image) -> _Census:
-    """Return the colours of a mask, the pixels of each, and how many of these have 3 × 3 equal neighbours."""
+    """Return a mask's colours, the number of pixels of each, and how many are the centre of 3 × 3 equal pixels."""
     if mask.mode == "L":
         histogram = mask.histogram()
         values = [value for value in range(256) if histogram[value]]
@@ -399,7 +401,7 @@ def _census(mask: Image.Image) -> _Census:
 
 
 def _flat(pixels: NDArray) -> NDArray[np.bool_]:
-    """Return the pixels whose 3 × 3 neighbours are all equal."""
+    """Return which pixels are the centre of 3 × 3 equal pixels."""
     flat = np.zeros(pixels.shape, bool)
     if min(pixels.shape) >= 3:
         right, down = pixels[:, 1:] == pixels[:, :-1], pixels[1:] == pixels[:-1]

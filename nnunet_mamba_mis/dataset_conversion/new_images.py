@@ -31,8 +31,8 @@ class NewImages:
         folder: Folder of the images for nnU-Net.
         number: Number of images.
         with_16_bits: Number of images with 16 bits per channel.
-        bits: Bit depth that these were scaled from; None if there are none.
-        left_out: Description of each problem that --skip-bad left out.
+        bits: Bit depth that the 16-bit images were scaled from; None if there are none.
+        left_out: Problem of each image or file that --skip-bad left out.
     """
 
     folder: Path

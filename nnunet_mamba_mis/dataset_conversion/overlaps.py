@@ -13,12 +13,12 @@ from nnunet_mamba_mis.utils.text import counted, shortened
 
 REPORT_FILE = "conversion_report.json"
 
-# these identify an image across all years of the challenge
+# ISIC's identifiers name an image across all years of the challenge
 _GLOBAL_IDENTIFIER = re.compile(r"ISIC_\d+")
 
 
 def keys(identifier: str, sha256: str) -> list[str]:
-    """Return keys of a case; cases of different datasets that share one have the same image."""
+    """Return keys of a case; cases of different datasets that share a key have the same image."""
     return [sha256, identifier] if _GLOBAL_IDENTIFIER.fullmatch(identifier) else [sha256]
 
 

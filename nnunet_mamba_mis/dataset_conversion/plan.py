@@ -117,7 +117,7 @@ def _groups(
     subset_of: Mapping[str, str], group_of: Mapping[str, str], duplicates: Sequence[tuple[str, str]]
 ) -> list[list[str]]:
     """Return the training cases in groups that no split may divide."""
-    # two training images may be connected through one in a test set
+    # two training images may be connected through a test image
     alike = groups_of(list(subset_of), duplicates)
     in_training = [[identifier for identifier in group if subset_of[identifier] == TRAINING] for group in alike]
     return groups_to_keep(_training(subset_of), group_of, chain([group for group in in_training if group]))

@@ -26,7 +26,7 @@ def check(data: bytes) -> None:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a PNG without text, profiles, other chunks that do not affect the picture, and damaged metadata."""
+    """Return a PNG without damaged metadata, text, profiles, and other chunks that do not affect the picture."""
     kept = [
         chunk
         for name, chunk in _chunks(data)

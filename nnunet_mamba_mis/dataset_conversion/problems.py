@@ -41,7 +41,7 @@ class Problem:
     Args:
         kind: One of `KINDS`.
         text: A sentence that starts with the file's path.
-        case: Identifier of the affected case, which --skip-bad leaves out, if any.
+        case: Identifier of the affected case, if any; --skip-bad leaves this case out.
     """
 
     kind: str

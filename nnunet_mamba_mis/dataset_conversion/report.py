@@ -31,7 +31,7 @@ class Names:
     shown: Mapping[Path, Path] = field(default_factory=dict)
 
     def relative(self, path: Path) -> str:
-        """Return a path starting at the name of its SOURCE, wherever that is."""
+        """Return a path that starts with the name of its SOURCE, without the folders above."""
         for folder, source in self.shown.items():
             start = os.path.abspath(folder)
             if os.path.commonpath([start, path]) == start:
@@ -57,10 +57,10 @@ def dataset_json(dataset: Dataset, name: str, num_training: int) -> str:
 
     Args:
         dataset: The converted dataset.
-        name: What follows "Dataset027_".
+        name: The dataset's name without a prefix such as "Dataset027_".
         num_training: Number of training cases.
     """
-    # not with nnU-Net's generate_dataset_json, which writes the release to "citation"
+    # nnU-Net's generate_dataset_json is not used: it writes the release to "citation"
     return _json(
         {
             "channel_names": {"0": "R", "1": "G", "2": "B"},
@@ -94,7 +94,7 @@ def conversion_report(
         {
             "dataset": dataset.name,
             "converted_by": _TOOL,
-            # only those that change the result
+            # only options that change the result
             "options": {name: value for name, value in asdict(options).items() if name not in ("dry_run", "overwrite")},
             "images": report_entry([facts.bits for facts in checked.facts]),
             "masks": {"rule": dataset.mask.rule}

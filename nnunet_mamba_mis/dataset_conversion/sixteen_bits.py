@@ -69,7 +69,7 @@ class SixteenBits:
         """Return the samples unchanged if they fit in 8 bits, or else the 8-bit samples they were expanded from.
 
         Raises:
-            BadFileError: The samples are neither.
+            BadFileError: The samples neither fit in 8 bits nor were expanded from 8 bits.
         """
         values = np.unique(self._samples)
         if values[-1] > 255:
@@ -85,7 +85,7 @@ def report_entry(bits: Sequence[int], given: int | None = None) -> dict[str, obj
 
     Args:
         bits: Bits that the samples of each image need; 0 for images with 8 bits per channel.
-        given: Bit depth that they were scaled from, if not the one that the brightest image needs.
+        given: Bit depth that the images were scaled from; None means the depth that the brightest image needs.
     """
     number = sum(map(bool, bits))
     white = (given or max(bits)) if number else None
@@ -108,11 +108,11 @@ def _scale(bits: int) -> str:
 
 
 def _decoded(data: bytes, header: Header) -> NDArray[np.uint16]:
-    # imported here, as most sources have no such image and every worker would wait for it
+    # imported here: most sources have no 16-bit image, and every worker would wait for the import
     import imagecodecs
 
-    # not Pillow, which keeps only 8 of 16 bits per channel in RGB, and not ITK, which would read the file again, from
-    # its path; imagecodecs comes with nnU-Net
+    # imagecodecs comes with nnU-Net. Pillow keeps only 8 of 16 bits per channel in RGB, and ITK would read the file
+    # again, from its path
     decode = imagecodecs.png_decode if header.format == "PNG" else imagecodecs.tiff_decode
     # libpng prints warnings
     with captured_output():
@@ -125,7 +125,7 @@ def _decoded(data: bytes, header: Header) -> NDArray[np.uint16]:
 
 
 def _opaque(samples: NDArray[np.uint16], alpha: bool) -> NDArray[np.uint16]:
-    """Return samples without a channel of unspecified meaning or an opaque alpha channel."""
+    """Return samples without their last channel if it is opaque alpha or has no specified meaning."""
     channels = samples.shape[2]
     if channels not in (1, 2, 3, 4):
         raise BadFileError(f"has {channels} channels of 16 bits: save it as RGB or grey")

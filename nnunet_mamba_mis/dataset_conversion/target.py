@@ -15,7 +15,7 @@ class Target:
 
     Args:
         dataset_id: 1 to 999.
-        name: What follows "Dataset027_".
+        name: The dataset's name without a prefix such as "Dataset027_".
         overwrite: Whether a dataset with this id and name may exist already.
 
     Raises:
@@ -58,11 +58,11 @@ class Target:
     def _is_ours(self, folder: Path) -> bool:
         if folder.name != self.folder.name:
             return False
-        # a killed run may have written the splits, which come before the dataset
+        # a killed run may have written the splits, which are written before the dataset
         return self.overwrite or all(_is_splits_file(path.name) for path in folder.iterdir())
 
     def give_nnunet_splits(self, built: Path) -> str:
-        """Write the splits where nnU-Net reads them, unless the user's own are there; return the outcome in words.
+        """Write the splits where nnU-Net reads them, unless the user's own splits exist; return the outcome in words.
 
         Args:
             built: Folder that contains the splits.

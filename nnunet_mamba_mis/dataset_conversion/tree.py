@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 
 
 def case_identifier(path: Path) -> str:
-    """Return an image's name with characters that every file system accepts."""
+    """Return an image's stem, reduced to characters that every file system accepts."""
     return re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", path.stem))
 
 
@@ -33,14 +33,14 @@ def _any_of(*patterns: str) -> re.Pattern[str]:
 # files that operating systems and publishers put beside images, in lower case; hidden files are skipped too
 _JUNK = _any_of(
     *("thumbs.db", "thumbs.db:encryptable", "ehthumbs*.db", "desktop.ini", "picasa.ini", "icon\r", "icon\uf00d"),
-    # metadata of a file: of NTFS (where it comes from), Synology, Dropbox
+    # metadata of another file, written by NTFS (the file's origin), Synology and Dropbox
     *("*zone.identifier", "*@synoeastream", "*@synoresource", "*:com.dropbox.attr*"),
-    # of editors and interrupted copies
+    # files of editors and of interrupted copies
     *("~$*", "*~", "*.tmp", "*.temp"),
     *("license", "readme"),
 )
 
-# folders to skip: of macOS's archiver and servers, and thumbnails and bins of Synology, QNAP and Windows
+# folders to skip: those of macOS's archiver and servers; thumbnails and recycle bins of Synology, QNAP and Windows
 _NO_DATA = _any_of(
     *("__macosx", "network trash folder", "temporary items"),
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
@@ -82,7 +82,7 @@ class Tree(dict[Path, list[Path]]):
                 self[folder] = [path for path in self._kept(folder, names, _JUNK) if path.is_file()]
 
     def _kept(self, folder: Path, names: list[str], left_behind: re.Pattern[str]) -> list[Path]:
-        # hidden files: beside ISIC_0000000.jpg, macOS puts ._ISIC_0000000.jpg, which is not an image
+        # skip hidden files: beside ISIC_0000000.jpg, macOS puts ._ISIC_0000000.jpg, which is not an image
         names = sorted(name for name in names if not name.startswith(".") and not left_behind.match(name.lower()))
         return [path for path in map(folder.joinpath, names) if not path.is_symlink() or self._stays_below(path)]
 

@@ -94,7 +94,7 @@ class WorkFolder:
             # if this process is killed here, the next run restores the old dataset
             dataset.rename(target)
             if old.exists():
-                # removed with the work folder
+                # the old dataset is removed with the work folder
                 old.rename(self._folder / "replaced")
 
     def remove(self) -> None:

@@ -54,7 +54,7 @@ class Workers:
             function: A module-level function; called twice with some jobs if a process is killed.
             jobs: The function's arguments.
             what: Title of the progress bar; None for no bar.
-            killed: Function that returns the result of a job that killed its process.
+            killed: Function that returns the result to yield for a job that killed its process.
 
         Raises:
             UserError: Processes cannot be started.
@@ -126,7 +126,7 @@ def workers(processes: int, isolated: bool = False) -> Iterator[Workers]:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Block Ctrl-C; processes started meanwhile inherit that, so only this process handles it."""
+    """Block Ctrl-C; processes started meanwhile inherit the block, so only this process handles Ctrl-C."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -142,7 +142,7 @@ def _initialize_worker() -> None:
 
 
 def _exit_with_parent() -> None:
-    # or the workers of a killed parent would wait for work forever
+    # otherwise the workers of a killed parent would wait for work forever
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

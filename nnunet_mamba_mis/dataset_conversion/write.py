@@ -34,7 +34,7 @@ def write_dataset(
         folder: An empty folder.
         dataset: The dataset.
         options: Options of the conversion.
-        name: What follows "Dataset027_".
+        name: The dataset's name without a prefix such as "Dataset027_".
         checked: Contents of the source.
         plan: Subset of each case, and folds.
         names: Names of source files.

@@ -1,4 +1,4 @@
-"""Check and prepare the demo's output folder, without touching folders or files of others."""
+"""Check and prepare the demo's output folder, without touching anything that the demo did not create."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_folder(folder: Path, source: Path | None) -> None:
     """Refuse a folder that was not made by the demo, or that overlaps with the source.
 
     Args:
-        folder: The output folder; may not exist yet.
+        folder: The output folder, which need not exist yet.
         source: The user's images, if given, which stay unchanged.
 
     Raises:

@@ -28,7 +28,7 @@ class Step:
     """A command with its description.
 
     Args:
-        name: Name of its log file, without a suffix.
+        name: Name of the step's log file, without a suffix.
         title: Description in a few words.
         command: A console script or "python", and its arguments.
         remark: Comment to print above the command.
@@ -63,12 +63,13 @@ def run_step(step: Step, log: Path, environment: Mapping[str, str]) -> float:
         print("\n".join(f"  # {line}" for line in step.remark.splitlines()))
     print(one_line(f"  $ {step.as_typed()}"), flush=True)
     command = [find_executable(step.command[0]), *step.command[1:]]
-    # unbuffered, or progress would appear in blocks
+    # unbuffered, as progress would otherwise appear in blocks
     variables = {**os.environ, **environment, **step.environment, "PYTHONUNBUFFERED": "1"}
     start = time.monotonic()
     with _signals_as_interrupt(), log.open("wb") as output:
-        # Output goes to a file and is read from there, as a pipe would stay open as long as any worker of the command.
-        # The command has its own session, so that only this process receives Ctrl-C and ends it with all workers.
+        # Output goes to a file and is read from there, as a pipe would stay open while any worker of the command runs.
+        # The command has its own session, so that only this process receives Ctrl-C, and ends the command with all of
+        # its workers.
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables,
             start_new_session=True,
@@ -96,7 +97,7 @@ def _follow(child: subprocess.Popen[bytes], step: Step, log: Path, start: float)
                 running = False
             except subprocess.TimeoutExpired:
                 _show_status(f"  running for {duration(time.monotonic() - start)}")
-            # once more after the end, for the last lines
+            # read once more after the command's end, for its last lines
             *lines, unfinished = re.split(rb"[\r\n]+", unfinished + reader.read())
             for line in lines:
                 shown = step.watch(line.decode(errors="replace")) if step.watch else None
@@ -135,7 +136,7 @@ def _signals_as_interrupt() -> Iterator[None]:
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End a command and the workers it started."""
     _send(child, signal.SIGTERM)
-    # a second Ctrl-C must not leave it running
+    # a second Ctrl-C must not leave the command running
     with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         child.wait(timeout=_SECONDS_TO_END)
     _send(child, getattr(signal, "SIGKILL", signal.SIGTERM))

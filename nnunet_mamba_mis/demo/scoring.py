@@ -37,7 +37,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
 
 def score_folders(labels: Path, predictions: Path) -> Scores:
-    """Score all masks of a folder, worst first, and those without a Dice last.
+    """Score all masks of a folder, and return the scores worst first, with masks that have no Dice last.
 
     Raises:
         UserError: A prediction is missing or has another shape.

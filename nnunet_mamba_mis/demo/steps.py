@@ -32,7 +32,7 @@ def plan_step(place: Workplace) -> Step:
     remark = ""
     spacing = _spacing_for_cpu(place.raw / "imagesTr") if place.device == "cpu" else 1.0
     if spacing > 1:
-        # natural images have the spacing (999, 1, 1): a target spacing of 4 reduces length and width to a quarter
+        # natural images have the spacing (999, 1, 1): a target spacing of 4 reduces height and width to a quarter
         command += ["-overwrite_target_spacing", "999", str(spacing), str(spacing)]
         command += ["-gpu_memory_target", str(_CPU_MEMORY_TARGET)]
         remark = (

@@ -1,7 +1,7 @@
 """Draw images that resemble colonoscopy, with polyps whose outlines are known.
 
 An image is a height field, lit from the camera as in an endoscope. Polyps are domes in the colour of their
-surroundings. Folds, the dark lumen, yellow residue and reflections prevent any colour threshold from finding them.
+surroundings. Folds, the dark lumen, yellow residue and reflections prevent any colour threshold from finding polyps.
 """
 
 from __future__ import annotations

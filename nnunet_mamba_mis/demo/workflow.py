@@ -120,7 +120,7 @@ def _run(place: Workplace, source: Path | None, hold_out: int) -> None:
     print(console_table(scores, summary))
     overlays = place.folder / "overlays.png"
     report = partial(write_report, place.folder / "report.md", data, device, preparation, finished, scores, summary)
-    # written once before the pictures, which may fail
+    # the report is written once before the pictures are drawn, as drawing may fail
     report()
     missing = try_to_draw(partial(draw_overlays, scores, images, labels, place.predictions), overlays)
     missing += try_to_draw(

@@ -19,7 +19,7 @@ class Workplace:
 
     Args:
         folder: The absolute path of the output folder.
-        dataset_name: What follows Dataset900_.
+        dataset_name: Name of the dataset without the prefix Dataset900_.
         device: "cpu" or "cuda".
         cores: Number of CPU cores that may be used.
     """

@@ -20,7 +20,7 @@ def decompose_s6(
     """Decompose `native_s6`; the block-start states for backward stay empty."""
     channels, states = A.shape
     x = u.flatten(2).transpose(1, 2)
-    # cut before projecting, as projections are many times larger
+    # cut x before projecting it, as its projections are many times larger
     x = cut(x, scan_steps(x.shape[1]))
     delta, B, C = F.linear(x, weight).split([channels, states, states], dim=-1)
     y, last_state = scan_chunks(x, F.softplus(delta + delta_bias), A, B, C, exact)
@@ -31,7 +31,7 @@ def decompose_s6(
 def decompose_chunked_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Decompose `chunked_scan`, which replaces native code where that is missing; only for one group."""
+    """Decompose `chunked_scan`, the scan without native code, if B and C have only one group."""
     if B.shape[1] != 1:
         return NotImplemented
     steps = scan_steps(u.shape[2])

@@ -35,7 +35,8 @@ def load_fold(
         fold: "0", "1", …, or "all".
         checkpoint: Name of the checkpoint in the fold's folder.
         trainer: Trainer of this package that builds the fold's network, for a checkpoint that does not record its
-            network; default: the trainer that the checkpoint names. If the network is recorded, both must agree.
+            network; default: the trainer that the checkpoint names. If the checkpoint records the network, the trainer
+            must build the same network.
 
     Raises:
         UserError: A file is missing or broken, the network is not Mamba-MIS, or weights, plans or trainer contradict

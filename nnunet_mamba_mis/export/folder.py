@@ -29,7 +29,7 @@ def write_folder(fold: TrainedFold, formats: list[str], output: Path) -> None:
     Args:
         fold: Fold to export.
         formats: Names in `FORMATS`.
-        output: Folder to write; it must not exist, or be empty.
+        output: Folder to write; it must be empty or not exist.
 
     Raises:
         UserError: The outputs of a file differ from the network's, or the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Translate the package's operators into ONNX's for torch's exporter, so that any ONNX runtime runs the file."""
+"""Translate the package's operators into ONNX's for torch's exporter, so that any ONNX runtime can run the file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PL
 def native_s6(
     u: Value, weight: Value, A: Value, D: Value, delta_bias: Value, exact: bool, keep_starts: bool
 ) -> tuple[Value, Value, Value]:
-    """Translate `ops.selective_scan.native.native_s6`; only its first output is real."""
+    """Translate `ops.selective_scan.native.native_s6`; all outputs but the first are placeholders."""
     channels, states = A.shape
     height, width = u.shape[2:]
-    # cut before projecting, as projections are many times larger
+    # cut u before projecting it, as its projections are many times larger
     x = cut(u, channels, height * width)
     ends = [0, channels, channels + states, channels + 2 * states]
     delta, B, C = (op.MatMul(op.Slice(weight, [start], [end], [0]), x) for start, end in itertools.pairwise(ends))
@@ -31,7 +31,7 @@ def native_s6(
 
 
 def chunked_scan(u: Value, delta: Value, A: Value, B: Value, C: Value, exact: bool) -> tuple[Value, Value, Value]:
-    """Translate `ops.selective_scan.chunked.chunked_scan`, the scan without native code; only for one group."""
+    """Translate `ops.selective_scan.chunked.chunked_scan`, the scan without native code, for B and C with one group."""
     channels, states = A.shape
     length = u.shape[2]
     x, delta = (cut(t, channels, length) for t in (u, delta))

@@ -4,10 +4,10 @@ The L positions form K chunks of T positions. All chunks advance together, in T 
 states:
 
 1. Run every chunk from a zero state, which gives its outputs and the state that it adds.
-2. Compute the state that enters each chunk from the added states, by a scan over K positions. This scan is chunked in
+2. From the added states, compute the state that enters each chunk, by a scan over K positions. This scan is chunked in
    the same way, or uses doubling if K is small (Hillis and Steele 1986). Multiplication by e^{A ΣΔ} carries a state
    across any number of positions.
-3. Let the entering state decay through its chunk, and add its share to the outputs.
+3. Let the entering state decay through the chunk, and add that state's share to the outputs.
 
 No exponent is positive, so a large Δ makes a state vanish but never overflow. Positions are processed in blocks that
 fit in the cache, so the states of all positions are never in memory at once.
@@ -33,7 +33,7 @@ _BLOCK_VALUES = 2**20
 
 
 def scan_steps(length: int) -> int:
-    """Return T, the largest divisor of the number of positions up to its square root and up to 16."""
+    """Return T, the largest divisor of L that exceeds neither 16 nor the square root of L."""
     longest = min(_LONGEST_CHUNK, math.isqrt(length))
     return max(steps for steps in range(1, longest + 1) if length % steps == 0)
 
@@ -59,7 +59,7 @@ def scan(
         A: (D, N), negative.
         B: (T, batch, N, K).
         C: (T, batch, N, K).
-        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        exact: Whether to use the zero-order hold's weight (e^{ΔA} − 1)/A; otherwise Δ replaces it.
         channels: D.
         states: N.
         length: L.
@@ -120,7 +120,7 @@ def _expm1(x: Value) -> Value:
     """Return e^x − 1 with a relative error of at most 5e-6 and no cancellation at 0; ONNX has no such operator.
 
     Both approximations lie below the true value: the series by x⁴/24, and e^x − 1 by about 2e-7, as two float32
-    rounding units are subtracted from it. So the larger one is closer.
+    rounding units are subtracted from it. The larger approximation is therefore the closer one.
     """
     series = op.Mul(x, op.Add(op.Mul(x, op.Add(op.Mul(x, 1 / 6), 0.5)), 1.0))
     return op.Max(op.Sub(op.Exp(x), 1 + 2.4e-7), series)
@@ -148,7 +148,8 @@ def _read(states: Value, C: Value, weight: Value) -> Value:
 def _entering(added: Value, elapsed: Value, A: Value, channels: int, states: int, chunks: int) -> Value:
     """Return the states that enter chunks, from added states (1, batch, D, N, K) and ΣΔ (1, batch, D, 1, K)."""
     steps = scan_steps(chunks)
-    if chunks <= _LONGEST_DOUBLING or steps == 1:  # 1: no divisor up to the longest chunk, such as 289 = 17 × 17
+    # `steps` is 1 if the number of chunks has no divisor up to the longest chunk, such as 289 = 17 × 17
+    if chunks <= _LONGEST_DOUBLING or steps == 1:
         return _later(_doubled(added, elapsed, A, chunks), 1)
     parts, spans = (
         _split(op.Transpose(op.Reshape(op.Squeeze(x, [0]), [0, channels, n, -1, steps]), perm=[4, 0, 1, 2, 3]), steps)
@@ -162,10 +163,10 @@ def _entering(added: Value, elapsed: Value, A: Value, channels: int, states: int
 
 
 def _doubled(added: Value, elapsed: Value, A: Value, chunks: int) -> Value:
-    """Return the states after chunks."""
+    """Return the state after each chunk."""
     shift = 1
     while shift < chunks:
-        # each sum now spans twice as many chunks, and still ends at the same one
+        # each sum now spans twice as many chunks, and still ends at the same chunk
         added = op.Add(added, op.Mul(op.Exp(op.Mul(elapsed, A)), _later(added, shift)))
         elapsed = op.Add(elapsed, _later(elapsed, shift))
         shift *= 2

@@ -69,9 +69,9 @@ def run_pt2(path: Path, x: Tensor) -> Tensor:
 
 
 def write_aoti(network: MambaMIS, path: Path) -> None:
-    """Compile for this machine's kind of CPU, for `torch._inductor.aoti_load_package` and one image at a time.
+    """Write a file for `torch._inductor.aoti_load_package`, compiled for this machine's kind of CPU and single images.
 
-    Inductor in torch 2.15 cannot generate code for loops over arrays of unknown size.
+    Batches have a fixed size, as Inductor in torch 2.15 cannot generate code for loops over arrays of unknown size.
     """
     program = portable_program(network, any_batch=False)
     with _inference():

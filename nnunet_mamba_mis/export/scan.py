@@ -1,14 +1,14 @@
 """The selective scan in PyTorch's core operations, for exported programs.
 
 The L positions form K chunks of T positions. All chunks advance together, in a loop of T steps on (batch × K, D, N)
-states. A loop over positions would take L steps, and an array of all states L times the memory of one.
+states. A loop over positions would take L steps, and an array of all states would take L times the memory of one state.
 
 1. Run every chunk from a zero state, which gives its outputs and the state that it adds.
 2. Loop over chunks to compute the state that enters each, as e^{A ΣΔ} carries a state across a whole chunk.
-3. Let the entering state decay through its chunk, and add its share to the outputs.
+3. Let the entering state decay through the chunk, and add that state's share to the outputs.
 
-The loops are `torch.ops.higher_order.scan`, which Inductor compiles to loops (ONNX uses `onnx_scan` instead). Time is
-the first axis. Exported programs need no backward, so there is none.
+The loops are `torch.ops.higher_order.scan`, which Inductor compiles to loops (ONNX uses `onnx_scan` instead). The T
+steps are the first axis. Exported programs need no backward, so this module has none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ONE_CHUNK = 16
 
 
 def scan_steps(length: int) -> int:
-    """Return T, the largest divisor of the number of positions up to its square root; for few positions, all."""
+    """Return T, the largest divisor of L up to the square root of L, or L itself for at most 16 positions."""
     if length <= _ONE_CHUNK:
         return length
     return max(steps for steps in range(1, math.isqrt(length) + 1) if length % steps == 0)
@@ -50,7 +50,7 @@ def scan_chunks(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact
         A: (D, N).
         B: (T, K, batch, N).
         C: (T, K, batch, N).
-        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        exact: Whether to use the zero-order hold's weight (e^{ΔA} − 1)/A; otherwise Δ replaces it.
     """
     steps, chunks, batch, channels = u.shape
     A = nonzero(A)

@@ -122,7 +122,7 @@ def read_checkpoint(path: str | Path, kind: type[T]) -> T:
     """
     try:
         with _allowed():
-            # memory-mapped, as often only a part is used; torch's format before 1.6 cannot be
+            # memory-mapped, as often only a part is used; torch's format before 1.6 cannot be mapped
             checkpoint = torch.load(path, map_location="cpu", mmap=is_zipfile(path), weights_only=True)
     except pickle.UnpicklingError as error:
         if match := re.search(r"GLOBAL (\S+)", str(error)):
@@ -144,7 +144,7 @@ def on_one_line(text: str) -> str:
 
 @contextmanager
 def without_code() -> Iterator[None]:
-    """Keep nnU-Net's own functions from running code in checkpoints while entered: they load weights, or raise."""
+    """Within the context, keep nnU-Net's functions from running code in checkpoints: they load weights, or raise."""
     names = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": None}
     before = {name: os.environ.get(name) for name in names}
     _set_environment(names)

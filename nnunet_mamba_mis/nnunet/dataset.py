@@ -29,10 +29,10 @@ class TrainingCase(Record):
 
 
 def _check_labels(values: dict[str, Any]) -> dict[str, Label]:
-    """Return labels as integers; accept those that nnU-Net can train with, in every form that it reads."""
+    """Return labels as integers; accept those that nnU-Net can train with, in every form that nnU-Net reads."""
     _check_order(values)
     regions = any(isinstance(value, list) and len(value) > 1 for value in values.values())
-    # nnU-Net turns everything into integers except regions, which it compares as they are
+    # nnU-Net converts all labels to integers except those of regions, which it compares without conversion
     number, in_list = ((int,), (int, float)) if regions else ((int, float, str), (int, float, str))
     labels: dict[str, Label] = {}
     for name, value in values.items():
@@ -101,7 +101,7 @@ class Dataset(Record):
     """dataset.json.
 
     Args:
-        labels: Label of each class, or labels of each region, with background and ignored pixels.
+        labels: Label of each class, or labels of each region, including background and ignored pixels.
         channel_names: Names of the channels, by number.
         file_ending: Ending of images and label maps.
         numTraining: Number of training cases.

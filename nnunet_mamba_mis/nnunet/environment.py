@@ -22,7 +22,7 @@ def check_variables() -> None:
     """Check the variables that nnU-Net reads as numbers.
 
     Raises:
-        UserError: A variable is not a valid number; nnU-Net could not even be imported.
+        UserError: A variable is not a valid number, so that even importing nnU-Net would fail.
     """
     for name, (least, meaning) in _NUMBERS.items():
         value = os.environ.get(name, str(least))

@@ -86,7 +86,7 @@ def read_epochs(lines: Iterable[str]) -> Iterator[Epoch]:
 
 
 def read_training_logs(folder: Path, problems: list[str] | None = None) -> list[Epoch]:
-    """Return the epochs of all training logs of a fold, in order; arguments as `log_lines`."""
+    """Return the epochs of all training logs of a fold, in order; arguments are those of `log_lines`."""
     return list(read_epochs(log_lines(folder, problems)))
 
 
@@ -97,7 +97,7 @@ def log_lines(folder: Path, problems: list[str] | None = None) -> Iterator[str]:
         folder: Folder of the fold.
         problems: List for messages about logs that cannot be read.
     """
-    # the name has the time, but not always zero-padded
+    # sorted by modification time, as the time in the name is not always zero-padded
     for file in sorted(folder.glob("training_log_*.txt"), key=lambda file: file.lstat().st_mtime):
         try:
             text = file.read_text(encoding="utf-8", errors="replace")

@@ -1,6 +1,6 @@
 """Find the classes of nnU-Net that plans and checkpoints name, and import only their modules.
 
-nnU-Net itself imports every module of a folder until one has the name, which takes ten seconds for its trainers.
+nnU-Net itself imports every module of a folder until one defines the class, which takes ten seconds for its trainers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def find_definition(package: str, name: str) -> Any:
 def overrides(trainer: str, method: str) -> bool:
     """Return whether one of nnU-Net's own trainers may override a method of nnUNetTrainer.
 
-    Decide by the source, as importing a trainer takes seconds; return True if the source does not tell.
+    Read only the source, as importing a trainer takes seconds; return True if the source is inconclusive.
     """
     seen: set[str] = set()
     while trainer != _BASE_TRAINER and trainer not in seen:
@@ -56,7 +56,7 @@ def find_trainer(name: str) -> Any:
     """Return the trainer class that nnU-Net would find.
 
     Raises:
-        Exception: Its module cannot be imported, or nnU-Net finds none.
+        Exception: The trainer's module cannot be imported, or nnU-Net finds no such trainer.
     """
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -64,7 +64,8 @@ def find_trainer(name: str) -> Any:
     trainer = find_definition(_TRAINERS, name)
     if trainer is not None:
         return trainer
-    # these folders are small, and may create classes without a definition, such as ours of other lengths
+    # these folders are small, and their modules may create classes that no source defines, such as this package's
+    # trainers for other numbers of epochs
     for folder in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep):
         if folder.strip() and os.path.exists(folder):
             trainer = recursive_find_python_class(

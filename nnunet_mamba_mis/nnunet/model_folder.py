@@ -67,7 +67,7 @@ def planned(model: Path, plans: Plans, name: str, kind: type[C]) -> C:
     """Return the configuration that a checkpoint names.
 
     Raises:
-        UserError: The plans lack it, it is 3D, or it lacks what `kind` needs.
+        UserError: The plans lack the configuration, or the configuration is 3D or lacks what `kind` needs.
     """
     path = model / PLANS_FILE
     if name not in plans.configurations:

@@ -1,4 +1,7 @@
-"""nnU-Net's three folders, and the names of datasets in them; does not import nnU-Net, which takes seconds."""
+"""nnU-Net's three folders, and the names of datasets in them.
+
+Importing this module does not import nnU-Net, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,8 @@ def find_dataset_name(dataset: str) -> str:
         dataset: Id or full name.
 
     Raises:
-        UserError: The text is neither, or no folder or several have the id; the message quotes the text.
+        UserError: The text is neither an id nor a full name, or no folder or several have the id; the message quotes
+            the text.
     """
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 

@@ -1,4 +1,4 @@
-"""Plans files, and the network's entry in them, from which nnU-Net and our trainers build it."""
+"""Plans files, and their entry from which nnU-Net and this package's trainers build the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from nnunet_mamba_mis.nnunet.records import FileName, Record, check_json, read_record
 
 NETWORK_CLASS = "nnunet_mamba_mis.architectures.MambaMIS"
-# in plans only for nnU-Net; trainers set these themselves
+# arguments in plans that only nnU-Net needs; this package's trainers set them themselves
 _NOT_ARCHITECTURE = {"patch_size", "strides", "deep_supervision"}
 
 # nnU-Net's own plans inherit over one step
@@ -37,7 +37,7 @@ class Architecture(Record):
 
 
 class Configuration(Record):
-    """A configuration, or its additions to the one that it inherits from."""
+    """A configuration, or its additions to the configuration that it inherits from."""
 
     inherits_from: str | None = None
     previous_stage: str | None = None
@@ -118,7 +118,7 @@ def architecture_entry(patch_size: tuple[int, int], variant: str, stem: str = "p
 
     strides = [list(stride) for stride in PLANS_STRIDES]
     kwargs = {"patch_size": list(patch_size), "variant": variant, "strides": strides}
-    # older plans have no stem: those for the paper's stem stay unchanged
+    # plans of older versions have no stem: omit the paper's stem, so that new plans equal them
     if stem != "patch":
         kwargs["stem"] = stem
     return {"network_class_name": NETWORK_CLASS, "arch_kwargs": kwargs, "_kw_requires_import": []}

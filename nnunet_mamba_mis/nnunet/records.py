@@ -99,7 +99,7 @@ def _describe(error: ValidationError) -> str:
     key = repr(".".join(map(str, first["loc"])))[1:-1]  # keys are untrusted text
     actual = ""
     if first["type"] not in ("missing", "value_error"):
-        value = " ".join(repr(first["input"]).split())  # an array's has several lines
+        value = " ".join(repr(first["input"]).split())  # an array's repr has several lines
         actual = f", found {value if len(value) <= _LONGEST_VALUE else value[:_LONGEST_VALUE] + '…'}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{key}{': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{actual}{more}"

@@ -56,7 +56,7 @@ def _printed_configuration(text: object) -> Configuration:
 
 
 class Settings(Record):
-    """debug.json: attributes of the trainer, printed."""
+    """debug.json: attributes of the trainer, as printed text."""
 
     num_epochs: Annotated[str, Field(pattern=r"^\d{1,9}$")] | None = None
     num_iterations_per_epoch: str | None = None

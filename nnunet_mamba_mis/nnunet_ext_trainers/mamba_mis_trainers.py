@@ -1,7 +1,8 @@
 """Make our trainers visible to nnU-Net, which imports every module of this folder as a top-level module.
 
 The module only re-exports, so the class that nnU-Net finds is the one in `nnunet_mamba_mis.trainers`. nnU-Net looks a
-name up with `hasattr`. The module therefore also re-exports `__getattr__`, which makes trainers of other lengths.
+name up with `hasattr`. The module therefore also re-exports `__getattr__`, which makes trainers for other numbers of
+epochs.
 """
 
 try:

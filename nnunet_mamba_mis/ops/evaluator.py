@@ -24,7 +24,7 @@ class Evaluator:
     def __init__(self) -> None:
         self._known: dict[Any, tuple[list[Piece], Programs]] = {}
         self._pixelwise = PixelwiseEvaluator()
-        self._last: tuple[Snapshot, Programs] | None = None  # of the last call of `of`
+        self._last: tuple[Snapshot, Programs] | None = None  # from the last call of the method `of`
 
     def __reduce__(self) -> tuple[type[Evaluator], tuple[()]]:
         return Evaluator, ()  # copies and pickles of a module start with a new evaluator

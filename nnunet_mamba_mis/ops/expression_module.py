@@ -9,7 +9,7 @@ from nnunet_mamba_mis.ops.expressions import Expression
 
 
 class ExpressionModule(nn.Module):
-    """A module that computes `expression`, which depends on the module alone."""
+    """A module that computes `expression`, whose structure depends on the module alone, not on the features."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,8 +4,8 @@
     gate, rest = x.split((3, 5))
     y = evaluate((concat(rest.then(norm, linear), gate.then(F.silu)) * gate).then(linear) + x)
 
-An `Evaluator` computes an expression. Its operands share one list of nodes. Each node refers to its sources, which
-precede it in the list, by their indices.
+An `Evaluator` computes an expression. The operands of an expression share one list of nodes. Each node refers to its
+sources by their indices; the sources precede the node in the list.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Layer = Callable[..., Tensor]
 LOAD, PART, LAYER, COLUMNS, CONCAT, TIMES, PLUS = range(7)
 
 
-# kind, indices of the sources, and a value: for LOAD the index of the tensor, for PART the first channel and the one
-# after the last, for LAYER and COLUMNS the layer
+# (kind, indices of the sources, value). The value of LOAD is the index of the tensor. The value of PART is the first
+# channel and the channel after the last. The value of LAYER and COLUMNS is the layer. Other kinds have None.
 Node = tuple[int, tuple[int, ...], Any]
 
 
@@ -73,7 +73,7 @@ class Expression:
         return self.graph.tensors
 
     def then(self, *layers: Layer) -> Expression:
-        """Apply layers in turn. Expand an `nn.Sequential` into its layers unless hooks or the like modify it."""
+        """Apply layers in turn. Expand an `nn.Sequential` into its layers unless it has hooks or is a subclass."""
         index = self.index
         for layer in layers:
             is_chain = isinstance(layer, nn.Sequential) and is_ordinary(layer, nn.Sequential)

@@ -67,7 +67,7 @@ class ChannelSummary(FixedLayer):
 
 @dataclass(frozen=True)
 class PixelSummary(FixedLayer):
-    """Mean and maximum of x σ(s) over the pixels: (B, H, W, C) and (B, H, W, 1) → (2B, 1, 1, C), means first."""
+    """Mean and maximum of x σ(s) over the pixels: x (B, H, W, C), s (B, H, W, 1) → (2B, 1, 1, C), means first."""
 
     step = PIXEL_SUMMARY
 
@@ -91,7 +91,7 @@ class PixelSummary(FixedLayer):
 
 @dataclass(frozen=True)
 class Attend(FixedLayer):
-    """x + x σ(s) σ(m + n): (B, H, W, C), (B, H, W, 1), and m and n joined to (2B, 1, 1, C) → (B, H, W, C)."""
+    """x + x σ(s) σ(m + n): x (B, H, W, C), s (B, H, W, 1), m and n joined to (2B, 1, 1, C) → (B, H, W, C)."""
 
     step = ATTEND
 

@@ -31,7 +31,7 @@ def is_ordinary(layer: object, kind: type[Module]) -> TypeGuard[Module]:
 
 
 def runs_forward_alone(module: nn.Module) -> bool:
-    """Return whether a call of a module runs only its class's forward: no hooks, no forward of the instance.
+    """Return whether a call of a module runs only its class's forward: no hooks, no `forward` set on the instance.
 
     Global hooks count too.
     """
@@ -46,7 +46,7 @@ def runs_forward_alone(module: nn.Module) -> bool:
 
 
 def is_itself(module: nn.Module, kind: type[nn.Module], *parameters: Tensor) -> bool:
-    """Return whether a module is exactly of this class, without hooks, and its parameters are ordinary."""
+    """Return whether a module is exactly of this class, without hooks, and these parameters are ordinary tensors."""
     return type(module) is kind and runs_forward_alone(module) and are_ordinary_tensors(*parameters)
 
 

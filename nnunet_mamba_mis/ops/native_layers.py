@@ -65,7 +65,7 @@ class NativeLayer(NamedTuple):
 
 
 class FixedLayer(LayerKind):
-    """A kind of layer without parameters, whose instances are layers."""
+    """A kind of layer without parameters. Each instance can be called as a layer."""
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Apply the layer to its inputs."""
@@ -112,7 +112,7 @@ class SpectralFilter(LayerKind):
 
     step = GATE
     adds = False
-    keeps_inputs = False  # it keeps their spectrum instead
+    keeps_inputs = False  # backward reads the spectrum that forward saves
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
         """Implement `LayerKind.result`."""
@@ -142,7 +142,7 @@ class ProjectedScan(LayerKind):
     step = SCAN
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
-        """Implement `LayerKind.result`. Nothing fits unless the scan runs on the native backend."""
+        """Implement `LayerKind.result`. The layer fits only if the scan runs on the native backend."""
         channels = shapes[0][3]
         weight, A_log = parameters[0], parameters[3]
         _require(A_log.dim() == 2)
@@ -180,6 +180,6 @@ class SpatialConvolution(LayerKind):
 
 
 def native_layer_of(layer: object) -> NativeLayer | None:
-    """Return `layer.native_layer()`, or None for a layer that must be called: without that method, or with hooks."""
+    """Return `layer.native_layer()`, or None for a layer that must be called: it has hooks, or lacks that method."""
     describe = getattr(layer, "native_layer", None)
     return None if describe is None else describe()

@@ -27,7 +27,7 @@ _WINDOWS = os.name == "nt"
 
 
 def threads() -> Threads:
-    """Return as many threads as torch uses: torch's if its OpenMP runtime is found, otherwise the native code's own."""
+    """Return as many threads as torch uses: torch's threads if its OpenMP runtime is found, otherwise our own."""
     return Threads(torch.get_num_threads(), _openmp_parallel())
 
 
@@ -68,7 +68,7 @@ def available() -> bool:
 
 
 def takes(tensors: Sequence[Tensor]) -> bool:
-    """Return whether native code supports these features (batch, H, W, channels): one type, no autocast."""
+    """Return whether native code supports these tensors (batch, H, W, channels): on a CPU, of one type, no autocast."""
     first = tensors[0]
     return (
         first.device.type == "cpu"
@@ -153,9 +153,10 @@ def _library_path(instruction_set: str) -> Path:
 
 @functools.cache
 def _openmp_parallel() -> int | None:
-    """Return the address of the GOMP_parallel that torch calls, or None. GNU's, LLVM's and Intel's runtimes have it.
+    """Return the address of the GOMP_parallel that torch calls, or None.
 
-    A process often has other OpenMP runtimes too, such as scikit-learn's, with their own threads.
+    GNU's, LLVM's and Intel's OpenMP runtimes have this function. A process often has other OpenMP runtimes too, such as
+    scikit-learn's, with their own threads.
     """
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     # the linker's search order for torch: global symbols first, then those of torch's dependencies

@@ -17,7 +17,7 @@ from nnunet_mamba_mis.ops.transforms import decompose_gradient, decompose_under_
 
 LOAD, CONCAT, NORM, LINEAR, SILU, TIMES, PLUS, PROJECT = range(8)  # PixelLayerKind of csrc/pixelwise.h
 
-# by kind of step; a projection is a linear layer without a bias
+# names of a step's parameters, by kind of step; a projection is a linear layer without a bias
 PARAMETERS = {NORM: ("weight", "bias"), LINEAR: ("weight", "bias"), PROJECT: ("weight",)}
 
 # steps that combine two results

@@ -17,14 +17,15 @@ class Piece(NamedTuple):
 
     node: int
     sources: tuple[int, ...]
-    steps: pixelwise.Steps | None  # None: the node's own operation
+    steps: pixelwise.Steps | None  # None to run the node's own operation
     last_use_of: tuple[int, ...]  # sources that no later piece uses
 
 
 def cut(nodes: Sequence[Node], root: int) -> list[Piece]:
     """Return the pieces that compute a node's value, in an order in which they can run."""
     uses = _uses(nodes, root)
-    # values used more than once, and results and inputs of layers that are not pixelwise
+    # nodes whose values are stored: the root, nodes used more than once, and results and inputs of layers that are not
+    # pixelwise
     whole = {root} | {i for i, count in uses.items() if count > 1 or not _is_pixelwise(nodes[i])}
     for i in uses:
         if not _is_pixelwise(nodes[i]):

@@ -1,8 +1,8 @@
 """Layers that treat each pixel independently, computed together.
 
 On a CPU, native code runs all steps tile by tile. Intermediate values are neither written to memory nor kept for
-backward, which reruns the layers. On other devices, torch runs the layers one by one. It also runs whatever the native
-code does not support: subclasses, layers with hooks, norms without parameters and tensors to be broadcast.
+backward, which reruns the layers. On other devices, torch runs the layers one by one. Torch also runs whatever the
+native code does not support: subclasses, layers with hooks, norms without parameters and tensors to be broadcast.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from nnunet_mamba_mis.ops.native_pixelwise import (
 from nnunet_mamba_mis.ops.native_structs import PixelLayer
 
 Layer = Callable[[Tensor], Tensor]
-# on a stack: LOAD pushes the next tensor; CONCAT, TIMES and PLUS pop two entries, layers one, and push the result
+# Steps work on a stack. LOAD pushes the next tensor. CONCAT, TIMES and PLUS pop two entries and push one result. Layers
+# replace the top entry by their result.
 Step = Layer | int
 Steps = tuple[Step, ...]
 
@@ -79,7 +80,7 @@ class PixelwiseEvaluator:
                 return by_torch(tensors, steps)
             if not traced:
                 self._plans[steps] = plan
-        # the operator's overhead is as long as a small layer takes
+        # calling the operator takes as long as computing a small layer
         if native.needs_operator(*tensors, *parameters) or not all(p.is_contiguous() for p in parameters):
             return native_pixelwise(tensors, parameters, plan.kinds, plan.eps)
         return run_forward(tensors, plan.layers(tensors, parameters))
@@ -155,7 +156,7 @@ class PixelPlan:
 
 
 def _fitting_parameters(plan: PixelPlan, like: Tensor) -> list[Tensor] | None:
-    """Return a plan's parameters, or None if they lack its shapes, or the type and device of `like`."""
+    """Return a plan's parameters, or None unless they have the plan's shapes and the type and device of `like`."""
     parameters = plan.parameters()
     if parameters is None or [p.shape for p in parameters] != plan.shapes():
         return None
@@ -165,7 +166,7 @@ def _fitting_parameters(plan: PixelPlan, like: Tensor) -> list[Tensor] | None:
 def make_plan(widths: list[int], steps: Steps) -> PixelPlan | None:
     """Return a plan for tensors with these channels, or None for steps that the native code does not support.
 
-    The native code has no bounds checks.
+    The native code has no bounds checks, so this function checks the channels.
     """
     plan = PixelPlan()
     inputs = iter(widths)

@@ -28,12 +28,12 @@ class Programs:
             nodes[piece.node][2] for piece in pieces if piece.steps is None and nodes[piece.node][0] in (LAYER, COLUMNS)
         ]
         self._by_shapes: dict[Any, NativeProgram] = {}
-        self._parameters: dict[Any, list[Tensor]] = {}  # same keys, while layers are unchanged
+        self._parameters: dict[Any, list[Tensor]] = {}  # by the same keys, until layers may have changed
 
     def run(self, tensors: Sequence[Tensor], unchanged: bool = False) -> Tensor | None:
         """Return the expression's value, or None if its pieces must be computed one by one.
 
-        This is the case for hooks, transforms, autocast, devices without native code and unsupported layers.
+        The result is None with hooks, under transforms or autocast, without native code, and for unsupported layers.
 
         Args:
             tensors: The features that the expression loads.

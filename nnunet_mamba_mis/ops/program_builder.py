@@ -42,7 +42,8 @@ from nnunet_mamba_mis.ops.pixelwise import PixelPlan, make_plan
 
 _ALIGNMENT = 64  # of values in memory, in bytes
 
-# Bases of addresses. Tensors and parameters follow, then in backward their gradients.
+# Indices of the bases that addresses are relative to. From _FIRST on, the bases are the tensors, the parameters and, in
+# backward, the gradients of both.
 _BLOCK, _KEPT, _SCRATCH, _Y, _FIRST = range(5)  # _Y: the result; in backward, its gradient
 
 
@@ -66,9 +67,9 @@ class _Work(NamedTuple):
     sources: tuple[int, ...]
     plan: PixelPlan | None = None  # of a pixelwise piece
     kind: LayerKind | None = None  # of a layer
-    layer: int = 0  # its index among the layers
-    columns: bool = False  # whether it works on the transposed image
-    silu: PixelPlan | None = None  # of a SiLU that follows it
+    layer: int = 0  # the layer's index among all layers
+    columns: bool = False  # whether the layer works on the transposed image
+    silu: PixelPlan | None = None  # of a SiLU that follows the layer
     shapes: tuple[tuple[int, ...], ...] = ()  # of the parameters
     first: int = 0  # index of the first parameter
 
@@ -94,7 +95,7 @@ class NativeProgram:
         self._backward = BackwardPass(self, self._forward[True])
 
     def parameters(self, layers: list[NativeLayer]) -> list[Tensor] | None:
-        """Return all parameters in the order of the work, or None if a layer has changed since the build."""
+        """Return all parameters in the order of `work`, or None if a layer has changed since the build."""
         found: list[Tensor] = []
         for work in self.work:
             plan = work.plan or work.silu
@@ -201,7 +202,7 @@ class NativeProgram:
 
     @staticmethod
     def _with_silu(works: list[_Work]) -> list[_Work]:
-        """Merge each SiLU into the depthwise convolution before it, if nothing else uses that result."""
+        """Merge each SiLU into the depthwise convolution before it, if nothing else uses the convolution's result."""
         uses = Counter(i for work in works for i in work.sources)
         merged: dict[int, _Work] = {}
         for work in works:
@@ -254,7 +255,7 @@ class _Block:
     def __init__(self, item: int) -> None:
         self._bytes = bytearray()
         self._item = item
-        self._addresses: list[tuple[int, int, int]] = []  # position, base, offset in bytes
+        self._addresses: list[tuple[int, int, int]] = []  # byte position in the block, base, byte offset
         self._words: tuple[np.ndarray, ...] | None = None
 
     def add(self, struct: ctypes.Structure | ctypes.Array, **addresses: tuple[int, int] | int | None) -> int:
@@ -262,7 +263,7 @@ class _Block:
 
         Args:
             struct: The struct. Its size is a multiple of eight bytes.
-            addresses: Values of its fields: base and offset in elements, or the position of another struct.
+            addresses: Values of the struct's fields: base and offset in elements, or the position of another struct.
         """
         position = len(self._bytes)
         self._bytes += bytes(struct)
@@ -327,7 +328,7 @@ class _Pass:
     def image_layer(
         self, work: _Work, problem: ImageProblem, x: Sequence[Place], grad_x: Sequence[Place] = (), **addresses: Any
     ) -> int:
-        """Append a layer on contiguous images, and return its position."""
+        """Append the struct of a layer on contiguous images, and return the struct's position."""
         position = self.block.add(problem, **addresses)
         for field, places in ((ImageProblem.x, x), (ImageProblem.grad_x, grad_x)):
             for i, (source, place) in enumerate(zip(work.sources, places, strict=False)):
@@ -364,7 +365,7 @@ class _Pass:
         return position
 
     def pixel_layers(self, work: _Work, grads: int | None) -> int:
-        """Append an array of layers and return its position. `grads` is the shift from parameters to gradients."""
+        """Append layers and return their position. `grads` is the index shift from parameters to their gradients."""
         assert work.plan is not None
         plan = work.plan
         array = (PixelLayer * len(plan.kinds))()
@@ -411,7 +412,7 @@ class ForwardPass(_Pass):
         self.stretch = self.kept if keep else self.scratch
         self.keep = keep
         self.places = {i: program.tensor_places[place] for i, place in program.loaded.items()}
-        self.extra: dict[int, tuple[int, int]] = {}  # kept besides inputs, such as block-start states
+        self.extra: dict[int, tuple[int, int]] = {}  # by node: kept besides inputs, such as block-start states
         taken = {i for work in program.work if work.kind is None or work.kind.keeps_inputs for i in work.sources}
         for work in program.work:
             if work.node == program.root:
@@ -465,7 +466,7 @@ class BackwardPass(_Pass):
         super().__init__(program)
         self.forward = forward
         self.to_zero: set[int] = set()  # tensors whose gradients start as zeros
-        self._reached: set[int] = set()  # values whose gradients have a first term
+        self._reached: set[int] = set()  # values whose gradients already hold a term
         self._shift = len(program.tensor_places) + len(program.parameter_shapes)
         self._places = {program.root: self.result_or_its_gradient()}
         for i, place in program.loaded.items():
@@ -493,7 +494,7 @@ class BackwardPass(_Pass):
 
     def _step(self, work: _Work) -> tuple[int, int]:
         sources, grad_y = [self.forward.place(i) for i in work.sources], self._places[work.node]
-        # in the order in which the native code reaches them
+        # from the last source to the first, as in the native code
         grads = [self._gradient(i) for i in reversed(work.sources)][::-1]
         places, adds = [place for place, _ in grads], [adds for _, adds in grads]
         if work.kind is None:

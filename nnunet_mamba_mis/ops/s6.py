@@ -20,8 +20,8 @@ def s6(
 ) -> Tensor:
     """Scan x selectively along its positions, with Δ = softplus(W_Δ x + b_Δ) and [B, C] = W_BC x.
 
-    The native backend projects tile by tile: Δ, B and C, many times the size of x, are neither written to memory nor
-    kept for backward. For other backends, two linear layers compute them.
+    Δ, B and C have many times the size of x. The native backend projects them tile by tile, and neither writes them to
+    memory nor keeps them for backward. For other backends, two linear layers compute them.
 
     Args:
         x: (batch, H, W, channels), scanned along W, then H; any strides.

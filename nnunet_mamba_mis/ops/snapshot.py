@@ -34,7 +34,7 @@ class Snapshot:
         self._values = self._values_of(module)
 
     def holds(self, module: nn.Module) -> bool:
-        """Return whether the module is unchanged and no hooks exist: on it, on its submodules, or on all modules."""
+        """Return whether the module is unchanged and no hooks exist: its own, its submodules' or global ones."""
         if any(self._hooks) or any(GLOBAL_HOOKS):
             return False
         values = self._values_of(module)

@@ -1,6 +1,7 @@
 """The package's operators under transforms of torch.func, forward-mode differentiation and second derivatives.
 
-An operator has only the derivative that it registers. A transform that needs another would get zeros or an error.
+An operator has only the derivative that it registers. A transform that needs another derivative would get zeros or an
+error.
 While a transform is active, an operator therefore runs as equivalent PyTorch operations, which all transforms support.
 """
 
@@ -25,7 +26,7 @@ def transformed() -> bool:
 
 
 def is_batched(x: Tensor) -> bool:
-    """Return whether a tensor represents several, as gradients do under `is_grads_batched`."""
+    """Return whether a tensor represents several tensors, as gradients do under `is_grads_batched`."""
     return torch._C._functorch.is_legacy_batchedtensor(x) or torch._C._functorch.is_batchedtensor(x)
 
 
@@ -40,7 +41,7 @@ def decompose_under_transforms(operator: Any, in_torch: Callable[..., Any]) -> N
 
 
 def decompose_gradient(backward: Any, in_torch: Callable[..., Any]) -> None:
-    """Run a backward operator as PyTorch operations while a transform is active or it is itself differentiated."""
+    """Run a backward operator as PyTorch operations if a transform is active or the operator is differentiated."""
     _route(backward, in_torch, lambda arguments: transformed() or _is_differentiated(arguments))
 
 
@@ -52,7 +53,7 @@ def gradients_in_torch(
     Args:
         function: Function of the tensors, made of PyTorch operations.
         tensors: Tensors to differentiate with respect to; None for an omitted optional tensor.
-        grad_outputs: Gradients of the results, in their structure.
+        grad_outputs: Gradients of the function's results, in the same structure as the results.
 
     Returns:
         One gradient per tensor, None for each None.
@@ -78,7 +79,7 @@ def _route(operator: Any, in_torch: Callable[..., Any], applies: Callable[[tuple
         return in_torch(*arguments)
 
     name = operator._name
-    # torch looks these up before "Autograd", where torch.library has registered the ordinary derivative
+    # torch looks these keys up before "Autograd", where torch.library has registered the ordinary derivative
     for key in _ORDINARY_KEYS:
         _LIBRARY.impl(name, differentiate, key, with_keyset=True)
     for key in ("FuncTorchBatched", "Batched"):

@@ -75,7 +75,7 @@ def read_dataset(folder_of_dataset: Path) -> Dataset:
 
 
 def _check_splits(raw: Path, preprocessed: Path) -> None:
-    """Check that the folds in nnUNet_raw, which nnU-Net copies, equal the copy that already exists."""
+    """Check that the folds in nnUNet_raw equal nnU-Net's copy in nnUNet_preprocessed, if both exist."""
     if not raw.exists():
         return
     given = read_record(raw, Splits)

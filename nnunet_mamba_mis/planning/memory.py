@@ -47,8 +47,8 @@ class _Bytes(NamedTuple):
 
     per_channel: float  # kept by a block, for each channel of each pixel of its features
     per_pixel: float  # kept by a block, for each pixel of its features
-    # for each pixel of the image, by stem; and what variant H adds: convolutions, and twice the width of the others
-    between_blocks: dict[str, float]
+    between_blocks: dict[str, float]  # kept between blocks, for each pixel of the image, by stem
+    # what variant H, which has convolutions and is twice as wide as the others, adds to `between_blocks`
     hybrid: dict[str, float]
     scratch: dict[str, float]  # for each pixel of the image, by stem
     process: float  # before the network exists: CUDA's context and libraries, or Python with nnU-Net
@@ -104,7 +104,7 @@ def training_bytes(
         stem: "patch" or "conv".
     """
     kept = kept_bytes(device, variant, patch_size, input_channels, stem)
-    # logits, their softmax in cross entropy and Dice, and gradients; targets
+    # for each class: logits, their softmax in cross entropy and Dice, and gradients; for each pixel: targets
     loss = 20 * classes + 20
     pixels = math.prod(_padded(patch_size))
     per_image = kept + pixels * (loss + _DEVICES[device].scratch[stem])

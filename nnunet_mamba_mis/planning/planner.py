@@ -24,7 +24,7 @@ from nnunet_mamba_mis.utils.atomic_write import atomic_write
 from nnunet_mamba_mis.utils.errors import UserError
 
 CONFIGURATION = "2d"
-GIGABYTE = 1e9  # not 2³⁰: a GPU sold as 8 GB has more, which its allocator needs
+GIGABYTE = 1e9  # not 2³⁰: a GPU sold as 8 GB has more than 8e9 bytes, and its allocator needs the rest
 _STEP = 32  # the network pads to multiples of this
 _LARGEST_AREA = 2048**2
 # the entries of a configuration that determine preprocessing
@@ -62,8 +62,8 @@ class MambaMISPlanner(ExperimentPlanner):
     """
 
     def __init__(self, dataset: str, gpu_memory: float, variant: str, stem: str, plans_name: str) -> None:
-        # nnU-Net's planner budgets for a U-Net: give it enough memory for the largest patch
         self.description = read_dataset(folder("nnUNet_preprocessed") / dataset)
+        # nnU-Net's planner budgets for a U-Net: give it enough memory for the largest patch
         super().__init__(dataset, gpu_memory_target_in_gb=1e6, plans_name=plans_name)
         self.budget = gpu_memory * GIGABYTE
         self.variant, self.stem = variant, stem
@@ -100,7 +100,7 @@ class MambaMISPlanner(ExperimentPlanner):
             UserError: Not even the smallest patch fits.
         """
         if len(spacing) == 3:
-            # `save_plans` drops it; for a patch of a whole image nnU-Net makes no further configurations
+            # `save_plans` drops this 3D configuration; as its patch is a whole image, nnU-Net makes no further ones
             return {"patch_size": median_shape, "spacing": spacing}
         arguments = (spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache)
         configuration = super().get_plans_for_configuration(*arguments)
@@ -112,8 +112,11 @@ class MambaMISPlanner(ExperimentPlanner):
         }
 
     def _patch_size(self, spacing: np.ndarray, median_shape: np.ndarray) -> tuple[int, int]:
-        """Return the size of the median image; while two do not fit, shorten the side that shows most of the image."""
-        # isotropic extent, and at most 2048 × 2048 pixels
+        """Return the size of the median image, or a smaller size of which two patches fit in memory.
+
+        While two patches do not fit, shorten the side that covers the largest share of the image.
+        """
+        # the largest patch has the same physical extent on both axes, and 2048 × 2048 pixels in all
         largest = math.sqrt(_LARGEST_AREA * spacing[0] * spacing[1]) / np.asarray(spacing)
         patch = [_STEP * math.ceil(side / _STEP) for side in np.minimum(largest, median_shape)]
         while self.memory((patch[0], patch[1]), self.UNet_min_batch_size) > self.budget:
@@ -127,7 +130,7 @@ class MambaMISPlanner(ExperimentPlanner):
         return patch[0], patch[1]
 
     def _batch_size(self, patch_size: tuple[int, int], pixels_in_dataset: float) -> int:
-        """Return the largest batch size that fits in memory, at most 5 % of the dataset's pixels, and at least 2."""
+        """Return the largest batch size that fits in memory and covers at most 5 % of all pixels, but at least 2."""
         per_image = self.memory(patch_size, 2) - self.memory(patch_size, 1)
         fitting = 1 + (self.budget - self.memory(patch_size, 1)) / per_image
         share_of_dataset = round(self.max_dataset_covered * pixels_in_dataset / math.prod(patch_size))
@@ -140,7 +143,7 @@ class MambaMISPlanner(ExperimentPlanner):
         return process_bytes(device) + step
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Write the plans; they reuse nnU-Net's preprocessed data if these fit.
+        """Write the plans; they reuse the data that nnU-Net preprocessed if its own plans preprocess in the same way.
 
         Raises:
             UserError: Plans of this name exist for another network, or networks were trained with them.
@@ -199,6 +202,6 @@ class MambaMISPlanner(ExperimentPlanner):
 
 
 def _equal(earlier: Configuration, planned: dict[str, Any], names: Iterable[str]) -> bool:
-    """Return whether a file already has the planned values; it has lists instead of tuples."""
+    """Return whether a configuration from a file has the planned values, whose tuples are lists in the file."""
     values = earlier.as_json()
     return all(values.get(name) == json.loads(json.dumps(planned[name])) for name in names)

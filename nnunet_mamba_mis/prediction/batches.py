@@ -18,13 +18,13 @@ from nnunet_mamba_mis.utils.errors import UserError
 
 T = TypeVar("T")
 
-# pixels and images per batch; larger batches are no faster
+# largest numbers of pixels and of images per batch; larger batches are no faster
 _BATCH_LIMITS = {"cpu": (2**18, 8), "other": (2**22, 64)}
 
 
 @dataclass
 class Ticket(Generic[T]):
-    """An image on its way through the networks, or a placeholder that keeps its place in the order.
+    """An image on its way through the networks, or a placeholder that keeps an item's place in the order.
 
     Args:
         item: The caller's item that the image belongs to.
@@ -68,7 +68,7 @@ class BatchedNetworks:
     ) -> None:
         self._networks = [network.to(device) for network in networks]
         self._tile_size, self._heads, self._device = tile_size, heads, device
-        # in nnU-Net's order, for tensors (B, C, H, W)
+        # mirrored copies in nnU-Net's order, with the axes of tensors (B, C, H, W)
         axes = [axis + 2 for axis in mirror_axes]
         self._mirrors = [c for number in range(len(axes) + 1) for c in itertools.combinations(axes, number)]
         max_pixels, max_images = _BATCH_LIMITS.get(device.type, _BATCH_LIMITS["other"])

@@ -22,7 +22,7 @@ class Case:
     Args:
         identifier: Name of its output files, without the file ending.
         files: One file, or one per channel.
-        is_stock: Whether the files look like the model's own training images, so that its reader is tried first.
+        is_stock: Whether the files look like the model's training images, so that the model's reader is tried first.
     """
 
     identifier: str
@@ -53,7 +53,7 @@ def find_inputs(sources: Sequence[Path], model: Model) -> Inputs:
 
     Args:
         sources: Files and folders; folders are not searched recursively.
-        model: Model whose images to look for.
+        model: Model that the images are for.
 
     Raises:
         UserError: A source does not exist or cannot be read, or there is nothing to predict.
@@ -82,7 +82,7 @@ def find_inputs(sources: Sequence[Path], model: Model) -> Inputs:
 
 
 def _list_images(source: Path, inputs: Inputs, model: Model) -> list[Path]:
-    """Return a source's image files; append videos and unusable files that were named explicitly to `inputs`."""
+    """Return a source's image files; append its videos, and a problem if it is an unusable file, to `inputs`."""
     try:
         named = not source.is_dir()
         files = [source] if named else sorted(path for path in source.iterdir() if path.is_file())
@@ -120,7 +120,7 @@ def _endings(model: Model) -> str:
 
 
 def _stock_cases(files: Sequence[Path], model: Model) -> list[Case]:
-    """Group files numbered by channel from 0 into cases; cameras number images too (IMG_0001), but without limit."""
+    """Group files numbered by channel, from 0, into cases; skip other numbers, such as those of a camera (IMG_0001)."""
     pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(model.dataset.file_ending)}", re.DOTALL)
     channels: dict[Path, dict[int, Path]] = {}
     for file in files:
@@ -137,6 +137,6 @@ def _single_file_case(file: Path, model: Model) -> Case:
     """Return the case of one file, named after the file."""
     ending = model.dataset.file_ending
     if _is_picture(file, model):
-        # `mamba_mis convert` turns everything into RGB, so one-channel models trained on what nnU-Net reads
+        # `mamba_mis convert` writes only RGB, so a one-channel model was trained on images that nnU-Net itself read
         return Case(case_identifier(file), (file,), model.channels == 1 and file.name.endswith(ending))
     return Case(file.name.removesuffix(ending), (file,), True)

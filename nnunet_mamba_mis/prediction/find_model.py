@@ -51,14 +51,14 @@ def find_model(
 
 
 def trained_folds(model: Path) -> list[int | str]:
-    """Return the folds that finished training: the numbered ones, or ["all"] if there are none but "all"."""
+    """Return the folds that finished training: the numbered folds, or ["all"] if only fold "all" did."""
     finished = [path.parent for path in model.glob(f"fold_*/{CHECKPOINTS[0]}")]
     numbers = sorted(number for path in finished if (number := fold_number(path)) is not None)
     return [*numbers] or ["all" for path in finished if path.name == "fold_all"]
 
 
 def _matching(models: Sequence[Path], parts: Sequence[str | None]) -> list[Path]:
-    """Return the models whose trainer, plans and configuration equal those parts that are not None."""
+    """Return the models whose trainer, plans and configuration equal `parts`; a part that is None matches any."""
     return [
         path
         for path in models

@@ -65,7 +65,7 @@ class OutputFolder:
             self._summary.begin()
 
     def is_done(self, image: str) -> bool:
-        """Return whether the resumed run has finished an image."""
+        """Return whether the earlier run, if it is resumed, has finished an image."""
         return image in self._summary
 
     def _has_files(self, image: str) -> bool:
@@ -131,7 +131,7 @@ class OutputFolder:
 
 
 def frame_name(video: str, index: int) -> str:
-    """Return the name of a video frame in summaries; the colon tells it from names of images."""
+    """Return the name of a video frame in summaries; the colon distinguishes it from names of images."""
     return f"{video}:{index}"
 
 

@@ -28,7 +28,7 @@ WithProbabilities = tuple[NDArray[Any], NDArray[np.float32]]
 # pixels (channels, slices, H, W) and properties, as nnU-Net's readers return them
 Image = tuple[NDArray[Any], dict[str, Any]]
 
-# images that wait in memory for the network, and results that wait after it
+# largest numbers of images that wait in memory for the network, and of results that wait after it
 _AHEAD = 4
 
 
@@ -111,7 +111,7 @@ class Predictor:
     def predict_many(
         self, images: Iterable[NDArray[Any]], probabilities: bool = False
     ) -> Iterator[Labels | WithProbabilities]:
-        """Segment many images, with the results of `predict` but faster.
+        """Segment many images, with the same results as `predict`, but faster.
 
         Small images share batches, and a thread reads ahead, so a result arrives up to a few images late. Call
         `predict` on each frame of a camera if results must not lag.
@@ -143,7 +143,7 @@ class Predictor:
         Args:
             items: Sources of images; iterated in a thread.
             read: Function that returns an item's image and properties as nnU-Net's readers do, or None for an item
-                without an image, which keeps its place in the order. Its exceptions become outcomes.
+                without an image; such an item keeps its place in the order. Exceptions of `read` become outcomes.
             probabilities: Whether to compute probabilities.
             together: Whether images share batches. If not, no outcome waits for later images.
             finish: Function called with each outcome, in a thread.

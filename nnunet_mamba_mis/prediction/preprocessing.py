@@ -1,7 +1,7 @@
 """Preprocess images as nnU-Net's DefaultPreprocessor does, and resample logits back to the images' size.
 
-The rules and their order are nnU-Net's. Prediction needs no label maps, and needs the filled nonzero mask only if a
-normalization uses it, so both are skipped.
+The rules and their order are nnU-Net's. Label maps are skipped, because prediction needs none. The filled nonzero mask
+is computed only if a normalization uses it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nnunet_mamba_mis.utils.errors import UserError
 Floats = NDArray[np.float32]
 
 _RESAMPLING = "nnunetv2.preprocessing.resampling"
-# this function returns data that already has the right size unchanged
+# this function returns data unchanged if it already has the right size
 _DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
 
 
@@ -65,7 +65,7 @@ class Preprocessing:
             data: (channels, slices, H, W), as nnU-Net's readers return it.
             properties: The reader's properties, with the spacing.
         """
-        # copy in the same memory layout, then use views, so that means equal nnU-Net's to the last bit
+        # copy in the same memory layout, then use views, so that mean values equal nnU-Net's to the last bit
         data = data.astype(np.float32).transpose(0, *(axis + 1 for axis in self._forward))
         spacing = [properties["spacing"][axis] for axis in self._forward]
         nonzero = (data != 0).any(axis=0)
@@ -149,7 +149,7 @@ class _LabelRule:
         self.type = model.label_type
 
     def probabilities(self, logits: NDArray[Any]) -> Floats:
-        # not with torch, whose threads would compete with those of the network
+        # scipy instead of torch, whose threads would compete with those of the network
         logits = logits.astype(np.float32)
         return expit(logits) if self.regions else softmax(logits, axis=0)
 
@@ -172,7 +172,7 @@ def _bounding_box(mask: NDArray[np.bool_]) -> list[list[int]]:
 
 
 def _part(box: list[list[int]]) -> Any:
-    """Return the index of a box into the last axes of an array."""
+    """Return the index that selects a box in the last axes of an array."""
     return (..., *(slice(*bounds) for bounds in box))
 
 

@@ -19,7 +19,7 @@ from nnunet_mamba_mis.prediction.model import NATURAL_READER, Model
 from nnunet_mamba_mis.utils.subprocesses import count_cores
 from nnunet_mamba_mis.utils.text import counted
 
-# images per chunk: enough to keep the processes busy, few enough to wait in memory
+# images per chunk: enough to keep the processes busy, and few enough to fit in memory
 _CHUNK = 16
 _MAX_PROCESSES = 4
 # offset of the bit depth in a PNG file

@@ -23,7 +23,7 @@ _LARGEST_WEIGHT = 10
 class Canvas:
     """An image that is being predicted, with the weighted sum of its tiles' logits.
 
-    The sum is in half precision and in nnU-Net's order, so that it rounds as nnU-Net's does.
+    The sum is in half precision and in nnU-Net's order, so that it has the rounding errors of nnU-Net's sum.
 
     Args:
         data: Image (channels, slices, H, W).
@@ -58,14 +58,14 @@ class Canvas:
         return self._data[:, index, rows, columns]
 
     def add(self, fold: int, tile: Tile, logits: Tensor) -> None:
-        """Add a network's logits for a tile (heads, H, W); tiles must come in their order."""
+        """Add a network's logits (heads, H, W) for a tile; tiles must be added in the order of `tiles`."""
         weights = _weights(self._tile_size, self._sums.device)
         index, rows, columns = self._part(tile)
         self._sums[fold, :, index, rows, columns] += logits * weights
         self._left -= 1
 
     def logits(self) -> Tensor:
-        """Return the mean over tiles and networks (heads, slices, H, W), in half precision on the CPU.
+        """Return the mean logits (heads, slices, H, W) over tiles and networks, in half precision, on the CPU.
 
         Raises:
             OverflowError: A value exceeds the range of half precision.

@@ -91,7 +91,7 @@ class Summary:
 
 
 def _mean_confidence(prediction: Restored) -> float:
-    """Return the mean probability of the predicted class; for regions, of the predicted side (in or out) of each."""
+    """Return the mean probability of the predicted class; with regions, of each prediction of inside or outside."""
     chances = prediction.probabilities
     if chances is None:
         return float("nan")

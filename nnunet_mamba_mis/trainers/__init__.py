@@ -1,6 +1,7 @@
 """nnU-Net trainers: every name in `__all__` works as `nnUNetv2_train ... -tr NAME`.
 
-So does each with a length appended, `_1epoch` or `_<N>epochs`: nnU-Net looks names up with `hasattr`.
+Each name also works with a length appended, `_1epoch` or `_<N>epochs`: nnU-Net looks names up with `hasattr`, which
+calls `__getattr__` below.
 """
 
 import functools

@@ -45,25 +45,25 @@ class nnUNetTrainerMambaMIS_fusionOnly(nnUNetTrainerMambaMIS):
 
 
 class nnUNetTrainerMambaMIS_noBridge(nnUNetTrainerMambaMIS):
-    """Plain skip connections."""
+    """Plain skip connections instead of the bridge."""
 
     architecture = {"attention_bridge": False, "fusion_bridge": False}
 
 
 class nnUNetTrainerMambaMIS_cnn(nnUNetTrainerMambaMIS):
-    """Convolution blocks."""
+    """Convolution blocks instead of BSSS."""
 
     architecture = {"block": "cnn"}
 
 
 class nnUNetTrainerMambaMIS_vit(nnUNetTrainerMambaMIS):
-    """Attention blocks."""
+    """Attention blocks instead of BSSS."""
 
     architecture = {"block": "vit"}
 
 
 class nnUNetTrainerMambaMIS_noSSM(nnUNetTrainerMambaMIS):
-    """No state spaces, with equal parameters and cost: depthwise convolutions instead of scans."""
+    """No state spaces: depthwise convolutions instead of scans, with equally many parameters and at equal cost."""
 
     architecture = {"block": "nossm"}
 

@@ -26,8 +26,8 @@ from nnunet_mamba_mis.utils.errors import UserError
 class ConfiguredTrainer(nnUNetTrainer):
     """nnU-Net's trainer: variants set class attributes, and unusable input ends training with one message.
 
-    No subclass needs a constructor: it would have to repeat nnU-Net's five parameters by name, and nnU-Net's own
-    constructor would overwrite hyperparameters that a subclass had set before.
+    No subclass needs a constructor: such a constructor would have to repeat nnU-Net's five parameters by name, and
+    nnU-Net's own constructor would overwrite hyperparameters that the subclass had set before.
 
     Raises:
         SystemExit: Training cannot work with these plans, this dataset.json, configuration, device or environment, or
@@ -53,7 +53,7 @@ class ConfiguredTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ):
-        # before nnU-Net creates folders and a log
+        # check before nnU-Net creates folders and a log
         try:
             check_plans(plans)
             check_json(json.dumps(dataset_json), Dataset, f"{DATASET_FILE} cannot be used")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# relative error of a replayed pass; passes in half precision with atomic additions differ from run to run
+# largest relative error of a replayed pass; passes in half precision with atomic additions differ from run to run
 TOLERANCE = 1e-2
 
 
@@ -23,7 +23,7 @@ def replay_training_passes(network: nn.Module, image: Tensor) -> None:
         RuntimeError: Capture fails, or a replayed pass gives other values. In both cases the network is unchanged.
     """
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]  # of batch norms
-    generator = torch.Generator(image.device).manual_seed(0)  # not the one that a resumed run has restored
+    generator = torch.Generator(image.device).manual_seed(0)  # not the generator that a resumed run has restored
     image = torch.rand(image.shape, generator=generator, device=image.device)
     try:
         expected = _training_pass(network, image)
@@ -43,7 +43,7 @@ def replay_training_passes(network: nn.Module, image: Tensor) -> None:
 
 
 def _training_pass(network: nn.Module, image: Tensor) -> Tensor:
-    """Return all outputs and gradients of a loss, each scaled to norm 1, as one vector."""
+    """Return all outputs and all gradients of a loss as one vector, in which either part is scaled to norm 1."""
     network.zero_grad(set_to_none=True)
     with torch.autocast("cuda"):
         outputs = network(image)

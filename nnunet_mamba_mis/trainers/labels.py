@@ -14,29 +14,29 @@ from numpy.typing import NDArray
 from nnunet_mamba_mis.utils.subprocesses import count_cores
 from nnunet_mamba_mis.utils.text import shortened
 
-# the label outside the image's nonzero part, which nnU-Net turns into background
+# the label of pixels outside the image's nonzero part; nnU-Net turns it into background
 _OUTSIDE = -1
 
 
 def stop_at_unknown_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) -> None:
     """Exit with one message if a case has labels that dataset.json lacks.
 
-    The loss fails on such labels, on a GPU without a hint. With regions they silently become background, so a batch
-    does not show them. A run may reach the first such case after hours, so all cases are read before it starts: 2 ms
-    per 2D image.
+    The loss fails on such labels; on a GPU, its error does not hint at the cause. With regions, such labels silently
+    become background, so a batch does not show them. A run may reach the first such case after hours, so all cases are
+    read before training starts: 2 ms per 2D image.
 
     Args:
         datasets: Preprocessed cases for training and validation.
         labels: Labels of dataset.json.
 
     Raises:
-        SystemExit: A case has other labels, or dataset.json's own are not 0, 1, 2, …
+        SystemExit: A case has other labels, or the labels of dataset.json are not 0, 1, 2, …
     """
     all_labels = [int(label) for label in labels.all_labels]
     if not labels.has_regions and all_labels != list(range(len(all_labels))):
         raise SystemExit(f"dataset.json has the labels {_listed(all_labels)}: number them 0, 1, 2, … without gaps")
     known = {_OUTSIDE, *all_labels} | ({labels.ignore_label} if labels.has_ignore_label else set())
-    # fold "all" has the same cases in both
+    # for fold "all", both datasets have the same cases
     cases = {case: dataset for dataset in datasets for case in dataset.identifiers}
 
     def unknown_in(case: str) -> list[int]:
@@ -60,7 +60,7 @@ def unknown_labels(segmentation: NDArray, known: set[int]) -> list[int]:
     """Return the values in a segmentation that are not among the known ones."""
     if not segmentation.size:
         return []
-    # usually decides, and is much faster than looking at all values
+    # the range usually decides, and finding it is much faster than looking at all values
     if known.issuperset(range(int(segmentation.min()), int(segmentation.max()) + 1)):
         return []
     return sorted(set(np.unique(segmentation).tolist()) - known)

@@ -7,7 +7,7 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-# from 1 at the start to 0 at the end, as functions of the fraction done
+# factors that fall from 1 at the start to 0 at the end, as functions of the fraction of the decay that is done
 SHAPES = {
     "poly": lambda done: (1 - done) ** 0.9,  # nnU-Net's
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,

@@ -1,7 +1,8 @@
 """Record the network in checkpoints.
 
-Weights alone do not define a network: discretizations have none. nnU-Net records the name of the trainer, but that may
-be a user's own class. So the optimizer's state carries a record, which nnU-Net and torch ignore there.
+Weights alone do not define a network: its discretization, for example, has none. nnU-Net records the trainer's name,
+but the trainer may be a user's own class. So the optimizer's state carries a record of the network, which nnU-Net and
+torch ignore there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NETWORK = "network"
 
 
 def network_record(network: nn.Module) -> dict[str, Any]:
-    """Return class and arguments as plain values, or only the class if the network is not exactly `MambaMIS`.
+    """Return a network's class and arguments as plain values, or only the class if it is not exactly `MambaMIS`.
 
     Args:
         network: The network, with or without the wrappers of DDP and torch.compile.

@@ -17,8 +17,8 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase)  # the last is batch and instanc
 class nnUNetTrainerAdamW1e3(RecipeTrainer):
     """nnU-Net's planned network, in any configuration, with AdamW at 1e-3, weight decay 0.01 and polynomial decay.
 
-    The Mamba-MIS trainers derive from it and change only the network, so comparing with it compares networks. The
-    exception is `nnUNetTrainerMambaMIS_conv`, which also averages weights.
+    The Mamba-MIS trainers derive from this class and change only the network, so comparing with it compares networks.
+    The exception is `nnUNetTrainerMambaMIS_conv`, which also averages weights.
     """
 
     initial_lr = 1e-3

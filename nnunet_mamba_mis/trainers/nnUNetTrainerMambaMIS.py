@@ -21,8 +21,8 @@ from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import nnUNetTrainerAdamW1e
 class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
     """Mamba-MIS with nnU-Net's schedule, augmentation, loss and deep supervision, and AdamW.
 
-    Variants set class attributes: `architecture` holds keyword arguments of `MambaMIS`. Omitted ones come from plans
-    of `mamba_mis plan`, then from the network's defaults (B).
+    Variants set class attributes: `architecture` holds keyword arguments of `MambaMIS`. Omitted arguments come
+    from plans of `mamba_mis plan`, then from the network's defaults (variant B).
     """
 
     architecture: ClassVar[dict[str, Any]] = {}
@@ -55,7 +55,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
 
     @classmethod
     def network_arguments(cls, configuration_manager: ConfigurationManager) -> dict[str, Any]:
-        """Return keyword arguments of `MambaMIS`: the trainer's, then those in plans of `mamba_mis plan`."""
+        """Return keyword arguments of `MambaMIS`: those in plans of `mamba_mis plan`, overridden by the trainer's."""
         return _planned(configuration_manager) | cls.architecture
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:

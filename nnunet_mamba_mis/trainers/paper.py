@@ -15,10 +15,10 @@ PATCH_SIZE = (256, 256)
 
 
 class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
-    """B as Wen et al. trained it: 256×256, batch 32, 300 epochs, AdamW with a cyclic cosine, no deep supervision.
+    """Variant B as in Wen et al.: 256×256, batch 32, 300 epochs, AdamW with a cyclic cosine, no deep supervision.
 
     The loss is nnU-Net's Dice plus cross entropy in equal parts, which for two classes is Dice plus BCE. Weight decay
-    applies to all parameters. Augmentation and sampling are nnU-Net's, as the paper specifies none.
+    applies to all parameters. Augmentation and sampling are nnU-Net's, as the paper specifies neither.
 
     Raises:
         SystemExit: The plans have another patch size.
@@ -29,7 +29,7 @@ class nnUNetTrainerMambaMIS_paper(nnUNetTrainerMambaMIS):
     recipe_batch_size: ClassVar[int] = 32
 
     def initialize(self) -> None:
-        """Initialize with the paper's batch size, and with a loss on full resolution only."""
+        """Initialize with the paper's batch size, and with a loss at full resolution only."""
         self.enable_deep_supervision = False
         self.configuration_manager.configuration["batch_size"] = self.recipe_batch_size
         super().initialize()

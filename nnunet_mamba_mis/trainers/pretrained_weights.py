@@ -1,9 +1,9 @@
 """Make `nnUNetv2_train -pretrained_weights` work across patch sizes, and with untrusted files.
 
 nnU-Net unpickles the file, whatever is in it, and compares every weight's shape with the network's before it loads
-anything; trainers have no hook. So this module wraps nnU-Net's function where nnU-Net calls it. The wrapper reads
+anything; trainers cannot change this. So this module wraps nnU-Net's function where nnU-Net calls it. The wrapper reads
 the file without running code, checks it, resamples weights of another patch size, and calls nnU-Net's own function to
-load them. A replacement by someone else is left alone.
+load them. If other code has replaced nnU-Net's function, that replacement stays.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nnunet_mamba_mis.architectures import MambaMIS, gates_to_resample, resample
 from nnunet_mamba_mis.nnunet.checkpoint import Weights, read_checkpoint, without_code
 from nnunet_mamba_mis.utils.errors import UserError
 
-# the second if training is started with `python -m nnunetv2.run.run_training`
+# nnU-Net's module has the second name if it is started with `python -m nnunetv2.run.run_training`
 CALLERS = ("nnunetv2.run.run_training", "__main__")
 
 
@@ -33,8 +33,8 @@ def replace_loader(log: Callable[[str], None]) -> None:
     """Make nnU-Net load pretrained weights with `load_pretrained_weights` in this process.
 
     Args:
-        log: Method that logs which weights were resampled. Its object is not kept alive; after its end the line is
-            printed.
+        log: Method that logs which weights were resampled. The loader does not keep the method's object alive; once the
+            object is gone, the line is printed.
     """
     method = weakref.WeakMethod(log)
     loader = functools.partial(load_pretrained_weights, log=lambda line: (method() or print)(line))
@@ -80,7 +80,7 @@ def load_pretrained_weights(
 
 
 def _misfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    """Return the first difference that makes nnU-Net refuse the weights; it does not load segmentation layers."""
+    """Return the first difference that makes nnU-Net refuse the weights; nnU-Net never loads segmentation layers."""
     for name, tensor in expected.items():
         if ".seg_layers." in name:
             continue

@@ -23,7 +23,8 @@ class RecipeTrainer(AveragedTrainer):
 
     # draw brightness, contrast and gamma once for all channels of colour images; other images keep one draw per channel
     joint_colour: ClassVar[bool] = False
-    # degrees in either direction, range of the scale (above 1 objects get smaller), probabilities; None keeps nnU-Net's
+    # rotation in degrees in either direction, range of the scale (above 1, objects get smaller), and the probability of
+    # each; None keeps nnU-Net's value
     rotation: ClassVar[float | None] = None
     scaling: ClassVar[tuple[float, float] | None] = None
     p_rotation: ClassVar[float | None] = None

@@ -26,8 +26,8 @@ class ResumableTrainer(ConfiguredTrainer):
     """nnU-Net's trainer, but `--c` resumes exactly where training stopped.
 
     The trainer writes `checkpoint_latest.pth` after every epoch (`save_every`), and mid-epoch on SIGTERM or Ctrl-C.
-    Checkpoints are nnU-Net's. The optimizer's state carries what they lack, where nnU-Net and torch ignore it: the
-    state of the random number generators, and the outputs of the steps of a partial epoch.
+    Checkpoints have nnU-Net's format. What an exact resume also needs is in the optimizer's state, where nnU-Net and
+    torch ignore it: the state of the random number generators, and the outputs of the steps of a partial epoch.
     """
 
     # attributes that a checkpoint keeps in addition to nnU-Net's
@@ -43,16 +43,16 @@ class ResumableTrainer(ConfiguredTrainer):
         self.train_outputs: list[dict] = []
         self.val_outputs: list[dict] = []
         self.stop_request = StopRequest(spawned=self.is_ddp)
-        # of all processes, for the next checkpoint
+        # records of all processes, for the next checkpoint
         self.progress: list[dict[str, Any]] = []
-        # nnU-Net composes and writes a checkpoint in one function; only this part of it can be extended from outside
+        # one function of nnU-Net composes and writes a checkpoint; only the optimizer's state can be extended elsewhere
         self.optimizer.register_state_dict_post_hook(lambda _, state: state | {RESUME: self.progress})
 
     def run_training(self) -> None:
         """Run nnU-Net's loop; SIGTERM or Ctrl-C ends it after the step in progress, with a checkpoint.
 
         Raises:
-            SystemExit: With status 128 + the signal's number, as shells report it.
+            SystemExit: A signal ended training; the status is 128 + the signal's number, as shells report it.
         """
         self.on_train_start()
         with self.stop_request:
@@ -84,7 +84,7 @@ class ResumableTrainer(ConfiguredTrainer):
     def _take_steps(self, step: Callable[[dict], dict], batches: Iterator[dict], outputs: list, count: int) -> None:
         """Run steps until `outputs` has `count` entries."""
         while len(outputs) < count:
-            # not earlier: in an uninterrupted run the hooks before this step had already drawn
+            # not earlier: in an uninterrupted run, the hooks before this step have already drawn random numbers
             self._restore_random_state()
             before = get_random_state(self.device)
             batch = self._draw(batches)
@@ -129,7 +129,7 @@ class ResumableTrainer(ConfiguredTrainer):
         raise SystemExit(128 + number)
 
     def on_train_start(self) -> None:
-        """Start training, and set checkpoints of an earlier run aside, or `--c` could resume from them."""
+        """Start training, and set checkpoints of an earlier run aside: otherwise `--c` could resume from them."""
         super().on_train_start()
         if self.local_rank != 0 or self.disable_checkpointing:
             return
@@ -141,7 +141,7 @@ class ResumableTrainer(ConfiguredTrainer):
             self._set_aside([folder / f"checkpoint_{name}.pth" for name in ("final", "latest", "best")])
 
     def _set_aside(self, checkpoints: list[Path]) -> None:
-        """Rename existing checkpoints, all to the first number that is free: nothing is ever overwritten."""
+        """Rename existing checkpoints; all get the first number that is free for all, so nothing is overwritten."""
         numbered = ([path.with_stem(f"{path.stem}_previous_{n}") for path in checkpoints] for n in count(1))
         free = next(paths for paths in numbered if not any(path.exists() for path in paths))
         for checkpoint, path in zip(checkpoints, free, strict=True):
@@ -150,7 +150,7 @@ class ResumableTrainer(ConfiguredTrainer):
                 self.print_to_log_file(f"Renamed {checkpoint.name} of an earlier run to {path.name}")
 
     def on_epoch_end(self) -> None:
-        """End the epoch, but write `checkpoint_latest.pth` last: nnU-Net's lacks the best EMA of the same epoch."""
+        """End the epoch, but write `checkpoint_latest.pth` last: nnU-Net writes it before it updates the best Dice."""
         save_every, self.save_every = self.save_every, sys.maxsize
         super().on_epoch_end()
         self.save_every = save_every
@@ -197,7 +197,7 @@ class ResumableTrainer(ConfiguredTrainer):
         No code in the file is run, and its content is checked first.
 
         Args:
-            filename_or_checkpoint: The file. nnU-Net's annotation also has a dict, which its code cannot load.
+            filename_or_checkpoint: The file. nnU-Net's annotation also allows a dict, which nnU-Net's code cannot load.
 
         Raises:
             SystemExit: The file is not a training checkpoint, or belongs to another network or optimizer.

@@ -67,7 +67,7 @@ def check_log(checkpoint: Training, path: str, names: Iterable[str]) -> None:
 
 
 def is_alike(value: Any, current: Any) -> bool:
-    """Return whether a recorded value can replace the current one: step outputs, a number, or the same type."""
+    """Return whether a recorded value can replace the current one: both are step outputs, numbers or of one type."""
     if isinstance(current, list):
         return isinstance(value, list) and all(isinstance(output, dict) and _is_output(output) for output in value)
     if isinstance(current, Real):

@@ -32,7 +32,8 @@ class RobustTrainer(ResumableTrainer):
     def initialize(self) -> None:
         """Initialize, and keep DDP from broadcasting buffers: in the final validation, processes run at their own pace.
 
-        nnU-Net's networks have no buffers. Of ours only `_cnn` has some: SyncBatchNorm's, equal in all processes.
+        nnU-Net's networks have no buffers. Of this package's networks, only that of `_cnn` has buffers: those of
+        SyncBatchNorm, which are equal in all processes.
         """
         super().initialize()
         if self.is_ddp:
@@ -54,7 +55,7 @@ class RobustTrainer(ResumableTrainer):
         super()._set_batch_size_and_oversample()
 
     def _build_loss(self) -> nn.Module:
-        """Return nnU-Net's loss, with no weight of 0 under DDP: it would leave parameters without a gradient."""
+        """Return nnU-Net's loss; under DDP, replace a weight of 0, which would leave parameters without a gradient."""
         loss = super()._build_loss()
         if self.is_ddp and self.enable_deep_supervision:
             *weights, lowest = loss.weight_factors

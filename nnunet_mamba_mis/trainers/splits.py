@@ -14,7 +14,7 @@ from nnunet_mamba_mis.utils.text import shortened
 def stop_at_unusable_splits(file: Path, fold: int, cases: Collection[str]) -> None:
     """Exit with one message if nnU-Net can neither use the folds in a file nor create its own.
 
-    A fold that the file lacks is accepted: nnU-Net warns, and draws one.
+    A fold that the file lacks is accepted: nnU-Net warns, and draws that fold itself.
 
     Args:
         file: splits_final.json, which need not exist.

@@ -14,9 +14,9 @@ from types import FrameType
 class StopRequest:
     """A context that records SIGTERM and Ctrl-C instead of obeying them.
 
-    It obeys a second Ctrl-C, as someone is waiting, but not a second SIGTERM: clusters may send several at once. It
-    leaves signals alone that are ignored (`nohup`) or that the program handles itself, and all signals outside the main
-    thread, where Python delivers none.
+    It obeys a second Ctrl-C, because a user is waiting, but not a second SIGTERM: clusters may send several at once. It
+    leaves signals alone that are ignored (`nohup`) or that the program handles itself. Outside the main thread, where
+    Python delivers no signals, it does nothing.
 
     Args:
         spawned: Whether this is one of several training processes. Such a process does not obey a second Ctrl-C:
@@ -40,7 +40,7 @@ class StopRequest:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Ignore even a second Ctrl-C while entered: for short work that must not be interrupted."""
+        """Ignore even a second Ctrl-C within this context, which is for short work that must not be interrupted."""
         before, self._obeys_second = self._obeys_second, False
         try:
             yield
@@ -59,7 +59,7 @@ class StopRequest:
             signal.signal(*self._handlers.popitem())
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        # a process forked since then, such as a data loader's, has inherited this handler but must end
+        # a process that was forked later, such as a data loader's, has inherited this handler but must end
         inherited = os.getpid() != self._process
         if inherited or (self._obeys_second and number == self._first == signal.SIGINT):
             signal.signal(number, self._handlers[number])

@@ -1,4 +1,4 @@
-"""U-Mamba as a control: the other Mamba network for nnU-Net, trained as by its authors."""
+"""U-Mamba as a control: the other Mamba network for nnU-Net, trained as its authors train it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class nnUNetTrainerUMambaBot(RecipeTrainer):
     def network_arguments(cls, configuration_manager: ConfigurationManager) -> dict[str, Any]:
         """Return keyword arguments of `UMamba`, in the form that plans have."""
         arguments = dict(configuration_manager.network_arch_init_kwargs)
-        # plans for nnU-Net's plain U-Net count convolutions, those for residual ones count blocks
+        # plans for nnU-Net's plain U-Net count convolutions; plans for its residual U-Nets count blocks
         blocks = arguments.pop("n_conv_per_stage", arguments.get("n_blocks_per_stage"))
         if blocks is None:
             raise SystemExit(

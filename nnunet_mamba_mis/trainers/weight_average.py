@@ -51,7 +51,7 @@ class WeightAverage:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Let the network hold the average while entered."""
+        """Let the network hold the average within this context."""
         if self.is_used:
             yield
             return
@@ -62,7 +62,7 @@ class WeightAverage:
             self._exchange()
 
     def record(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps besides the average: the network's own weights."""
+        """Return what a checkpoint keeps besides the average: the number of steps and the network's own weights."""
         own = self.others if self.is_used else self._copies()
         return {"steps": self.steps, "own_weights": dict(zip(self.parameters, own, strict=True))}
 

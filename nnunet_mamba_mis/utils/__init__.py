@@ -1,1 +1,1 @@
-"""Small things that every package may use; imports nothing of this project."""
+"""Small helpers that every package may use; they import nothing else of this project."""

@@ -24,9 +24,9 @@ _WAITS_IF_OPEN = (0.1, 0.3, 1.0, 2.0) if os.name == "nt" else ()
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     """Write a file atomically: a failure, kill or power cut leaves the previous file.
 
-    The content goes into a temporary file beside it, which then replaces it. The temporary name ends in `SUFFIX` and is
-    unique: if several processes write the same path, the last one wins, and contents never mix. Leftovers of
-    killed writers of this path are removed when they are an hour old.
+    The content goes into a temporary file in the same folder, which then replaces the previous file. The temporary
+    name ends in `SUFFIX` and is unique: if several processes write the same path, the last one wins, and contents never
+    mix. Leftovers of killed writers of this path are removed when they are an hour old.
 
     Args:
         path: The file to write or replace.

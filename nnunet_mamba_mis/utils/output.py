@@ -52,10 +52,10 @@ class Output:
 
 @contextmanager
 def dependable_output() -> Iterator[Output]:
-    """Replace the standard streams by `Output`s while entered, and yield that of stdout."""
+    """Replace the standard streams with `Output` objects within this context, and yield the one for stdout."""
     _open_closed_descriptors()
     before = sys.stdout, sys.stderr
-    # None if the shell closed them
+    # a stream is None if the shell closed it
     stdout = Output(before[0] or os.fdopen(1, "w", closefd=False))
     stderr = Output(before[1] or os.fdopen(2, "w", closefd=False))
     sys.stdout, sys.stderr = stdout, stderr  # type: ignore[assignment]
@@ -68,7 +68,7 @@ def dependable_output() -> Iterator[Output]:
 
 
 def _open_closed_descriptors() -> None:
-    """Open closed standard streams, or the next opened file would take the place of one."""
+    """Open closed standard streams: otherwise the next opened file would get the descriptor of one."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Images as pictures, and outlines of masks on them; only figures need matplotlib, which is slow to import."""
+"""Turn images into pictures, and draw outlines of masks; only figures need matplotlib, which is slow to import."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_natural_image(path: Path) -> NDArray[Any]:
 
 
 def for_display(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return an 8-bit image as it is, others scaled from black to white between two of their own percentiles.
+    """Return an 8-bit image unchanged, and any other scaled from black to white between two of its percentiles.
 
     Args:
         image: (…, H, W), or (…, H, W, 3) for colours, which are scaled alike.
@@ -80,7 +80,7 @@ def with_outlines(picture: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[n
     """
     drawn = np.array(picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1))
     inner = _border(labels)
-    # visible even in large pictures
+    # widen lines, so that they are visible even in large pictures
     for _ in range(max(labels.shape) // 400):
         inner = _widened(inner, labels)
     rim = (_widened(inner, np.maximum(inner, 1)) > 0) & (inner == 0)

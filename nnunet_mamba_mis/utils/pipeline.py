@@ -20,7 +20,7 @@ class Ahead(Iterator[T]):
     """Items that a thread reads ahead from an iterator, starting at once.
 
     Args:
-        items: Iterable that the thread reads to its end, or until `close`. The thread also closes a generator.
+        items: Iterable that the thread reads to its end, or until `close`, and then closes if it is a generator.
         most: Largest number of waiting items.
     """
 
@@ -42,7 +42,7 @@ class Ahead(Iterator[T]):
     def close(self) -> None:
         """End the thread, and drop waiting items."""
         self._stopped.set()
-        # the thread may be waiting for room
+        # the thread may be waiting for room in the queue
         while self._thread.is_alive() or not self._queue.empty():
             with suppress(queue.Empty):
                 self._queue.get(timeout=0.05)
@@ -64,7 +64,7 @@ class Ahead(Iterator[T]):
 
 
 def behind(function: Callable[[T], R], items: Iterable[T], most: int) -> Iterator[R]:
-    """Yield a function's results in order: a thread calls it while this thread makes the next items.
+    """Yield a function's results in order: a thread calls the function while this thread makes the next items.
 
     Args:
         function: Called for one item at a time.

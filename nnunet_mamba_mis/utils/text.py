@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # letters of Persian and Indic scripts and emoji are joined with these
 _JOINERS = "\u200c\u200d"
-# starts of formulas in spreadsheets, and the apostrophe, so an added one differs from a name's own
+# starts of formulas in spreadsheets, and the apostrophe, so that an added apostrophe differs from a name's own
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 # in characters, of at most four bytes each; file systems allow 255 bytes
 _LONGEST_FILE_NAME = 50
@@ -38,7 +38,7 @@ def one_line(text: str) -> str:
 
 
 def is_utf8(name: str) -> bool:
-    """Return whether the bytes of a file's name are text: SimpleITK aborts the process if they are not."""
+    """Return whether the bytes of a file's name are UTF-8: SimpleITK aborts the process if they are not."""
     return not any("\udc80" <= character <= "\udcff" for character in name)
 
 
@@ -73,7 +73,7 @@ def for_spreadsheet(text: str) -> str:
 
 
 def for_file_name(text: str) -> str:
-    """Return a text as part of a file's name, with a checksum if it is long or has other characters than usual."""
+    """Return a text as part of a file's name, with a checksum if it is long or has unusual characters."""
     safe = re.sub(r"[^\w.+()-]", "_", text)[:_LONGEST_FILE_NAME]
     if safe == text.replace(" ", "_"):
         return safe

@@ -1,7 +1,7 @@
 """A pytest plugin whose option `--finished FILE` records test outcomes and skips tests that the file already lists.
 
 A test counts as failed if it began twice and never ended, because it crashed the process or hung. After an error that
-leaves CUDA unusable in this process, the session ends with exit status 75: run it again for the remaining tests.
+leaves CUDA unusable in this process, the session ends with exit status 75: run pytest again for the remaining tests.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ rm -rf "$out/venv"
 "$python" -m venv --without-pip "$out/venv"
 # not --system-site-packages, which ignores PYTHON's packages if PYTHON is itself in a virtual environment
 packages=$("$out/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-# addsitedir also runs .pth files: one of them is how setuptools provides distutils, which nnU-Net imports
+# addsitedir also runs .pth files: through one of them, setuptools provides distutils, which nnU-Net imports
 "$python" -c 'import site; [print(f"import site; site.addsitedir({path!r})") for path in site.getsitepackages()]' \
     >"$packages/python_s_own.pth"
 "$python" -m pip --python "$out/venv/bin/python" install --disable-pip-version-check --no-index --find-links . \

@@ -155,7 +155,7 @@ def test_padded_network_equals_a_larger_one_on_the_padded_image(kwargs):
 
 @each_network
 def test_every_module_has_one_name(kwargs):
-    """Otherwise torch.export wraps the network in proxies, which native code does not replace."""
+    """If a module has two names, torch.export wraps the network in proxies, which native code does not replace."""
     net = network(**kwargs)
     assert len(list(net.named_modules(remove_duplicate=False))) == len(list(net.modules()))
 
@@ -240,7 +240,7 @@ def test_bridge_products_beyond_half_precision_stay_finite(kwargs):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_scan_and_spectral_gate_are_float32_under_autocast(dtype):
-    # 24 × 20 is not a power of two: a half-precision FFT would refuse it on CUDA
+    # 24 and 20 are not powers of two: a half-precision FFT on CUDA would refuse these sizes
     gate, scan = SpectralGate((24, 20), 4), S6(4)
     x = torch.randn(1, 24, 20, 4)
     with torch.no_grad():
@@ -265,7 +265,7 @@ def test_spectral_gate_of_ones_is_the_identity():
 
 
 def test_bfss_scans_rows_and_columns():
-    """Without fusion, one channel depends only on what precedes it by rows, the other only by columns."""
+    """Without fusion, one channel depends only on earlier positions in row order, the other only in column order."""
     bfss = BFSS(1, d_state=4)
     identity = torch.nn.Linear(2, 2, bias=True)
     torch.nn.init.eye_(identity.weight)
@@ -384,7 +384,7 @@ def hooked_modules(register):
     "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
 )
 def test_hooks_of_all_modules_of_a_block_run(register):
-    """Even those of modules that lend their weights to one operation: a scan, its projections and its fusion."""
+    """Hooks run even on modules that lend their weights to one operation: a scan, its projections and its fusion."""
     registered, called = hooked_modules(register)
     assert called == registered and "scan.scans.0.delta" in registered and "scan.fusion" in registered
 

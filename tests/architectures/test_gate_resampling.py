@@ -28,14 +28,14 @@ class Gate(nn.Module):
         return self.gate(x)
 
     def set_filter(self, taps):
-        """Make it convolve with (H, W) taps around the origin."""
+        """Make the gate convolve with (H, W) taps around the origin."""
         height, width = self.gate.size
         weight = torch.fft.rfft2(taps)[..., None].expand(height, width // 2 + 1, CHANNELS)
         self.gate.weight.data = torch.view_as_real(weight).clone()
         return self
 
     def set_pattern(self, image):
-        """Make it add (H, W) values."""
+        """Make the gate add (H, W) values."""
         spectrum = torch.fft.rfft2(image, norm="ortho")[..., None].expand(-1, -1, CHANNELS)
         self.gate.bias.data = torch.view_as_real(spectrum).clone()
         return self
@@ -74,7 +74,7 @@ def test_smooth_gate_filters_the_same_content_alike_at_another_size(old, new):
 
 @pytest.mark.feature("Fine-tuning", "a filter acts alike on the same content at another size")
 def test_band_limited_gate_keeps_its_band():
-    """A sharp low-pass at 1/8 cycle per pixel: a wave of 1/16 passes at every size, one of 3/16 at none."""
+    """A sharp low-pass at 1/8 cycle per pixel passes a wave of 1/16 at every size, and a wave of 3/16 at no size."""
     rows, columns = torch.fft.fftfreq(32).abs(), torch.fft.rfftfreq(32)
     gate = Gate((32, 32))
     passes = ((rows[:, None] <= 1 / 8) & (columns <= 1 / 8)).double()
@@ -167,7 +167,7 @@ def test_every_gate_of_a_network_is_resampled_and_nothing_else(variant, stem, fi
 
 @pytest.mark.feature("Fine-tuning", "all gates of a network are resampled, and nothing else")
 def test_grids_with_equally_many_stored_columns_are_told_apart():
-    # grids of 2 and of 3 columns both store 2
+    # grids of 2 and of 3 columns both store 2 columns of frequencies
     gates = gates_to_resample(network(64, 64).state_dict(), network(64, 96))
     assert gates["encoder.stages.3.blocks.0.spectral_gate"] == ((2, 2), (2, 3))
 

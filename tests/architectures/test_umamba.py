@@ -37,7 +37,7 @@ def test_mamba_layer_has_as_many_parameters_as_its_equations(channels):
     mamba = (
         channels * 2 * inner  # features and gate
         + inner * taps + inner
-        + inner * (rank + 2 * states)  # Δ in its low rank, B and C
+        + inner * (rank + 2 * states)  # low-rank Δ, B and C
         + rank * inner + inner
         + inner * states + inner  # A and D
         + inner * channels
@@ -88,7 +88,7 @@ def test_every_parameter_has_a_gradient(place, deep_supervision):
     without = {
         name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
     }
-    # nnU-Net's decoder keeps the lower head, so weights load either way
+    # nnU-Net's decoder has the lower head even without deep supervision, so weights load either way
     assert without == (set() if deep_supervision else {"decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"})
 
 
@@ -104,7 +104,7 @@ def test_plans_for_another_network_are_refused_in_one_message():
 
 
 def mamba_reference(m: Mamba, x: torch.Tensor) -> torch.Tensor:
-    """(L, channels) → (L, channels): the block's equations for one sequence, convolved position by position."""
+    """Compute the block's equations for one sequence (L, channels), with the convolution position by position."""
     inner, taps = m.conv1d.weight.shape[0], m.conv1d.weight.shape[-1]
     features, gate = (x @ m.in_proj.weight.T).split(inner, dim=1)
     padded = torch.cat([features.new_zeros(taps - 1, inner), features])

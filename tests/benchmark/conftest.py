@@ -35,7 +35,7 @@ def compared(place: Place) -> Place:
 
 @pytest.fixture
 def tested(compared: Place) -> Place:
-    """Both trainers, with predictions of a test set and of another dataset."""
+    """The results of `compared`, with both trainers' predictions of a test set and of another dataset."""
     truths = {case: disc(*shape) for case, shape in FAR.items()}
     compared.write_test_set(compared.name, "Ts_far", truths)
     compared.write_test_set(OTHER, "Tr", truths, splits={"groups": [["far0", "far1", "far2"]]})
@@ -47,7 +47,7 @@ def tested(compared: Place) -> Place:
 
 @pytest.fixture(scope="session")
 def dataset(nnunet: Workplace) -> Dataset:
-    """The small dataset; also installs another dataset with its images, and the trainers of these tests."""
+    """The small dataset; the fixture also writes another dataset with its images, and installs trainers for tests."""
     shutil.copy(PROGRAMS / "benchmark_trainers.py", nnunet.root / "trainers")
     small = discs(nnunet)
     write_elsewhere(nnunet)

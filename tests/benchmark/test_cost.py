@@ -41,7 +41,7 @@ class ChannelsLast(nn.Module):
 
 
 def counted_while_running(run) -> int:
-    """Return the operations of an actual run, as opposed to shapes alone."""
+    """Return the operations counted during an actual run, instead of from shapes alone."""
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         run()
     return counter.get_total_flops()
@@ -49,7 +49,7 @@ def counted_while_running(run) -> int:
 
 H, W, C, N = 8, 4, 12, 32
 PIXELS = H * W
-# log2 of 32 pixels is 5; one side of the transforms is real
+# log2 of 32 pixels is 5; one side of the transforms is real, which halves the operations
 TRANSFORM = 5 * C * PIXELS * 5 // 2
 SPECTRAL_GATE = 2 * TRANSFORM + 8 * C * H * (W // 2 + 1)
 S6 = 2 * PIXELS * C * (C + 2 * N) + 9 * PIXELS * C * N
@@ -59,7 +59,7 @@ HAND_COUNTS = {
     "spectral gate": (lambda: SpectralGate((H, W), C), SPECTRAL_GATE),
     "BSSS": (
         lambda: BSSS(C, (H, W)),
-        2 * PIXELS * 3 * (C // 3 * C)  # a projection for each third
+        2 * PIXELS * 3 * (C // 3 * C)  # a projection for each third of the channels
         + DEPTHWISE
         + 2 * S6
         + 2 * PIXELS * (2 * C * C + C * C)  # fusion of two scans

@@ -32,7 +32,7 @@ def test_workers_of_a_killed_training_do_not_prevent_resuming(tmp_path):
     assert is_running(job.folder) and try_lock(job) is None
     parent.kill()
     parent.wait()
-    # the training process gets SIGTERM when its parent dies; the worker does not
+    # the training process gets SIGTERM when its parent is killed; the worker does not
     wait_until(lambda: len(group(training)) == 1)
     assert is_running(job.folder)
     assert try_lock(job) is None

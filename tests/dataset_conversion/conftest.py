@@ -36,7 +36,7 @@ def isic(tmp_path: Path) -> Path:
     """A small ISIC 2017: all three parts, with the other files that its downloads contain."""
     source = tmp_path / "ISIC"
     for part, identifiers in {
-        # sorted by file name, the images and masks of the first two are in different order
+        # sorted by file name, ISIC_1 comes before ISIC_10 among the images, but after it among the masks
         "Training": ("ISIC_1", "ISIC_10", "ISIC_2"),
         "Validation": ("ISIC_3", "ISIC_4"),
         "Test_v2": ("ISIC_5",),

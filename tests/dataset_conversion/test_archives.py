@@ -1,4 +1,4 @@
-"""Downloaded archives are unpacked, or refused by name before they can do harm."""
+"""Downloaded archives are unpacked, or refused before they can do harm, with a message that names them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def zipped(folder: Path, archive: Path, prefix: str = "") -> Path:
 
 
 def tarred(folder: Path, archive: Path, mode: str = "w:gz") -> Path:
-    # without extended headers, as GNU tar writes them
+    # in the format of GNU tar, which has no extended headers
     with tarfile.open(archive, mode, format=tarfile.GNU_FORMAT) as file:
         file.add(folder, arcname=".")
     return archive
@@ -359,7 +359,7 @@ def _with_large_entries(archive: Path) -> None:
     with zipfile.ZipFile(archive, "a") as file, file.open("notes.txt", "w", force_zip64=True) as notes:
         notes.write(b"abc")
     with archive.open("r+b") as file:
-        # the end of a zip with more than 65,535 files
+        # write the end records that a zip with more than 65,535 files has
         data = file.read()
         at = data.rindex(b"PK\5\6")
         _, entries, size, offset, _ = struct.unpack("<8sHLLH", data[at : at + 4] + data[at + 6 : at + 22])

@@ -72,7 +72,7 @@ def test_nnunet_accepts_the_result(isic: Path, raw: Path, verify_with_nnunet) ->
     folder = convert_dataset(ISIC2017, [isic], 1, processes=1).folder
 
     verify_with_nnunet(folder)
-    # the check can fail
+    # make sure that the check can fail
     write(folder / "labelsTr" / "ISIC_1.png", centred_disc((21, 30), 255))
     with pytest.raises(RuntimeError):
         verify_with_nnunet(folder)

@@ -1,4 +1,4 @@
-"""Every dataset in the exact layout of its download, including stray files."""
+"""Every dataset is converted from the exact layout of its download, including stray files."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ LAYOUTS = [
 
 
 def upper(folder: Path) -> None:
-    """Rename everything below to upper case."""
+    """Rename everything below a folder to upper case."""
     for path in sorted(folder.rglob("*"), reverse=True):
         if not path.name.startswith((".", "__")):
             path.rename(path.with_name(path.name.upper()))
@@ -257,7 +257,7 @@ def test_files_of_operating_systems_are_skipped(kvasir: Path, raw: Path) -> None
     ):
         (images / name).parent.mkdir(parents=True, exist_ok=True)
         (images / name).write_bytes((images / "cju0.jpg").read_bytes())
-    # also beside the image folder
+    # such files also exist beside the image folder
     shutil.copytree(images / "@eaDir", images.parent / "@eaDir" / "images")
 
     folder = convert_dataset(DATASETS["kvasir-seg"], [kvasir], 1, processes=1).folder
@@ -299,7 +299,7 @@ def test_names_that_are_equal_on_some_file_systems_are_refused(
     message = error_of("folder", *source)
 
     assert f"images/{one}.png" in message and f"images/{other}.png" in message
-    # one of them is kept
+    # with --skip-bad, one of the two is kept
     assert run("folder", *source, "--skip-bad").status == 0
     assert len(names(raw / "Dataset001_Folder" / "labelsTr")) == 2
 

@@ -273,7 +273,7 @@ def test_gif_masks_are_read(kvasir: Path, raw: Path) -> None:
 
 
 def packed(values: np.ndarray, bits: int) -> bytes:
-    """Pack rows whose width fills whole bytes."""
+    """Pack values of a few bits into bytes; each row must fill whole bytes."""
     shift = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
     return (values.reshape(-1, 8 // bits) << shift).sum(axis=1, dtype=np.uint8).tobytes()
 

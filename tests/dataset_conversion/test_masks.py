@@ -21,7 +21,7 @@ RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
 
 def drawn(values: dict[int, np.ndarray] | None = None, background: int = 0) -> np.ndarray:
-    """A mask with these values, each where its array is not 0."""
+    """Return a mask that has each value where the array of this value is not 0."""
     mask = np.full(SIZE, background, np.uint8)
     for value, where in (values or {}).items():
         mask[where > 0] = value
@@ -178,7 +178,7 @@ def test_soft_edges_of_resized_masks_are_not_levels(resampling, size: tuple[int,
     ("size", "again"), [((352, 352), None), ((128, 128), None), ((256, 256), (512, 512)), ((224, 224), (1024, 1024))]
 )
 def test_soft_edges_of_small_objects_are_not_levels(radius: int, size, again, convert) -> None:
-    """Such objects consist mostly of edges."""
+    """Small objects consist mostly of edges."""
     small = Image.fromarray(disc(120, 100, radius, (256, 256), 255))
     if again:
         small = small.resize(size, Image.Resampling.NEAREST)
@@ -469,7 +469,7 @@ def test_a_lost_mask_among_numbered_ones_is_a_problem(lost: str, tmp_path: Path,
     folder = write_busi(tmp_path) / "benign"
     for number in (2, 3):
         write(folder / f"benign (1)_mask_{number}.png", OBJECT * 255)
-    # the numbers start like those of other images
+    # the number of this image, 100, starts like that of image 1
     write(folder / "benign (100)_mask_1.png", OBJECT * 255)
     arguments = ("folder", "-i", tmp_path, "-d", 1, "--stems", "{}:{}_mask")
     assert run(*arguments, "--dry-run").status == 0

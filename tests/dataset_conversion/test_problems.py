@@ -273,7 +273,7 @@ def test_duplicate_folders_are_named(kvasir: Path, raw: Path, error_of) -> None:
 
 
 def test_many_duplicate_folders_are_counted(kvasir: Path, raw: Path, error_of) -> None:
-    """A whole disk as the source does not fill the terminal."""
+    """The message about a source that is a whole disk does not fill the terminal."""
     for number in range(20):
         shutil.copytree(only(kvasir / "Kvasir-SEG", "images").parent, kvasir / f"copy{number}")
 

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("preprocessed")
 
 def splits_of(folder: Path) -> list[dict[str, list[str]]]:
     here = (folder / "splits_final.json").read_bytes()
-    # nnU-Net reads the copy
+    # nnU-Net reads the copy in nnUNet_preprocessed
     assert (folder.parent.parent / "nnUNet_preprocessed" / folder.name / "splits_final.json").read_bytes() == here
     return json.loads(here)
 
@@ -324,7 +324,7 @@ def test_a_held_out_frame_does_not_leak_into_another_test_set(tmp_path: Path, ra
         for i in frames:
             mask = "mask" if name == "image" else "masks"
             write_pair(tmp_path / part / name / f"{i}.png", tmp_path / part / mask / f"{i}.png", i)
-    # the middle frame is held out, which is the only training frame of its sequence
+    # the middle frame, the only training frame of its sequence, is held out
     conversion = convert_dataset(DATASETS["pranet"], [tmp_path], 1, processes=1, options=Options(hold_out=1))
     assert conversion.number_of_cases["imagesTs_holdout"] == 1
     assert [warning for warning in conversion.warnings if "sequence" in warning] == []

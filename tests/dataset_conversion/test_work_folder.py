@@ -46,7 +46,7 @@ def test_killing_at_any_moment_breaks_nothing(overwrite: bool, tmp_path: Path, r
     begun, ended = time_conversion(command("kvasir-seg", "-i", source, "-d", 2, "--name", "KvasirSEG", "-np", 2), raw)
     new = contents(raw / "Dataset002_KvasirSEG")
     moments = random.Random(0)
-    # from shortly before it writes, as it only imports before, until after its end
+    # kill from shortly before the conversion writes (until then it only imports) until after its end
     first, last, count = 0.9 * begun, 1.1 * ended, 5 if overwrite else 8
     for index in range(count):
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -56,7 +56,7 @@ def test_killing_at_any_moment_breaks_nothing(overwrite: bool, tmp_path: Path, r
         files = contents(raw / TARGET)
         assert files in ({}, old, new), sorted(files)
         if overwrite and not files:
-            # killed between two renames: the next run restores it
+            # killed between two renames: the next run restores the dataset
             assert contents(raw / f".replaced_{TARGET}") in (old, new)
         if files == new and not overwrite:
             shutil.rmtree(raw / TARGET)
@@ -270,7 +270,7 @@ def test_a_read_only_target_is_a_clear_error(
 
 
 def test_system_without_fcntl_converts_and_overwrites_too(kvasir: Path, raw: Path, monkeypatch) -> None:
-    """Windows: folders cannot be locked there, so what another run left stays too."""
+    """As on Windows, folders cannot be locked, so a run also keeps what another run left behind."""
     monkeypatch.setattr(work_folder, "fcntl", None)
     left = raw / f".converting_{TARGET}_0a"
     (left / "dataset").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""After installation alone nnU-Net finds the trainers: from a wheel, an editable install, or beside other folders."""
+"""nnU-Net finds the trainers right after installation: from a wheel, an editable install, or beside other folders."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from support.convert_trees import photograph, write_kvasir
 from support.paths import PROGRAMS
 
 SCRIPTS = Path(sys.executable).parent
-TRAINER = "nnUNetTrainerMambaMIS_S"  # the brief trainer of this name
+TRAINER = "nnUNetTrainerMambaMIS_S"  # the trainer of this name in brief_trainers.py
 MODEL = f"results/Dataset007_KvasirSEG/{TRAINER}__nnUNetPlans__2d"
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def preprocessed(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(preprocessed) -> Path:
     """The folder of fold 0, trained with a user's trainer."""
-    # augment in the main process; planning rejects the value 0
+    # augment in the main process; set only here, as planning rejects the value 0
     run(preprocessed, "nnUNetv2_train", 7, "2d", 0, "-tr", TRAINER, "-device", "cpu", nnUNet_n_proc_DA="0")
     return preprocessed / MODEL / "fold_0"
 

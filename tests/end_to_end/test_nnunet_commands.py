@@ -177,7 +177,7 @@ def test_resuming_a_finished_training_only_validates(nnunet, own_fold):
 
 @pytest.mark.feature("Commands", "`nnUNetv2_train -pretrained_weights`")
 def test_training_starts_from_pretrained_weights(nnunet, folds):
-    """A trainer that changes no weights ends with the pretrained ones, except in the segmentation layers."""
+    """A trainer that changes no weights ends with the pretrained weights, except in the segmentation layers."""
     given = folds / "fold_0" / "checkpoint_final.pth"
     nnunet.train(NUMBER, 0, "Frozen", "-pretrained_weights", given)
     final = nnunet.model(NUMBER, "Frozen") / "fold_0" / "checkpoint_final.pth"

@@ -1,4 +1,4 @@
-"""Untrusted files, in any state: a command succeeds, or ends with one line."""
+"""Whatever the state of untrusted files, a command succeeds, or fails with a message of one line."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ PLANNING: dict[str, Callable[[Place], Path]] = {
 @pytest.mark.parametrize("which", PLANNING)
 def test_planning_accepts_files_or_names_them(place, capsys, which):
     description = json.loads((place.raw / "dataset.json").read_text())
-    # listed, so nnU-Net does not start twelve processes to find them
+    # list the images, so that nnU-Net does not start twelve processes to find them
     listed = {case: {"images": [f"imagesTr/{case}_0000.png"], "label": f"labelsTr/{case}.png"} for case in place.cases}
     (place.raw / "dataset.json").write_text(json.dumps(description | {"dataset": listed}))
     arguments = ["plan", "-d", "7"]

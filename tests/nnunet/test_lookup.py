@@ -1,4 +1,4 @@
-"""Classes are found by name in the source, the same that nnU-Net finds."""
+"""Classes are found by name in the source code, and are the same that nnU-Net finds."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from nnunet_mamba_mis.nnunet.lookup import find_definition, find_trainer, overri
         ("nnUNetTrainer_100epochs", False),
         ("nnUNetTrainerNoMirroring", False),
         ("nnUNetTrainerBN", True),
-        # derived from a trainer that overrides it
+        # derived from a trainer that overrides the method
         ("nnUNetTrainer_Primus_M_Patch", True),
-        # not nnU-Net's own
+        # not nnU-Net's own trainers
         ("nnUNetTrainerMambaMIS", True),
         ("nnUNetTrainerOfNobody", True),
         ("no identifier", True),

@@ -1,4 +1,4 @@
-"""nnU-Net's three variables, as people set them."""
+"""nnU-Net's three environment variables, as people set them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_quoted_tilde_creates_no_folder(
 
     assert main(["convert", "kvasir-seg", "-i", str(source), "-d", "1", "-np", "1"]) == 1
 
-    # nnU-Net would take it for a folder of that name
+    # nnU-Net would take the tilde for the name of a folder
     assert f"{variable}={value}" in capfd.readouterr().err
     assert names(tmp_path) == before and names(raw) == []
     with pytest.raises(UserError, match=str(Path.home())):

@@ -150,7 +150,7 @@ def test_norm_of_nearly_equal_channels_is_as_exact_as_in_torch(only_native):
 
 
 class Doubled(nn.Linear):
-    """A linear layer whose forward differs from its base class."""
+    """A linear layer whose forward differs from that of its base class."""
 
     def forward(self, x):
         return 2 * super().forward(x)
@@ -250,7 +250,7 @@ def replace_forward(layer):
 def prune(layer):
     prune_utils.identity(layer, "weight")
     with torch.no_grad():
-        layer.weight_orig.mul_(2)  # calling the layer updates the weight itself
+        layer.weight_orig.mul_(2)  # calling the layer recomputes `weight` from it
 
 
 def make_weight_a_buffer(layer):
@@ -298,7 +298,7 @@ def test_plan_follows_changes_of_a_layer(change, context):
 
 
 def count_calls(module, register):
-    """Count the calls of a module with a hook, or of all modules if `register` belongs to torch.nn.modules.module."""
+    """Add a hook that counts a module's calls, or all modules' calls if `register` adds global hooks."""
     calls = []
     handle = getattr(module, register, None) or getattr(nn.modules.module, register)
     return calls, handle(lambda *_, **__: calls.append(1) or None)

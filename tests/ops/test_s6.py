@@ -181,7 +181,7 @@ def test_backward_operator_refuses_invalid_gradients(name):
         )
 
 
-@pytest.mark.filterwarnings("ignore")  # about deprecated tracing, and about code that it cannot follow
+@pytest.mark.filterwarnings("ignore")  # warnings about deprecated tracing, and about code that tracing cannot follow
 def test_traced_layer_computes_from_its_input():
     block = BFSS(4, d_state=3)
     x, other = torch.randn(2, 1, 3, 5, 4)

@@ -1,4 +1,4 @@
-"""`nnunet_mamba_mis.ops` without nnU-Net: a selective_scan_fn for blocks of other projects."""
+"""`nnunet_mamba_mis.ops` without nnU-Net: a replacement of selective_scan_fn in blocks of other projects."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_arguments_have_the_order_and_names_of_mamba_ssm():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"B": torch.zeros(4, 3)}, "B must be"),  # the same at all positions
+        ({"B": torch.zeros(4, 3)}, "B must be"),  # a B that is the same at all positions
         ({"A": torch.zeros(4, 3, dtype=torch.complex64)}, "A must be of a real"),
     ],
     ids=["constant B", "complex A"],

@@ -51,8 +51,8 @@ def test_backend_agrees_on_random_problems(backend, count, data, threads):
     threads(count)
     groups = data.draw(st.sampled_from([None, 1, 2]), label="groups")
     channels = data.draw(st.integers(1, 3), label="channels") * (groups or 1)
-    # the native kernel's tiles have 32 positions, and with few rows it divides sequences from 1024 positions on; only
-    # one example in five is so long, as the reference is slow
+    # The native kernel has tiles of 32 positions and, with few rows, divides sequences of 1024 positions or more. Only
+    # one example in five is that long, as the reference is slow.
     length = data.draw(st.sampled_from([*range(1, 71), *[1023, 1025] * 9]), label="length")
     shape = (data.draw(st.integers(1, 3), label="batch"), channels, length, data.draw(st.integers(1, 4), label="N"))
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]), label="dtype")
@@ -248,8 +248,8 @@ def test_scan_compiles_without_graph_breaks():
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
 def test_peak_memory_is_below_that_of_all_states(backend):
-    """Forward and backward need less memory than all states, including inputs, gradients and copies."""
-    # malloc returns large tensors to the system when they are freed, so the peak does not include its cache
+    """Forward and backward, with their inputs, gradients and copies, need less memory than all states."""
+    # with this threshold, malloc returns large freed tensors to the system, so its cache does not count as peak memory
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
     assert float(run_program("scan_memory.py", backend, env=env)) < 1
 

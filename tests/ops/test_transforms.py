@@ -98,7 +98,7 @@ def batched_gradients(f):
     return torch.autograd.grad(y, x, torch.stack([torch.ones_like(y), V]), is_grads_batched=True)[0]
 
 
-# of an image, for what traces the scan position by position
+# a few values of an image, for transforms that trace the scan position by position
 FEW = slice(1), slice(1), slice(2)
 TRANSFORMS = {
     "jvp": lambda f: jvp(f, (X,), (V,))[1],
@@ -115,7 +115,7 @@ TRANSFORMS = {
     "second derivative": second_derivative,
     "batched gradients": batched_gradients,
 }
-# the same for plain operations, without tracing them
+# the same transforms for plain operations, without tracing the operations
 PLAIN_TRANSFORMS = TRANSFORMS | {"linearize": lambda f: jvp(f, (X[FEW],), (V[FEW],))[1]}
 
 
@@ -165,7 +165,7 @@ def test_scan_passes_gradgradcheck(backend, discretization, groups):
 
 @needs_native
 def test_parameters_have_second_derivatives():
-    """A penalty on gradients needs them: through all inputs of a layer, and with a parameter used twice."""
+    """A penalty on gradients needs second derivatives: by all inputs of a layer, even by a parameter used twice."""
     norm, linear = nn.LayerNorm(2).double(), nn.Linear(2, 2).double()
     leaves = (make(1, 2, 2, 2).requires_grad_(), *norm.parameters(), *linear.parameters())
 

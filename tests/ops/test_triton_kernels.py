@@ -43,7 +43,7 @@ def needs_gpu(test):
 
 @pytest.fixture(autouse=True, scope="module")
 def _interpreter():
-    """Load the kernels for the interpreter, as a process loads them only once, for a GPU or the interpreter."""
+    """Reload the kernels, which a process otherwise loads only once, either for a GPU or for the interpreter."""
     with pytest.MonkeyPatch.context() as patch:
         if not COMPILED:
             patch.setenv("TRITON_INTERPRET", "1")
@@ -71,7 +71,7 @@ def on_device(arguments, dtype=torch.float32):
 
 
 def check(arguments, given=None, tolerance=TOLERANCE[torch.float32], **options):
-    """Compare the kernels, by default with the arguments in float32, with the reference in float64."""
+    """Compare the kernels with the reference in float64. By default, the kernels get the arguments in float32."""
     return check_scan("triton", arguments, on_device(arguments) if given is None else given, tolerance, **options)
 
 
@@ -299,7 +299,7 @@ CAPABILITIES = {"H100": 90, "A100": 80, "B200": 100}
 
 @pytest.fixture(scope="module")
 def compiled():
-    """For each capability, (kernel, bytes of a thread's stack) of all compiled kernels."""
+    """Return, for each compute capability, (name, bytes of a thread's stack) of all compiled kernels."""
     pytest.importorskip("triton.backends.nvidia")
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     lines = run_program("compile_kernels.py", *CAPABILITIES.values(), env=env).splitlines()
@@ -312,14 +312,14 @@ def compiled():
 def test_kernels_compile_for_absent_gpus(capability, compiled):
     """Every kernel compiles to machine code with states in registers; for H100, in both forms of compile_kernels.py."""
     assert {name for name, _ in compiled[capability]} == {"walk", "carry", "gradients"}
-    # a lane has 128 bytes of states, and as many bytes for each of several values that belong to them
+    # a lane has 128 bytes of states, and another 128 bytes for each of several values that belong to these states
     version = tuple(map(int, importlib.import_module("triton").__version__.split(".")[:2]))
     most = 160 if version > (3, 6) else 192
     assert max(used for _, used in compiled[capability]) <= most, f"bytes of a thread's stack: {compiled[capability]}"
 
 
 def test_network_needs_few_kernels():
-    """The first step on a machine compiles each of them, and `gradients` takes ten seconds."""
+    """The first step on a machine compiles every kernel, and `gradients` takes ten seconds."""
     pytest.importorskip("triton.backends.nvidia")
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     counts = dict(line.split() for line in run_program("count_kernels.py", env=env).splitlines())

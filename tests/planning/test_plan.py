@@ -168,7 +168,7 @@ def test_data_preprocessed_by_nnunet_are_reused(preprocessed, capsys):
     assert "nnUNetv2_preprocess" not in capsys.readouterr().out
     assert planned(preprocessed)["data_identifier"] == "nnUNetPlans_2d", "the same when planned again"
 
-    # unless they have another spacing
+    # data with another spacing are not reused
     plan_experiment_dataset(7, overwrite_target_spacing=(999.0, 2.0, 2.0))
     assert planned(preprocessed)["data_identifier"] == f"{PLANS}_2d"
     assert f"nnUNetv2_preprocess -d 7 -plans_name {PLANS} -c 2d" in capsys.readouterr().out

@@ -87,7 +87,7 @@ def test_unreadable_video_is_reported(model, tmp_path, capsys, damage):
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
     if damage == "truncated":
-        # predicted up to the damage, as players show it
+        # frames up to the damage are predicted, as players show them
         assert 0 < len(frames_of(out / "clip_overlay.mp4")) < 40
     else:
         assert status == 1 and str(clip) in errors and not (out / "clip_overlay.mp4").exists()

@@ -46,7 +46,7 @@ class Short(trainers.nnUNetTrainerMambaMIS_S):
 
 
 class Broken(Short):
-    """Has a NaN in the images of the second and third step, and of every step from `broken_from`."""
+    """Has a NaN in the images of the second and third step, and of every step from `broken_from` on."""
 
     iterations_per_epoch = 30
     broken_from = 5

@@ -1,8 +1,8 @@
 """Compile the Triton kernels for GPUs that this machine lacks, in two forms.
 
-Together, the forms cover both scan orders and both discretizations. The arguments are compute capabilities. The first
-one gets both forms, the others get one form each, in turn. For each kernel, the program prints a line with capability,
-kernel and the bytes of a thread's stack.
+Together, the forms cover both scan orders and both discretizations. The arguments are compute capabilities. The kernels
+are compiled in both forms for the first capability, and in alternating forms for the others. For each kernel, the
+program prints a line with capability, kernel and the bytes of a thread's stack.
 """
 
 import re

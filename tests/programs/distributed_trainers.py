@@ -17,7 +17,7 @@ class TwoProcesses(OnCPU, nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
     ema_decay = 0.9
 
     def initialize(self):
-        # only the first run's seeds count: the other ones of a resumed run must not change the result
+        # a resumed run gets other seeds, which must not change the result: only the first run's seeds count
         seed = dist.get_rank() + 10 * Path(self.output_folder, "debug.json").exists()
         random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
         super().initialize()

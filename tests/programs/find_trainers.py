@@ -1,4 +1,8 @@
-"""Print as JSON the trainer that nnU-Net finds for each name: module, name, and whether the package has that object."""
+"""Print, as JSON, which trainer nnU-Net finds for each name.
+
+A row has the trainer's module, the trainer's name, whether `nnunet_mamba_mis.trainers` has the same class under that
+name, and the package's file.
+"""
 
 import contextlib
 import io

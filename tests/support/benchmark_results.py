@@ -27,7 +27,7 @@ class Place:
     """nnU-Net's three folders, with one dataset.
 
     Args:
-        root: Folder that holds them.
+        root: Folder that holds the three folders.
         folds: Validation cases of each fold.
         name: Name of the dataset.
         labels: Labels as in dataset.json.
@@ -116,7 +116,7 @@ class Place:
 
         Args:
             dataset: Dataset that holds the test set.
-            part: Ts_NAME of imagesTs_NAME and labelsTs_NAME, or Tr.
+            part: Ts_NAME for imagesTs_NAME and labelsTs_NAME, or Tr for imagesTr and labelsTr.
             truths: Label map of each case.
             recorded: Content of another dataset's conversion_report.json.
         """
@@ -173,7 +173,7 @@ def predicted(
     }
 
 
-# discs of the dataset's cases, and of a test set's
+# discs in the cases of the dataset, and in those of a test set
 SHAPES = discs(CASES)
 FAR = {f"far{i}": shape for i, shape in enumerate(discs([f"far{i}" for i in range(7)], seed=5).values())}
 

@@ -137,7 +137,7 @@ def polypgen(source: Path) -> None:
 
 def pranet(source: Path, image: str = "image", mask: str = "masks") -> None:
     train, test = source / "TrainDataset" / "TrainDataset", source / "TestDataset"
-    # numbers are frames of CVC-ClinicDB, but other sets use them too
+    # in the training set, numbers name frames of CVC-ClinicDB, but other sets use numbers as names too
     for i, name in enumerate(("cju0", "cju1", "1", "2", "612")):
         write_pair(train / image / f"{name}.png", train / mask / f"{name}.png", i)
     for i, name in enumerate(("Kvasir", "CVC-ClinicDB", "CVC-ColonDB", "CVC-300", "ETIS-LaribPolypDB")):

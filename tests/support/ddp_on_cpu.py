@@ -30,7 +30,7 @@ from support.trainer_in_process import make_trainer
 
 
 class OnCPU(trainers.nnUNetTrainerMambaMIS):
-    """A trainer on CPUs, as nnU-Net's trainers assume that each of several processes has a GPU."""
+    """A trainer that runs on CPUs even in several processes, for which nnU-Net's trainers assume one GPU each."""
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device=torch.device("cpu")):  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, torch.device("cpu"))
@@ -54,7 +54,7 @@ class Processes:
         self.folder = Path(tempfile.mkdtemp())
         self.all: list[Running] = []
         for rank in range(2):
-            # forked from the process that has imported nnU-Net, if it exists
+            # forked from the process that has imported nnU-Net, if that process exists
             process = multiprocessing.get_context("forkserver").Process(
                 target=_run, args=(rank, self.folder, variables, function, arguments)
             )
@@ -78,7 +78,7 @@ def _run(rank: int, folder: Path, variables: dict, function: Callable, arguments
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(variables)
-    # keep processes started from here from importing pytest
+    # processes that are started from here must not import pytest
     multiprocessing.set_start_method(None, force=True)
     # as in `nnunet_workplace`
     multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
@@ -133,7 +133,7 @@ def _num_gpus_2(arguments: list[str], variables: dict, log: Path, on_sigint: Any
 
 
 def continue_training(rank: int, dataset: int, trainer: str) -> None:
-    """Resume training as `train` with `--c`, without the final validation."""
+    """Resume the run that `train` started, as `--c` does, without the final validation."""
     run_training.setup_ddp(rank, 2)
     continued = run_training.get_trainer_from_args(str(dataset), "2d", 0, trainer, continue_training=True)
     run_training.maybe_load_checkpoint(continued, True, False)
@@ -156,7 +156,7 @@ def batch_for(trainer: OnCPU, images: int) -> dict:
 
 
 def gradients(rank: int, preprocessed: Path, start: Path) -> tuple[tuple, dict[str, torch.Tensor]]:
-    """Return the weights of the outputs, and the gradients in one of two processes that share a batch."""
+    """Return the loss weights of the outputs, and the gradients, in one of two processes that share a batch."""
     run_training.setup_ddp(rank, 2)
     torch.manual_seed(rank)  # DDP copies the weights of the first process
     trainer = make(preprocessed, OnCPU, batch_size=4)

@@ -4,7 +4,7 @@ import os
 
 
 def square_or_die(number: int) -> int:
-    """Return the square of a number; for a negative one, send this process the signal of that number."""
+    """Return the square of a number; for a negative number -n, send signal n to this process first."""
     if number < 0:
         os.kill(os.getpid(), -number)
     return number**2

@@ -10,7 +10,7 @@ from pathlib import Path
 def write_fingerprint(
     folder: Path, shapes: Sequence[Sequence[int]], channels: int, spacing: Sequence[float] = (999, 1, 1)
 ) -> None:
-    """Write dataset_fingerprint.json, as nnU-Net samples ten million intensities per channel even for tiny datasets.
+    """Write dataset_fingerprint.json; nnU-Net would sample ten million intensities per channel even for tiny datasets.
 
     Args:
         folder: Folder of the dataset in nnUNet_preprocessed.

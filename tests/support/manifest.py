@@ -40,7 +40,7 @@ def describe() -> dict[str, Any]:
 
 
 def _weights(name: str, arguments: dict[str, Any]) -> Any:
-    """Return names and shapes of B's weights, merged over the blocks of a stage; for other networks, their digest."""
+    """Return names and shapes of B's weights, merged over a stage's blocks; for other networks, a digest of both."""
     network = MambaMIS(3, 2, (64, 96), deep_supervision=True, **arguments)
     shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
     if name == "B":

@@ -95,7 +95,7 @@ class Case:
         return place
 
     def point(self, place: Address, offset: int, to: Address | None) -> None:
-        """Add an address at an offset from a place."""
+        """Store the address `to` in memory at an offset from `place`."""
         if to is not None:
             self.addresses.append((Address(place.segment, place.offset + offset), to))
 
@@ -168,7 +168,7 @@ def make_cases(dtype: torch.dtype, threads: int) -> Iterator[Case]:
 
 
 def _random(dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
-    """Return a float64 leaf whose numbers the type can represent."""
+    """Return a float64 leaf tensor whose numbers `dtype` can represent exactly."""
     return (torch.randn(shape) * scale).to(dtype).double().requires_grad_()
 
 
@@ -195,7 +195,7 @@ def scan_case(
         if optional or name not in ("D", "z", "delta_bias")
     }
     tensors["A"] = -tensors["A"].detach().abs().requires_grad_()
-    if not optional:  # without softplus
+    if not optional:  # without softplus, Δ itself must be positive
         tensors["delta"] = tensors["delta"].detach().abs().requires_grad_()
 
     def positions_last(tensor: Tensor) -> Tensor:
@@ -251,11 +251,11 @@ class Layer:
     shapes: list[tuple[int, ...]]  # of the parameters
 
     def reference(self, x: Tensor, *parameters: Tensor) -> Tensor:
-        """(batch, H, W, channels) → the same shape."""
+        """Map (batch, H, W, channels) to the same shape."""
         raise NotImplementedError
 
     def structs(self, case: Case, size: Sequence[int], places: Places) -> tuple[Address, Address]:
-        """Add the problems of forward and backward, and return their addresses."""
+        """Add the structs of the forward and backward problems, and return their addresses."""
         raise NotImplementedError
 
 
@@ -365,7 +365,7 @@ class PixelwiseLayer(Layer):
 
     def __init__(self, size: Sequence[int], channels: int) -> None:
         image = (*size, channels)
-        self.shapes = [image, image, image]  # loaded
+        self.shapes = [image, image, image]  # of the tensors to load
         self.shapes += [
             (channels,),
             (channels,),

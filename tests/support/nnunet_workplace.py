@@ -1,7 +1,7 @@
 """Write tiny datasets, and run nnU-Net's commands without their ten seconds of imports.
 
-Each command is forked from a process that has already imported nnU-Net. It calls the installed command's entry point
-with the command's arguments, in its own process.
+Each command is forked from a process that has already imported nnU-Net. The forked process calls the entry point of the
+installed command with the command's arguments.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from support.paths import PROGRAMS
 
 PRELOADED = [
     "nnunetv2.run.run_training",
-    # to find a trainer, nnU-Net imports all modules before it in the alphabet; this slow one imports timm
+    # to find a trainer, nnU-Net imports all modules before the trainer's in the alphabet; this slow module imports timm
     "nnunetv2.training.nnUNetTrainer.primus.primus_trainers",
     "nnunetv2.inference.predict_from_raw_data",
     "nnunetv2.evaluation.find_best_configuration",
@@ -44,7 +44,7 @@ PRELOADED = [
 
 @dataclass
 class Dataset:
-    """A dataset to write: images are (channels, H, W) for PNG, (channels, slices, H, W) for NIfTI, labels likewise."""
+    """A dataset; PNG images are (channels, H, W), NIfTI images (channels, slices, H, W), labels without channels."""
 
     number: int
     cases: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -85,7 +85,7 @@ class Workplace:
         self.commands += 1
         log = self.root / f"{self.commands:03d}_{command}.log"
         if command == "nnUNetv2_train":
-            # augment in the main process; planning rejects the value 0
+            # augment in the main process; set only here, as planning rejects the value 0
             variables = {"nnUNet_n_proc_DA": "0", **variables}
         given = {name: value for name, value in (self.variables | variables).items() if value is not None}
         process = _forks().Process(target=_call, args=(command, [str(a) for a in arguments], given, log))
@@ -102,7 +102,7 @@ class Workplace:
         )
 
     def train_all(self, trainings: Iterable[tuple[int, int, str]], *arguments: object) -> None:
-        """Train several (dataset, fold, trainer), two at a time."""
+        """Train several folds, each given as (dataset, fold, trainer), two at a time."""
         running: list[Running] = []
         for dataset, fold, trainer in trainings:
             if len(running) == 2:
@@ -214,7 +214,7 @@ def _forks():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with pytest.MonkeyPatch.context() as environment:
-        # nnU-Net and torch read these when they are imported
+        # nnU-Net and torch read these variables on import
         environment.setenv("nnUNet_def_n_proc", "1")
         environment.setenv("OMP_NUM_THREADS", "1")
         # training on a CPU uses one thread per core: without this, the threads of two runs spin while they wait, which
@@ -233,12 +233,12 @@ def _call(command: str, arguments: list[str], variables: dict[str, str], log: Pa
     os.environ.clear()
     os.environ.update(variables | {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"})
     multiprocessing.set_start_method(None, force=True)
-    # forked workers have torch already, which spawned ones import in two or three seconds; tests of the installed
-    # commands use nnU-Net's own start method
+    # forked workers have already imported torch, which takes spawned workers two or three seconds; tests of the
+    # installed commands use nnU-Net's own start method
     multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
     # nnU-Net would fork twelve processes to list a folder
     importlib.import_module("nnunetv2.utilities.utils").create_lists_from_splitted_dataset_folder.__defaults__ = None, 1
-    # drawing progress takes a third of a short training; tests of the installed commands do it
+    # drawing progress.png takes a third of a short run; tests of the installed commands draw it
     logger = importlib.import_module("nnunetv2.training.logging.nnunet_logger").LocalLogger
     logger.plot_progress_png = lambda self, folder: Path(folder, "progress.png").touch()
     sys.argv = [command, *arguments]

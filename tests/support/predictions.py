@@ -48,10 +48,10 @@ def nnunet_predictor(folder: Path, folds: Sequence[int | str], mirroring: bool =
 
 
 def assert_same(labels: Any, chances: Any, their_labels: Any, their_chances: Any) -> None:
-    """Assert that probabilities agree within 1e-4, and labels wherever such a difference cannot change them.
+    """Assert that probabilities agree within 1e-4, and that labels agree wherever such a difference cannot change them.
 
-    A few pixels may differ more: nnU-Net sums tiles in half precision, where a different last bit of a logit, as
-    batching causes, may round to the next number.
+    A few pixels may differ more: batching may change the last bit of a logit, and nnU-Net, which sums tiles in half
+    precision, may then round the sum to the next number.
     """
     assert labels.shape == their_labels.shape and labels.dtype == their_labels.dtype
     differences = np.abs(chances - their_chances)

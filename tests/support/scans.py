@@ -55,7 +55,7 @@ def with_memory_order(change, arguments):
 
 
 def with_gradients(results, leaves):
-    """Add the gradients by each leaf of a random functional of all results, with a different weight for every value."""
+    """Add the gradients, with respect to each leaf, of the sum of all values in the results with random weights."""
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device) for t in results.values()]
     loss = sum((t * weight).sum() for t, weight in zip(results.values(), weights, strict=True))
@@ -64,7 +64,7 @@ def with_gradients(results, leaves):
 
 
 def values_and_gradients(scan, arguments, **options):
-    """Return outputs, last state and gradients of a random functional of both, keyed by name."""
+    """Return outputs, last state, and the gradients of a randomly weighted sum of both, keyed by name."""
     # leaves keep the strides of the arguments
     leaves = {k: v.detach().requires_grad_() for k, v in arguments.items() if v is not None}
     y, last_state = scan(**leaves, return_last_state=True, **options)
@@ -78,7 +78,7 @@ def check_scan(backend, arguments, given=None, tolerance=None, **options):
         backend: Name of the backend.
         arguments: Arguments of the reference.
         given: Arguments of the backend, if their strides, dtypes or axes of positions differ.
-        tolerance: Tolerance of `assert_same`; default: that for the dtype of u.
+        tolerance: Tolerance of `assert_same`; default: the tolerance for the dtype of u.
         options: Options of `selective_scan`.
     """
     given = arguments if given is None else given
@@ -111,7 +111,7 @@ def use_instruction_set(name, monkeypatch):
 
 
 def use_backend(name, monkeypatch):
-    """Run every scan on a backend even if it is unsuitable; pixelwise layers do not change."""
+    """Run every scan on one backend, even an unsuitable one; pixelwise layers do not change."""
     monkeypatch.setattr(registry, "fastest_backend", lambda *_: registry.BACKENDS[name])
 
 

@@ -12,7 +12,7 @@ from support.nnunet_workplace import Dataset, Workplace, write_image, write_labe
 
 NUMBER, NAME = 41, "Dataset041_Tiny"
 ELSEWHERE, OTHER = 42, "Dataset042_Elsewhere"
-# nnU-Net then plans a patch of 32 × 32 pixels; networks would pad a larger one to 64 × 64
+# for this size nnU-Net plans a patch of 32 × 32 pixels; networks would pad a larger patch to 64 × 64
 SIZE = 32, 30
 
 

@@ -7,7 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_mamba_mis import trainers
 from nnunet_mamba_mis.architectures.umamba import UMamba
 
-# nnU-Net's 2D plans for 320 × 320 images, as for the abdominal MRI dataset of U-Mamba's published numbers
+# nnU-Net's 2D plans for 320 × 320 images, as for the abdominal MRI dataset for which U-Mamba's numbers were published
 PLAIN = {
     "n_stages": 7,
     "features_per_stage": [32, 64, 128, 256, 512, 512, 512],

@@ -51,7 +51,7 @@ def augmented(transforms, image: torch.Tensor) -> torch.Tensor:
 )
 def test_grey_stays_grey_if_colour_is_joint(in_this_process, channels, joint, stays_grey):
     transforms = always(augmentation(in_this_process, channels, joint_colour=joint), *COLOUR)
-    assert len(transforms.transforms) == 4  # gamma has two
+    assert len(transforms.transforms) == 4  # two of them change gamma
     grey = torch.randn(1, 8, 8).expand(channels, -1, -1)
     for _ in range(5):
         changed = augmented(transforms, grey)

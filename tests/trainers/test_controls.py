@@ -1,4 +1,4 @@
-"""The controls in nnU-Net's commands: U-Mamba, and nnU-Net's network with this package's optimiser."""
+"""Control trainers run in nnU-Net's commands: U-Mamba, and nnU-Net's network with this package's optimiser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training passes that replay a CUDA graph match passes that are computed."""
+"""Training passes that replay a CUDA graph match passes without a graph."""
 
 from __future__ import annotations
 

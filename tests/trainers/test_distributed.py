@@ -53,7 +53,7 @@ def variables(discs, nnunet) -> dict[str, str]:
 
 @pytest.fixture
 def group(in_this_process, tmp_path, monkeypatch):
-    """Make this process a group of one, so trainers made here are distributed; return the preprocessed dataset."""
+    """Make this process a process group of one, so its trainers are distributed; return the preprocessed dataset."""
     for module, name in ((run_training, "setup_ddp"), (torch.cuda, "set_device"), (run_training, "cleanup_ddp")):
         monkeypatch.setattr(module, name, getattr(module, name))
     replace_what_needs_a_gpu(tmp_path / "rendezvous")
@@ -75,7 +75,7 @@ def test_every_parameter_gets_a_gradient_as_ddp_requires(group, monkeypatch, nam
     trainer.initialize()
     assert isinstance(trainer.network, nn.parallel.DistributedDataParallel)
     batch = batch_for(trainer, trainer.batch_size)
-    for _ in range(2):  # DDP raises in the next step
+    for _ in range(2):  # DDP raises in the step after a missing gradient
         trainer.train_step(batch)
     without = [name for name, parameter in trainer.network.named_parameters() if parameter.grad is None]
     assert without == []
@@ -83,7 +83,7 @@ def test_every_parameter_gets_a_gradient_as_ddp_requires(group, monkeypatch, nam
 
 @pytest.mark.feature("Processes", "every parameter of every network gets a gradient, as DDP requires")
 def test_lowest_output_has_a_weight_even_in_compiled_training(group):
-    """nnU-Net's weight is 0 there, because torch.compile still gives the parameters behind it a gradient."""
+    """nnU-Net sets this weight to 0 in compiled training, where the output's parameters get a gradient nevertheless."""
     trainer = make(group, OnCPU)
     trainer._do_i_compile = lambda: True
     assert all(weight > 0 for weight in trainer._build_loss().weight_factors)
@@ -98,7 +98,7 @@ def test_gradients_of_two_processes_equal_those_of_one_with_the_joint_batch(in_t
     torch.save({"weights": trainer.network.state_dict(), "batch": batch}, tmp_path / "start.pt")
     (weights, first), (_, second) = Processes(variables, gradients, in_this_process, tmp_path / "start.pt").end()
 
-    trainer.loss.weight_factors = weights  # with one process the lowest output has none
+    trainer.loss.weight_factors = weights  # with one process the lowest output has no weight
     trainer.loss(trainer.network(batch["data"]), batch["target"]).backward()
     for name, parameter in trainer.network.named_parameters():
         assert torch.equal(first[name], second[name]), name
@@ -112,8 +112,8 @@ def test_gradients_of_two_processes_equal_those_of_one_with_the_joint_batch(in_t
     ("name", "planned", "expected"),
     [
         ("nnUNetTrainerMambaMIS_S", 6, [(3, 0.0), (3, 2 / 3)]),
-        ("nnUNetTrainerMambaMIS_S", 5, [(3, 0.0), (3, 2 / 3)]),  # equal shares
-        ("nnUNetTrainerMambaMIS_paper", 2, [(16, 0.0), (16, 11 / 16)]),  # 32, regardless of the plans
+        ("nnUNetTrainerMambaMIS_S", 5, [(3, 0.0), (3, 2 / 3)]),  # equal shares, rounded up
+        ("nnUNetTrainerMambaMIS_paper", 2, [(16, 0.0), (16, 11 / 16)]),  # 32 images, regardless of the plans
     ],
     ids=["even", "odd", "paper"],
 )
@@ -161,7 +161,7 @@ def test_signal_to_one_process_stops_all_and_resume_is_exact(trained, discs, nnu
     training = Processes(variables, train, discs.number, "TwoStopped")
     first, second = training.all
     first.wait_for("Epoch 1")
-    os.kill(second.process.pid, signal.SIGTERM)  # the first writes the checkpoint
+    os.kill(second.process.pid, signal.SIGTERM)  # the first process writes the checkpoint
     training.end(128 + signal.SIGTERM)
     assert first.output().count("Stopped by SIGTERM in epoch") == 1
     assert "Stopped by" not in second.output()
@@ -185,7 +185,7 @@ def test_first_of_two_processes_refuses_a_fold_that_another_run_trains(discs, nn
     try:
         output = refused.all[0].end(1)
     finally:
-        for running in refused.all:  # mp.spawn would end the second
+        for running in refused.all:  # mp.spawn would end the second process
             kill_group(running.process)
     assert lock.lock_file in output and "Traceback" not in output
     assert [path.name for path in folder.iterdir()] == [LOCK]

@@ -35,7 +35,7 @@ class WithSGD(Small):
 
 
 class Code:
-    """Makes a folder when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -72,7 +72,7 @@ def test_trainers_pickle_by_name(name):
 )
 def test_other_names_do_not_exist(shim, name):
     assert not hasattr(shim, name)
-    if name != "paper":  # a module of the package
+    if name != "paper":  # the package has a module of this name
         assert not hasattr(trainers, name)
 
 

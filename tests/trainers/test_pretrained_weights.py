@@ -28,7 +28,7 @@ def checkpoint(folder, weights):
 
 
 def load(network, path):
-    """Load as nnU-Net does, and return the logged lines."""
+    """Load weights as nnU-Net does, and return the logged lines."""
     lines = []
     load_pretrained_weights(network, path, log=lines.append)
     return lines
@@ -112,7 +112,7 @@ def test_log_of_a_trainer_does_not_keep_it_alive(nnunets_loader, tmp_path, capsy
 @pytest.mark.feature("Fine-tuning", "a user's function of the same name is left alone")
 def test_replacement_by_another_plugin_is_left_alone(monkeypatch):
     def theirs(network, fname, verbose=False):
-        """Another plugin's."""
+        """The replacement by another plugin."""
 
     monkeypatch.setattr(run_training, "load_pretrained_weights", theirs)
     replace_loader(Log().add)

@@ -16,7 +16,7 @@ from support.trainer_in_process import FEW_WEIGHTS, make_trainer
 
 
 class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
-    """Train two epochs of four steps; record learning rate and gradient norm of each."""
+    """Train two epochs of four steps; record learning rate and gradient norm of each step."""
 
     architecture: ClassVar = FEW_WEIGHTS
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 2, 4, 1

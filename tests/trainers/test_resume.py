@@ -1,4 +1,4 @@
-"""Runs that are stopped at any moment and resumed equal uninterrupted ones, bit for bit."""
+"""A run that is stopped at any moment and then resumed is equal to an uninterrupted run, bit for bit."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class Brief(nnUNetTrainerMambaMIS, nnUNetTrainerNoDA):
 
 
 def make(preprocessed: Path, seed: int, continued: bool = False, **attributes) -> Brief:
-    """Make a trainer as nnU-Net's command does, with random generators in a state that the seed gives."""
+    """Make a trainer as nnU-Net's command does, with random generators seeded with `seed`."""
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     trainer = make_trainer(type("Brief", (Brief,), attributes), preprocessed, continued)
     trainer.count = Counter()
-    trainer.logger.plot_progress_png = lambda folder: None  # takes longer than the epoch
+    trainer.logger.plot_progress_png = lambda folder: None  # plotting takes longer than the epoch
     maybe_load_checkpoint(trainer, continued, False)
     return trainer
 
@@ -112,7 +112,7 @@ def assert_equal(actual: dict, expected: dict) -> None:
         assert "timestamps" in name or values == expected["logging"][name], name
 
 
-# counted from the last resume; an epoch has three training steps and two validation steps
+# method and number of its call since the last resume; an epoch has three training steps and two validation steps
 MOMENTS = [
     ("on_train_epoch_start", 1),  # before the first step
     ("train_step", 1),
@@ -121,7 +121,7 @@ MOMENTS = [
     ("validation_step", 1),  # the last of an epoch
     ("save_checkpoint", 1),
     ("train_step", 2),
-    ("on_epoch_end", 1),  # the last epoch's
+    ("on_epoch_end", 1),  # of the last epoch
     ("on_train_end", 1),
 ]
 
@@ -345,7 +345,7 @@ def test_second_run_on_a_fold_changes_nothing_and_the_first_continues(dataset, n
         output = start(nnunet, "Locked", *arguments).end(status=1)
         assert "training.lock" in output and "Traceback" not in output
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    # its workers outlive it, but do not hold the lock
+    # workers of the first run outlive it, but do not hold the lock
     workers = children(first.process.pid)
     os.kill(first.process.pid, signal.SIGKILL)
     first.end(-signal.SIGKILL)

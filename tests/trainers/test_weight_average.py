@@ -1,4 +1,4 @@
-"""Averaged weights in validation, checkpoints, prediction and export, while training keeps its own."""
+"""Averaged weights in validation, checkpoints, prediction and export, while training keeps its own weights."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def trained(in_this_process) -> Any:
 @pytest.mark.feature("Recipe", "`ema_decay`: validation, prediction and export use averaged weights")
 def test_validation_and_checkpoints_have_the_average_and_training_its_own_weights(trained):
     start, *steps = trained.trained
-    assert len(steps) == 7  # of eight one was skipped
+    assert len(steps) == 7  # one of eight was skipped
     expected = average(start, *steps)
     first, last, final = trained.validated
     assert_close(first, average(start, *steps[:3]))

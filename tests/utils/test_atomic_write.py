@@ -121,7 +121,7 @@ def test_folders_of_killed_writers_do_not_pile_up(tmp_path):
 
 
 def test_files_are_written_out_through_descriptors_that_may_write(tmp_path, monkeypatch):
-    """As Windows demands it."""
+    """Windows refuses to flush a file through a read-only descriptor."""
     fsync = os.fsync
 
     def as_on_windows(descriptor):

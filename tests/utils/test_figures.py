@@ -1,4 +1,4 @@
-"""Images as pictures, and names in figures."""
+"""Images are prepared for display, and names are drawn in figures."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def hold(path, ready, with_child: bool):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Return a function that starts a process holding the lock; `with_child` gives it a child, like a data loader."""
+    """Return a function that starts a process holding the lock; `with_child` adds a child, as a data loader does."""
     context, started, children = multiprocessing.get_context("fork"), [], []
 
     def start(with_child: bool = False):
@@ -66,4 +66,4 @@ def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys, n
     monkeypatch.setattr("fcntl.flock", unsupported)
     assert lock_fold(tmp_path) is None
     assert "WARNING" in capsys.readouterr().out
-    assert lock_fold(tmp_path) is None  # nothing is left that would block the next one
+    assert lock_fold(tmp_path) is None  # nothing is left that would block the next attempt

@@ -39,7 +39,7 @@ C_LIBRARY = {
     "macosx_10_15_x86_64": {"/usr/lib/libSystem.B.dylib"},
     "win_amd64": {"KERNEL32.dll", "ntdll.dll"},  # and the Universal C Runtime, api-ms-win-crt-*.dll
 }
-# the newest version of symbols that the platform's tag allows (ELF)
+# the newest version of glibc's symbols that the platform's tag allows (ELF)
 NEWEST_GLIBC = (2, 17)
 
 
@@ -208,7 +208,7 @@ def runner(tmp_path_factory):
         path = tmp_path_factory.mktemp("runner") / ("run_vectors.exe" if windows else "run_vectors")
         command = BUILD["compiler"](PLATFORMS[name])
         libraries = ["-ldl"] if glibc else []
-        # the link flags of the libraries: for others, zig would recompile the standard library
+        # the link flags of the libraries: with other flags, zig would recompile the standard library
         flags = ["-std=c++17", "-O3", "-fPIC", "-s"]
         flags += ["-dynamic"] if name.startswith("musl") else []  # a static program cannot load a library
         output_of(*command, *flags, PROGRAMS / "run_vectors.cpp", "-o", path, *libraries)
@@ -273,7 +273,7 @@ def wine_folder(tmp_path: Path) -> Path:
 @pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="reads /proc/cpuinfo")
 @pytest.mark.parametrize("instruction_set", ["avx2", "avx512"])
 def test_baseline_library_knows_what_the_machine_has(instruction_set, library):
-    """The result selects the library to load. The compiler's runtime library may report nothing."""
+    """The result selects the library to load; the runtime library that zig links would report no instruction set."""
     loaded = ctypes.CDLL(str(library("manylinux2014_x86_64", "baseline")))
     assert bool(getattr(loaded, f"mamba_mis_machine_has_{instruction_set}")()) == machine_has(instruction_set)
 

@@ -21,7 +21,7 @@ Shapes = Sequence[Sequence[int]]
 
 # per state and position: the usual count for Mamba, with an exponential as one operation
 SCAN = 9
-# per value and log2(N) of a complex transform of N values; half as many if one side is real
+# a complex transform of N values takes 5 N log2(N) operations; half as many if one side is real
 FOURIER = 5
 # a complex product and sum
 COMPLEX_ADDCMUL = 8

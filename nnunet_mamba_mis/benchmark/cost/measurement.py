@@ -13,7 +13,7 @@ from typing import Any
 from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.utils.errors import UserError
 
-# key of `measure_cost` → column title in reports (further lines are small), and the size of its unit
+# key of `measure_cost` → column title in reports (lines after the first are small), and the size of the column's unit
 _KINDS = {
     "parameters": ("parameters, millions", 1e6),
     "flops": ("FLOPs per patch, billions", 1e9),

@@ -1,4 +1,7 @@
-"""Measure for `measure_cost` and print JSON in the last line. Arguments: DATASET TRAINER PLANS CONFIGURATION DEVICE."""
+"""Measure the cost of a model for `measure_cost`, and print it as JSON in the last line of output.
+
+Arguments: DATASET TRAINER PLANS CONFIGURATION DEVICE.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def measure(dataset: str, trainer_name: str, plans: str, configuration: str, dev
 
 
 def network_cost(trainer: nnUNetTrainer) -> dict[str, Any]:
-    """Return the parameters and operations of the prediction network, and the shape of the patch counted for."""
+    """Return the numbers of parameters and operations of the prediction network, and the shape of its input patch."""
     shape = (trainer.num_input_channels, *trainer.configuration_manager.patch_size)
 
     def build():

@@ -57,7 +57,7 @@ class Reliability:
 
     @property
     def bias(self) -> float:
-        """Mean probability minus the frequency of the class: positive if the prediction is too large."""
+        """Mean probability minus the frequency of the class: positive if probabilities are too high on average."""
         return float((self.probability.sum() - self.positives.sum()) / self.pixels.sum())
 
     @property

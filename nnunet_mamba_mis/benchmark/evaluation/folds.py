@@ -28,7 +28,7 @@ class Fold:
         seed: N of the folder seed_N that contains it; empty without such a folder.
         number: Number of the fold; for an ensemble, all numbers as 0+1+2.
         folder: nnUNet_results/DATASET/MODEL/fold_N, or the folder of the predictions.
-        predictions: File of each predicted case.
+        predictions: Prediction file of each predicted case.
     """
 
     model: Model
@@ -44,16 +44,16 @@ class Fold:
 
 @dataclass(frozen=True)
 class Truth:
-    """The ground truth of a dataset, or of a test set for its models.
+    """The ground truth of a dataset, or of a test set for the models trained on that dataset.
 
     Args:
         name: DatasetXXX_Name that the models were trained on.
         labels: Folder of the label maps.
-        images: Folder imagesTr; may not exist.
+        images: Folder of the images, which may be missing.
         classes: Classes of the label maps, from dataset.json.
         validation: Validation cases of each fold in splits_final.json; empty without that file.
-        group_of: Patient, lesion, sequence, … of cases that share one, as recorded by `mamba_mis convert`.
-        test_set: Folder of the images, preceded by their dataset if it is another one; empty for cross-validation.
+        group_of: Group (patient, lesion, sequence, …) of each case in a group, as recorded by `mamba_mis convert`.
+        test_set: Name of the images' folder, preceded by its dataset unless that is `name`; empty for cross-validation.
     """
 
     name: str
@@ -87,7 +87,7 @@ class _Conversion(Record):
 
 @dataclass(frozen=True)
 class FoldSet:
-    """Folds of a dataset, in the order of models, seeds and folds, and descriptions of missing results."""
+    """Folds of a dataset, sorted by model, seed and number, and descriptions of missing results."""
 
     folds: list[Fold]
     problems: list[str]
@@ -160,8 +160,8 @@ def find_folds(truth: Truth, roots: Sequence[Path], trainers: Sequence[str] | No
 
     Args:
         truth: Ground truth of the dataset.
-        roots: Folders like nnUNet_results; with seeds, named seed_N or with subfolders seed_N.
-        trainers: Trainers to include, in order; by default all, with the stock one first.
+        roots: Folders like nnUNet_results; for runs with seeds, a folder is named seed_N or has subfolders seed_N.
+        trainers: Trainers to include, in order; by default all, with nnUNetTrainer first.
 
     Raises:
         UserError: The dataset or a trainer has no validated fold, or a fold exists twice.

@@ -1,7 +1,7 @@
 """Segmentation metrics for a class of one case, and for the pixels of all cases together.
 
-Surfaces are MONAI's with subvoxels, which follow DeepMind's surface-distance: the boundary runs between pixels, and
-each element of it is weighted by its length (2D) or area (3D).
+Surface metrics use MONAI's subvoxel surfaces, which follow DeepMind's surface-distance package: the boundary runs
+between pixels, and each boundary element is weighted by its length (2D) or area (3D).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Counts:
 
     @property
     def mean_iou(self) -> float:
-        """Mean of the IoU of the class and the IoU of the background, called mIoU in papers on skin and polyps."""
+        """Mean of the IoU of the class and that of the background, called mIoU in papers on skin lesions and polyps."""
         return (self.iou + _ratio(self.tn, self.tn + self.fp + self.fn)) / 2
 
     @property
@@ -85,8 +85,7 @@ class Score:
 
     Args:
         counts: Numbers of pixels.
-        hd95: 95th percentile of the Hausdorff distance, in units of the spacing; the image's diagonal if one mask is
-            empty.
+        hd95: 95th-percentile Hausdorff distance, in units of the spacing; the image's diagonal if one mask is empty.
         nsd: Normalised surface Dice at the tolerance; 0 if one mask is empty.
         reliability: Reliability of the probabilities; None if they were not saved.
     """
@@ -177,7 +176,7 @@ def _surface_scores(truth: Mask, prediction: Mask, spacing: Sequence[float], tol
 
 
 def _percentile_by_area(distance: NDArray[np.float64], area: NDArray[np.float64], fraction: float) -> float:
-    """Return the smallest distance that this fraction of the surface does not exceed."""
+    """Return the smallest distance within which at least this fraction of the surface lies."""
     order = np.argsort(distance, kind="stable")
     covered = np.cumsum(area[order]) / area.sum()
     return float(distance[order][min(int(np.searchsorted(covered, fraction)), len(order) - 1)])

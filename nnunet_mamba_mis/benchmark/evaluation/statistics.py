@@ -28,7 +28,7 @@ class Estimate:
         low: Lower end of the interval.
         high: Upper end of the interval.
         cases: Number of cases that have a value.
-        groups: Number of groups that these belong to.
+        groups: Number of groups that these cases belong to.
     """
 
     mean: float
@@ -48,8 +48,8 @@ class Comparison:
         second: The trainer whose gain over the first is measured.
         difference: Second minus first, mean over cases with its interval.
         wins: Number of groups in which the second's value is higher.
-        losses: Number of groups in which it is lower.
-        ties: Number of groups in which they are equal.
+        losses: Number of groups in which the second's value is lower.
+        ties: Number of groups in which both values are equal.
         effect: Matched-pairs rank-biserial correlation, -1 to 1; positive if the second's values are higher.
         p: Two-sided p value of Wilcoxon's signed-rank test.
         p_holm: The p value adjusted for all pairs of trainers.
@@ -86,7 +86,7 @@ def compare_all(values: Mapping[str, Mapping[str, float]], group_of: Mapping[str
     """Compare every pair of trainers, and adjust the p values for the number of pairs.
 
     Args:
-        values: Trainer → case → value. A comparison leaves out cases that are undefined for one of its trainers.
+        values: Trainer → case → value. A comparison leaves out cases whose value is undefined for either trainer.
         group_of: Group of each case that has one.
 
     Returns:
@@ -127,7 +127,7 @@ def rank_biserial(differences: NDArray[np.float64]) -> float:
 
 
 def wilcoxon_p(differences: NDArray[np.float64]) -> float:
-    """Return the two-sided p value of Wilcoxon's signed-rank test, without zeros; 1 if no difference is left.
+    """Return the two-sided p value of Wilcoxon's signed-rank test without zeros; 1 if all differences are zero.
 
     As in scipy, the test is exact up to 50 differences without ties and zeros, and uses the normal approximation
     otherwise.
@@ -148,7 +148,7 @@ def _compare(
     difference = {case: second_values[case] - first_values[case] for case in first_values if case in second_values}
     difference = {case: value for case, value in difference.items() if not np.isnan(value)}
     sums, sizes = _by_group(difference, group_of)
-    # sums of equal values in another order differ in the last digits
+    # sums of the same values in a different order differ in the last digits
     means = np.round(sums / sizes, 12)
     return Comparison(
         first,

@@ -47,7 +47,7 @@ def find_tests(
             problems.append(f"predictions of {test_set} are left out: {truth_of_test.labels} does not exist")
             continue
         for ensemble, folds in ensembles.items():
-            # predictions of different ensembles are not compared: each has its own section
+            # predictions of different ensembles are not compared: each ensemble has its own section
             title = truth_of_test.test_set + f" (folds {ensemble})" * (len(ensembles) > 1)
             titled = replace(truth_of_test, test_set=title)
             fold_set = _read(titled, folds, models)
@@ -57,7 +57,7 @@ def find_tests(
 
 
 def _ensembles(truth: Truth, roots: Sequence[Path], models: Sequence[Model]) -> Iterator[tuple[Fold, TestSet]]:
-    """Yield each ensemble and test set with a folder of predictions; their files are not listed yet."""
+    """Yield each ensemble and test set that has a folder of predictions, without listing its files."""
     for model in models:
         for seed, root in seed_folders(roots):
             for file in sorted((root / truth.name / str(model)).glob(f"test_folds_*/*/*/{DATASET_FILE}")):
@@ -106,7 +106,7 @@ def _read(truth: Truth, ensembles: Sequence[Fold], models: Sequence[Model]) -> F
 
 
 def _leaks(truth: Truth, truth_of_test: Truth) -> Iterator[str]:
-    """Yield warnings about test cases that were trained on, using the reports of `mamba_mis convert`."""
+    """Yield warnings about test cases that are also training images, according to reports of `mamba_mis convert`."""
     tested = truth_of_test.labels.parent
     cases = labelled_cases(truth_of_test.labels, truth.classes.file_ending)
     shared = trained_on(tested.with_name(truth.name), tested, cases)

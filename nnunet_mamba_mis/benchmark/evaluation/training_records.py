@@ -10,8 +10,8 @@ from nnunet_mamba_mis.benchmark.model import Model
 from nnunet_mamba_mis.nnunet.logs import Epoch, read_training_logs
 from nnunet_mamba_mis.nnunet.results import training_settings
 
-# settings that must be equal to attribute a difference in scores to the networks: name in debug.json or plans.json →
-# name in the report
+# name in debug.json or plans.json → name in the report, for settings that must be equal before a difference in scores
+# can be attributed to the networks
 _MUST_BE_EQUAL = {
     "patch_size": "patch size",
     "batch_size": "batch size",
@@ -32,7 +32,7 @@ class TrainingRecord:
         settings: Known settings, by their name in the report.
         epochs: Epochs from nnU-Net's logs; an epoch that was interrupted and repeated is listed once.
         seconds: Duration of all logged epochs, including repeated ones.
-        hardware: GPU, or the device without one, and the host's name; empty if unknown.
+        hardware: Name of the GPU, or of the device if it is no GPU, and of the host; empty if unknown.
         problems: Descriptions of files that cannot be used.
     """
 

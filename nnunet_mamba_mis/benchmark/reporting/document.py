@@ -37,7 +37,7 @@ class Warnings:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with text in the first column and numbers in the others; further lines of a cell are small."""
+    """A table with text in the first column and numbers in the others; lines of a cell after the first are small."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]

@@ -26,7 +26,7 @@ _GAIN, _LOSS = "#0072B2", "#D55E00"
 _PANEL = 4.2
 _MOST_MARKERS = 15
 _COLUMNS = 3
-# more cannot be distinguished, and their figure would exceed Agg's maximum size
+# more models cannot be distinguished, and a figure of them would exceed Agg's maximum size
 MOST_MODELS = 12
 MOST_CLASSES = 6
 _TILE_INCHES = 2.2
@@ -37,7 +37,7 @@ class Panel:
     """A case in the grid of overlays.
 
     Args:
-        why: Reason why it was selected.
+        why: Reason why the case was selected.
         case: Its identifier.
         image: (H, W) or (H, W, 3) with 8 bits per channel.
         truth: Mask (H, W) of each class.

@@ -21,7 +21,7 @@ _QUANTILES = {"worst": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "best": 1.0
 
 
 def choose(scores: Scores, names: Mapping[Model, str], row: str) -> list[tuple[str, str]]:
-    """Return reasons and cases: quantiles of the baseline's Dice, and each other model's largest gain and loss."""
+    """Return (reason, case) pairs: quantiles of the baseline's Dice, and each other model's largest gain and loss."""
     dice = {
         model: {case: value for case, value in scores.values(model, "dice", row).items() if not np.isnan(value)}
         for model in names

@@ -46,7 +46,7 @@ def make_report(
     """
     _check_options(tolerance, processes)
     _check_packages()
-    # imported here, as they need the packages
+    # imported here, as these modules need the packages
     from nnunet_mamba_mis.benchmark.reporting.case_table import cases_csv
     from nnunet_mamba_mis.benchmark.reporting.document import Heading
     from nnunet_mamba_mis.benchmark.reporting.sections import dataset_sections, introduction
@@ -59,7 +59,7 @@ def make_report(
     blocks: list[Block] = [Heading(1, title), *introduction(tolerance)]
     for evaluation in evaluations:
         blocks += dataset_sections(evaluation, output, overlays)
-    # written once before the figures, which may fail or take long
+    # the pages are written once before the figures are drawn, as drawing may fail or take long
     _write_pages(title, _without_pictures(blocks), output)
     _write_pages(title, list(_with_pictures(blocks)), output)
     print(for_terminal(f"Wrote {output / 'report.html'}, report.md and cases.csv"))

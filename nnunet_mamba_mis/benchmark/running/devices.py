@@ -34,7 +34,7 @@ def make_slots(jobs_at_once: int | None, gpus: Sequence[int] | None) -> list[dic
     """Return the environment variables of each slot, which can run one job at a time.
 
     Args:
-        jobs_at_once: Number of jobs that share the machine, without `gpus`; 1 by default.
+        jobs_at_once: Number of slots if `gpus` is not given; 1 by default.
         gpus: Numbers of GPUs, as indices into CUDA_VISIBLE_DEVICES if it is set.
     """
     if not gpus:

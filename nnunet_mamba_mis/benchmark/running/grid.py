@@ -90,7 +90,7 @@ def make_grid(
 
 
 def write_missing_splits(trainings: Iterable[Training]) -> None:
-    """Write the splits that nnU-Net would, as jobs that start together could read each other's half-written file.
+    """Write the splits that nnU-Net would write, as jobs that start together could read a half-written file.
 
     Raises:
         UserError: A dataset has too few cases.
@@ -156,7 +156,7 @@ def _problems_of_dataset(dataset: Path, plans: Sequence[str], configuration: str
         if splits is None:
             return problems
         number = len(splits)
-    # for such a fold, nnU-Net would make a random split
+    # for a fold that the splits lack, nnU-Net would make a random split
     missing = [str(fold) for fold in folds if not 0 <= fold < number]
     if missing:
         problems.append(f"--folds {' '.join(missing)}: {dataset.name} has folds 0 to {number - 1} ({SPLITS_FILE})")

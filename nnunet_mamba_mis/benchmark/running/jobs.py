@@ -38,7 +38,7 @@ class Candidate:
     """A model trained on a dataset: the properties that its folds share.
 
     Args:
-        results: nnU-Net's folder of results; a seed has a subfolder seed_N.
+        results: nnU-Net's folder of results; the results of seed N are in its subfolder seed_N.
         dataset: nnU-Net's full name of the dataset.
         model: Trainer, plans and configuration.
         seed: Seed of the random generators, or None for nnU-Net's unseeded training.
@@ -51,7 +51,7 @@ class Candidate:
 
     @classmethod
     def parse(cls, results: Path, folder: Path) -> Candidate | None:
-        """Return the candidate of a model's folder in the results, or None for another folder."""
+        """Return the candidate of a model's folder in the results, or None for any other folder."""
         *seeds, dataset, model_name = folder.relative_to(results).parts
         numbers = [name.removeprefix("seed_") for name in seeds]
         model = Model.parse(model_name)
@@ -87,7 +87,7 @@ class Candidate:
 
     @property
     def seed_suffix(self) -> str:
-        """The seed for a job's name."""
+        """The seed as the end of a job's name; empty without a seed."""
         return "" if self.seed is None else f" seed {self.seed}"
 
 
@@ -107,13 +107,13 @@ class Training:
 
     @classmethod
     def parse(cls, results: Path, folder: Path) -> Training | None:
-        """Return the job of a fold's folder in the results, or None for another folder."""
+        """Return the job of a fold's folder in the results, or None for any other folder."""
         candidate, fold = Candidate.parse(results, folder.parent), fold_number(folder)
         return None if candidate is None or fold is None else cls(candidate, fold)
 
     @property
     def folds(self) -> tuple[int, ...]:
-        """The fold, as the only one of a tuple."""
+        """The number of the fold, as a tuple with one element."""
         return (self.fold,)
 
     @property
@@ -145,7 +145,7 @@ class Training:
         return f"{self.candidate} fold {self.fold}{self.candidate.seed_suffix}"
 
     def is_done(self) -> bool:
-        """Whether the fold is trained and validated; a validation older than the training belongs to an earlier one."""
+        """Whether the fold is trained and validated; a validation older than the final checkpoint is outdated."""
         return _is_newer(self.summary, [self.final_checkpoint]) and not (
             self.probabilities and _lacks_probabilities(self)
         )
@@ -194,7 +194,7 @@ class Prediction:
 
     @classmethod
     def parse(cls, results: Path, folder: Path) -> Prediction | None:
-        """Return the job of a test set's folder in the results, or None for another folder."""
+        """Return the job of a test set's folder in the results, or None for any other folder."""
         candidate, parsed = Candidate.parse(results, folder.parents[2]), parse_predictions_folder(folder)
         return None if candidate is None or parsed is None else cls(candidate, *parsed)
 
@@ -223,7 +223,7 @@ class Prediction:
         return f"{self.candidate} folds {folds}{self.candidate.seed_suffix} on {self.test_set}"
 
     def is_done(self) -> bool:
-        """Whether the current checkpoints have predicted all labelled images, and these are evaluated."""
+        """Whether all labelled images are predicted with the current checkpoints, and evaluated."""
         return (
             _is_newer(self.summary, self._checkpoints)
             and self._is_complete()
@@ -239,7 +239,7 @@ class Prediction:
         self.summary.unlink(missing_ok=True)
         labels = self._labels
         if labels is None:
-            return  # nnU-Net's message is in the log
+            return  # nnU-Net reports the problem in the log
         ending = labels.file_ending
         cases = set(labelled_cases(self.test_set.labels, ending))
         newest = _newest(self._checkpoints)
@@ -251,7 +251,7 @@ class Prediction:
                 file.unlink()
 
     def commands(self, device: str) -> list[list[str]]:
-        """Return nnU-Net's commands to predict the missing cases and evaluate all."""
+        """Return nnU-Net's commands to predict the missing cases and evaluate all cases."""
         trainer, plans, configuration = self.candidate.model
         model = ["-d", self.candidate.dataset, "-c", configuration, "-tr", trainer, "-p", plans]
         folders = ["-i", str(self.test_set.images), "-o", str(self.folder)]
@@ -278,7 +278,7 @@ class Prediction:
             return None
 
     def _is_complete(self) -> bool:
-        """Whether all labelled images were evaluated: images may have been added since. True without nnUNet_raw."""
+        """Whether all labelled images were evaluated, as images may have been added since; True without nnUNet_raw."""
         if folder_if_set("nnUNet_raw") is None or not self.test_set.labels.is_dir():
             return True
         try:
@@ -316,7 +316,7 @@ def predictions(training_jobs: Iterable[Training], test_sets: Mapping[str, Seque
 
 
 def announce(jobs: Iterable[Job]) -> None:
-    """Create a log for each job, so that `find_jobs` finds it.
+    """Create a log for each job, so that `find_jobs` finds the job.
 
     Raises:
         UserError: A folder cannot be written to.
@@ -330,7 +330,7 @@ def announce(jobs: Iterable[Job]) -> None:
 
 
 def find_jobs(results: Path, datasets: Sequence[str] | None = None) -> list[Job]:
-    """Return the announced jobs in the order of tables.
+    """Return the announced jobs, in the order in which tables list them.
 
     Args:
         results: nnUNet_results.
@@ -384,7 +384,7 @@ def _newest(files: Sequence[Path]) -> float:
 
 
 def _is_readable(file: Path, labels: Labels) -> bool:
-    """Return whether a label map can be read: it may be truncated."""
+    """Return whether a label map can be read; a truncated one cannot."""
     try:
         read_label_map(file, labels)
     except ValueError:

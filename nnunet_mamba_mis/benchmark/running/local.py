@@ -1,4 +1,4 @@
-"""Run jobs on this machine, with a limit on simultaneous ones."""
+"""Run jobs on this machine, with a limit on the number of simultaneous jobs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], device: st
         device: nnU-Net's name of the device.
 
     Returns:
-        Exit status: 0; 1 if a job is not done; 128 + the number of the signal that stopped the run.
+        Exit status: 0 if all jobs are done, 1 if not, or 128 + the number of the signal that stopped the run.
 
     Raises:
         UserError: A lock or log cannot be written.

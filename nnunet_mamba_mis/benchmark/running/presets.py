@@ -1,4 +1,4 @@
-"""Named fair comparisons: all trainers of one share the plans, and thus patch, batch and preprocessing."""
+"""Named fair comparisons: trainers of a preset share plans, and thus patch size, batch size and preprocessing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from nnunet_mamba_mis.utils.errors import UserError
 
-# lengths that exist for nnU-Net's own trainer and for those of this package
+# numbers of epochs for which both nnU-Net and this package have trainers
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
 OURS = "nnUNetTrainerMambaMIS"
 

@@ -1,4 +1,4 @@
-"""Run a job as a process: at most once at a time on all machines that share the results, without orphans."""
+"""Run a job in a process, never twice at a time on the machines that share the results, and leave no orphans."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOCK = "benchmark.lock"
 NOTE = "# mamba_mis benchmark:"
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
-# Windows lacks some of them
+# Windows lacks some of these signals
 _STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 _HOLDER = re.compile(r"([\w.-]{1,255}) ([1-9][0-9]{0,9})\n")
 
@@ -50,7 +50,7 @@ def try_lock(job: Job) -> int | None:
 
 def is_running(folder: Path) -> bool:
     """Return whether a process holds the lock of this folder's job; False if the lock cannot be tested."""
-    # it cannot if it is missing, a folder or another user's, or if the system lacks such locks
+    # the test fails if the lock is missing, is a folder or belongs to another user, or if the system lacks such locks
     with suppress(OSError):
         file = folder / LOCK
         lock = os.open(file, os.O_RDWR if os.access(file, os.W_OK) else os.O_RDONLY)
@@ -85,7 +85,7 @@ def holder(job: Job) -> str:
 def _end_orphans(folder: Path) -> None:
     """Kill workers on this machine whose training process was killed, as they would hold the lock forever."""
     process = _Holder.read(folder)
-    # the process id cannot belong to another group while a member of its group still exists and holds the lock
+    # the system cannot reuse the process id for another group while a member of the old group exists and holds the lock
     if process and process.host == socket.gethostname() and not _is_alive(process.pid):
         _signal_group(process.pid, signal.SIGKILL)
 
@@ -138,10 +138,10 @@ class RunningJob:
             )  # fmt: skip
 
     def has_ended(self) -> bool:
-        """Return whether all commands have ended; start the next command if one has succeeded."""
+        """Return whether all commands have ended; start the next command if the current one has succeeded."""
         status = self._status()
         if status == 0 and self.to_come and not self.was_stopped:
-            _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left behind
+            _signal_group(self.process.pid, signal.SIGKILL)  # workers that the command left behind
             self.process.wait()
             self._start_next()
             return False
@@ -151,7 +151,7 @@ class RunningJob:
         """Return the exit status of the current command, or None while it runs."""
         if not hasattr(os, "waitid"):  # macOS
             return self.process.poll()
-        # poll() takes a lock, and a signal handler may call this in the middle of it
+        # poll() takes a lock, and a signal handler may call this method while poll() holds the lock
         ended = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             return None
@@ -164,7 +164,11 @@ class RunningJob:
         return self.finish()
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Send a signal: after SIGTERM, our trainers save their state and nnU-Net's exit at once; SIGKILL kills all."""
+        """Send a signal.
+
+        After SIGTERM, this package's trainers save their state, and nnU-Net's own trainers exit immediately. SIGKILL
+        kills all of the command's processes.
+        """
         self.was_stopped = True
         _signal_group(self.process.pid, number)
 
@@ -174,7 +178,7 @@ class RunningJob:
         Returns:
             The outcome: "done", "stopped" or "failed: REASON".
         """
-        _signal_group(self.process.pid, signal.SIGKILL)  # workers that it left behind
+        _signal_group(self.process.pid, signal.SIGKILL)  # workers that the command left behind
         outcome = self._outcome(self.process.wait())
         note(self.job, outcome)
         unlock_descriptor(self.lock)
@@ -204,7 +208,7 @@ def _prepare(lock: int, parent: int) -> Callable[[], None]:
 
     def prepare() -> None:
         os.pwrite(lock, f"{who} {os.getpid()}\n".encode(), 0)
-        # a cluster sends these to all processes of a job, and they would kill a program without handlers
+        # a cluster sends these signals to all processes of a job, and they would kill a program without handlers
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         if prctl is not None:

@@ -26,8 +26,8 @@ class Progress:
         state: "done", "running", "validating", "queued", "failed", "interrupted" or "to do".
         epochs_done: Number of finished epochs.
         epochs: Number of epochs of the whole training, or None before it has begun.
-        dice: Mean over classes, on the validation or test set of a finished job, else the last epoch's pseudo Dice;
-            None before the first epoch ends.
+        dice: Mean Dice over classes: on the validation or test set if the job is done, otherwise the pseudo Dice of the
+            last epoch; None before the first epoch ends.
         seconds_left: Remaining training time, or None if it is not known yet.
         problems: Descriptions of files that cannot be used.
     """
@@ -45,8 +45,8 @@ def read_progress(job: Job, running: bool, queued: bool) -> Progress:
 
     Args:
         job: The job.
-        running: Whether a process works on it.
-        queued: Whether it waits in a cluster's queue.
+        running: Whether a process works on the job.
+        queued: Whether the job waits in a cluster's queue.
     """
     reader, problems = EpochReader(), list[str]()
     epochs = list(reader.read(log_lines(job.folder, problems)))

@@ -21,7 +21,7 @@ from nnunet_mamba_mis.utils.text import one_line
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
-# file in a job's folder with its number in the queue
+# file in a job's folder that contains the job's number in the queue
 _ID = "benchmark.slurm"
 # folder for submitit's files in nnUNet_results
 _FOLDER = "benchmark_slurm"
@@ -125,13 +125,16 @@ def _submit_array(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) 
 
 
 def _dependency(job: Job) -> str:
-    """Return a job's dependency in sbatch's syntax: on the end of other jobs, even if they fail, to report that."""
+    """Return a job's dependency in sbatch's syntax.
+
+    The job starts when all needed jobs have ended, even if some failed, so that it reports their failure.
+    """
     awaited = [number for needed in job.needs if not needed.is_done() and (number := _id(needed))]
     return "afterany:" + ":".join(awaited) if awaited else ""
 
 
 def _wait_for(job: Job, submitted: set[Job]) -> None:
-    """Make a queued job wait for dependencies that were resubmitted; a running one reports their failure itself."""
+    """Make a queued job wait for dependencies that were resubmitted; a running job reports their failure itself."""
     if submitted.intersection(job.needs):
         command = ["scontrol", "update", f"JobId={_id(job)}", f"Dependency={_dependency(job)}"]
         subprocess.run(command, capture_output=True)

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse what argparse cannot: numbers out of range, and options that exclude each other."""
+    """Refuse arguments that argparse accepts: numbers out of range, and options that exclude each other."""
     numbers = {"--jobs": args.jobs, "--memory": args.memory, "--cpus": args.cpus, "--array-limit": args.array_limit}
     for name, number in numbers.items():
         if number is not None and number <= 0:
@@ -144,7 +144,7 @@ def _slurm_parameters(args: argparse.Namespace, device: str) -> dict[str, Any]:
         "array_parallelism": args.array_limit,
         "signal_delay_s": SECONDS_TO_SAVE,
         "stderr_to_stdout": True,
-        # even where the cluster does not requeue by default; submitit sets open-mode
+        # requeue even on a cluster that does not by default; submitit sets open-mode
         "additional_parameters": {"requeue": True} | dict(option.split("=", 1) for option in args.sbatch),
     }
 
@@ -156,7 +156,7 @@ def _print_commands(jobs: Sequence[Job], slots: Sequence[dict[str, str]], device
 
     waiting = [job for job in jobs if not job.is_done()]
     for number, job in enumerate(waiting):
-        # an example: the actual slot depends on which is free first
+        # an example: each job actually runs in the first slot that becomes free
         command = job_as_typed(job, device, {**variables_for(device, len(slots)), **slots[number % len(slots)]})
         print(one_line(command))
     print(f"# {len(jobs) - len(waiting)} of {len(jobs)} jobs are done; nothing was started")

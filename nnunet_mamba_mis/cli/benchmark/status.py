@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nnunet_mamba_mis.benchmark.running.jobs import Job
     from nnunet_mamba_mis.benchmark.running.progress import Progress
 
-# columns of numbers are not cut
+# no column is cut to fewer characters, which keeps short numbers intact
 _NARROWEST = 5
 
 
@@ -92,7 +92,7 @@ def _lines(columns: Mapping[str, Sequence[str]]) -> Iterable[str]:
 
 
 def _cut(text: str, width: int) -> str:
-    """Shorten a text that is too long in the middle."""
+    """Replace the middle of a text that is too long with an ellipsis."""
     if len(text) <= width:
         return text
     end = (width - 1) // 2

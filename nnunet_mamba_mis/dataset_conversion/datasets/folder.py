@@ -40,7 +40,7 @@ def with_stems(dataset: Dataset, stems: str) -> Dataset:
         stems: The rule, as for `find_in_folders`.
 
     Raises:
-        UserError: It is another dataset, which has its own names.
+        UserError: `dataset` is another dataset, which has its own names.
     """
     _check_is_folder(dataset, "--stems", "its own names")
     return replace(dataset, find_cases=partial(find_in_folders, stems=stems))
@@ -54,7 +54,7 @@ def with_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
         labels: The classes, as for `parse_labels`.
 
     Raises:
-        UserError: The labels are malformed, or it is another dataset, which has its own classes.
+        UserError: The labels are malformed, or `dataset` is another dataset, which has its own classes.
     """
     _check_is_folder(dataset, "--labels", "its own classes")
     mask = parse_labels(labels)

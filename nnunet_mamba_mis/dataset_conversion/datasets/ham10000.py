@@ -1,4 +1,4 @@
-"""HAM10000, with several images of some lesions, which a CSV file identifies."""
+"""HAM10000: some lesions have several images, and a CSV file names the lesion of each image."""
 
 import csv
 from collections.abc import Mapping, Sequence

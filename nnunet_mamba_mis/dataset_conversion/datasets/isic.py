@@ -39,7 +39,7 @@ def _year(
     reference: str,
     licence: str,
 ) -> Dataset:
-    """Return a year's challenge; {} in `images` and `masks` is a key of `parts`, whose values are the subsets."""
+    """Return a year's dataset; {} in `images` and `masks` stands for each key of `parts`, whose values are subsets."""
     return Dataset(
         num_images=num_images,
         size=size,

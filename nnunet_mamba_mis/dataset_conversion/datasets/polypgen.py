@@ -27,7 +27,7 @@ DATASETS = (
         licence="CC BY 4.0, registration required",
         find_cases=layouts(
             [
-                # prefixed with the centre, as two centres may use the same name
+                # identifiers are prefixed with the centre, as two centres may use the same name
                 ImageSet(f"images_{centre}", f"masks_{centre}", mask_stem="(.+)_mask", identifier=f"{centre}_{{}}")
                 for centre in _CENTRES
             ]

@@ -12,7 +12,7 @@ _TEST_SETS = ("Kvasir", _CLINICDB, "CVC-ColonDB", "CVC-300", "ETIS-LaribPolypDB"
 
 
 def _test_set(name: str) -> ImageSet:
-    # prefixed with the set's name, as several sets number their frames
+    # identifiers are prefixed with the set's name, as several sets name their frames by number
     folder = f"TestDataset/{name}"
     return ImageSet(f"{folder}/images", f"{folder}/masks", subset=name, identifier=f"{name}_{{}}")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def empty_outputs(u: Tensor, A: Tensor, block: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return outputs shaped as u, the last state (batch, D, N) and block-start states, batch · blocks · D · N values.
+    """Return outputs shaped as u, the last state (batch, D, N) and block-start states (batch · blocks · D · N,).
 
     Args:
         u: (batch, D, H, W).

@@ -27,8 +27,8 @@ def selective_scan(
 
     The function replaces mamba_ssm's `selective_scan_fn` on every device. It computes in float32 (float64 for float64
     u), even under autocast, and accepts any strides. Positions may have two axes, with (H, W) instead of L everywhere:
-    the scan then runs along W, then H. So `x.mT` scans an image in column-major order, which the native backend does
-    without a copy.
+    the scan then runs along W, then H. To scan an image x in column-major order, pass `x.mT`, which the native backend
+    does not copy.
 
     Args:
         u: Input, (batch, D, L) or (batch, D, H, W).
@@ -43,7 +43,8 @@ def selective_scan(
         return_last_state: Whether to return the state after position L too.
         discretization: "mamba" for w = Δ, as in the Mamba papers' code, or "zoh" for w = (e^{ΔA} − 1)/A, the exact
             zero-order hold (Gu and Dao 2023, equation 4).
-        backend: A name from `available_backends()`, which never falls back, or "auto" for the fastest suitable one.
+        backend: A name from `available_backends()`, or "auto" for the fastest suitable backend. A named backend never
+            falls back to another.
 
     Returns:
         y (batch, D, L) in u's dtype; with return_last_state also the last state (batch, D, N), float32 or float64.

@@ -11,7 +11,7 @@ from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs
 
 
 class Backend:
-    """An implementation of the scan; a new one needs a subclass with `name` and `scan`, and an entry in `registry`.
+    """An implementation of the scan. A new backend needs a subclass with `name` and `scan`, and an entry in `registry`.
 
     Methods named `why_...` return a reason for the user, or None if nothing is wrong.
     """
@@ -19,7 +19,10 @@ class Backend:
     name: ClassVar[str]
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-        """Return outputs of any real dtype, in u's shape or with one axis of H · W positions, and the last state."""
+        """Return the outputs and the last state.
+
+        The outputs have any real dtype, and either u's shape or a single axis of H · W positions.
+        """
         raise NotImplementedError
 
     def scan_projected(
@@ -32,7 +35,7 @@ class Backend:
         D: Tensor,
         discretization: str,
     ) -> Tensor:
-        """Return outputs of `s6` for u, (batch, D, H, W) each; a backend may override this to fuse the projections."""
+        """Return outputs of `s6` for u, both (batch, D, H, W); a backend can override this to fuse the projections."""
         x = u.movedim(1, -1)
         delta = F.linear(x, delta_weight).movedim(-1, 1)
         B, C = F.linear(x, bc_weight).movedim(-1, 1).unsqueeze(1).chunk(2, dim=2)
@@ -49,7 +52,7 @@ class Backend:
         return None
 
     def why_unsuitable(self, u: Tensor, discretization: str) -> str | None:
-        """Return why the backend cannot scan this u, which is on its device, or None."""
+        """Return why the backend cannot scan this u, which is on the backend's device, or None."""
         return None
 
     def is_emulated(self) -> bool:

@@ -3,8 +3,8 @@
 The L positions form chunks of T positions. All chunks advance together, one position at a time. So a step works on
 (chunks × batch × channels × states) values, and Python runs T steps instead of L:
 
-1. Run every chunk from a zero state, which gives the state that it adds.
-2. Loop over chunks to compute the states at chunk starts, as e^{A ΣΔ} carries a state across a whole chunk.
+1. Run every chunk from a zero state, which gives the state that the chunk adds.
+2. Loop over chunks to compute the states at chunk starts: a factor e^{A ΣΔ} carries a state across a whole chunk.
 3. Run every chunk again from its true start, which gives the outputs.
 
 Backward is the same scan in the other direction. It recomputes states from the chunk starts in blocks of positions, so
@@ -40,7 +40,7 @@ class TorchBackend(Backend):
     name = "torch"
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-        """As `Backend.scan`."""
+        """Implement `Backend.scan`."""
         return _scan_with(chunked_scan, inputs)
 
 
@@ -50,7 +50,7 @@ class DifferentiableBackend(Backend):
     name = "differentiable"
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-        """As `Backend.scan`."""
+        """Implement `Backend.scan`."""
         return _scan_with(differentiable_scan, inputs)
 
 
@@ -89,7 +89,7 @@ def chunked_scan(
         A: (D, N).
         B: (batch, G, N, L).
         C: (batch, G, N, L).
-        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, the zero-order hold, instead of Δ.
     """
     _check(u, delta, A, B, C)
     batch, channels, length = u.shape
@@ -229,7 +229,7 @@ class _Chunks(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """Gradients shaped as the arguments in `_Chunks`, except that of A, which is kept per row: (N, G, P, R)."""
+    """Gradients shaped as the arguments in `_Chunks`, except the gradient of A, which is kept per row: (N, G, P, R)."""
 
     u: Tensor
     delta: Tensor
@@ -278,7 +278,7 @@ def _join(x: Tensor, batch: int, length: int) -> Tensor:
 
 
 def _recurrence(chunks: _Chunks, block: slice) -> tuple[Tensor, Tensor]:
-    """Return e^{ΔA} and the weight of B_t u_t, (S, N, G, P, R) each; a weight of Δ is (S, 1, G, P, R)."""
+    """Return e^{ΔA} and the weight of B_t u_t, (S, N, G, P, R) each for S steps; the weight Δ is (S, 1, G, P, R)."""
     delta = chunks.delta[block].unsqueeze(1)
     x = delta * chunks.A
     decay = x.exp()

@@ -1,7 +1,7 @@
 """The selective scan in out-of-place PyTorch operations, which support every transform.
 
-This scan is slower than the other backends, and autograd keeps all states. It runs only if a transform needs forward
-or higher derivatives. Chunks of positions advance together, as in `chunked`.
+This scan is slower than the other backends, and autograd keeps all states. The scan runs only under transforms, or for
+forward-mode or higher derivatives. Chunks of positions advance together, as in `chunked`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def differentiable_scan(
         A: (D, N).
         B: (batch, G, N, L).
         C: (batch, G, N, L).
-        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, the zero-order hold, instead of Δ.
     """
     channels, length = u.shape[1:]
     steps = math.isqrt(length - 1) + 1

@@ -20,7 +20,7 @@ class MambaSSMBackend(Backend):
     name = "mamba_ssm"
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-        """As `Backend.scan`."""
+        """Implement `Backend.scan`."""
         if transformed():  # mamba_ssm's kernel has only the first derivative
             return DifferentiableBackend().scan(inputs)
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -33,11 +33,11 @@ class MambaSSMBackend(Backend):
         return selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=True)
 
     def device(self) -> str:
-        """As `Backend.device`."""
+        """Implement `Backend.device`."""
         return "cuda"
 
     def why_unavailable(self) -> str | None:
-        """As `Backend.why_unavailable`."""
+        """Implement `Backend.why_unavailable`."""
         # mamba-ssm can be installed without its CUDA kernel: it then imports, but fails when called
         if importlib.util.find_spec("mamba_ssm") is None:
             return "mamba-ssm is not installed (optional: pip install --no-build-isolation mamba-ssm causal-conv1d)"
@@ -52,7 +52,7 @@ class MambaSSMBackend(Backend):
         return None
 
     def why_unsuitable(self, u: Tensor, discretization: str) -> str | None:
-        """As `Backend.why_unsuitable`."""
+        """Implement `Backend.why_unsuitable`."""
         if discretization != "mamba":
             return f"it supports only the 'mamba' discretization, not {discretization!r}"
         if u.dtype == torch.float64:

@@ -28,11 +28,11 @@ class NativeBackend(OperatorBackend):
     one_dtype = True
 
     def device(self) -> str:
-        """As `Backend.device`."""
+        """Implement `Backend.device`."""
         return "cpu"
 
     def why_unavailable(self) -> str | None:
-        """As `Backend.why_unavailable`."""
+        """Implement `Backend.why_unavailable`."""
         return native.why_unavailable()
 
     def scan_projected(
@@ -45,7 +45,7 @@ class NativeBackend(OperatorBackend):
         D: Tensor,
         discretization: str,
     ) -> Tensor:
-        """As `Backend.scan_projected`, without writing Δ, B and C to memory or keeping them for backward."""
+        """Implement `Backend.scan_projected` without writing Δ, B and C to memory or keeping them for backward."""
         tensors = self.prepare(u, torch.cat([delta_weight, bc_weight]), A, D, delta_bias)
         exact = discretization == "zoh"
         if native.needs_operator(*tensors):
@@ -55,16 +55,16 @@ class NativeBackend(OperatorBackend):
         return y
 
     def prepare(self, *tensors: Any) -> list[Any]:
-        """As `OperatorBackend.prepare`; converts all tensors to the dtype that the native code computes in."""
+        """Implement `OperatorBackend.prepare`: convert all tensors to the dtype that the native code computes in."""
         dtype = torch.promote_types(tensors[0].dtype, torch.float32)
         return [t if t is None else t.to(dtype) for t in tensors]
 
     def block(self) -> int:
-        """As `OperatorBackend.block`."""
+        """Implement `OperatorBackend.block`."""
         return native.library().mamba_mis_tile()
 
     def forward(self, inputs: Tensors, softplus: bool, exact: bool, keep_starts: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """As `OperatorBackend.forward`; also takes the inputs of `native_s6`."""
+        """Implement `OperatorBackend.forward`, for the inputs of `native_s6` too."""
         y, last_state, starts = empty_outputs(inputs["u"], inputs["A"], self.block() if keep_starts else None)
         outputs = {"y": y, "last_state": last_state, "starts": starts if keep_starts else None}
         _run("forward", {**inputs, **outputs}, softplus, exact)
@@ -73,7 +73,7 @@ class NativeBackend(OperatorBackend):
     def backward(
         self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
     ) -> list[Tensor]:
-        """As `OperatorBackend.backward`; also takes the inputs of `native_s6`."""
+        """Implement `OperatorBackend.backward`, for the inputs of `native_s6` too."""
         grads = empty_gradients(inputs.values(), grad_y)
         given = {"starts": starts, "grad_y": grad_y, "grad_last_state": grad_last_state}
         outputs = {f"grad_{name}": grad for name, grad in zip(inputs, grads, strict=True) if inputs[name] is not None}
@@ -127,7 +127,7 @@ def native_s6(
         A: (D, N).
         D: (D,).
         delta_bias: (D,).
-        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
+        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, the zero-order hold, instead of Δ.
         keep_starts: Whether to keep the block-start states for backward.
     """
     inputs = _by_name(u, weight, A, D, delta_bias)

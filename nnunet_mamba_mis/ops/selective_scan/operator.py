@@ -14,7 +14,7 @@ from nnunet_mamba_mis.ops.selective_scan.chunked import DifferentiableBackend
 from nnunet_mamba_mis.ops.selective_scan.inputs import ScanInputs, check_tensor
 from nnunet_mamba_mis.ops.transforms import decompose_gradient, decompose_under_transforms, gradients_in_torch
 
-Tensors = Mapping[str, Any]  # keyed by the names in `scan`; an omitted optional tensor is None
+Tensors = Mapping[str, Any]  # keyed by the names of `scan`'s arguments; an omitted optional tensor is None
 
 
 class OperatorBackend(Backend):
@@ -24,7 +24,7 @@ class OperatorBackend(Backend):
     one_dtype: ClassVar[bool]  # whether all tensors of a scan must have the dtype of u
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-        """As `Backend.scan`."""
+        """Implement `Backend.scan`."""
         exact = inputs.discretization == "zoh"
         tensors = self.prepare(*inputs[:8])
         y, last_state, _ = scan(*tensors, inputs.delta_softplus, exact, self.name, torch.is_grad_enabled())
@@ -74,12 +74,12 @@ class OperatorBackend(Backend):
     def backward(
         self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
     ) -> list[Tensor]:
-        """Gradients of the tensors, empty for one that is None."""
+        """Return the gradients of the tensors; the gradient of None is empty."""
         raise NotImplementedError
 
 
 def _engine(name: str) -> OperatorBackend:
-    from nnunet_mamba_mis.ops.selective_scan.registry import BACKENDS  # which imports the subclasses of the above
+    from nnunet_mamba_mis.ops.selective_scan.registry import BACKENDS  # imports subclasses of the above
 
     backend = BACKENDS.get(name)
     if not isinstance(backend, OperatorBackend):
@@ -103,7 +103,7 @@ def scan(
     engine: str,
     keep_starts: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs (batch, D, H, W), last state (batch, D, N) and the states that backward starts from.
+    """Return outputs (batch, D, H, W), the last state (batch, D, N) and the block-start states, which backward needs.
 
     Positions are scanned along W, then H, whatever the strides.
 
@@ -117,8 +117,8 @@ def scan(
         z: (batch, D, H, W).
         delta_bias: (D,).
         softplus: Whether delta goes through softplus after the bias.
-        exact: Zero-order hold; otherwise Δ stands for (e^{ΔA} − 1)/A.
-        engine: Name of the backend that computes it, an `OperatorBackend`.
+        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, the zero-order hold, instead of Δ.
+        engine: Name of the backend that computes the scan, an `OperatorBackend`.
         keep_starts: Whether to keep the block-start states for backward.
     """
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
@@ -152,7 +152,7 @@ def scan_backward(
     exact: bool,
     engine: str,
 ) -> list[Tensor]:
-    """Return the gradients of `scan` with respect to its eight tensors; that of None is empty."""
+    """Return the gradients of `scan` with respect to its eight tensors; the gradient of None is empty."""
     inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     backend = _engine(engine)
     backend.check(inputs)

@@ -71,7 +71,7 @@ class ReferenceBackend(Backend):
     name = "reference"
 
     def scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-        """As `Backend.scan`."""
+        """Implement `Backend.scan`."""
         x = inputs.over_one_axis()
         return selective_scan_reference(  # type: ignore[return-value]
             *x[:8], x.delta_softplus, return_last_state=True, discretization=x.discretization

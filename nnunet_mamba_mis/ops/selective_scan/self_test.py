@@ -1,4 +1,4 @@
-"""Compare a small scan by a backend with PyTorch's, before a GPU runs real ones."""
+"""Compare a small scan by a backend with the same scan in PyTorch, before a GPU runs real scans."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _TOLERANCE = 1e-3  # relative to the largest value; float32 gives about 1e-6
 def why_wrong(backend: Backend, device: torch.device) -> str | None:
     """Return the problem with a small scan by a backend on a device, or None.
 
-    A new GPU, driver or Triton version may break kernels or, worse, make them wrong, which must not reach results. The
-    scan has the form of the network's scans, so that its compiled kernels are used again.
+    With a new GPU, driver or Triton version, kernels may fail or, worse, compute wrong values, which must not reach
+    results. The small scan has the form of the network's scans, so that both use the same compiled kernels.
     """
     # the caller may be in inference mode, tracing, or using fake tensors
     no_autocast = torch.autocast(device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""The selective scan on GPUs, which launches the kernels of `triton_kernels`."""
+"""The selective scan on GPUs, by the kernels of `triton_kernels`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from nnunet_mamba_mis.ops.tracing import constant_when_traced
 BLOCK = 8  # positions between two states that are kept for backward
 _WARP = 32
 _STATE_AXIS = 2  # axis of states in B and C
-# channels per program, unless a group has one; other values would compile kernels for each width of a network
+# channels per program, or 1 for groups of one channel; a number that varied with a network's widths would need more
+# kernels
 _CHANNELS = 8
-_WIDTH = 4  # states that a lane loads at once, a tile
+_WIDTH = 4  # states of a tile, which a lane loads at once
 _TILES_IN_REGISTERS = 8  # tiles that fit in the registers of a lane
-_WIDTH_OF_GRADIENTS = 2  # the same as _WIDTH, for the kernel `gradients`
+_WIDTH_OF_GRADIENTS = 2  # counterpart of _WIDTH in the kernel `gradients`
 _PROGRAMS_OF_MULTIPROCESSOR = 12  # programs for which a multiprocessor's registers suffice
 _MOST_POSITIONS = 2**31 - 2**16  # positions of idle lanes, past the last one, must fit in 32 bits too
 _CHUNKS_TOGETHER = 64  # chunks per step of the scan over chunks
@@ -37,7 +38,7 @@ class TritonBackend(OperatorBackend):
     one_dtype = False
 
     def device(self) -> str:
-        """As `Backend.device`."""
+        """Implement `Backend.device`."""
         return "cpu" if self.is_emulated() else "cuda"
 
     def is_emulated(self) -> bool:
@@ -45,7 +46,7 @@ class TritonBackend(OperatorBackend):
         return os.environ.get("TRITON_INTERPRET") == "1"
 
     def why_unavailable(self) -> str | None:
-        """As `Backend.why_unavailable`."""
+        """Implement `Backend.why_unavailable`."""
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed (it comes with torch's CUDA builds)"
         if not self.is_emulated() and not torch.cuda.is_available():
@@ -57,7 +58,7 @@ class TritonBackend(OperatorBackend):
         return None
 
     def why_unsuitable(self, u: Tensor, discretization: str) -> str | None:
-        """As `Backend.why_unsuitable`; checks a small scan before the first scan on a GPU."""
+        """Implement `Backend.why_unsuitable`; check a small scan before the first scan on a GPU."""
         if u.dtype == torch.float64:
             return "it does not support float64"
         if u.dim() > 2 and u.shape[2:].numel() > _MOST_POSITIONS:
@@ -65,11 +66,11 @@ class TritonBackend(OperatorBackend):
         return None if self.is_emulated() else _why_wrong(u.device)
 
     def block(self) -> int:
-        """As `OperatorBackend.block`."""
+        """Implement `OperatorBackend.block`."""
         return BLOCK
 
     def forward(self, inputs: Tensors, softplus: bool, exact: bool, keep_starts: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """As `OperatorBackend.forward`."""
+        """Implement `OperatorBackend.forward`."""
         problem = _Problem(inputs, softplus, exact)
         u = inputs["u"]
         y, last_state, starts = empty_outputs(u, inputs["A"], BLOCK if keep_starts else None)
@@ -83,13 +84,13 @@ class TritonBackend(OperatorBackend):
     def backward(
         self, inputs: Tensors, starts: Tensor, grad_y: Tensor, grad_last_state: Tensor, softplus: bool, exact: bool
     ) -> list[Tensor]:
-        """As `OperatorBackend.backward`."""
+        """Implement `OperatorBackend.backward`."""
         if grad_y.data_ptr() % 16:
             grad_y = grad_y.clone()  # Triton would compile its kernels again for an unaligned tensor
         problem = _Problem(inputs, softplus, exact)
         grads = dict(zip(inputs, empty_gradients(inputs.values(), grad_y), strict=True))
         parts = problem.parts()
-        # sums over channels are kept per part, sums over positions per K blocks
+        # sums over channels are kept for each part, sums over positions for every K blocks
         by_part = {name: _for_parts(grads[name], parts, problem.tiles) for name in ("B", "C")}
         together = -(-problem.blocks // problem.K)
         by_blocks = {
@@ -162,7 +163,8 @@ class _Problem:
     def parts(self) -> int:
         """Return the number of parts into which backward divides a group's tiles to fill the GPU.
 
-        Each part has its own sums of the gradients of B and C. All together need no more memory than the kept states.
+        Each part has its own sums of the gradients of B and C. The sums of all parts together need no more memory than
+        the kept states.
         """
         within_memory = self.per_group // (2 * BLOCK)
         to_fill_gpu = -(-_programs(self.device) * self.K // (self.rows * self.blocks))
@@ -230,7 +232,7 @@ class _Problem:
         kernel[(programs,)](**values, num_warps=num_warps, enable_fp_fusion=True)
 
 
-@constant_when_traced  # the test's scan is not part of what is being traced
+@constant_when_traced  # the self-test's scan is not part of the traced code
 def _why_wrong(device: torch.device) -> str | None:
     if torch.cuda.is_current_stream_capturing():
         return None  # no other work can run during capture

@@ -1,26 +1,28 @@
 """Triton kernels of the selective scan, parallel over batch, channels and chunks of the sequence.
 
 A lane handles one channel and one chunk, with all its states in registers, and walks over the chunk's positions. The
-lanes of a program are P channels that share B and C, times the K chunks that fill a warp. States come in tiles of
-(lanes, WIDTH), which a lane loads at once. Three launches connect the chunks. Backward uses the same ones: the state is
-then its gradient, and the walk goes left.
+lanes of a program cover P channels, which share B and C, in each of K chunks; P · K lanes fill a warp. States come in
+tiles of (lanes, WIDTH): a lane loads its WIDTH states at once. Three launches connect the chunks. Backward uses the
+same launches, with the gradient of the state as the state, and walks from right to left.
 
-1. `walk` from a zero state gives the state that a chunk adds, and the sum of its Δ.
-2. `carry` scans over chunks, as e^{A ΣΔ} takes a state across a whole chunk, and gives the state that enters each.
+1. `walk` from a zero state gives the state that a chunk adds, and the sum of Δ over the chunk.
+2. `carry` scans over chunks, where e^{A ΣΔ} carries a state across a whole chunk, and gives the state that enters each
+   chunk.
 3. `walk` from these states gives outputs, and the state before every block of positions.
 
-`gradients` then handles each block of positions independently, one state after the other, from the state that enters
-the block on the left and the gradient that enters it on the right. Sums over positions, for A, D and the bias of Δ, are
-stored per K blocks and added up by torch. So there are no atomics, and two runs give identical bits.
+`gradients` then handles each block of positions independently, one state after the other. It starts from the state that
+enters the block on the left and the gradient that enters the block on the right. Sums over positions, for A, D and the
+bias of Δ, are stored for every K blocks, and torch adds them up. So there are no atomics, and two runs give identical
+bits.
 
 Positions are (row, column), scanned along columns, then rows; without `ROWS` there is only one row. All arithmetic is
 in float32. Tensors over positions come as `Sequence` or `Grouped`, a pointer with strides. States between launches are
 (batch, chunks or blocks, D, N). An argument that is not needed is None.
 
 A network has features of many sizes, and `gradients` takes ten seconds to compile. Triton compiles a kernel again for
-an integer argument of 1 and for multiples of 16. So sizes and strides are `encoded`, usually as neither. `PACKED`
-restores the information that this hides: channels are adjacent in memory, and so are WIDTH states of B, C and their
-gradients, aligned to their size.
+an integer argument of 1 and for multiples of 16. So sizes and strides are `encoded` as integers that are usually
+neither. `PACKED` restores the information that the encoding hides: channels are adjacent in memory, and so are every
+WIDTH states of B, C and their gradients. These groups of WIDTH states are aligned to their size.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class Sizes(NamedTuple):
 
 
 def encoded(value: int) -> int:
-    """Encode a size or stride for the tuples above: larger than 1 and, for an even value, not a multiple of 16."""
+    """Encode a size or stride for the tuples above as a number above 1 and, for an even value, no multiple of 16."""
     return value + 17
 
 
@@ -89,7 +91,7 @@ def _decoded_sizes(codes):
 
 @triton.jit
 def _lanes(pid, sizes, P: tl.constexpr, K: tl.constexpr):
-    """Return each lane's channel, whether that exists, and the lane's index among the program's K chunks."""
+    """Return each lane's channel, whether that channel exists, and the lane's index among the program's K chunks."""
     lane = tl.arange(0, P * K)
     per_group = sizes.channels // sizes.groups
     in_group = pid % sizes.tiles * P + lane % P
@@ -98,7 +100,7 @@ def _lanes(pid, sizes, P: tl.constexpr, K: tl.constexpr):
 
 @triton.jit
 def _offset(x, sample, position, columns, ROWS: tl.constexpr, ahead):
-    # a position fits in 32 bits, where division is cheap; an offset may not
+    # a position fits in 32 bits, where division is cheap; an offset may need 64 bits
     if ROWS:
         row = position // columns
         offset = row.to(tl.int64) * _decoded(x.row) + (position - row * columns).to(tl.int64) * _decoded(x.column)
@@ -165,7 +167,7 @@ def _weight_by_A(x_2, decay):
 def _softplus(x):
     """Return log(1 + e^x), or x if it is above 20, as torch does."""
     e = tl.exp2(x * LOG2_E)
-    # log(1 + e) loses a small e, but the equal 2 artanh(e / (2 + e)) does not
+    # log(1 + e) loses the digits of a small e; the equivalent 2 artanh(e / (2 + e)) does not
     s = e / (2 + e)
     square = s * s
     series = 2 * s * (1 + square * (1 / 3 + square * (1 / 5 + square * (1 / 7))))
@@ -190,7 +192,7 @@ def _raw_delta(
 
 @triton.jit
 def _delta(raw, live, SOFTPLUS: tl.constexpr):
-    """Return Δ, or 0 for idle lanes, which does not change a state."""
+    """Return Δ, or 0 for idle lanes: a step of 0 does not change a state."""
     if SOFTPLUS:
         raw = _softplus(raw)
     return tl.where(live, raw, 0.0)
@@ -240,14 +242,14 @@ def walk(  # noqa: ANN201 (Triton's language)
 ):
     """Walk over chunks; BACKWARD walks from right to left, with ∂y as `u`, C as `B`, and a gradient as the state.
 
-    The initial state is `entering`, or `start` (batch, D, N) if `entering` is None, or zero if both are. The state
-    before every block goes to `kept`, and the one after the last position to `last_state` (batch, D, N). `added` gets
-    the state after each chunk, and `sums` (batch, chunks, D) the sum of Δ over it. The i-th chunk of the walk writes to
-    index i + 1 of both. Registers hold only a slice of TILES tiles of states; with several slices, y is float32 and
-    sums them.
+    The initial state is `entering`, or `start` (batch, D, N) if `entering` is None, or zero if both are None. The state
+    before every block goes to `kept`, and the state after the last position to `last_state` (batch, D, N). `added` gets
+    the state after each chunk, and `sums` (batch, chunks, D) the sum of Δ over the chunk. The i-th chunk of the walk
+    writes to index i + 1 of `added` and `sums`. Registers hold only a slice of TILES tiles of states; with several
+    slices, y is float32 and sums over them.
     """
     sizes = _decoded_sizes(sizes)
-    columns = sizes.columns.to(tl.int32)  # every position divides by it
+    columns = sizes.columns.to(tl.int32)  # 32 bits, as every position is divided by it
     pid = tl.program_id(0).to(tl.int64)
     channel, live_channel, slot = _lanes(pid, sizes, P, K)
     group = pid // sizes.tiles % sizes.groups
@@ -348,7 +350,7 @@ def _join(decay, state, next_decay, next_state):
 def carry(  # noqa: ANN201
     A, start, added, sums, sizes, chunks, STATES: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Turn the states that chunks add into those that enter them, in place, from `start` (batch, D, N) or zero."""
+    """Turn the states that chunks add, in place, into those that enter chunks, from `start` (batch, D, N) or zero."""
     sizes = _decoded_sizes(sizes)
     pid = tl.program_id(0).to(tl.int64)
     values = STATES * sizes.channels
@@ -428,9 +430,9 @@ def gradients(  # noqa: ANN201
     """Compute the gradients of K blocks, from the states that enter on the left, `starts`, and on the right, `ends`.
 
     `ends` holds gradients of states. The gradients of A (batch, blocks / K, D, N) and of D and the bias of Δ
-    (batch, blocks / K, D) are sums over the K blocks. Those of B and C (parts, batch, G, N, ...), with `part_size`
-    values per part, are sums over the channels of a part; a group's tiles of channels are divided into parts. INSIDE
-    means that no block continues in another row, which saves divisions.
+    (batch, blocks / K, D) are sums over the K blocks. The gradients of B and C (parts, batch, G, N, ...), with
+    `part_size` values per part, are sums over the channels of a part; a group's tiles of channels are divided into
+    parts. INSIDE means that no block continues in another row, which saves divisions.
     """
     sizes = _decoded_sizes(sizes)
     pid = tl.program_id(0).to(tl.int64)
