@@ -1,7 +1,9 @@
-// Backward of the scan, which processes tiles from the end. For each tile it recomputes the states from the stored start,
-// then runs the gradient of the state through the tile. With fewer samples than threads, a first pass through Δ, C and the
-// outputs' gradient computes the gradient of the state at the end of each part of the sequence. The parts then run in
-// parallel. All sums over positions and channels have a fixed order.
+// Backward of the scan, which processes tiles from the end. For each tile it recomputes the states from the stored
+// start, then runs the gradient of the state through the tile. With fewer samples than threads, a first pass through Δ,
+// C and the outputs' gradient computes the gradient of the state at the end of each part of the sequence. The parts
+// then run in parallel. All sums of gradients over positions and channels have an order that does not depend on the
+// number of threads. The first pass rounds differently with other numbers of threads, as they determine its division
+// into parts.
 #pragma once
 
 #include "scan_parts.h"
@@ -20,8 +22,9 @@ struct ScanBackward : ScanParts<S> {
 
     template <bool exact>
     void run() const {
-        // The number of parts does not depend on the number of threads, so sums always have the same order. Parts have at
-        // least four tiles, so that each part's own sums are small compared with the part.
+        // The number of these parts does not depend on the number of threads, so sums always have the same order. Parts
+        // of a long sequence have about four tiles or more, so that each part's own sums are small compared with the
+        // part.
         const int64_t part_count = std::min<int64_t>(ceil_divide(tiles.count, 4), 32), width = p.channels * states;
         std::vector<Sums> sums(p.batch * part_count);
         const auto run_part = [&](int64_t b, int64_t part, S *gradient) {

@@ -35,7 +35,7 @@ struct ScanParts {
         if (n < states) run(std::integral_constant<int, 1>(), n);
     }
 
-    // Return the largest units that still give every thread one
+    // Halve the units, from a whole group down to a single channel, until there is one for every thread, if possible
     std::vector<Unit> units() const {
         int64_t size = tiles.per_group;
         while (size > 1 && p.batch * p.groups * ceil_divide(tiles.per_group, size) < p.threads.count) size = (size + 1) / 2;

@@ -1,5 +1,5 @@
 // Vectors of the width that the build sets (VECTOR_BYTES), in GCC's and Clang's vector extension, and the functions on
-// them that the scan needs. The compiler chooses the instructions, except for a few that it does not find.
+// them that the kernels need. The compiler chooses the instructions, except for a few that it does not find.
 #pragma once
 
 #include <cstdint>

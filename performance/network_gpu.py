@@ -1,7 +1,7 @@
 """Compare a training step of Mamba-MIS with nnU-Net's U-Nets on a GPU under fp16 autocast: time and memory.
 
 The baselines, patches and batch sizes are nnU-Net's: PlainConvUNet of its default planner, and ResidualEncoderUNet of
-its preset M, for 256² and 512². With --eager, nothing is compiled, and patches and batches are smaller.
+its preset M, for 256² and 512². With --eager, nothing is compiled, and patches are 128² and 256².
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def main() -> None:
                 row.append(f"{value / reference:.2f}×" if value and reference else "")
             rows.append(row)
     header = ["", "time", "vs PlainConvUNet", "peak memory", "vs PlainConvUNet"]
-    how = "compiled" if compiled else "not compiled"
-    print_table(f"Training step, {how}, fp16 autocast, {describe_gpu()}", header, rows)
+    how = f"{'' if compiled else 'not '}compiled, {'fp16 autocast' if options.device == 'cuda' else 'float32'}"
+    print_table(f"Training step, {how}, {describe_gpu()}", header, rows)
     journal.finish()
 
 

@@ -1,6 +1,7 @@
-"""Compare `mamba_mis predict` with `nnUNetv2_predict` on the same images on a CPU: installed commands, with mirroring.
+"""Compare `mamba_mis predict` with nnU-Net's command on the same images on a CPU: installed commands, with mirroring.
 
-The models have seeded, untrained weights. The script refuses to report times if predictions differ.
+nnU-Net's command is `nnUNetv2_predict_from_modelfolder`, which predicts like `nnUNetv2_predict`, but takes a model's
+folder. The models have seeded, untrained weights. The script refuses to report times if predictions differ.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def main() -> None:
         )
     header = [
         "",
-        "nnUNetv2_predict",
+        "nnUNetv2_predict_from_modelfolder",
         "mamba_mis predict",
         "faster",
         "first result",

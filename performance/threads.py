@@ -1,7 +1,8 @@
 """Compare training steps of Mamba-MIS B on two threads with steps on one thread.
 
-The script measures three cases. In the first two, torch's threads spin or sleep while they wait. In the third, native
-code has threads of its own, as on machines where torch's OpenMP runtime is not found.
+The script measures three cases. In the first, OMP_WAIT_POLICY is not set, so the OpenMP runtime chooses how long
+torch's threads spin before they sleep. In the second, OMP_WAIT_POLICY=passive makes them sleep while they wait. In the
+third, native code has threads of its own, as on machines where torch's OpenMP runtime is not found.
 
 `threads.py measure` uses the waiting policy in its environment, and prints the seconds as JSON.
 `threads.py measure-own` also hides torch's OpenMP runtime.

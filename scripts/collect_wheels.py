@@ -2,7 +2,7 @@
 """Collect the wheels for running this package on a machine that has torch and Triton but no network.
 
 The script writes folders OUT/part1, part2, … of at most --megabytes each, for `gpu_first_hour.sh --bring`. They hold
-this package (built here), nnU-Net, pytest and their dependencies, except torch, Triton and CUDA's packages.
+this package (built here), nnU-Net, pytest, hypothesis and their dependencies, except torch, Triton and CUDA's packages.
 """
 
 from __future__ import annotations

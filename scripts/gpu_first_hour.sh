@@ -5,9 +5,9 @@
 #   scripts/gpu_first_hour.sh [OPTION…] OUT [SLICE…]
 #
 # Slices, in this order (default: all):
-#   install   create an environment in OUT from the wheels, on top of PYTHON's own packages; skipped if this package is
-#             already installed
-#   tests     run tests marked `gpu`, then all tests of the compiled kernels
+#   install   create an environment in OUT from the wheels, on top of PYTHON's own packages; skipped if PYTHON already
+#             has nnU-Net and this package
+#   tests     run tests marked `gpu`, then all other tests in tests/ops, which include those of the compiled kernels
 #   bench     run the benchmarks of `make bench-gpu`
 #   profile   profile a training step of nnU-Net's trainer and of Mamba-MIS (operators, trace, memory) in several
 #             modes: the trainer's default, compiled, compiled with CUDA graphs, and eager

@@ -6,7 +6,7 @@
 #
 # Dataset, configuration and trainer come first; further arguments go to nnUNetv2_train unchanged. Five minutes before the
 # time limit, Slurm sends SIGTERM: training writes a checkpoint, and the task goes back into the queue and resumes with
-# --c. A run that fails is not requeued.
+# --c. A run that fails before this signal is not requeued.
 #SBATCH --job-name=mamba_mis
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=12

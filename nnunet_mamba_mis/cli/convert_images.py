@@ -1,7 +1,7 @@
 """Convert a folder of new images for nnUNetv2_predict: to upright RGB PNGs with 8 bits per channel.
 
-Reads JPEG, PNG, BMP, TIFF and GIF, including grey images, palettes and opaque alpha channels, exactly as `mamba_mis
-convert` reads the images of a dataset.
+The command reads JPEG, PNG, BMP, TIFF and GIF, including grey images, palettes and opaque alpha channels, exactly as
+`mamba_mis convert` reads the images of a dataset.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Run the whole workflow with nnU-Net's own commands: convert images and masks, train, segment unseen images, score.
 
-Without -i, draws a small synthetic polyp dataset and takes minutes on a laptop, without network access. Prints every
-command before running it, so that you can repeat the steps with your own data. Writes report.md, overlays.png and
-training_curve.png to the output folder.
+Without -i, the demo draws a small synthetic polyp dataset, takes minutes on a laptop and needs no network access. It
+prints every command before running it, so that you can repeat the steps with your own data. It writes report.md,
+overlays.png and training_curve.png to the output folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Choose patch and batch size of Mamba-MIS for the memory of a GPU.
 
-Writes nnUNetMambaMISPlans.json, or plans with another name, to the dataset's folder in nnUNet_preprocessed. Select them
-with -p. As the plans contain the network, they also work with nnU-Net's own trainers.
+The command writes nnUNetMambaMISPlans.json, or plans with another name, to the dataset's folder in nnUNet_preprocessed.
+Select these plans with nnU-Net's -p. As they contain the network, they also work with nnU-Net's own trainers.
 """
 
 from __future__ import annotations

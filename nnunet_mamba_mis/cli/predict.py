@@ -1,9 +1,9 @@
-"""Segment images or videos with a trained 2D model of any trainer; writes the labels of nnUNetv2_predict, but faster.
+"""Segment images or videos with a trained 2D model of any trainer, with the labels of nnUNetv2_predict, but faster.
 
 The command loads the model once and predicts images in batches. Images have the names and format of the training
-images (CASE_0000 and so on); a model of pictures also takes any JPEG, PNG, BMP, TIFF or GIF file. For each image,
-summary.csv lists the area and number of components of each class and the mean confidence. The command skips broken
-images, lists them at the end, and then exits with status 1.
+images (CASE_0000 and so on). A model whose training images are PNG, BMP or TIFF files with one or three channels also
+takes any JPEG, PNG, BMP, TIFF or GIF file. For each image, summary.csv lists the area and number of components of each
+class and the mean confidence. The command skips broken images, lists them at the end, and then exits with status 1.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def convert_dataset(
     Args:
         dataset: One of `DATASETS`.
         sources: Folders that contain the dataset as distributed, at any depth, or its archives.
-        dataset_id: 1 to 999; no nnU-Net dataset may use it yet.
+        dataset_id: 1 to 999; no nnU-Net dataset may use it yet, except one of the same name that `options.overwrite`
+            replaces.
         name: The dataset's name without a prefix such as "Dataset027_"; default: its `folder_name`.
         processes: Number of cases to process in parallel; 1 starts no process. The result is the same.
         options: How to convert.

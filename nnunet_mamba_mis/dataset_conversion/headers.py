@@ -40,7 +40,7 @@ class Header:
         format: Pillow's name for the format.
         suffixes: File name suffixes of the format, the usual one first.
         bits: Bits per channel or per palette index: at most 8, or 16.
-        size: Width and height, if the image has 16 bits per channel.
+        size: Width and height of a PNG or TIFF; (0, 0) for other formats.
         separate: Whether channels are stored one after another instead of interleaved.
         alpha: Whether a channel after the colours is transparency.
         white_is_zero: Whether the grey sample 0 is white.

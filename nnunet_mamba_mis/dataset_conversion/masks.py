@@ -108,7 +108,11 @@ def measure(rule: MaskRule, mask: Image.Image, lossy: bool) -> MaskFacts:
 
 
 def common_level(facts: Iterable[MaskFacts]) -> Colour:
-    """Return the level of a source's binary masks: the most frequent one, or the brightest of equally frequent ones."""
+    """Return the level of a source's binary masks: the most frequent one, or the brightest of equally frequent ones.
+
+    If exact masks have levels that differ from this level by no more than compression noise, the most frequent of those
+    levels is returned instead, as exact masks have the level that was drawn.
+    """
     drawn = [(mask.level, mask.exact) for mask in facts if mask.level]
     counts = Counter(level for level, _ in drawn)
     exact = {level for level, is_exact in drawn if is_exact}

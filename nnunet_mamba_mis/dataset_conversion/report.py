@@ -80,7 +80,10 @@ def dataset_json(dataset: Dataset, name: str, num_training: int) -> str:
 def conversion_report(
     dataset: Dataset, options: Options, checked: Checked, plan: Plan, done: Sequence[list[str]], names: Names
 ) -> str:
-    """Return the content of conversion_report.json, which does not depend on time, place or speed.
+    """Return the content of conversion_report.json.
+
+    It depends on this package's version, on SOURCE's name and content and on the options, but not on the time, on
+    SOURCE's parent folder or on the number of processes.
 
     Args:
         dataset: The converted dataset.

@@ -40,7 +40,8 @@ _JUNK = _any_of(
     *("license", "readme"),
 )
 
-# folders to skip: those of macOS's archiver and servers; thumbnails and recycle bins of Synology, QNAP and Windows
+# folders to skip: those of macOS's archiver and file servers; thumbnails, recycle bins and snapshots of Synology and
+# QNAP; recycle bins and system folders of Windows and Linux
 _NO_DATA = _any_of(
     *("__macosx", "network trash folder", "temporary items"),
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),

@@ -59,7 +59,7 @@ def scan(
         A: (D, N), negative.
         B: (T, batch, N, K).
         C: (T, batch, N, K).
-        exact: Whether to use the zero-order hold's weight (e^{ΔA} − 1)/A; otherwise Δ replaces it.
+        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, as in the zero-order hold; otherwise it is Δ.
         channels: D.
         states: N.
         length: L.

@@ -50,7 +50,7 @@ def scan_chunks(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact
         A: (D, N).
         B: (T, K, batch, N).
         C: (T, K, batch, N).
-        exact: Whether to use the zero-order hold's weight (e^{ΔA} − 1)/A; otherwise Δ replaces it.
+        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, as in the zero-order hold; otherwise it is Δ.
     """
     steps, chunks, batch, channels = u.shape
     A = nonzero(A)

@@ -15,11 +15,11 @@ from nnunet_mamba_mis.ops.pieces import Piece
 from nnunet_mamba_mis.ops.program_builder import NativeProgram, build
 from nnunet_mamba_mis.ops.transforms import gradients_in_torch, is_batched
 
-_MOST_SHAPES = 16  # sets of tensor shapes to cache programs for
+_MOST_SHAPES = 16  # programs to cache for one expression
 
 
 class Programs:
-    """Programs for one expression, cached by the shapes of its tensors."""
+    """Programs for one expression, cached by the shapes, strides and dtype of its tensors and the number of threads."""
 
     def __init__(self, nodes: Sequence[Node], pieces: Sequence[Piece]) -> None:
         self._nodes = nodes

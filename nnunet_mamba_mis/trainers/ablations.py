@@ -1,4 +1,4 @@
-"""The network without one of its parts: the paper's ablations, and `_noSSM`, the control without state spaces."""
+"""Ablations: trainers with one change to the network each, including `_noSSM`, the control without state spaces."""
 
 # ruff: noqa: RUF012 (the base class declares `architecture` a class variable)
 
@@ -63,7 +63,10 @@ class nnUNetTrainerMambaMIS_vit(nnUNetTrainerMambaMIS):
 
 
 class nnUNetTrainerMambaMIS_noSSM(nnUNetTrainerMambaMIS):
-    """No state spaces: depthwise convolutions instead of scans, with equally many parameters and at equal cost."""
+    """No state spaces: depthwise convolutions instead of scans.
+
+    With 32 states, the default, the number of parameters is the same, and the number of operations about the same.
+    """
 
     architecture = {"block": "nossm"}
 

@@ -30,7 +30,7 @@ def main(out: Path) -> int:
     return 0 if passed else 1
 
 
-def _age(path: Path) -> tuple[bool, float]:
+def _age(path: Path) -> tuple[float, str]:
     return path.stat().st_mtime, path.name
 
 

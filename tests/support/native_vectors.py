@@ -84,7 +84,7 @@ class Case:
         return address
 
     def room(self, count: int) -> Address:
-        """Reserve memory for values that only the native code reads."""
+        """Reserve memory that only the native code writes and reads; its content is not compared."""
         return self.given(torch.full((count,), float("nan")))
 
     def struct(self, value: ctypes.Structure | ctypes.Array, **fields: Address | None) -> Address:

@@ -36,8 +36,8 @@ def measure_cost(dataset: str | int, model: Model, device: str = "cpu") -> dict[
         A dictionary with these keys:
         parameters: Number of parameters.
         flops: Operations of a forward pass of one patch, whose shape (channels, *patch) is flops_input.
-        training_bytes: Peak memory of a training step with batch_size patches, above what the process used before;
-            missing if the system does not report it.
+        training_bytes: Peak memory of a training step with batch_size patches: on a GPU, of all tensors; on a CPU, of
+            the process, minus its memory before the model was built. Missing if the system does not report it.
         inference_seconds: Time for one image of the dataset's median size, whose shape (channels, *size) is
             image_shape, with nnU-Net's sliding window and mirroring.
         hardware: Name of the GPU or CPU.

@@ -53,7 +53,8 @@ class Truth:
         classes: Classes of the label maps, from dataset.json.
         validation: Validation cases of each fold in splits_final.json; empty without that file.
         group_of: Group (patient, lesion, sequence, …) of each case in a group, as recorded by `mamba_mis convert`.
-        test_set: Name of the images' folder, preceded by its dataset unless that is `name`; empty for cross-validation.
+        test_set: Name of the images' folder, preceded by its dataset unless that is `name`, and followed by the folds,
+            such as " (folds 0+1)", if several ensembles predicted the test set; empty for cross-validation.
     """
 
     name: str
@@ -107,7 +108,8 @@ def find_truth(dataset: str, raw: Path | None, preprocessed: Path | None) -> Tru
         preprocessed: nnUNet_preprocessed, if set.
 
     Raises:
-        UserError: The dataset is in neither folder, or a file cannot be read.
+        UserError: Neither folder is set, no dataset or several datasets match, the ground truth is missing, or a file
+            cannot be read.
     """
     try:
         check_dataset(dataset)

@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a dataset's validation cases.
+    """Scores of the validation cases of a dataset, or of the cases of a test set.
 
     Args:
         classes: The classes in their order.
@@ -99,8 +99,8 @@ def score_all(truth: Truth, fold_set: FoldSet, tolerance: float, processes: int)
     """Score all predictions, and keep the cases that every model predicted.
 
     Args:
-        truth: Ground truth of the dataset.
-        fold_set: Folds of the dataset.
+        truth: Ground truth of the dataset or test set.
+        fold_set: Folds of the dataset, or ensembles of folds that predicted the test set.
         tolerance: Tolerance of the normalised surface Dice, in units of the spacing.
         processes: Number of processes for scoring.
     """

@@ -134,7 +134,11 @@ def _dependency(job: Job) -> str:
 
 
 def _wait_for(job: Job, submitted: set[Job]) -> None:
-    """Make a queued job wait for dependencies that were resubmitted; a running job reports their failure itself."""
+    """Make a queued job wait for dependencies that were resubmitted.
+
+    If the job runs already, Slurm rejects the update. This needs no message: a job checks at its start whether all
+    folds are done, and its log names those that are not.
+    """
     if submitted.intersection(job.needs):
         command = ["scontrol", "update", f"JobId={_id(job)}", f"Dependency={_dependency(job)}"]
         subprocess.run(command, capture_output=True)

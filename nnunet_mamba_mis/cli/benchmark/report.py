@@ -1,6 +1,6 @@
 """Score the validation predictions of all validated folds, compare the trainers, and write a report.
 
-Reads nnUNet_results (or the folders given with --results, one per seed) and nnUNet_preprocessed. Writes report.html,
+The command reads nnUNet_results (or the folders given with --results) and nnUNet_preprocessed. It writes report.html,
 report.md, cases.csv, and the figures as PNG and SVG. report.html needs no other files and no internet access.
 """
 

@@ -1,8 +1,8 @@
 """Train and validate datasets × trainers × plans × folds × seeds with nnU-Net's own commands, and predict test sets.
 
-Skips finished jobs, resumes interrupted ones with --c, and continues past failures: safe to rerun at any time. Runs the
-jobs on this machine (--jobs or --gpus), or submits them to Slurm (--slurm). `mamba_mis benchmark status` shows their
-progress.
+The command skips finished jobs, resumes interrupted ones with --c, and continues past failures: it is safe to rerun at
+any time. It runs the jobs on this machine (--jobs or --gpus), or submits them to Slurm (--slurm). `mamba_mis benchmark
+status` shows their progress.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def chunked_scan(
         A: (D, N).
         B: (batch, G, N, L).
         C: (batch, G, N, L).
-        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, the zero-order hold, instead of Δ.
+        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, as in the zero-order hold; otherwise it is Δ.
     """
     _check(u, delta, A, B, C)
     batch, channels, length = u.shape

@@ -26,7 +26,7 @@ def differentiable_scan(
         A: (D, N).
         B: (batch, G, N, L).
         C: (batch, G, N, L).
-        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, the zero-order hold, instead of Δ.
+        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, as in the zero-order hold; otherwise it is Δ.
     """
     channels, length = u.shape[1:]
     steps = math.isqrt(length - 1) + 1

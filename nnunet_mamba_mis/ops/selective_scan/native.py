@@ -127,7 +127,7 @@ def native_s6(
         A: (D, N).
         D: (D,).
         delta_bias: (D,).
-        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, the zero-order hold, instead of Δ.
+        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, as in the zero-order hold; otherwise it is Δ.
         keep_starts: Whether to keep the block-start states for backward.
     """
     inputs = _by_name(u, weight, A, D, delta_bias)

@@ -117,7 +117,7 @@ def scan(
         z: (batch, D, H, W).
         delta_bias: (D,).
         softplus: Whether delta goes through softplus after the bias.
-        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, the zero-order hold, instead of Δ.
+        exact: Whether the weight of B_t u_t is (e^{ΔA} − 1)/A, as in the zero-order hold; otherwise it is Δ.
         engine: Name of the backend that computes the scan, an `OperatorBackend`.
         keep_starts: Whether to keep the block-start states for backward.
     """

@@ -10,14 +10,15 @@ same launches, with the gradient of the state as the state, and walks from right
    chunk.
 3. `walk` from these states gives outputs, and the state before every block of positions.
 
-`gradients` then handles each block of positions independently, one state after the other. It starts from the state that
+`gradients` then handles each block of positions independently, WIDTH states at a time. It starts from the state that
 enters the block on the left and the gradient that enters the block on the right. Sums over positions, for A, D and the
 bias of Δ, are stored for every K blocks, and torch adds them up. So there are no atomics, and two runs give identical
 bits.
 
-Positions are (row, column), scanned along columns, then rows; without `ROWS` there is only one row. All arithmetic is
-in float32. Tensors over positions come as `Sequence` or `Grouped`, a pointer with strides. States between launches are
-(batch, chunks or blocks, D, N). An argument that is not needed is None.
+Positions are (row, column), scanned along columns, then rows. Without `ROWS`, positions count as columns of one row:
+each tensor has only one row, or its rows follow each other in memory. All arithmetic is in float32. Tensors over
+positions come as `Sequence` or `Grouped`, a pointer with strides. States between launches are (batch, chunks or blocks,
+D, N). An argument that is not needed is None.
 
 A network has features of many sizes, and `gradients` takes ten seconds to compile. Triton compiles a kernel again for
 an integer argument of 1 and for multiples of 16. So sizes and strides are `encoded` as integers that are usually
