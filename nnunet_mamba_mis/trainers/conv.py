@@ -10,10 +10,11 @@ from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMI
 class nnUNetTrainerMambaMIS_conv(nnUNetTrainerMambaMIS):
     """Convolutions instead of 4×4 patches and the last stage, and at the start of all remaining stages.
 
-    Validation and prediction use averaged weights.
+    Muon trains the convolutions. Validation and prediction use averaged weights.
     """
 
     architecture: ClassVar[dict[str, Any]] = {"variant": "H", "stem": "conv"}
+    muon = True
     ema_decay = 0.99
 
 

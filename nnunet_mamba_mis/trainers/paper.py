@@ -8,7 +8,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import fused_adamw
+from nnunet_mamba_mis.trainers.adamw import fused_adamw
 from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMIS
 
 PATCH_SIZE = (256, 256)

@@ -17,7 +17,7 @@ from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.cli import main as cli
 from nnunet_mamba_mis.export.fold import load_fold
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS
-from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import parameter_groups
+from nnunet_mamba_mis.trainers.adamw import parameter_groups
 from nnunet_mamba_mis.utils.errors import UserError
 from support.hostile_files import damage_content, damage_values
 

@@ -15,6 +15,7 @@ from support.ddp_on_cpu import OnCPU
 class TwoProcesses(OnCPU, nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 1
     ema_decay = 0.9
+    muon = True
 
     def initialize(self):
         # a resumed run gets other seeds, which must not change the result: only the first run's seeds count

@@ -13,6 +13,7 @@ from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
 class Uninterrupted(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 5, 4, 2
     ema_decay = 0.9
+    muon = True
 
     def initialize(self):
         # a resumed run gets other seeds, which must not change the result: only the first run's seeds count

@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoD
 
 from nnunet_mamba_mis.architectures import MambaMIS
 from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS, nnUNetTrainerUMambaBot
-from nnunet_mamba_mis.trainers.nnUNetTrainerAdamW1e3 import parameter_groups
+from nnunet_mamba_mis.trainers.adamw import parameter_groups
 from support.trainer_in_process import FEW_WEIGHTS, make_trainer
 
 

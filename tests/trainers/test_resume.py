@@ -126,7 +126,7 @@ MOMENTS = [
 ]
 
 
-RECIPE = {"ema_decay": 0.3, "warmup_epochs": 1, "schedule": "cosine", "clip_norm": 1}
+RECIPE = {"muon": True, "ema_decay": 0.3, "warmup_epochs": 1, "schedule": "cosine", "clip_norm": 1}
 
 
 @pytest.mark.feature("Resuming", "SIGTERM at any moment; `--c` gives the same weights, bit for bit")
