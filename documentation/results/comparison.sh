@@ -13,7 +13,7 @@
 # Steps (default: the first six, in this order):
 #   networks   the four trainers on both datasets
 #   scans      Mamba-MIS with convolutions, without scans, on both datasets
-#   average    nnU-Net's network with AdamW and averaged weights, on both datasets
+#   recipe     nnU-Net's network with the recipe of Mamba-MIS with convolutions, on both datasets
 #   seeds      two more seeds of the two best trainers, on polyps
 #   umamba     U-Mamba, on polyps
 #   report     one report per dataset, in WORK/isic2017 and WORK/polyps
@@ -33,7 +33,7 @@ for folder in ISIC-2017_256 Polyps-256; do
 done
 work=$(realpath -m "${2:-mamba_mis_comparison}")
 steps=("${@:3}")
-[[ ${#steps[@]} -gt 0 ]] || steps=(networks scans average seeds umamba report)
+[[ ${#steps[@]} -gt 0 ]] || steps=(networks scans recipe seeds umamba report)
 here=$(dirname "$(realpath "$0")")
 export nnUNet_raw=$work/raw nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
 export nnUNet_extTrainer=$here/trainers
@@ -46,7 +46,7 @@ else
     epochs=250 folds=(0 1 2 3 4) spacing=(999 1 1) patch=256 batch=
 fi
 ours=nnUNetTrainerMambaMIS stock=nnUNetTrainer_${epochs}epochs adamw=nnUNetTrainerAdamW1e3_${epochs}epochs
-adamw_average=nnUNetTrainerAdamW1e3_average_${epochs}epochs conv=${ours}_conv_${epochs}epochs
+adamw_muon=nnUNetTrainerAdamW1e3_muon_${epochs}epochs conv=${ours}_conv_${epochs}epochs
 
 cd "$work"
 [[ -d $nnUNet_raw/Dataset${skin}_ISIC2017 ]] || mamba_mis convert isic2017 -i "$data/ISIC-2017_256" -d $skin
@@ -84,7 +84,7 @@ report() {
     local results=$1 output=$2 dataset name trainer trainers reports=0
     for dataset in $skin $polyps; do
         trainers=()
-        for trainer in "$stock" "$adamw" "$adamw_average" "${ours}_${epochs}epochs" "$conv" \
+        for trainer in "$stock" "$adamw" "$adamw_muon" "${ours}_${epochs}epochs" "$conv" \
             "${ours}_conv_noSSM_${epochs}epochs" "nnUNetTrainerUMambaBot_${epochs}epochs"; do
             ! compgen -G "$results/seed_*/Dataset${dataset}_*/${trainer}__$plans*/fold_*/validation/summary.json" \
                 > /dev/null || trainers+=("$trainer")
@@ -120,8 +120,8 @@ for step in "${steps[@]}"; do
             done
             ;;
         scans) for dataset in $skin $polyps; do run $dataset --seeds 1 --trainers "${ours}_conv_noSSM_${epochs}epochs"; done ;;
-        average)
-            for dataset in $skin $polyps; do run $dataset --seeds 1 --trainers "$adamw_average"; done
+        recipe)
+            for dataset in $skin $polyps; do run $dataset --seeds 1 --trainers "$adamw_muon"; done
             ;;
         seeds) run $polyps --seeds 2 3 --trainers "$adamw" "$conv" ;;
         umamba) run $polyps --seeds 1 --trainers "nnUNetTrainerUMambaBot_${epochs}epochs" ;;
@@ -133,7 +133,7 @@ for step in "${steps[@]}"; do
             report "$work/published/results" "$work/published"
             ;;
         *)
-            echo "unknown step $step: choose from networks, scans, average, seeds, umamba, report, keep and published" >&2
+            echo "unknown step $step: choose from networks, scans, recipe, seeds, umamba, report, keep and published" >&2
             exit 2
             ;;
     esac

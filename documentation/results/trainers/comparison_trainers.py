@@ -14,14 +14,15 @@ class nnUNetTrainer_25epochs(nnUNetTrainer):
         self.save_every = 1  # nnU-Net's 50 would lose an interrupted run
 
 
-class nnUNetTrainerAdamW1e3_average_25epochs(trainers.nnUNetTrainerAdamW1e3):
-    """nnU-Net's network with AdamW and averaged weights, as `_conv` has them."""
+class nnUNetTrainerAdamW1e3_muon_25epochs(trainers.nnUNetTrainerAdamW1e3):
+    """nnU-Net's network with the recipe of `_conv`: Muon for convolutions, AdamW, and averaged weights."""
 
     epochs = 25
+    muon = True
     ema_decay = 0.99
 
 
-class nnUNetTrainerAdamW1e3_average_250epochs(nnUNetTrainerAdamW1e3_average_25epochs):
+class nnUNetTrainerAdamW1e3_muon_250epochs(nnUNetTrainerAdamW1e3_muon_25epochs):
     """The same for 250 epochs."""
 
     epochs = 250
