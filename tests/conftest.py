@@ -29,7 +29,7 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of tests/wheels; without these options, the tests are skipped."""
+    """Add the options of tests/wheels, whose tests of wheels are skipped without --wheels."""
     group = parser.getgroup("wheels")
     group.addoption("--wheels", metavar="DIR", help="folder with the wheels that scripts/build_wheels.py has built")
     group.addoption("--pythons", metavar="PYTHON", nargs="+", help="interpreters with torch to install the wheel for")

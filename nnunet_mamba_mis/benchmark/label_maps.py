@@ -73,7 +73,9 @@ class Labels:
         return {name: np.isin(label_map, label) for name, label in self.of_class.items()}
 
     def of_channels(self, probabilities: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Return the probabilities of each class, whose channel is its label, or its position if classes are regions.
+        """Return the probabilities of each class.
+
+        A class's channel is its label. With regions, it is the class's position in `of_class`.
 
         Raises:
             ValueError: The number of channels is wrong.

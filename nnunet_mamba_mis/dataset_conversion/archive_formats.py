@@ -43,7 +43,7 @@ _ZIP_ENTRY = b"PK\1\2"
 _ZIP_END_MARK = b"PK\5\6"
 _ZIP_END = struct.Struct("<10xHL4xH")
 _LONGEST_COMMENT = 2**16 - 1
-# before this end, a large archive repeats these numbers in a record, which its locator follows
+# in a large archive, a record with these two numbers in full, then the record's locator, precede this end
 _ZIP64_END_MARKS = (b"PK\6\6", b"PK\6\7")
 _ZIP64_END = struct.Struct("<4s28xQQ8x4s16x")
 

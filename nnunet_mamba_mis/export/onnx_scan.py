@@ -119,8 +119,8 @@ def _follow(state: Value, decays: list[Value], added: list[Value]) -> list[Value
 def _expm1(x: Value) -> Value:
     """Return e^x − 1 with a relative error of at most 5e-6 and no cancellation at 0; ONNX has no such operator.
 
-    Both approximations lie below the true value: the series by x⁴/24, and e^x − 1 by about 2e-7, as two float32
-    rounding units are subtracted from it. The larger approximation is therefore the closer one.
+    Both approximations lie below the true value: the series by x⁴/24, and the difference by about 2e-7, as it
+    subtracts 1 and two float32 rounding units from e^x. The larger approximation is therefore the closer one.
     """
     series = op.Mul(x, op.Add(op.Mul(x, op.Add(op.Mul(x, 1 / 6), 0.5)), 1.0))
     return op.Max(op.Sub(op.Exp(x), 1 + 2.4e-7), series)

@@ -2,7 +2,7 @@
 
     x = lazy(x)
     gate, rest = x.split((3, 5))
-    y = evaluate((concat(rest.then(norm, linear), gate.then(F.silu)) * gate).then(linear) + x)
+    y = evaluate((concat(rest.then(norm, linear), gate.then(F.silu)) * x).then(out) + x)
 
 An `Evaluator` computes an expression. The operands of an expression share one list of nodes. Each node refers to its
 sources by their indices; the sources precede the node in the list.

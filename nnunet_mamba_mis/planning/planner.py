@@ -143,7 +143,7 @@ class MambaMISPlanner(ExperimentPlanner):
         return process_bytes(device) + step
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Write the plans; they reuse the data that nnU-Net preprocessed if its own plans preprocess in the same way.
+        """Write the plans; if nnU-Net's own plans preprocess in the same way, the new plans reuse their data.
 
         Raises:
             UserError: Plans of this name exist for another network, or networks were trained with them.

@@ -42,7 +42,8 @@ class Output:
 
     def _drop(self, error: OSError) -> None:
         self.failure = self.failure or error
-        # otherwise buffered text would fail again when Python exits, and so would child processes
+        # otherwise writing the buffered text would fail again when Python exits, and child processes, which inherit the
+        # descriptor, would fail to write
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)

@@ -47,7 +47,7 @@ def tested(compared: Place) -> Place:
 
 @pytest.fixture(scope="session")
 def dataset(nnunet: Workplace) -> Dataset:
-    """The small dataset; the fixture also writes another dataset with its images, and installs trainers for tests."""
+    """The small dataset, and two of its images as another dataset; trainers for tests are installed too."""
     shutil.copy(PROGRAMS / "benchmark_trainers.py", nnunet.root / "trainers")
     small = discs(nnunet)
     write_elsewhere(nnunet)

@@ -270,7 +270,7 @@ def test_a_read_only_target_is_a_clear_error(
 
 
 def test_system_without_fcntl_converts_and_overwrites_too(kvasir: Path, raw: Path, monkeypatch) -> None:
-    """As on Windows, folders cannot be locked, so a run also keeps what another run left behind."""
+    """Folders cannot be locked, as on Windows, so a run keeps even the work folders of killed runs."""
     monkeypatch.setattr(work_folder, "fcntl", None)
     left = raw / f".converting_{TARGET}_0a"
     (left / "dataset").mkdir(parents=True)

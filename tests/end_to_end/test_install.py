@@ -1,4 +1,4 @@
-"""nnU-Net finds the trainers right after installation: from a wheel, an editable install, or beside other folders."""
+"""nnU-Net finds the trainers of a wheel or editable install at once, even if nnUNet_extTrainer has other folders."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_decomposed_pixelwise_layers_match_the_operator():
 @pytest.mark.parametrize("size", [(8, 8), (6, 7), (5, 4), (1, 1), (1, 2), (96, 40)], ids=str)
 def test_matrix_spectral_gate_matches_the_gate(size):
     gate = SpectralGate(size, 3)
-    # unlike spectra of real images, these have imaginary parts at frequencies 0 and half
+    # unlike a real image's spectrum, these have imaginary parts at frequency 0 and the Nyquist frequency
     nn.init.normal_(gate.weight)
     nn.init.normal_(gate.bias)
     x = torch.randn(2, *size, 3)

@@ -107,7 +107,7 @@ def test_zero_order_hold_is_exact_near_zero(backend, state):
     y = selective_scan(one, delta, A, one, one, discretization="zoh", backend=backend)
     (grad_A,) = torch.autograd.grad(y.sum(), A)
     torch.testing.assert_close(y.item(), 1e-3 + 1e-6 * state / 2, rtol=1e-12, atol=0)
-    # fast backends replace 0 by −1e-20
+    # the gradient at A = 0 is right too, although fast backends replace this A by −1e-20
     torch.testing.assert_close(grad_A.item(), 5e-7 + 1e-9 * state / 3, rtol=1e-10, atol=0)
 
 

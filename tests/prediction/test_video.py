@@ -87,7 +87,7 @@ def test_unreadable_video_is_reported(model, tmp_path, capsys, damage):
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
     if damage == "truncated":
-        # frames up to the damage are predicted, as players show them
+        # video players show the frames up to the damage, so these are predicted
         assert 0 < len(frames_of(out / "clip_overlay.mp4")) < 40
     else:
         assert status == 1 and str(clip) in errors and not (out / "clip_overlay.mp4").exists()

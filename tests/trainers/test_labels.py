@@ -1,4 +1,4 @@
-"""Labels of preprocessed cases that dataset.json lacks."""
+"""Labels that preprocessed cases contain but dataset.json does not list."""
 
 from __future__ import annotations
 

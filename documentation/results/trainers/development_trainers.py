@@ -19,18 +19,30 @@ class Dev_unet_average(Dev_unet):
     ema_decay = 0.99
 
 
-class Dev_hybrid_average(_Development, trainers.nnUNetTrainerMambaMIS_conv):
-    """`_conv` as it is, with averaged weights."""
+class Dev_unet_muon(Dev_unet_average):
+    """Muon for convolutions, and averaged weights."""
+
+    muon = True
+
+
+class Dev_hybrid_muon(_Development, trainers.nnUNetTrainerMambaMIS_conv):
+    """`_conv` as it is: Muon for convolutions, and averaged weights."""
+
+
+class Dev_hybrid_muon_noSSM(_Development, trainers.nnUNetTrainerMambaMIS_conv_noSSM):
+    """The same without scans."""
+
+
+class Dev_hybrid_average(Dev_hybrid_muon):
+    """The network of `_conv` with averaged weights, without Muon."""
+
+    muon = False
 
 
 class Dev_hybrid(Dev_hybrid_average):
-    """The network of `_conv` without averaged weights."""
+    """The network of `_conv` with neither."""
 
     ema_decay = None
-
-
-class Dev_hybrid_noSSM(_Development, trainers.nnUNetTrainerMambaMIS_conv_noSSM):
-    """`_conv` without scans."""
 
 
 class Dev_conv(_Development, trainers.nnUNetTrainerMambaMIS):

@@ -1,4 +1,4 @@
-"""Trainers with 10 epochs of 20 iterations, for a comparison that takes two CPU cores an hour."""
+"""Trainers with 10 epochs of 20 iterations, for a comparison that takes an hour on two CPU cores."""
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 

@@ -144,7 +144,7 @@ def _slurm_parameters(args: argparse.Namespace, device: str) -> dict[str, Any]:
         "array_parallelism": args.array_limit,
         "signal_delay_s": SECONDS_TO_SAVE,
         "stderr_to_stdout": True,
-        # requeue even on a cluster that does not by default; submitit sets open-mode
+        # requeue even on a cluster that does not by default; submitit lets the requeued job append to its log
         "additional_parameters": {"requeue": True} | dict(option.split("=", 1) for option in args.sbatch),
     }
 
