@@ -1,8 +1,9 @@
-"""Time an epoch of `nnUNetv2_train` on a CPU, for nnU-Net's own 2D U-Net and Mamba-MIS B: data, steps, validation.
+"""Time an epoch of `nnUNetv2_train` on a CPU: loading data, steps, validation.
 
-The script draws a small dataset, converts, plans and preprocesses it with the usual commands, then runs both trainers,
-each in its own process: with `nnUNet_n_proc_DA=0`, where the training process augments, and with nnU-Net's default,
-where other processes do. It measures fewer iterations than an epoch has, and scales the result up.
+The script draws a small dataset, converts, plans and preprocesses it with the usual commands. It then runs the trainers
+of nnU-Net's own 2D U-Net, of Mamba-MIS B and of `_conv`, each in its own process: with `nnUNet_n_proc_DA=0`, where the
+training process augments, and with nnU-Net's default, where other processes do. It measures fewer iterations than an
+epoch has, and scales the result up.
 
 `epoch.py measure TRAINER` runs one trainer and prints the seconds as JSON.
 """
@@ -32,7 +33,7 @@ from nnunet_mamba_mis.nnunet.paths import FOLDERS
 from nnunet_mamba_mis.utils.subprocesses import find_executable
 
 DATASET, IMAGES, BATCH = 900, 24, 4
-TRAINERS = ("nnUNetTrainerMambaMIS", "nnUNetTrainer")
+TRAINERS = ("nnUNetTrainerMambaMIS", "nnUNetTrainerMambaMIS_conv", "nnUNetTrainer")
 LOADERS = {"n_proc_DA 0": "0", "n_proc_DA default": None}
 PARTS = ("data", "step", "validation")
 WHOLE, MEASURED = (250, 50), (15, 3)  # iterations of training and validation

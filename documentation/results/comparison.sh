@@ -17,6 +17,7 @@
 #   seeds      two more seeds of the two best trainers, on polyps
 #   umamba     U-Mamba, on polyps
 #   report     one report per dataset, in WORK/isic2017 and WORK/polyps
+#   pack       Mamba-MIS with convolutions for each dataset as WORK/mamba_mis_DATASET.zip, which nnU-Net installs
 #   keep       archive logs and predictions of all finished runs, without weights, in predictions/ beside this script
 #   published  the same reports from these archives, in WORK/published; this step converts and preprocesses, but trains
 #              nothing
@@ -40,6 +41,7 @@ export nnUNet_extTrainer=$here/trainers
 mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"
 
 skin=117 polyps=170 plans=nnUNetPlans_comparison
+names=([skin]=isic2017 [polyps]=polyps)
 if [[ $device == cpu ]]; then
     epochs=25 folds=(0) spacing=(999 2 2) patch=128 batch=4
 else
@@ -81,7 +83,7 @@ run() {
 
 # one report per dataset that has results, on the trainers that have results for this dataset
 report() {
-    local results=$1 output=$2 dataset name trainer trainers reports=0
+    local results=$1 output=$2 dataset trainer trainers reports=0
     for dataset in $skin $polyps; do
         trainers=()
         for trainer in "$stock" "$adamw" "$adamw_muon" "${ours}_${epochs}epochs" "$conv" \
@@ -90,9 +92,8 @@ report() {
                 > /dev/null || trainers+=("$trainer")
         done
         [[ ${#trainers[@]} -gt 0 ]] || continue
-        [[ $dataset == "$skin" ]] && name=isic2017 || name=polyps
         mamba_mis benchmark report -d "$dataset" --results "$results"/seed_* --cost $device --no-overlays -np 2 \
-            -o "$output/$name" --trainers "${trainers[@]}"
+            -o "$output/${names[dataset]}" --trainers "${trainers[@]}"
         reports=$((reports + 1))
     done
     [[ $reports -gt 0 ]] || { echo "$results has no validated fold of ${epochs} epochs: nothing to report" >&2; exit 1; }
@@ -126,6 +127,14 @@ for step in "${steps[@]}"; do
         seeds) run $polyps --seeds 2 3 --trainers "$adamw" "$conv" ;;
         umamba) run $polyps --seeds 1 --trainers "nnUNetTrainerUMambaBot_${epochs}epochs" ;;
         report) report "$nnUNet_results" "$work" ;;
+        pack)
+            for dataset in $skin $polyps; do
+                compgen -G "$nnUNet_results/seed_1/Dataset${dataset}_*/${conv}__$plans*/fold_0/checkpoint_final.pth" \
+                    > /dev/null || continue
+                nnUNet_results=$nnUNet_results/seed_1 nnUNetv2_export_model_to_zip -d $dataset -c 2d -tr "$conv" \
+                    -p $plans -f "${folds[@]}" -o "$work/mamba_mis_${names[dataset]}.zip"
+            done
+            ;;
         keep) (cd "$nnUNet_results" && for model in seed_*/Dataset*/*__$plans*; do keep "$model"; done) ;;
         published)
             mkdir -p "$work/published/results"
@@ -133,7 +142,8 @@ for step in "${steps[@]}"; do
             report "$work/published/results" "$work/published"
             ;;
         *)
-            echo "unknown step $step: choose from networks, scans, recipe, seeds, umamba, report, keep and published" >&2
+            echo "unknown step $step: choose from networks, scans, recipe, seeds, umamba, report, pack, keep and" \
+                "published" >&2
             exit 2
             ;;
     esac
