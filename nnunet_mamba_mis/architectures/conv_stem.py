@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba_mis.architectures.convolutions import InstanceNorm
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 
 # channels at full and half resolution, which account for most of the network's cost
@@ -61,7 +62,7 @@ class ConvUpsampling(nn.Module):
     def forward(self, x: Tensor, full: Tensor, half: Tensor) -> Tensor:
         """(B, H/4, W/4, C) and the skips of `ConvStem` → (B, H, W, output_channels)."""
         with no_autocast(x):
-            x = self.norm(at_least_float32(x)).permute(0, 3, 1, 2)
+            x = self.norm(at_least_float32(x)).permute(0, 3, 1, 2).contiguous()  # once here, instead of in each norm
         x = self.at_half(_join(x, half))
         return self.at_full(_join(x, full)).permute(0, 2, 3, 1)
 
@@ -74,7 +75,7 @@ def _convolution(channels: int, output_channels: int, stride: int = 1) -> nn.Seq
     """
     return nn.Sequential(
         nn.Conv2d(channels, output_channels, kernel_size=3, stride=stride, padding=1, bias=False),
-        nn.InstanceNorm2d(output_channels, affine=True),
+        InstanceNorm(output_channels),
         nn.LeakyReLU(inplace=True),
     )
 
