@@ -60,8 +60,8 @@ class PointwiseConv(nn.Conv2d):
 class InstanceNorm(nn.InstanceNorm2d):
     """Instance norm with scale and bias, for features of any size: a single pixel becomes the bias.
 
-    On a CPU it is computed as a group norm with one channel per group, which is faster there. Under autocast on a GPU,
-    a group norm would return float32, and an instance norm returns half precision.
+    Except with CUDA, it is computed as a group norm with one channel per group, which is faster on a CPU. With CUDA and
+    autocast, a group norm would return float32, but an instance norm returns half precision.
     """
 
     def __init__(self, channels: int) -> None:

@@ -43,16 +43,25 @@ class MuonAdamW(AdamW):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         groups = self.param_groups
-        self.param_groups = [group for group in groups if not group[_MUON]]
+        self.param_groups = _of_adamw(groups)
         try:
-            loss = super().step(closure)
+            super().step()
         finally:
             self.param_groups = groups
         for group in groups:
             if group[_MUON]:
                 self._step_muon(group)
         return loss
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a state; AdamW expects its own values in the state of each parameter of its groups."""
+        super().__setstate__({**state, "param_groups": _of_adamw(state["param_groups"])})
+        self.param_groups = state["param_groups"]
 
     @torch.no_grad()
     def _step_muon(self, group: dict[str, Any]) -> None:
@@ -77,6 +86,10 @@ class MuonAdamW(AdamW):
         return parameter.grad.add(momentum, alpha=MOMENTUM)  # type: ignore[union-attr]
 
 
+def _of_adamw(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [group for group in groups if not group.get(_MUON)]
+
+
 def orthogonalized(x: Tensor) -> Tensor:
     """Return matrices with the singular vectors of x, whose singular values are moved to about 1 (0.7 to 1.2).
 
@@ -88,7 +101,8 @@ def orthogonalized(x: Tensor) -> Tensor:
     """
     if x.shape[-2] > x.shape[-1]:
         return orthogonalized(x.mT).mT
-    x = x / x.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)[:, None, None]
+    # squares of smaller entries underflow, so that the norm would be far too small
+    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
     gram = x @ x.mT
     linear, cubic, quintic = POLYNOMIAL
     product: Tensor | None = None

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_mamba_mis.architectures import VARIANTS, MambaMIS, deep_supervision_sizes, load_reference_weights
 from nnunet_mamba_mis.architectures.basic_blocks import BSSS
-from nnunet_mamba_mis.architectures.convolutions import ResidualConvolutions
+from nnunet_mamba_mis.architectures.convolutions import InstanceNorm, ResidualConvolutions
 from nnunet_mamba_mis.architectures.mamba_mis import Variant
 from nnunet_mamba_mis.architectures.resampling import PatchExpand, PatchMerge
 from nnunet_mamba_mis.architectures.scan_blocks import BFSS, S6, SS2D, DepthwiseMixer, NoSSM
@@ -168,6 +168,22 @@ def test_residual_convolutions_are_accurate_where_means_exceed_deviations():
     with torch.no_grad():
         y = block(x) - x
         torch.testing.assert_close(y.double(), block.double()(x.double()) - x, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+def test_instance_norm_equals_torchs(layout):
+    """On a CPU, torch's group norm of channels-last float32 is off by 100 here."""
+    norm, expected = InstanceNorm(16), torch.nn.InstanceNorm2d(16, affine=True).double()
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    expected.load_state_dict(norm.state_dict())
+    x = (100 + 0.1 * torch.randn(2, 16, 8, 8)).to(memory_format=layout)
+    torch.testing.assert_close(norm(x).double(), expected(x.double()), rtol=0, atol=5e-3)
+
+
+def test_instance_norm_of_a_pixel_is_its_bias():
+    norm = InstanceNorm(4)
+    torch.nn.init.normal_(norm.bias)
+    torch.testing.assert_close(norm(torch.randn(2, 4, 1, 1)), norm.bias.view(1, 4, 1, 1).expand(2, 4, 1, 1))
 
 
 @pytest.mark.parametrize("resolution", [0, 1], ids=["full", "half"])

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from support.ddp_on_cpu import OnCPU
 
 
 class TwoProcesses(OnCPU, nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
+    architecture: ClassVar = {"variant": "S", "stem": "conv"}  # has convolutions for Muon
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 3, 3, 1
     ema_decay = 0.9
     muon = True

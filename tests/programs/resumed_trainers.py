@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from nnunet_mamba_mis.trainers import nnUNetTrainerMambaMIS_S
 
 
 class Uninterrupted(nnUNetTrainerMambaMIS_S, nnUNetTrainerNoDA):
+    architecture: ClassVar = {"variant": "S", "stem": "conv"}  # has convolutions for Muon
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 5, 4, 2
     ema_decay = 0.9
     muon = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import ClassVar
 
@@ -70,6 +71,51 @@ def test_steps_follow_muon_for_kernels_and_adamw_for_the_rest():
     assert len(optimizer.param_groups) == 2
 
 
+def test_direction_of_a_tiny_gradient_is_finite():
+    assert orthogonalized(torch.full((1, 4, 9), 1e-25)).isfinite().all()
+
+
+def step_with_random_gradients(optimizer: MuonAdamW, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
+
+
+@pytest.mark.feature("Recipe", "`muon`")
+def test_optimizer_continues_from_its_state():
+    def make() -> MuonAdamW:
+        return MuonAdamW(
+            [
+                {"params": [nn.Parameter(torch.ones(3))]},
+                {"params": [nn.Parameter(torch.ones(4, 3, 3, 3))], "muon": True},
+            ],
+            lr=0.1,
+        )
+
+    uninterrupted, resumed = make(), make()
+    step_with_random_gradients(uninterrupted, 1)
+    resumed.load_state_dict(copy.deepcopy(uninterrupted.state_dict()))
+    for group, other in zip(resumed.param_groups, uninterrupted.param_groups, strict=True):
+        for parameter, value in zip(group["params"], other["params"], strict=True):
+            parameter.data.copy_(value)
+    for optimizer in (uninterrupted, resumed):
+        step_with_random_gradients(optimizer, 2)
+    for group, other in zip(resumed.param_groups, uninterrupted.param_groups, strict=True):
+        assert group["muon"] == other["muon"]
+        assert all(torch.equal(a, b) for a, b in zip(group["params"], other["params"], strict=True))
+
+
+def test_gradient_scaler_skips_a_step_that_is_not_finite():
+    kernel, bias = nn.Parameter(torch.ones(4, 3, 3, 3)), nn.Parameter(torch.ones(4))
+    optimizer = MuonAdamW([{"params": [bias]}, {"params": [kernel], "muon": True}], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(kernel.sum() + (bias * torch.inf).sum()).backward()
+    scaler.step(optimizer)
+    assert torch.equal(kernel, torch.ones(4, 3, 3, 3)) and torch.equal(bias, torch.ones(4))
+
+
 def test_parameter_without_a_gradient_stays():
     kernel = nn.Parameter(torch.ones(4, 4, 3, 3))
     MuonAdamW([{"params": [kernel], "muon": True}], lr=1.0).step()
@@ -114,11 +160,13 @@ def test_every_parameter_of_a_trainer_is_in_one_group(in_this_process):
     assert sorted(members) == sorted(id(parameter) for parameter in trainer.network.parameters())
 
 
-def test_checkpoint_of_a_run_without_muon_is_refused(in_this_process):
-    before = make_trainer(type("WithMuon", (WithMuon,), {"muon": False}), in_this_process)
+@pytest.mark.parametrize("muon", [False, True])
+def test_checkpoint_of_a_run_with_the_other_optimizer_is_refused(in_this_process, muon):
+    before = make_trainer(type("WithMuon", (WithMuon,), {"muon": not muon}), in_this_process)
     before.initialize()
     path = Path(before.output_folder) / "checkpoint_latest.pth"
     before.save_checkpoint(str(path))
     del before
+    continued = make_trainer(type("WithMuon", (WithMuon,), {"muon": muon}), in_this_process, continued=True)
     with pytest.raises(SystemExit, match=r"checkpoint_latest.pth does not fit WithMuon: .*parameter group"):
-        make_trainer(WithMuon, in_this_process, continued=True).load_checkpoint(str(path))
+        continued.load_checkpoint(str(path))
