@@ -14,7 +14,7 @@
 #   networks   the four trainers on both datasets
 #   scans      Mamba-MIS with convolutions, without scans, on both datasets
 #   recipe     nnU-Net's network with the recipe of Mamba-MIS with convolutions, on both datasets
-#   seeds      two more seeds of the two best trainers, on polyps
+#   seeds      two more seeds of nnU-Net's network with AdamW and of Mamba-MIS with convolutions, on polyps
 #   umamba     U-Mamba, on polyps
 #   report     one report per dataset, in WORK/isic2017 and WORK/polyps
 #   pack       Mamba-MIS with convolutions for each dataset as WORK/mamba_mis_DATASET.zip, which nnU-Net installs
@@ -129,8 +129,8 @@ for step in "${steps[@]}"; do
         report) report "$nnUNet_results" "$work" ;;
         pack)
             for dataset in $skin $polyps; do
-                compgen -G "$nnUNet_results/seed_1/Dataset${dataset}_*/${conv}__$plans*/fold_0/checkpoint_final.pth" \
-                    > /dev/null || continue
+                model="$nnUNet_results/seed_1/Dataset${dataset}_*/${conv}__$plans*"
+                compgen -G "$model/fold_${folds[-1]}/checkpoint_final.pth" > /dev/null || continue
                 nnUNet_results=$nnUNet_results/seed_1 nnUNetv2_export_model_to_zip -d $dataset -c 2d -tr "$conv" \
                     -p $plans -f "${folds[@]}" -o "$work/mamba_mis_${names[dataset]}.zip"
             done
