@@ -128,12 +128,16 @@ for step in "${steps[@]}"; do
         umamba) run $polyps --seeds 1 --trainers "nnUNetTrainerUMambaBot_${epochs}epochs" ;;
         report) report "$nnUNet_results" "$work" ;;
         pack)
+            packed=0
             for dataset in $skin $polyps; do
                 model="$nnUNet_results/seed_1/Dataset${dataset}_*/${conv}__$plans*"
                 compgen -G "$model/fold_${folds[-1]}/checkpoint_final.pth" > /dev/null || continue
                 nnUNet_results=$nnUNet_results/seed_1 nnUNetv2_export_model_to_zip -d $dataset -c 2d -tr "$conv" \
-                    -p $plans -f "${folds[@]}" -o "$work/mamba_mis_${names[dataset]}.zip"
+                    -p $plans -f "${folds[@]}" -o "$work/unfinished.zip"
+                mv "$work/unfinished.zip" "$work/mamba_mis_${names[dataset]}.zip"
+                packed=$((packed + 1))
             done
+            [[ $packed -gt 0 ]] || { echo "$nnUNet_results has no finished $conv: nothing to pack" >&2; exit 1; }
             ;;
         keep) (cd "$nnUNet_results" && for model in seed_*/Dataset*/*__$plans*; do keep "$model"; done) ;;
         published)

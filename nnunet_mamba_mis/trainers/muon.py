@@ -1,4 +1,7 @@
-"""Muon for convolutions, and AdamW for all other parameters."""
+"""Muon for convolutions, and AdamW for all other parameters.
+
+torch's own Muon (from version 2.9) accepts matrices only, and nnU-Net's trainer has one optimizer for all parameters.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ _MUON = "muon"
 class MuonAdamW(AdamW):
     """Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers") in groups with `muon=True`, AdamW in others.
 
-    Muon takes a kernel as a matrix with a row per first dimension. A step replaces the matrix of the momentum by the
-    orthogonal matrix nearest to it, so that all directions get steps of about the same size. The factor
-    0.2 √max(rows, columns) gives such a step about the root mean square of AdamW's (Liu et al. 2025, "Muon is scalable
-    for LLM training", section 2.2): both optimizers share learning rate and weight decay.
+    Muon treats a kernel as a matrix with one row for each index of the kernel's first dimension. A step replaces the
+    momentum, as such a matrix, by an orthogonal matrix close to it, so that all directions get steps of about the same
+    size. The factor 0.2 √max(rows, columns) gives these steps about the root mean square of AdamW's steps (Liu et al.
+    2025, "Muon is scalable for LLM training", section 2.2), so both optimizers share learning rate and weight decay.
 
     Args:
         groups: Parameter groups; those without `muon` get AdamW.
@@ -91,7 +94,7 @@ def _of_adamw(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def orthogonalized(x: Tensor) -> Tensor:
-    """Return matrices with the singular vectors of x, whose singular values are moved to about 1 (0.7 to 1.2).
+    """Return matrices with the singular vectors of x and singular values of about 1 (0.7 to 1.2).
 
     A Newton-Schulz iteration: X ← aX + b(XXᵀ)X + c(XXᵀ)²X. It iterates on XXᵀ and on the product of the factors, which
     are smaller than X.
@@ -101,7 +104,7 @@ def orthogonalized(x: Tensor) -> Tensor:
     """
     if x.shape[-2] > x.shape[-1]:
         return orthogonalized(x.mT).mT
-    # squares of smaller entries underflow, so that the norm would be far too small
+    # the squares of tiny entries underflow, so the norm could be 0
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
     gram = x @ x.mT
     linear, cubic, quintic = POLYNOMIAL
