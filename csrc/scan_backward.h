@@ -2,8 +2,7 @@
 // start, then runs the gradient of the state through the tile. With fewer samples than threads, a first pass through Δ,
 // C and the outputs' gradient computes the gradient of the state at the end of each part of the sequence. The parts
 // then run in parallel. All sums of gradients over positions and channels have an order that does not depend on the
-// number of threads. The first pass rounds differently with other numbers of threads, as they determine its division
-// into parts.
+// number of threads. That number only determines how the first pass divides the sequence, and so how it rounds.
 #pragma once
 
 #include "scan_parts.h"
@@ -203,7 +202,7 @@ struct ScanBackward : ScanParts<S> {
             for (int64_t d = 0; d < p.channels; ++d) to.by_u[t * p.channels + d] += to.by_x[t * channels + d];
     }
 
-    // Add up the gradients that are sums over all positions, for each channel
+    // Add up the parts' sums, which gives the gradients of A, D, bias and weight
     void add_up(const std::vector<Sums> &sums) const {
         for_each(p.threads, p.channels, [&](int64_t d) {
             for (int64_t n = 0; n < p.states; ++n) {

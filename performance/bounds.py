@@ -9,12 +9,12 @@ from measure import RESULTS, print_table
 
 
 def at_least(what: str, bound: float, measured: float, digits: int = 0) -> list[str]:
-    """Return the row of a ratio that should be large."""
+    """Return the table row of a ratio that should be at least `bound`."""
     return [what, f"≥ {bound:g}×", f"{measured:.{digits}f}×", "yes" if measured >= bound else "no"]
 
 
 def at_most(what: str, bound: float, measured: float, unit: str = "×", digits: int = 2) -> list[str]:
-    """Return the row of a ratio or a time that should be small."""
+    """Return the table row of a ratio or a time that should be at most `bound`."""
     return [what, f"≤ {bound:g}{unit}", f"{measured:.{digits}f}{unit}", "yes" if measured <= bound else "no"]
 
 

@@ -5,7 +5,7 @@ of nnU-Net's own 2D U-Net, of Mamba-MIS B and of `_conv`, each in its own proces
 training process augments, and with nnU-Net's default, where other processes do. It measures fewer iterations than an
 epoch has, and scales the result up.
 
-`epoch.py measure TRAINER` runs one trainer and prints the seconds as JSON.
+`epoch.py measure TRAINER` runs one trainer and prints the seconds of each part as JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tools shared by the benchmarks: interleaved medians, peak memory, tables and JSON."""
+"""Tools shared by the benchmarks: medians of interleaved timings, peak memory, tables and JSON."""
 
 from __future__ import annotations
 

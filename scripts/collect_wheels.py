@@ -96,7 +96,7 @@ def unsuitable(chosen: list[dict], python: str, installed: dict[str, str]) -> se
 
 
 def torch_placeholder(work: Path, version: str) -> Path:
-    """Write an empty wheel of torch without dependencies, as the machine has the real torch and its dependencies."""
+    """Write an empty wheel of torch without dependencies: the GPU machine has the real torch and its dependencies."""
     path = work / f"torch-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         folder = f"torch-{version}.dist-info"

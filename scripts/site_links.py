@@ -1,7 +1,7 @@
 """MkDocs hook: turn links to files outside the documentation into plain text, because the site lacks these files.
 
-In the repository they remain links. A link to a missing file gives a warning, which makes `mkdocs build --strict` fail,
-as a broken link within the site does.
+The Markdown files in the repository keep these links. A link to a missing file gives a warning, which makes
+`mkdocs build --strict` fail, as a broken link within the site does.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """Restore Ctrl-C: a shell's background job ignores it, and so would child processes that tests interrupt."""
+    """Restore Ctrl-C: a shell's background jobs ignore it, and child processes, which tests interrupt, inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

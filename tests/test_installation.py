@@ -1,4 +1,4 @@
-"""Findings of `mamba_mis doctor`; end_to_end/test_install.py tests the command in whole environments."""
+"""Findings of `mamba_mis doctor`; end_to_end/test_install.py tests the command in new virtual environments."""
 
 from __future__ import annotations
 

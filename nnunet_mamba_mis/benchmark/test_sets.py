@@ -54,7 +54,7 @@ class TestSet:
 
 
 def predictions_folder(model: Path, folds: Sequence[int], test_set: TestSet) -> Path:
-    """Return the folder for the predictions of a test set by the ensemble of a model's folds."""
+    """Return the folder of the predictions that the ensemble of a model's folds makes on a test set."""
     return model / f"test_folds_{'_'.join(map(str, folds))}" / test_set.dataset / test_set.part
 
 

@@ -1,4 +1,4 @@
-"""Choose patch and batch size of Mamba-MIS for the memory of a GPU.
+"""Choose Mamba-MIS's patch and batch size to fit a GPU's memory.
 
 The command writes nnUNetMambaMISPlans.json, or plans with another name, to the dataset's folder in nnUNet_preprocessed.
 Select these plans with nnU-Net's -p. As they contain the network, they also work with nnU-Net's own trainers.

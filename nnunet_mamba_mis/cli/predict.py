@@ -1,4 +1,4 @@
-"""Segment images or videos with a trained 2D model of any trainer, with the labels of nnUNetv2_predict, but faster.
+"""Segment images or videos with a trained 2D model of any trainer: nnUNetv2_predict's labels, in less time.
 
 The command loads the model once and predicts images in batches. Images have the names and format of the training
 images (CASE_0000 and so on). A model whose training images are PNG, BMP or TIFF files with one or three channels also

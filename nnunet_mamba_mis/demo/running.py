@@ -68,8 +68,8 @@ def run_step(step: Step, log: Path, environment: Mapping[str, str]) -> float:
     start = time.monotonic()
     with _signals_as_interrupt(), log.open("wb") as output:
         # Output goes to a file and is read from there, as a pipe would stay open while any worker of the command runs.
-        # The command has its own session, so that only this process receives Ctrl-C, and ends the command with all of
-        # its workers.
+        # The command has its own session, so that only this process receives Ctrl-C. This process then ends the command
+        # with all of its workers.
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables,
             start_new_session=True,

@@ -34,7 +34,7 @@ def write_synthetic_set(folder: Path, number: int, seed: int = 0) -> None:
     Args:
         folder: Folder to write to; created if it does not exist.
         number: Number of images; image i does not depend on it.
-        seed: Seed; each seed gives another dataset.
+        seed: Seed; each seed gives a different dataset.
     """
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ def check_dataset(dataset: str) -> None:
     """Check the id or name that the user gives for a dataset.
 
     Raises:
-        UserError: The text is neither an id nor a full name.
+        UserError: `dataset` is neither an id nor a full name.
     """
     if not _ID.fullmatch(dataset) and not is_dataset_name(dataset):
         raise UserError(f"{dataset} is neither the id nor the full name of a dataset, such as 27 or Dataset027_Name")
@@ -92,8 +92,8 @@ def find_dataset_name(dataset: str) -> str:
         dataset: Id or full name.
 
     Raises:
-        UserError: The text is neither an id nor a full name, or no folder or several have the id; the message quotes
-            the text.
+        UserError: `dataset` is neither an id nor a full name, or the id belongs to no folder or to several. The message
+            quotes `dataset`.
     """
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 

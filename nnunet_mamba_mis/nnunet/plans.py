@@ -113,7 +113,7 @@ def check_plans(content: Mapping[str, Any]) -> Plans:
 
 
 def architecture_entry(patch_size: tuple[int, int], variant: str, stem: str = "patch") -> dict[str, Any]:
-    """Return the entry `architecture` of a configuration, which makes nnU-Net's own trainers train Mamba-MIS."""
+    """Return a configuration's entry `architecture`, from which nnU-Net's own trainers build Mamba-MIS."""
     from nnunet_mamba_mis.architectures.mamba_mis import PLANS_STRIDES  # torch takes seconds to import
 
     strides = [list(stride) for stride in PLANS_STRIDES]

@@ -47,7 +47,7 @@ def read_record(path: Path, kind: type[T], way_out: str = "") -> T:
         way_out: What to do about a file that cannot be used.
 
     Raises:
-        UserError: The file cannot be read, or has other content; the message names file, key and expected content.
+        UserError: The file cannot be read, or its content is invalid; the message names file, key and expected content.
     """
     after = f": {way_out}" if way_out else ""
     try:
@@ -60,7 +60,7 @@ def read_record(path: Path, kind: type[T], way_out: str = "") -> T:
 
 
 def check_record(content: object, kind: type[T], source: str) -> T:
-    """Check and return content that another library has read; raise like `read_record`, with `source` as the name."""
+    """Check and return content that another library has read; raise like `read_record`, but name `source`."""
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:

@@ -142,7 +142,7 @@ class ProjectedScan(LayerKind):
     step = SCAN
 
     def result(self, shapes: Sequence[Shape], parameters: Sequence[Tensor]) -> Shape:
-        """Implement `LayerKind.result`. The layer fits only if the scan runs on the native backend."""
+        """Implement `LayerKind.result`. Raise `UnfitError` unless the scan runs on the native backend."""
         channels = shapes[0][3]
         weight, A_log = parameters[0], parameters[3]
         _require(A_log.dim() == 2)

@@ -63,7 +63,7 @@ class MambaMISPlanner(ExperimentPlanner):
 
     def __init__(self, dataset: str, gpu_memory: float, variant: str, stem: str, plans_name: str) -> None:
         self.description = read_dataset(folder("nnUNet_preprocessed") / dataset)
-        # nnU-Net's planner budgets for a U-Net: give it enough memory for the largest patch
+        # nnU-Net's planner shrinks the patch until a U-Net fits in memory: this much memory prevents that
         super().__init__(dataset, gpu_memory_target_in_gb=1e6, plans_name=plans_name)
         self.budget = gpu_memory * GIGABYTE
         self.variant, self.stem = variant, stem

@@ -48,8 +48,8 @@ class Inputs:
 def find_inputs(sources: Sequence[Path], model: Model) -> Inputs:
     """Find images and videos.
 
-    Files that follow nnU-Net's naming, CASE_0000 plus the model's file ending, form CASE, with one file per channel.
-    Any other file is a case of its own, named after the file.
+    Files that follow nnU-Net's naming, CASE_0000 plus the model's file ending, form the case CASE, with one file per
+    channel. Any other file is a case of its own, named after the file.
 
     Args:
         sources: Files and folders; folders are not searched recursively.

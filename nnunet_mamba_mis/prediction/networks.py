@@ -22,7 +22,7 @@ class Networks(NamedTuple):
 
     Args:
         folds: One network per fold.
-        configuration: Configuration that they were trained in.
+        configuration: Configuration that the networks were trained with.
         mirror_axes: Axes of images (H, W) that training mirrored.
     """
 
@@ -73,7 +73,7 @@ def _network(model: Model, configuration: ModelConfiguration, fold: int | str, c
 
 
 def _build(model: Model, configuration: ModelConfiguration, checkpoint: Network) -> nn.Module:
-    """Build the network that the checkpoint records; without a record, build that of the plans or of the trainer."""
+    """Build the network that the checkpoint records; without a record, build the network of the plans or trainer."""
     channels = model.channels, model.dataset.heads
     record = checkpoint.optimizer_state.network if checkpoint.optimizer_state else None
     if record is not None and record.name == NETWORK_CLASS:

@@ -26,9 +26,9 @@ class ResumableTrainer(ConfiguredTrainer):
     """nnU-Net's trainer, but `--c` resumes exactly where training stopped.
 
     The trainer writes `checkpoint_latest.pth` after every epoch (`save_every`), and mid-epoch on SIGTERM or Ctrl-C.
-    Checkpoints have nnU-Net's format. What an exact resume also needs is in the optimizer's state, where nnU-Net and
-    torch ignore it: the state of the random number generators, and the attributes in `kept`, which are the outputs of
-    the steps of a partial epoch and whatever subclasses add.
+    Checkpoints have nnU-Net's format. Everything else that an exact resume needs is in the optimizer's state, where
+    nnU-Net and torch ignore it: the state of the random number generators, and the attributes in `kept`. These are the
+    outputs of the steps of a partial epoch, and whatever subclasses add.
     """
 
     # attributes that a checkpoint keeps in addition to nnU-Net's

@@ -19,8 +19,7 @@ _JOINERS = "\u200c\u200d"
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 # in characters, of at most four bytes each; file systems allow 255 bytes
 _LONGEST_FILE_NAME = 50
-# markup in GitHub's Markdown; a bracket makes a link only before ( [ or :, and underscores within words and < before a
-# space are plain text
+# markup in GitHub's Markdown; this excludes ] unless ( [ or : follows, underscores within words, and < before a space
 _MARKDOWN = re.compile(
     r"[\\`*|~$]|(?<!\w)_+|_+(?!\w)|\](?=[(\[:])|<(?=\S)|&(?=#?\w+;)"
     r"|^(?:#{1,6}(?=\s|$)|>|[-+](?=\s|$)|-(?=[-\s]*$))|^\d{1,9}[.)](?=\s|$)|(?<=\s)#+$"

@@ -82,7 +82,7 @@ def run(capfd) -> Callable[..., Finished]:
 
 @pytest.fixture
 def error_of(run) -> Callable[..., str]:
-    """Return the message of a command, which must fail cleanly."""
+    """Return a function that runs a command, asserts that it fails cleanly, and returns its error message."""
 
     def call(*arguments: object) -> str:
         status, stdout, stderr = run(*arguments)
@@ -98,7 +98,7 @@ def error_of(run) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory) -> Callable[[int, int], Path]:
-    """Read-only folders with a number of square images, in Kvasir-SEG's layout."""
+    """Return a function that makes a folder of square images and masks in Kvasir-SEG's layout; tests only read it."""
 
     @cache
     def make(number: int, side: int) -> Path:

@@ -55,7 +55,7 @@ def _damaged_jpeg(image: Path, mask: Path) -> Path:
 
 
 def _save_as(suffix: str, file: Path, pixels: np.ndarray, **options: object) -> Path:
-    """Replace a file by one of another format."""
+    """Replace a file with one in another format."""
     file.unlink()
     write(file.with_suffix(suffix), pixels, **options)
     return file.with_suffix(suffix)

@@ -1,4 +1,4 @@
-"""Scores of the unseen images, the report and its pictures."""
+"""The scores of the unseen images, and the report with its pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo prints, follows and logs commands, and ends them with all their workers."""
+"""The demo prints its commands, watches and logs their output, and stops them together with their workers."""
 
 from __future__ import annotations
 

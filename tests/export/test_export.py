@@ -1,4 +1,4 @@
-"""Exported programs match the network in torch, AOTInductor, onnxruntime and OpenVINO, without this package."""
+"""Exported programs run without this package, and match the network in torch, AOTInductor, onnxruntime and OpenVINO."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_report_accepts_files_or_names_them(tested, capsys, which):
     list(damaged)
     path.write_text("{")
     status = assert_no_trace(capsys, arguments, path, "{")
-    if status == 0:  # the file only adds information, so the report names it
+    if status == 0:  # the report is complete without the file, and names it
         assert str(path) in (tested.root / "report" / "report.md").read_text()
 
 

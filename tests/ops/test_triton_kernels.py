@@ -193,7 +193,7 @@ def test_offsets_beyond_32_bits_are_correct(name):
     apart = 2**30
     arguments = make_arguments(1, 4, 3, 4, dtype=torch.float16)
     strided = on_device(arguments, torch.float16)
-    # the system allocates only memory that is touched
+    # deterministic mode would fill the whole storage; otherwise the system allocates only memory that is touched
     torch.use_deterministic_algorithms(False)
     storage = torch.empty(3 * apart + 8, dtype=torch.float16, device=DEVICE)
     strided[name] = storage.as_strided((1, 4, 3), (apart, apart, 1)).copy_(arguments[name])

@@ -1,4 +1,4 @@
-"""A user's trainers for several processes."""
+"""Trainers for runs with several processes, in a module like a user's."""
 
 import random
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Run nnU-Net's training in several processes on a machine without GPUs.
 
-Only what needs a GPU is replaced: the nccl backend, the choice of a device, and DDP's `device_ids`.
+Only the parts that need a GPU are replaced: the nccl backend, the choice of a device, and DDP's `device_ids`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def start_num_gpus_2(
         variables: Environment variables.
         log: File for the output.
         on_sigint: Handler of SIGINT (Ctrl-C) that the command inherits.
-        as_installed: Whether each process imports nnU-Net itself, which takes ten seconds, instead of being forked.
+        as_installed: Whether each process starts afresh and imports nnU-Net, which takes ten seconds; otherwise, the
+            processes are forked.
     """
     arguments = [str(dataset), trainer, str(log.parent / "rendezvous")]
     process = multiprocessing.get_context("forkserver").Process(

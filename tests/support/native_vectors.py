@@ -8,7 +8,7 @@ A case is a memory image. The file consists of 64-bit integers, doubles, and tex
     calls          function, segment with its struct
     expectations   name, segment, offset, count, whether doubles (else floats), relative tolerance, expected numbers
 
-To add a kernel, change only this file: add a `Layer` for a step of programs, otherwise a function like `scan_case`.
+To add a kernel, change only this file: a `Layer` if it is a step of programs, otherwise a function like `scan_case`.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ class Places(NamedTuple):
 
 
 class Layer:
-    """A step of a program."""
+    """One kind of layer, which is a step of a native program, and its reference in PyTorch."""
 
     kind: int
     shapes: list[tuple[int, ...]]  # of the parameters

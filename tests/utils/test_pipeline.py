@@ -1,4 +1,4 @@
-"""Work in threads keeps its order, is bounded, and ends with its consumer."""
+"""Work in threads keeps its order, stays bounded, and ends when its consumer does."""
 
 from __future__ import annotations
 

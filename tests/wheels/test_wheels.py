@@ -265,16 +265,16 @@ def test_every_kernel_agrees_with_the_reference(name, instruction_set, library, 
 
 
 def wine_folder(tmp_path: Path) -> Path:
-    """Return the folder of Wine's Windows, which is slow to create: all tests of a session share it."""
+    """Return the Wine prefix, which is slow to create, so all tests of a session share it."""
     return tmp_path.parent / "wine"
 
 
 @pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="reads /proc/cpuinfo")
 @pytest.mark.parametrize("instruction_set", ["avx2", "avx512"])
 def test_baseline_library_knows_what_the_machine_has(instruction_set, library):
-    """The library asks the processor itself; the runtime library that zig links reports no instruction sets.
+    """The library queries the processor itself; the runtime library that zig links reports no instruction sets.
 
-    The package chooses the library to load by this answer.
+    The package uses the result to choose which library to load.
     """
     loaded = ctypes.CDLL(str(library("manylinux2014_x86_64", "baseline")))
     assert bool(getattr(loaded, f"mamba_mis_machine_has_{instruction_set}")()) == machine_has(instruction_set)
@@ -312,7 +312,7 @@ def environment(interpreter, wheel_for, tmp_path) -> Path:
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="installs the wheel for Linux on x86-64"
 )
 def test_installed_wheel_finds_the_native_code_first(environment, tmp_path, capsys):
-    """Run each instruction set of the machine, with no compiler on the path and without importing nnU-Net."""
+    """Run the scan in each instruction set of the machine, with no compiler on the path, without importing nnU-Net."""
     command = [environment, PROGRAMS / "scan_speed.py"]
     clean = {"PATH": str(tmp_path / "nothing"), "OMP_WAIT_POLICY": "passive"}
     best = json.loads(output_of(*command, cwd="/", env=clean))

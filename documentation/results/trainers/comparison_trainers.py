@@ -1,4 +1,4 @@
-"""Trainers of comparison.sh that neither nnU-Net nor this package has."""
+"""Trainers that comparison.sh uses, and that neither nnU-Net nor this package provides."""
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -6,7 +6,7 @@ from nnunet_mamba_mis import trainers
 
 
 class nnUNetTrainer_25epochs(nnUNetTrainer):
-    """nnU-Net's own network and optimizer (SGD), for a length that nnU-Net lacks."""
+    """nnU-Net's own network and optimizer (SGD), for 25 epochs: nnU-Net has no trainer of this length."""
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -15,7 +15,7 @@ class nnUNetTrainer_25epochs(nnUNetTrainer):
 
 
 class nnUNetTrainerAdamW1e3_muon_25epochs(trainers.nnUNetTrainerAdamW1e3):
-    """nnU-Net's network with the recipe of `_conv`: Muon for convolutions, AdamW, and averaged weights."""
+    """nnU-Net's network with the recipe of `_conv`: Muon for convolutions, AdamW for the rest, averaged weights."""
 
     epochs = 25
     muon = True

@@ -28,7 +28,7 @@ COMPLEX_ADDCMUL = 8
 
 
 def count_flops(build: Callable[[], nn.Module], shape: Sequence[int]) -> int:
-    """Return the operations of a forward pass in evaluation mode; a multiplication and its addition are two.
+    """Return the number of operations of a forward pass in evaluation mode; a multiply-add counts as two.
 
     Nothing is computed or allocated, so any size is possible.
 
@@ -52,7 +52,7 @@ def scan_flops(
 
 
 def s6_flops(u: Sequence[int], weight: Sequence[int], A: Sequence[int], *_arguments: object, **_outputs: object) -> int:
-    """Return the operations of scan and projections with u (batch, D, H, W), weight (D + 2N, D) and A (D, N)."""
+    """Return the operations of a scan and its projections for u (batch, D, H, W), weight (D + 2N, D) and A (D, N)."""
     return 2 * math.prod(u) * weight[0] + scan_flops(u, u, A)
 
 

@@ -30,7 +30,7 @@ class Evaluation:
     Args:
         truth: Ground truth of the dataset or test set.
         fold_set: Folds, and descriptions of missing ones.
-        records: How each fold was trained; none for a test set.
+        records: How each fold was trained; empty for a test set.
         scores: Scores of the cases that all models predicted.
         costs: Costs in addition to those in the records: kind → model → number.
     """

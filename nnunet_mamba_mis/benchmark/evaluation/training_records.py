@@ -26,13 +26,13 @@ _INFORMATIVE = {"optimizer": "optimiser", "initial_lr": "learning rate", "device
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a fold was trained.
+    """Record of a fold's training.
 
     Args:
         settings: Known settings, by their name in the report.
         epochs: Epochs from nnU-Net's logs; an epoch that was interrupted and repeated is listed once.
         seconds: Duration of all logged epochs, including repeated ones.
-        hardware: Name of the GPU, or of the device if it is no GPU, and of the host; empty if unknown.
+        hardware: Name of the GPU, or of the device if it is not a GPU, and of the host; empty if unknown.
         problems: Descriptions of files that cannot be used.
     """
 

@@ -1,4 +1,4 @@
-"""A report as a list of blocks, written as Markdown or as a single HTML file. Texts are data, never markup."""
+"""A report as a list of blocks, written as Markdown or as a single HTML file. Markup in texts is escaped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Warnings:
-    """What a reader must know before trusting a table; not shown without items."""
+    """Warnings to read before trusting a table; nothing is shown if there are none."""
 
     items: Sequence[str]
 

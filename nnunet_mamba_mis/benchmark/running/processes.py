@@ -196,7 +196,7 @@ class RunningJob:
 
 
 def note(job: Job, text: str) -> None:
-    """Add a line with the time to a job's log."""
+    """Append a timestamped line to a job's log."""
     with job.log.open("ab") as log:
         log.write(f"{NOTE} {time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
 

@@ -21,9 +21,9 @@ from nnunet_mamba_mis.utils.text import one_line
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
-# file in a job's folder that contains the job's number in the queue
+# file in a job's folder; its content is the job's number in the queue
 _ID = "benchmark.slurm"
-# folder for submitit's files in nnUNet_results
+# folder in nnUNet_results for submitit's files
 _FOLDER = "benchmark_slurm"
 # a training step on a GPU takes less than a second; the rest allows for a slow file system
 SECONDS_TO_SAVE = 120
@@ -78,7 +78,8 @@ class Task:
 def submit(jobs: Sequence[Job], device: str, parameters: dict[str, Any]) -> None:
     """Submit the jobs that are neither done nor queued.
 
-    Training jobs form one array. The predictions of each model form another, which waits for the model's training.
+    Training jobs form one array. The predictions of each model form a further array, which waits for that model's
+    training jobs.
 
     Args:
         jobs: The grid.
