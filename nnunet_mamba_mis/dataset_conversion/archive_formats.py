@@ -154,10 +154,10 @@ def too_large(archive: Path, size: int) -> UserError:
 
 def readable_size(number: float) -> str:
     """Return a number of bytes with a unit."""
-    for unit in ("B", "KB", "MB"):
-        if abs(number) < 1024:
+    for unit in ("B", "kB", "MB"):
+        if abs(number) < 1000:
             return f"{number:.0f} {unit}"
-        number /= 1024
+        number /= 1000
     return f"{number:.1f} GB"
 
 

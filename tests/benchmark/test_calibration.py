@@ -57,6 +57,8 @@ def test_report_shows_the_calibration_of_models_with_saved_probabilities(compare
     save_probabilities(compared, STOCK, 0.9, 0.2)
     text = report(compared, pictures="drawn")
     assert f"{OURS}: not all probabilities were saved." in text
+    legend = (compared.root / "report" / "Dataset007_Discs_calibration.svg").read_text()
+    assert STOCK in legend and OURS not in legend
     save_probabilities(compared, OURS, 0.9, 0.01)
     text = report(compared, pictures="drawn")
     (stock, ours) = (

@@ -104,7 +104,7 @@ def draw_cost(dice: Mapping[str, Estimate], costs: Mapping[str, Mapping[str, flo
         ax.margins(y=0.12)
     for ax in axes[::_COLUMNS]:
         ax.set_ylabel("mean Dice with 95% interval")
-    _legend_below(figure, dice, linestyle="")
+    _legend_below(figure, enumerate(dice), linestyle="")
     save_figure(figure, file, svg=True)
 
 
@@ -132,7 +132,8 @@ def draw_reliability(
         ax.set_aspect("equal")
     for ax in axes[::_COLUMNS]:
         ax.set_ylabel("frequency of the class")
-    _legend_below(figure, names)
+    drawn = set().union(*curves.values())
+    _legend_below(figure, [(index, name) for index, name in enumerate(names) if name in drawn])
     save_figure(figure, file, svg=True)
 
 
@@ -165,7 +166,7 @@ def draw_training_curves(epochs: Mapping[str, Sequence[Sequence[Epoch]]], file: 
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend_below(figure, epochs)
+    _legend_below(figure, enumerate(epochs))
     save_figure(figure, file, svg=True)
 
 
@@ -232,12 +233,13 @@ def _style(index: int) -> dict[str, Any]:
     return {"color": _COLOURS[index % colours], "marker": marker, "linestyle": "--" if index >= colours else "-"}
 
 
-def _legend_below(figure: Figure, names: Iterable[str], **changed: Any) -> None:
-    shown = list(names)
-    handles = [Line2D([], [], **_style(index) | changed) for index in range(len(shown))]
+def _legend_below(figure: Figure, names: Iterable[tuple[int, str]], **changed: Any) -> None:
+    """Add a legend of models, each with the index of its style; `changed` overrides parts of the styles."""
+    shown = dict(names)
+    handles = [Line2D([], [], **_style(index) | changed) for index in shown]
     legend = figure.legend(
         handles, list(map(str, range(len(shown)))), loc="outside lower center", ncols=2, frameon=False, fontsize=9
     )
     # set afterwards, as matplotlib leaves out labels that begin with an underscore
-    for text, name in zip(legend.get_texts(), shown, strict=True):
+    for text, name in zip(legend.get_texts(), shown.values(), strict=True):
         text.set_text(for_figure(name, 60))
