@@ -7,7 +7,7 @@ data=$(realpath "$1")
 here=$(dirname "$(realpath "$0")")
 work=$(realpath -m "${2:-mamba_mis_results}")
 export nnUNet_raw=$work/raw nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
-export nnUNet_extTrainer=$here/trainers
+export nnUNet_extTrainer=$here/../trainers
 mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"
 trainers=(nnUNetTrainer_short nnUNetTrainerAdamW1e3_short nnUNetTrainerMambaMIS_short nnUNetTrainerMambaMIS_noSSM_short)
 
