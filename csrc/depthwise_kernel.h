@@ -21,7 +21,8 @@ struct Depthwise {
 
     const ImageProblem &p;
     const int64_t line = p.width * p.channels;
-    const int64_t period = std::lcm(p.channels, static_cast<int64_t>(W));  // after it, channels recur in the same lanes
+    // number of values after which channels recur in the same lanes
+    const int64_t period = std::lcm(p.channels, static_cast<int64_t>(W));
     const int64_t padded = 2 * p.channels + line + W;
     Buffer<S> weight{kTaps * period}, bias{period};
 
@@ -65,7 +66,7 @@ struct Depthwise {
     }
 
   private:
-    // The last three lines of an image, indexed by row
+    // The three most recently loaded lines of an image, indexed by row
     struct Lines {
         Buffer<S> lines[3];
         explicit Lines(int64_t padded) {

@@ -1,5 +1,5 @@
-// The C interface, and threads. Each instruction set is built into its own library, so that code for old and new
-// machines does not share templates of the standard library.
+// The C interface, and threads. Each instruction set has its own library, so that code for old and new machines does
+// not share instantiations of the standard library's templates.
 #include <atomic>
 #include <new>
 #include <thread>

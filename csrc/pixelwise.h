@@ -3,7 +3,7 @@
 
 #include "threads.h"
 
-// (batch, height, width, channels), strides in elements
+// A tensor (batch, height, width, channels), with strides in elements
 struct PixelTensor {
     void *data;
     int64_t channels;
@@ -18,7 +18,7 @@ enum PixelLayerKind : int32_t { kLoad, kConcat, kNorm, kLinear, kSilu, kTimes, k
 struct PixelLayer {
     int32_t kind;
     int64_t channels;            // of the result
-    const void *weight, *bias;   // norm: (channels); linear: (channels, channels before), (channels); project: no bias
+    const void *weight, *bias;   // norm: (channels); linear: (channels, input channels), (channels); project: no bias
     void *grad_weight, *grad_bias;
     double eps;                  // norm
 };

@@ -10,9 +10,9 @@
 #include <unistd.h>
 #endif
 
-// Threads that sleep between operations. An operation starts the threads that no earlier operation has needed. Threads
-// and pool are never destroyed: a sleeping thread holds nothing that the end of the process could damage. A forked
-// process has none of its parent's threads, so it makes its own pool.
+// Threads that sleep between operations. An operation that needs more threads than exist starts the missing ones.
+// Threads and pool are never destroyed: a sleeping thread holds nothing that the end of the process could damage. A
+// forked process has none of its parent's threads, so it makes its own pool.
 class Pool {
   public:
     static Pool &of_this_process() {

@@ -21,9 +21,8 @@ struct ScanBackward : ScanParts<S> {
 
     template <bool exact>
     void run() const {
-        // The number of these parts does not depend on the number of threads, so sums always have the same order. Parts
-        // of a long sequence have about four tiles or more, so that each part's own sums are small compared with the
-        // part.
+        // The number of parts does not depend on the number of threads, so sums always have the same order. Parts of a
+        // long sequence have about four tiles or more, so that a part's sums are small compared with its tiles.
         const int64_t part_count = std::min<int64_t>(ceil_divide(tiles.count, 4), 32), width = p.channels * states;
         std::vector<Sums> sums(p.batch * part_count);
         const auto run_part = [&](int64_t b, int64_t part, S *gradient) {

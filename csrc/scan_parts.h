@@ -35,7 +35,7 @@ struct ScanParts {
         if (n < states) run(std::integral_constant<int, 1>(), n);
     }
 
-    // Halve the units, from a whole group down to a single channel, until there is one for every thread, if possible
+    // Return the units: whole groups, halved until every thread has a unit or each unit is a single channel
     std::vector<Unit> units() const {
         int64_t size = tiles.per_group;
         while (size > 1 && p.batch * p.groups * ceil_divide(tiles.per_group, size) < p.threads.count) size = (size + 1) / 2;
@@ -53,9 +53,9 @@ struct ScanParts {
         return std::max<int64_t>(1, std::min(tiles.count / 16, ceil_divide(2 * p.threads.count, unit_count)));
     }
 
-    // Run every unit through the sequence with `run(unit, begin, end, state, steps, final)`. If there are several
-    // parts, they run twice: from a zero state, then from their true starts, which follow from the first run. If
-    // `backwards`, the run starts at the end of the sequence.
+    // Run every unit through the sequence with `run(unit, begin, end, state, steps, final)`. With several parts, a
+    // first pass runs all but the last from a zero state, which gives every part's true start. A second pass, `final`,
+    // runs every part from there. If `backwards`, both passes start at the end of the sequence.
     template <class Run, class Initial, class Finish>
     void run_parts(bool backwards, Initial initial, Run run, Finish finish) const {
         const std::vector<Unit> list = units();
@@ -79,7 +79,8 @@ struct ScanParts {
             for (int64_t i = 0; i < part_count; ++i) {
                 S *state = state_of(unit, in_order(i));
                 const S *steps = steps_of(unit, in_order(i));
-                for (int64_t k = 0; k < width; ++k) std::swap(entering[k], state[k]);  // `entering` now has the added state
+                // then `state` is the true start of the part, and `entering` what the part reaches from a zero state
+                for (int64_t k = 0; k < width; ++k) std::swap(entering[k], state[k]);
                 if (i + 1 == part_count) break;
                 for (int64_t c = 0; c < list[unit].count; ++c) {
                     Buffer<S> moving(states);

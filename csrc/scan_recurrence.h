@@ -114,8 +114,8 @@ struct Recurrence {
         }
     };
 
-    // ∂/∂A (e^{ΔA} − 1)/A = (x e^x − (e^x − 1))/A² with x = ΔA. Where that difference cancels, the series
-    // Δ² Σ (k+1)/(k+2)! x^k replaces it.
+    // ∂/∂A (e^{ΔA} − 1)/A = (x e^x − (e^x − 1))/A² with x = ΔA. Where the numerator's terms cancel, the series
+    // Δ² Σ (k+1)/(k+2)! x^k replaces the quotient.
     struct WeightByA {
         V a, square_of_inverse, small;  // small: the series applies if the square of the step is below this
 

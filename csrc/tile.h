@@ -59,7 +59,7 @@ struct Tiles {
     // The inputs of one unit for one tile. Past the end of the sequence, u, Δ, B and C are zero and leave states unchanged.
     struct Inputs {
         const Unit unit;
-        int used;                      // positions before the end of the sequence
+        int used;                      // positions of the tile within the sequence
         Buffer<S> u, delta, slope;     // (kTile, unit.count); slope is the derivative of softplus
         Buffer<S> skip, bias;          // (kTile, unit.count): D and the bias of Δ, the same in each row
         Buffer<S> others;              // (kTile, p.channels): u of all channels, if the unit has fewer

@@ -17,7 +17,8 @@ def _discretize(delta: Tensor, A: Tensor, B: Tensor, u: Tensor, discretization: 
 def sequential_loop(u, delta, A, B, C, D, *, delta_softplus: bool, discretization: str) -> Tensor:
     """Loop over positions like mamba_ssm's `selective_scan_ref`: discretize first, then one einsum per position.
 
-    The function unbinds positions instead of indexing them, as the gradient of each index is as large as the sequence.
+    The function unbinds positions instead of indexing them, as backward of each index allocates a gradient as large as
+    the sequence.
     """
     assert delta_softplus
     decay, added = _discretize(F.softplus(delta), A, B, u, discretization)

@@ -72,7 +72,7 @@ def train(network: nn.Module, size: int, batch: int) -> None:
 
 
 def check() -> None:
-    """Exit if a network, as it is timed, differs from the same network in float64 on PyTorch operations."""
+    """Exit if a network's results in float32 on native code differ from those in float64 on PyTorch operations."""
     for name in NETWORKS[:-1]:
         _check(name)
 
@@ -100,7 +100,7 @@ def on_torch_operations():
 
 
 def compare(what: str, work, size: int, batch: int, repeats: int) -> dict:
-    """Return the seconds of all networks."""
+    """Return the median seconds that each network takes for `work`."""
     networks = {name: make(name, size) for name in NETWORKS}
     times = medians({n: partial(work, network, size, batch) for n, network in networks.items()}, repeats)
     print(".", end="", flush=True)

@@ -20,7 +20,7 @@ from torch import nn
 
 from nnunet_mamba_mis.architectures import MambaMIS
 
-# (patch, batch); COMPILED has those of nnU-Net's default planner for RGB images of this size
+# (patch, batch); COMPILED has the batch sizes of nnU-Net's default planner for RGB images as large as the patch
 COMPILED = ((256, 49), (512, 12))
 EAGER = ((128, 8), (256, 12), (256, 49))
 TINY = ((32, 2),)

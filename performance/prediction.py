@@ -30,7 +30,7 @@ from support.predictions import nnunet_predictor
 MODELS = {"nnUNetTrainerMambaMIS": 4.0, "nnUNetTrainer": 1.5}
 # number of images, their height and width, and the patch size of a plan for them
 SETS = {"96 of 85 × 99": (96, (85, 99), (96, 96)), "20 of 512²": (20, (512, 512), (512, 512))}
-FIRST_RESULT = 4.0  # largest seconds for a single image
+FIRST_RESULT = 4.0  # largest time for a single image, in seconds
 IN_PROCESS = 12  # number of images
 DIFFERENT = 1e-4  # largest fraction of pixels that may differ
 
@@ -47,7 +47,7 @@ def write_images(folder: Path, number: int, size: tuple[int, int]) -> None:
 
 
 def seconds_of(command: list[str], variables: dict[str, str]) -> float:
-    """Return the wall-clock seconds of a command, including its start."""
+    """Return the wall-clock seconds of a command, including its startup."""
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables, check=False)
     if done.returncode:

@@ -1,7 +1,7 @@
 """Compare the selective scan in native code on a CPU with loops over positions, mambapy and the backend torch.
 
-The script refuses to time a wrong result. It times each loop once, on the longest sequence: forward on all of it,
-forward and backward on a 16th of it. The time of the 16th is scaled up, as it is proportional to the length.
+The script refuses to time a scan with wrong results. It times each loop once, on the longest sequence: forward on all
+of it, forward and backward on a 16th of it. The time of the 16th is scaled up, as it is proportional to the length.
 """
 
 from __future__ import annotations

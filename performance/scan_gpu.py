@@ -1,7 +1,7 @@
 """Compare the Triton scan on a GPU with mamba_ssm, a scan with one program per row, and the speed of memory.
 
-The script refuses to time a wrong result. The floor is the time that the GPU, at its copying speed, needs to read the
-inputs once and write the outputs (for backward: read the inputs and ∂y, and write the gradients).
+The script refuses to time a scan with wrong results. The floor is the time that the GPU, at its copying speed, needs to
+read the inputs once and write the outputs (with backward, also to read them again with ∂y, and write the gradients).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2}
 
 
 def candidates(discretization: str, backward: bool) -> dict:
-    """Return scans by name, this package's first."""
+    """Return scans by name, the Triton scan first."""
     scans = {name: partial(selective_scan, backend=name) for name in ("triton", "mamba_ssm", "torch")}
     scans = {name: scan for name, scan in scans.items() if name in available_backends()}
     if discretization != "mamba":

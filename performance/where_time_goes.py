@@ -1,7 +1,7 @@
 """Measure where Mamba-MIS B spends its time on a CPU: native code by function, torch's operators by kind, and Python.
 
 Native code and the whole pass are timed without a profiler, and torch's operators with torch's profiler. The remaining
-time is Python's, with torch's dispatch and autograd.
+time goes to Python, torch's dispatch and autograd.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def count_python_calls(work: Callable[[], object]) -> int:
 
 
 def where(what: str, work: Callable[[], object], library: TimedLibrary, repeats: int) -> dict:
-    """Print the table of one kind of pass, and return it."""
+    """Print the table of one kind of pass, and return its data."""
     for _ in range(3):
         work()
     library.parts = Parts()

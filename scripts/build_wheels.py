@@ -83,7 +83,7 @@ def source_date() -> int:
     command = ["git", "log", "-1", "--format=%ct"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{REPOSITORY} is not a git repository: set SOURCE_DATE_EPOCH to the seconds since 1970 for all files")
+        sys.exit(f"{REPOSITORY} is not a git repository: set SOURCE_DATE_EPOCH to a timestamp (seconds since 1970)")
     return int(done.stdout)
 
 

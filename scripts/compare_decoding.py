@@ -2,8 +2,8 @@
 
     python scripts/compare_decoding.py VALIDATION LABELS
 
-VALIDATION holds CASE.npz, as nnU-Net and `mamba_mis benchmark run` save them with --save-probabilities, and LABELS the
-ground truth, CASE.png. Cases in which class 1 is in neither mask have no score.
+VALIDATION holds CASE.npz, as saved by `nnUNetv2_train --npz` or `mamba_mis benchmark run --save-probabilities`. LABELS
+holds the ground truth, CASE.png. Cases in which class 1 is in neither mask have no score.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ THRESHOLDS = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 
 
 def largest_expected_dice(probability: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Return the mask of the k most probable pixels whose approximate expected Dice, 2 Σₖp / (k + Σp), is largest.
+    """Return the k most probable pixels, for the k with the largest approximate expected Dice, 2 Σₖp / (k + Σp).
 
     Source: Dai and Li 2023, "RankSEG". Pixels as probable as the last of the k are included.
     """
@@ -49,7 +49,7 @@ def main() -> None:
         masks = [*(probability > threshold for threshold in THRESHOLDS), largest_expected_dice(probability)]
         scores.append([dice(mask, truth) for mask in masks])
     if not scores:
-        parser.error(f"{arguments.validation} has no .npz: train or predict with --save-probabilities")
+        parser.error(f"{arguments.validation} has no .npz: nnU-Net saves probabilities with --npz")
     for name, mean in zip([*map(str, THRESHOLDS), "largest expected Dice"], np.nanmean(scores, axis=0), strict=True):
         print(f"{name:>21}  {mean:.4f}")
 

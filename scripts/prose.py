@@ -30,7 +30,7 @@ WORDS = REPOSITORY / "scripts" / "prose_words.txt"
 FOLDERS = ("documentation", "nnunet_mamba_mis", "tests", "scripts", "performance", "csrc")
 # generated from the help texts in the code
 GENERATED = {"documentation/reference/commands.md"}
-# records of runs keep the wording of the version that wrote them; a test contains the phrases to report
+# records of runs keep the wording of the version that wrote them; this script's tests contain the phrases it reports
 EXEMPT = re.compile(
     r"documentation/results/(\w+/)+report\.md$|tests/benchmark/report_words\.md$|tests/scripts/test_prose\.py$"
 )

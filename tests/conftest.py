@@ -29,7 +29,7 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of tests/wheels, whose tests of wheels are skipped without --wheels."""
+    """Add the options of tests/wheels, whose tests are skipped without --wheels."""
     group = parser.getgroup("wheels")
     group.addoption("--wheels", metavar="DIR", help="folder with the wheels that scripts/build_wheels.py has built")
     group.addoption("--pythons", metavar="PYTHON", nargs="+", help="interpreters with torch to install the wheel for")
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder with real images and parity numbers; tests that need it are skipped if it does not exist."""
+    """Folder with real images and data for the parity tests; tests that need it are skipped if it does not exist."""
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
         pytest.skip(f"{folder} does not exist")
@@ -52,7 +52,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """Restore Ctrl-C: a shell's background jobs ignore it, and child processes, which tests interrupt, inherit that."""
+    """Restore Ctrl-C: a shell's background jobs ignore it, and so would the child processes that tests interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -12,7 +12,7 @@
 # five folds.
 # Steps (default: the first six, in this order):
 #   networks   the four trainers on both datasets
-#   scans      Mamba-MIS with convolutions, without scans, on both datasets
+#   scans      Mamba-MIS with convolutions, its scans replaced by depthwise convolutions, on both datasets
 #   recipe     nnU-Net's network with the recipe of Mamba-MIS with convolutions, on both datasets
 #   seeds      two more seeds of nnU-Net's network with AdamW and of Mamba-MIS with convolutions, on polyps
 #   umamba     U-Mamba, on polyps

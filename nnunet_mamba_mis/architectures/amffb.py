@@ -107,5 +107,5 @@ def _refuse_bfss_for_ss2d(attention: SCABFSS, state_dict: dict, prefix: str, *_:
     if isinstance(attention.spatial_scan, SS2D) and f"{prefix}spatial_scan.fusion.0.weight" in state_dict:
         raise RuntimeError(
             "these weights have BFSS in the bridge, but this network has SS2D there, as in its blocks. They belong to "
-            "another network, or to an _ss2d network of an earlier version: train it again"
+            "another network, or to an _ss2d network of an earlier version: train this network again"
         )

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from nnunet_mamba_mis.architectures.convolutions import InstanceNorm
 from nnunet_mamba_mis.architectures.precision import at_least_float32, no_autocast
 
-# channels at full and half resolution, which account for most of the network's cost
+# channels at full and half resolution, the two resolutions that account for most of the network's cost
 STEM_WIDTHS = (16, 32)
 
 
 class ConvStem(nn.Module):
     """3×3 convolutions at full and half resolution, then one with stride 2, then LayerNorm.
 
-    Replaces patches (Xiao et al. 2021, "Early convolutions help transformers see better").
+    Replaces non-overlapping patches (Xiao et al. 2021, "Early convolutions help transformers see better").
 
     Args:
         input_channels: Channels of the image.
@@ -41,7 +41,7 @@ class ConvStem(nn.Module):
 class ConvUpsampling(nn.Module):
     """Upsampling from quarter to full resolution in two steps: interpolate, concatenate `ConvStem`'s skip, convolve.
 
-    The LayerNorm before them runs in float32 even under autocast: its input is an unnormalized sum of block outputs.
+    The preceding LayerNorm runs in float32 even under autocast: its input is an unnormalized sum of block outputs.
 
     Args:
         channels: Channels of the features at quarter resolution.
@@ -55,7 +55,7 @@ class ConvUpsampling(nn.Module):
         full, half = STEM_WIDTHS
         self.output_channels = full
         self.norm = nn.LayerNorm(channels)
-        # the second convolution narrows to the next skip's width: a channel costs most at full resolution
+        # the second convolution narrows to the next skip's width, as each channel costs most at full resolution
         self.at_half = nn.Sequential(_convolution(channels + half, half), _convolution(half, full))
         self.at_full = _convolution(2 * full, full)
 
@@ -71,7 +71,7 @@ def _convolution(channels: int, output_channels: int, stride: int = 1) -> nn.Seq
     """Return the convolution, norm and nonlinearity of nnU-Net's networks, without the bias that the norm would cancel.
 
     dynamic-network-architectures' own block registers each of them twice. When modules have two names, torch.export
-    wraps the whole network in proxies, which native code does not replace.
+    wraps the whole network in proxies, whose calls native code cannot replace.
     """
     return nn.Sequential(
         nn.Conv2d(channels, output_channels, kernel_size=3, stride=stride, padding=1, bias=False),

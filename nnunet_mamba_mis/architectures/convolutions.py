@@ -60,8 +60,8 @@ class PointwiseConv(nn.Conv2d):
 class InstanceNorm(nn.InstanceNorm2d):
     """Instance norm with scale and bias, for features of any size: a single pixel becomes the bias.
 
-    Except with CUDA, it is computed as a group norm with one channel per group, which is faster on a CPU. With CUDA and
-    autocast, a group norm would return float32, but an instance norm returns half precision.
+    With CUDA and more than one pixel, this is torch's instance norm, which returns half precision under autocast; a
+    group norm would return float32. Otherwise, it is a group norm with one channel per group, which is faster on a CPU.
     """
 
     def __init__(self, channels: int) -> None:
@@ -72,7 +72,7 @@ class InstanceNorm(nn.InstanceNorm2d):
         # torch's instance norm refuses a single pixel
         if x.is_cuda and x.shape[2] * x.shape[3] > 1:
             return super().forward(x)
-        # torch's group norm is inaccurate for channels-last tensors on a CPU where means exceed deviations
+        # on a CPU, torch's group norm is inaccurate for channels-last tensors whose means exceed their deviations
         return torch.group_norm(x.contiguous(), self.num_features, self.weight, self.bias, self.eps)
 
 

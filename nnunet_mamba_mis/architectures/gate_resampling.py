@@ -14,9 +14,9 @@ numbers have another meaning on another grid:
   (Dosovitskiy et al. 2021, section 3.2). So p is resized: its spectrum keeps its place in cycles *per patch*. A
   constant image stays constant, with the same value.
 
-Resampling to a larger grid and back restores the gate. On an even axis, tap or frequency n/2 is also −n/2: it is split
-equally between the two, which keeps real values real, and summed on the way back. In the columns of frequency 0 and
-n/2, `irfft2` reads only the Hermitian part of a weight, so only that part is carried over.
+Resampling to a larger grid and back restores the gate. On an even axis, tap or frequency n/2 is also −n/2: its value is
+split equally between the two, which keeps real values real, and the halves are summed on the way back. In the columns
+of frequency 0 and n/2, `irfft2` reads only the Hermitian part of a weight, so only that part is carried over.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def resample_weight(weight: Tensor, old: Size, new: Size) -> Tensor:
 
 
 def resample_bias(bias: Tensor, old: Size, new: Size) -> Tensor:
-    """Resize the image that a bias adds, given as its spectrum; arguments and result are those of `resample_weight`."""
+    """Resize the image whose spectrum is the bias; arguments and result are as in `resample_weight`."""
     image = torch.fft.irfft2(_as_complex(bias), s=old, dim=(0, 1), norm="ortho")
     rows, columns = (_places(n, m, wrap=False).to(torch.complex128) for n, m in zip(old, new, strict=True))
     spectrum = torch.fft.fft2(image, dim=(0, 1), norm="forward")
@@ -95,7 +95,7 @@ def resample_bias(bias: Tensor, old: Size, new: Size) -> Tensor:
 
 
 def _places(n: int, m: int, wrap: bool) -> Tensor:
-    """Return the (m, n) matrix that maps n taps or frequencies around 0 to m; the excess wraps or is dropped."""
+    """Return the (m, n) matrix that maps n taps or frequencies around 0 to m; those beyond m wrap or are dropped."""
     matrix = torch.zeros(m, n, dtype=torch.float64)
     for i in range(-(n // 2), n // 2 + 1):
         if wrap or 2 * abs(i) <= m:

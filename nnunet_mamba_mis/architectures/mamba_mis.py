@@ -22,8 +22,8 @@ from nnunet_mamba_mis.ops.selective_scan.inputs import DISCRETIZATIONS
 ENCODER_STRIDES = (4, 8, 16, 32)
 DECODER_STRIDES = (32, 16, 8, 4, 1)
 _LEVELS = len(ENCODER_STRIDES)
-# the same strides in the format of nnU-Net's plans: each relative to the one before, from full resolution down; the
-# last is the bottleneck's, which has no logits of its own
+# the decoder's strides in the format of nnU-Net's plans: from full resolution down, each relative to the previous one;
+# the last entry stands for a bottleneck, for which nnU-Net expects no logits
 PLANS_STRIDES = ((1, 1), (4, 4), (2, 2), (2, 2), (2, 2), (1, 1))
 
 
@@ -31,8 +31,8 @@ class Variant(NamedTuple):
     """Size of the network.
 
     Attributes:
-        encoder: Blocks in each stage, in the order in which features pass through them.
-        decoder: The same.
+        encoder: Number of blocks in each encoder stage, in the order in which features pass through the stages.
+        decoder: Number of blocks in each decoder stage, in the corresponding order.
         width: Channels at quarter resolution; they double with each stage below.
         convolutions: Whether stages begin with convolutions.
     """
@@ -49,7 +49,7 @@ class Variant(NamedTuple):
 
     @property
     def decoder_channels(self) -> list[int]:
-        """Channels of the decoder's stages; a convolutional stem replaces the last of them."""
+        """Channels of the decoder's stages; with a convolutional stem, convolutions replace the last stage."""
         return [*reversed(self.encoder_channels), self.width // 2]
 
 
@@ -130,7 +130,7 @@ class Decoder(nn.Module):
     With a convolutional stem, convolutions replace the last stage and its expand.
 
     Segmentation layers are ordered from full resolution down. A network without deep supervision has only the first of
-    them, and loads checkpoints of a network with deep supervision.
+    them, but can load checkpoints of a network with deep supervision.
 
     Args:
         num_classes: Channels of the logits.
@@ -201,8 +201,8 @@ class MambaMIS(nn.Module):
     Args:
         input_channels: Channels of the image.
         num_classes: Channels of the logits.
-        patch_size: Height and width of the images, of any size: the network pads to multiples of 32. Spectral gates
-            tie the weights to this size.
+        patch_size: Height and width of the images. Any size works, as the network pads images to multiples of 32.
+            Spectral gates tie the weights to this size.
         variant: "S", "B" or "L" (the paper's), or "H": twice as wide, with convolutions and one block in each stage.
         d_state: States per channel of the scans.
         discretization: "zoh" (the paper's) or "mamba".
@@ -212,18 +212,18 @@ class MambaMIS(nn.Module):
         spectral_gate: Whether blocks have the spectral part.
         attention_bridge: Whether the bridge has the attention part.
         fusion_bridge: Whether the bridge has the multi-scale part.
-        stem: "patch" (the paper's), or "conv": convolutions at full and half resolution, whose features are skips, and
-            convolutions instead of the decoder's last stage.
+        stem: "patch" (the paper's), or "conv": convolutions at full and half resolution, whose features become skips.
+            With "conv", convolutions also replace the decoder's last stage.
         deep_supervision: Whether to return logits of every decoder stage.
-        strides: None or `PLANS_STRIDES`. nnU-Net's trainers read the sizes of deep supervision from the plans' entry
-            of this name, and pass it on.
+        strides: None or `PLANS_STRIDES`, with the same result. nnU-Net's trainers derive the sizes of deep supervision
+            from the plans' entry of this name, and pass all such entries to the network.
 
     Attributes:
-        arguments: The arguments that define this network, as JSON values: all but the last two, which do not change
-            its logits.
+        arguments: The arguments that define this network, as JSON values: all but `deep_supervision` and `strides`,
+            which do not change the logits at full resolution.
 
     Raises:
-        ValueError: An argument is not one of its choices, or not positive.
+        ValueError: An argument has an unsupported value, or block "nossm" is combined with a scan other than "bfss".
     """
 
     def __init__(
@@ -329,7 +329,7 @@ def _feature_size(size: tuple[int, ...], stride: int) -> tuple[int, int]:
 
 
 def _segment(layer: nn.Module, x: Tensor) -> Tensor:
-    # the last features are unnormalized sums: half precision could overflow
+    # features may be unnormalized sums of block outputs: half precision could overflow
     with no_autocast(x):
         return layer(at_least_float32(x).permute(0, 3, 1, 2))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nnunet_mamba_mis.architectures.mamba_mis import MambaMIS
 
-# (authors' name, ours), applied in turn
+# (pattern in the authors' names, replacement in ours), applied in turn
 RENAMES = [
     (r"^embed\.", "encoder.stem.conv."),
     (r"^embed_norm\.", "encoder.stem.norm."),
@@ -56,7 +56,7 @@ def _rename(name: str) -> str:
 
 
 def _unused_here(name: str, own: Mapping[str, Tensor]) -> bool:
-    """Return whether a parameter belongs to a spectral part that its block lacks here, so that it has no effect."""
+    """Return whether a parameter has no effect: it belongs to a spectral part that this network's block lacks."""
     block, _, part = name.rpartition(".blocks.")
     index, _, parameter = part.partition(".")
     return (

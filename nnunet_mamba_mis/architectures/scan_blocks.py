@@ -57,13 +57,14 @@ class S6(nn.Module):
 class DepthwiseMixer(nn.Module):
     """Replacement for S6 in the control without state spaces: about as many parameters and operations, no recurrence.
 
-    A linear layer, then two depthwise 7×7 convolutions, each applied twice as a residual step. With 32 states, S6 and
-    this layer have C² + 98C parameters each. S6 takes 2C² + 416C operations per pixel (9 per state, as is usual, and 2
-    per projection weight); this layer takes 2C² + 412C (2 per weight and step, and 5 per step for SiLU and sum).
+    A linear layer, then two depthwise convolutions (7×7 for 32 states), each applied twice as a residual step. With 32
+    states, S6 and this layer have C² + 98C parameters each. S6 takes 2C² + 416C operations per pixel: 2 per projection
+    weight and, as is usual, 9 per channel and state. This layer takes 2C² + 412C: 2 per weight of the linear layer and,
+    per channel in each of four residual steps, 2 per kernel weight and 5 for SiLU and sum.
 
     Args:
         channels: Channels in and out.
-        d_state: States of the S6 that it replaces.
+        d_state: States per channel of the S6 that this layer replaces.
         discretization: Unused.
     """
 

@@ -13,7 +13,7 @@ from nnunet_mamba_mis.ops.native_layers import NativeLayer, SpectralFilter
 class SpectralGate(nn.Module):
     """Complex weight and bias for each frequency and channel, between rfft2 and irfft2 (both ortho).
 
-    Runs in float32 even under autocast. The grid is tied to the feature size it was built for.
+    Runs in float32 even under autocast. The parameters fit only features of the size that the gate was built for.
 
     Args:
         size: Height and width of the features.

@@ -101,7 +101,7 @@ def find_test_sets(
 
 
 def _parts(dataset: Path) -> list[str]:
-    """Return the folders of images that have labels."""
+    """Return the names of the folders of images for which a folder of labels exists."""
     parts = (path.name for path in sorted(dataset.glob("imagesT*")) if _PART.fullmatch(path.name))
     return [part for part in parts if (dataset / TestSet(dataset.name, part).labels_part).is_dir()]
 

@@ -43,7 +43,7 @@ _ZIP_ENTRY = b"PK\1\2"
 _ZIP_END_MARK = b"PK\5\6"
 _ZIP_END = struct.Struct("<10xHL4xH")
 _LONGEST_COMMENT = 2**16 - 1
-# in a large archive, a record with these two numbers in full, then the record's locator, precede this end
+# in a large archive, this end follows a record that holds both numbers in 64 bits, and the record's locator
 _ZIP64_END_MARKS = (b"PK\6\6", b"PK\6\7")
 _ZIP64_END = struct.Struct("<4s28xQQ8x4s16x")
 
@@ -101,7 +101,7 @@ class Archive:
         return self._reader.position
 
     def members(self) -> Iterator[Member]:
-        """Yield all members; the iteration ends only at the archive's end marker.
+        """Yield all members; if the archive is incomplete, an error is raised instead of ending early.
 
         Raises:
             UserError: The archive is damaged.
@@ -112,7 +112,7 @@ class Archive:
         """Yield the content of a file in blocks.
 
         Raises:
-            UserError: The file is damaged, or its size is not the claimed one.
+            UserError: The file is damaged, or its size differs from the claimed size.
         """
         return _naming_archive(self._path, self._blocks(member))
 
@@ -344,7 +344,7 @@ class _Tar:
 
     def open(self, member: Member) -> IO[bytes]:
         file = self._file.extractfile(member.source)
-        assert file is not None, "members that are not files were refused before"
+        assert file is not None, "links and devices were refused, and folders are not opened"
         return file
 
 
@@ -366,7 +366,7 @@ class _Stream:
 
     @contextmanager
     def within(self, number: int) -> Iterator[None]:
-        """Limit the number of bytes that may be read within the block."""
+        """Limit the number of bytes that may be read within the `with` block."""
         self._left = number
         yield
         self._left = None

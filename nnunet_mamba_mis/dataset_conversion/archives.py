@@ -24,8 +24,8 @@ from nnunet_mamba_mis.dataset_conversion.tree import Tree
 from nnunet_mamba_mis.utils.errors import UserError
 
 _MAX_BYTES = 200 * 2**30
-# unpacked bytes per packed byte: images hardly compress, but masks do, so contents of at most _RATIO_COUNTS_FROM bytes
-# may exceed this ratio; deflate reaches 1032 at most
+# largest number of unpacked bytes per packed byte. Images hardly compress, but masks do, so contents of at most
+# _RATIO_COUNTS_FROM bytes may exceed this ratio. Deflate reaches at most 1032.
 _MAX_RATIO = 100
 _RATIO_COUNTS_FROM = 2**30
 # left free for other programs

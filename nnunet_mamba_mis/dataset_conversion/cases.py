@@ -1,4 +1,4 @@
-"""Check and convert a case; both functions run in worker processes."""
+"""Check and convert cases: `check_case` and `convert_case` run in worker processes."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Checked:
     Args:
         facts: Facts of each case without a problem, sorted by identifier.
         problems: All problems of the source.
-        notes: Peculiarities of the published dataset that a user should know.
+        notes: Peculiarities of the source that users should know about.
         level: The `common_level` of all masks.
         duplicates: Pairs of identifiers that connect all cases with (nearly) the same image.
         bits: Bit depth that 16-bit images are scaled from; 0 if there are none.
@@ -100,7 +100,7 @@ def _exact_duplicates(facts: Sequence[CaseFacts]) -> list[tuple[CaseFacts, CaseF
 
 
 def _duplicates(facts: Sequence[CaseFacts]) -> list[tuple[str, str]]:
-    """Return pairs of cases with (nearly) the same image: as few as connect each set of duplicates."""
+    """Return the fewest pairs of cases with (nearly) the same image that connect all duplicates."""
     with_fingerprint = [case for case in facts if case.fingerprint]
     near = (
         (with_fingerprint[i], with_fingerprint[j])

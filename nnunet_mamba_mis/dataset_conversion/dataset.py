@@ -34,8 +34,8 @@ class BinaryMask:
     """Rule for masks of one class: one bright level, the same in all masks, on black.
 
     Args:
-        painted: Values from 1 up to this value, of 255, are background; they were painted where an annotation crossed
-            the image border.
+        painted: Values from 1 to this one are background, on a scale where the mask's brightest value is 255. They were
+            painted where an annotation crossed the image border.
     """
 
     painted: int = 0
@@ -154,7 +154,7 @@ class Dataset:
         layout: What SOURCE must contain, as text.
         labels: nnU-Net's labels, including the background.
         reference: The publication.
-        url: Where to get it.
+        url: Where to get the dataset.
         licence: The licence, or the terms of use in a few words.
         find_cases: Function that takes the source folders and returns their cases; raises UserError for another layout.
         mask: How to read masks.

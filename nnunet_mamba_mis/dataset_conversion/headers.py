@@ -1,4 +1,4 @@
-"""Read an image file's header: its format, and its bit depth, which decoders convert silently."""
+"""Read an image file's header: its format, and its bit depth, which decoders change silently."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _tiff(data: bytes) -> Header:
     photometric = directory.get(_PHOTOMETRIC)
     orientation = directory.get(ExifTags.Base.Orientation)
     if is_turned(orientation):
-        # versions of Pillow treat the orientation of a TIFF differently
+        # how Pillow treats the orientation of a TIFF depends on Pillow's version
         raise BadFileError(f"is a TIFF with orientation {orientation}: save it upright")
     if bits == _DEEP and photometric not in (_GREY, _RGB):
         raise _unsupported(f"16 bits and photometric interpretation {photometric}, expected 1 (grey) or 2 (RGB)")

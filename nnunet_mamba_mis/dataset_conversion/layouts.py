@@ -92,8 +92,8 @@ def _hint(tree: Tree) -> str:
     """Return advice about archives that were found where folders are expected."""
     hint = ""
     for endings, advice in (
-        (READABLE, "It contains archives. Give these with -i (if they are inside other archives, unpack those first)"),
-        (UNREADABLE, "It contains archives of a format that is not supported. Unpack them and give the folders"),
+        (READABLE, "SOURCE contains archives. Give them with -i (if they are in other archives, unpack those first)"),
+        (UNREADABLE, "SOURCE contains archives of a format that is not supported. Unpack them and give the folders"),
     ):
         if archives := [str(path) for paths in tree.values() for path in paths if ending(path, endings)]:
             hint += f". {advice}: {shortened(archives)}"
@@ -228,7 +228,7 @@ def _first(numbered: dict[int, Path]) -> Path:
 
 
 def _lost_number(numbers: Collection[int], all_numbers: Collection[int]) -> int | None:
-    """Return the first number that an image's masks lack: numbers are consecutive, and start as for other images."""
+    """Return the first number that an image's masks lack, or None: numbers start as for other images, without gaps."""
     if _UNNUMBERED in all_numbers and _UNNUMBERED not in numbers:
         return _UNNUMBERED
     first = min((number for number in all_numbers if number != _UNNUMBERED), default=0)
@@ -305,5 +305,5 @@ def _common(folders: list[Path]) -> Path:
 
 
 def _identifier(image_set: ImageSet, key: str) -> str:
-    # characters that every file system accepts
+    # keep only characters that every file system accepts
     return re.sub(r"[^\w.-]", "_", image_set.identifier.replace("{}", key))

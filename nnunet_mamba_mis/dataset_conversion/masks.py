@@ -384,7 +384,7 @@ def _distinct_in_jpeg(colours: tuple[Colour, ...]) -> bool:
     return all(np.abs(edge - point).max(axis=-1).min() > 2 * _NOISE for edge, point in chain(pairs, edges))
 
 
-# both
+# masks of either kind
 
 
 def _census(mask: Image.Image) -> _Census:

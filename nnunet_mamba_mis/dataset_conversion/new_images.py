@@ -84,7 +84,7 @@ def convert_images(
     Args:
         source: The folder of images, or a folder that contains one at any depth.
         output: A folder that does not exist yet, or is empty.
-        bits: Bit depth that 16-bit images are scaled from; default: the one that the brightest image needs.
+        bits: Bit depth that 16-bit images are scaled from; default: the depth that the brightest image needs.
         skip_bad: Leave out images and files with problems instead of failing.
         processes: Number of images to process in parallel; 1 starts no process.
 

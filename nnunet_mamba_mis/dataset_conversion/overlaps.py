@@ -55,7 +55,7 @@ def trained_on(trained: Path, tested: Path, cases: Collection[str]) -> list[str]
         cases: Identifiers of the cases.
 
     Returns:
-        Identifiers; None if one of the folders has no conversion report.
+        Identifiers; None unless the folders' conversion reports list training images and at least one of the cases.
     """
     training = [case for case in _cases(trained / REPORT_FILE) if case["subset"] == TRAINING]
     identifiers = set(cases)

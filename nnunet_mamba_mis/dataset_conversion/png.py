@@ -26,7 +26,7 @@ def check(data: bytes) -> None:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a PNG without damaged metadata, text, profiles, and other chunks that do not affect the picture."""
+    """Return a PNG without text and other chunks that do not affect the picture, and without damaged eXIf and acTL."""
     kept = [
         chunk
         for name, chunk in _chunks(data)

@@ -19,7 +19,7 @@ EMPTY_MASK = "empty mask"
 DUPLICATE = "duplicate content"
 SAME_NAME = "same case identifier"
 FOREIGN = "foreign file"
-# in the order of messages
+# in the order in which messages list them
 KINDS = (
     MISSING,
     SIZE_MISMATCH,

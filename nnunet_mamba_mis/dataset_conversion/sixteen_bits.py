@@ -125,7 +125,7 @@ def _decoded(data: bytes, header: Header) -> NDArray[np.uint16]:
 
 
 def _opaque(samples: NDArray[np.uint16], alpha: bool) -> NDArray[np.uint16]:
-    """Return samples without their last channel if it is opaque alpha or has no specified meaning."""
+    """Return samples without a second or fourth channel, which must be opaque alpha or have no specified meaning."""
     channels = samples.shape[2]
     if channels not in (1, 2, 3, 4):
         raise BadFileError(f"has {channels} channels of 16 bits: save it as RGB or grey")

@@ -30,7 +30,7 @@ def _any_of(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(map(translate, patterns)))
 
 
-# files that operating systems and publishers put beside images, in lower case; hidden files are skipped too
+# files that operating systems and publishers put beside images, as patterns in lower case; hidden files are skipped too
 _JUNK = _any_of(
     *("thumbs.db", "thumbs.db:encryptable", "ehthumbs*.db", "desktop.ini", "picasa.ini", "icon\r", "icon\uf00d"),
     # metadata of another file, written by NTFS (the file's origin), Synology and Dropbox
@@ -55,7 +55,7 @@ class Tree(dict[Path, list[Path]]):
     Links are followed if they stay below a source; others are reported.
 
     Args:
-        sources: Folders.
+        sources: Folders or files.
         allowed: Further folders that links may lead to.
 
     Raises:
@@ -91,7 +91,7 @@ class Tree(dict[Path, list[Path]]):
         target = os.path.realpath(link)
         if any(target == folder or target.startswith(folder.rstrip(os.sep) + os.sep) for folder in self._inside):
             return True
-        text = f"{link} is a link to {target}, which is outside SOURCE: give that with -i, too"
+        text = f"{link} is a link to {target}, which is outside SOURCE: give the target with -i, too"
         self.problems.append(Problem(FOREIGN, text))
         return False
 

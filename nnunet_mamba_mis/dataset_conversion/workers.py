@@ -19,7 +19,7 @@ from nnunet_mamba_mis.utils.errors import UserError
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
-# cases per chunk: enough to save waiting for the next case, and few enough to balance the processes
+# cases per chunk: enough that a process rarely waits for its next case, and few enough to balance the processes
 _CHUNK = 4
 
 
@@ -32,7 +32,7 @@ class Workers:
 
     Args:
         processes: Number of processes.
-        isolated: Whether jobs never run in the calling process.
+        isolated: Whether jobs run in other processes even if `processes` is 1.
     """
 
     def __init__(self, processes: int, isolated: bool = False) -> None:

@@ -28,7 +28,7 @@ _MOST_COLUMNS = 8
 
 @plain_figures()
 def draw_overlays(scores: Scores, images: Path, labels: Path, predictions: Path, file: Path) -> list[str]:
-    """Draw every image with both outlines, in the order of the scores.
+    """Draw every image with the outlines of ground truth and prediction, in the order of the scores.
 
     Args:
         scores: Scores of the images to draw.

@@ -22,7 +22,7 @@ def convert_step(place: Workplace, source: Path, hold_out: int) -> Step:
     """Return the step that converts images and masks to nnU-Net's format, holding some out as a test set."""
     command = ["mamba_mis", "convert", "kvasir-seg", "-i", str(source), "-d", str(DATASET_ID)]
     command += ["--name", place.dataset_name, "--hold-out", str(hold_out)]
-    remark = f"--hold-out moves {counted(hold_out, 'image')} to imagesTs and labelsTs, which training does not use."
+    remark = f"--hold-out puts {counted(hold_out, 'image')} into imagesTs and labelsTs, which training does not use."
     return Step("1_convert", "Convert to nnU-Net's format", command, remark)
 
 
@@ -36,8 +36,8 @@ def plan_step(place: Workplace) -> Step:
         command += ["-overwrite_target_spacing", "999", str(spacing), str(spacing)]
         command += ["-gpu_memory_target", str(_CPU_MEMORY_TARGET)]
         remark = (
-            f"The last two options are for CPUs: they reduce width and height of images to 1/{spacing}, and batches.\n"
-            "Omit them on a GPU. Predictions have the original size of the images."
+            "-overwrite_target_spacing and -gpu_memory_target are for CPUs: they reduce width and height of images to\n"
+            f"1/{spacing}, and the batch size. Omit them on a GPU. Predictions have the original size of the images."
         )
     if place.has_few_cores:
         command += ["-npfp", str(place.cores), "-np", str(place.cores)]

@@ -40,7 +40,7 @@ def decompose_chunked_scan(
     return join(y).transpose(1, 2), last_state, u.new_empty(0)
 
 
-# names of the package's operators appear only here
+# only these lines refer to the package's operators by name
 _OWN = torch.ops.nnunet_mamba_mis
 Table = dict[Any, Callable[..., Any]]
 OWN_OPERATORS: Table = {

@@ -83,7 +83,7 @@ class _Trained(NamedTuple):
 
 
 def _build(name: str, trained_with: _Trained) -> MambaMIS:
-    """Build the network as a trainer of this package does, or as the plans describe it."""
+    """Build the network with a trainer of this package or, if `name` is another trainer, from the plans."""
     inputs, outputs = trained_with.channels
     trainer: Any = getattr(trainers, name, None)
     try:
@@ -99,7 +99,7 @@ def _build(name: str, trained_with: _Trained) -> MambaMIS:
     known = ", ".join(name for name in trainers.__all__ if _is_ours(getattr(trainers, name)))
     raise UserError(
         f"the fold was trained with {name}, which is not a Mamba-MIS trainer of this package, and export runs no code "
-        f"of other trainers. If it derives from one of these, give that one with --architecture-of: {known}"
+        f"of other trainers. If it derives from one of these, name that trainer with --architecture-of: {known}"
     )
 
 

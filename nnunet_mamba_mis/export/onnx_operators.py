@@ -87,7 +87,7 @@ def split(x: Value, size: int, dim: int = 0) -> list[Value]:
     return split_with_sizes(x, [min(size, length - start) for start in range(0, length, size)], dim)
 
 
-# names of the package's operators appear only here
+# only these lines refer to the package's operators by name
 _OWN = torch.ops.nnunet_mamba_mis
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _OWN.native_s6.default: native_s6,

@@ -5,8 +5,8 @@ states:
 
 1. Run every chunk from a zero state, which gives its outputs and the state that it adds.
 2. From the added states, compute the state that enters each chunk, by a scan over K positions. This scan is chunked in
-   the same way, or uses doubling if K is small (Hillis and Steele 1986). Multiplication by e^{A ΣΔ} carries a state
-   across any number of positions.
+   the same way, or uses doubling if K is small or has no divisor from 2 to 16 (Hillis and Steele 1986). Multiplication
+   by e^{A ΣΔ} carries a state across any number of positions.
 3. Let the entering state decay through the chunk, and add that state's share to the outputs.
 
 No exponent is positive, so a large Δ makes a state vanish but never overflow. Positions are processed in blocks that
@@ -148,7 +148,7 @@ def _read(states: Value, C: Value, weight: Value) -> Value:
 def _entering(added: Value, elapsed: Value, A: Value, channels: int, states: int, chunks: int) -> Value:
     """Return the states that enter chunks, from added states (1, batch, D, N, K) and ΣΔ (1, batch, D, 1, K)."""
     steps = scan_steps(chunks)
-    # `steps` is 1 if the number of chunks has no divisor up to the longest chunk, such as 289 = 17 × 17
+    # `steps` is 1 if the number of chunks has no divisor from 2 to the longest chunk, such as 289 = 17 × 17
     if chunks <= _LONGEST_DOUBLING or steps == 1:
         return _later(_doubled(added, elapsed, A, chunks), 1)
     parts, spans = (

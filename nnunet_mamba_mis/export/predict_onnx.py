@@ -54,7 +54,7 @@ def read_image(file: str, about: dict[str, Any]) -> np.ndarray:
 
 
 def nonzero_region(image: np.ndarray) -> tuple[slice, slice]:
-    """Return the region of the image inside black borders, or all of it if it is black."""
+    """Return the region of the image inside black borders, or the whole image if it is entirely black."""
     rows, columns = (np.flatnonzero((image != 0).any((0, axis))) for axis in (2, 1))
     if not len(rows):
         return slice(0, image.shape[1]), slice(0, image.shape[2])

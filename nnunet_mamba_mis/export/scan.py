@@ -8,7 +8,7 @@ states. A loop over positions would take L steps, and an array of all states wou
 3. Let the entering state decay through the chunk, and add that state's share to the outputs.
 
 The loops are `torch.ops.higher_order.scan`, which Inductor compiles to loops (ONNX uses `onnx_scan` instead). The T
-steps are the first axis. Exported programs need no backward, so this module has none.
+steps run along the first axis. Exported programs need no backward, so this module has none.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def scan_chunks(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, exact
 def _advance_exactly(h, u, delta, B, C, A, half_A, inverse_A):
     delta = delta.unsqueeze(-1)
     decay = torch.exp(delta * A)
-    # e^x − 1 = tanh(x/2)(e^x + 1) has no cancellation, and ONNX has no expm1
+    # e^x − 1 = tanh(x/2)(e^x + 1) has no cancellation; torch.expm1 is not vectorized on CPUs
     weight = torch.tanh(delta * half_A) * (decay + 1) * inverse_A
     h = decay * h + weight * (u.unsqueeze(-1) * B.unsqueeze(-2))
     return h, _output(h, C)

@@ -1,1 +1,1 @@
-"""What this project knows of nnU-Net's files, folders and commands: the one place that changes when nnU-Net does."""
+"""This project's knowledge of nnU-Net's files, folders and commands, in one place to update when nnU-Net changes."""

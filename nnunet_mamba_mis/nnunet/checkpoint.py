@@ -95,7 +95,7 @@ class RecordedAverage(Record):
 class _OptimizerState(_Optimizer):
     state: dict[int, dict[str, _Number | None]]
     param_groups: list[dict[str, Any]]
-    # what this package's trainers add, for each process
+    # added by this package's trainers; `resume` has an entry for each process
     resume: list[dict[str, Any]] = Field(default_factory=list)
     average: RecordedAverage | None = None
 
@@ -118,7 +118,7 @@ def read_checkpoint(path: str | Path, kind: type[T]) -> T:
         kind: Content that it must have: `Weights`, `Network` or `Training`.
 
     Raises:
-        UserError: The file is missing or damaged, could run code, or has other content; the message names it.
+        UserError: The file is missing or damaged, could run code, or has other content; the message names the file.
     """
     try:
         with _allowed():

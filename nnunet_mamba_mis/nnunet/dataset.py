@@ -181,5 +181,5 @@ FOLDS = 5
 
 
 def first_fold(number_of_cases: int, has_splits: bool) -> str:
-    """Return the fold to train first: 0, or all if there are neither splits nor enough cases for nnU-Net's five."""
+    """Return the fold to train first: 0, or all if there are no splits and too few cases for nnU-Net's five folds."""
     return "0" if has_splits or number_of_cases >= FOLDS else "all"

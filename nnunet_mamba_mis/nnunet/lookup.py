@@ -32,9 +32,10 @@ def find_definition(package: str, name: str) -> Any:
 
 
 def overrides(trainer: str, method: str) -> bool:
-    """Return whether one of nnU-Net's own trainers may override a method of nnUNetTrainer.
+    """Return whether a trainer may override a method of nnUNetTrainer.
 
-    Read only the source, as importing a trainer takes seconds; return True if the source is inconclusive.
+    Read only the source of nnU-Net's own trainers, as importing a trainer takes seconds. Return True for any other
+    trainer, or if the source is inconclusive.
     """
     seen: set[str] = set()
     while trainer != _BASE_TRAINER and trainer not in seen:
@@ -64,8 +65,8 @@ def find_trainer(name: str) -> Any:
     trainer = find_definition(_TRAINERS, name)
     if trainer is not None:
         return trainer
-    # these folders are small, and their modules may create classes that no source defines, such as this package's
-    # trainers for other numbers of epochs
+    # the folders in nnUNet_extTrainer are small, and their modules may create classes that no source defines, such as
+    # this package's trainers for other numbers of epochs
     for folder in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep):
         if folder.strip() and os.path.exists(folder):
             trainer = recursive_find_python_class(

@@ -76,7 +76,7 @@ def check_json(content: str, kind: type[T], source: str) -> T:
 
 
 def read_record_if_usable(path: Path, kind: type[T], problems: list[str] | None = None) -> T | None:
-    """Return the content of an informative file, or None if it is missing or cannot be used.
+    """Return the content of an optional file, or None if it is missing or cannot be used.
 
     Args:
         path: The file.

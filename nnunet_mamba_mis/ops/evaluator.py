@@ -53,7 +53,7 @@ class Evaluator:
         return y
 
     def __call__(self, x: Expression) -> Tensor:
-        """Compute an expression: features (batch, H, W, channels)."""
+        """Return the features (batch, H, W, channels) that an expression describes."""
         if _is_traced():
             return self._by_pieces(x, cut(x.nodes, x.index))
         pieces, programs = self._plan(x)

@@ -1,4 +1,4 @@
-"""How the process's allocator treats freed memory."""
+"""Set what the process's allocator does with freed memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let glibc's malloc keep freed tensors for the next ones, instead of returning them to the system.
+    """Let glibc's malloc keep the memory of freed tensors for new ones, instead of returning it to the system.
 
     By default, every tensor above 32 MiB gets fresh memory, which the system must zero page by page. At 1024 × 1024
     pixels, zeroing takes two fifths of inference time. With kept memory, the process stays at its peak size. The

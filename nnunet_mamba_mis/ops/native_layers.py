@@ -180,6 +180,10 @@ class SpatialConvolution(LayerKind):
 
 
 def native_layer_of(layer: object) -> NativeLayer | None:
-    """Return `layer.native_layer()`, or None for a layer that must be called: it has hooks, or lacks that method."""
+    """Return `layer.native_layer()`, or None for a layer that must be called, because native code cannot replace it.
+
+    Such a layer lacks the method `native_layer`, has hooks, belongs to a subclass, or has unusual parameters (see
+    `ops.modules`).
+    """
     describe = getattr(layer, "native_layer", None)
     return None if describe is None else describe()

@@ -38,7 +38,7 @@ def native_pixelwise(
         tensors: (batch, H, W, channels) each, in the order in which they are loaded.
         parameters: Weight and bias of each norm and linear layer, weight of each projection.
         kinds: Steps on a stack, numbered like PixelLayerKind of csrc/pixelwise.h.
-        eps: One value per step, which a norm adds to the variance.
+        eps: One value per step. A norm adds its value to the variance; other steps ignore theirs.
 
     Raises:
         ValueError: Tensors, parameters and steps do not match.

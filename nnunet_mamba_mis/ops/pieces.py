@@ -44,7 +44,7 @@ def cut(nodes: Sequence[Node], root: int) -> list[Piece]:
 
 
 def _uses(nodes: Sequence[Node], root: int) -> Counter[int]:
-    """Count how often each needed node is used."""
+    """Count the uses of each node that the root depends on; the root itself counts as used once."""
     uses = Counter([root])
     for i in range(root, -1, -1):
         if uses[i]:

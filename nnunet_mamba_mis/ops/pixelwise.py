@@ -129,7 +129,7 @@ class PixelPlan:
         self.eps.append(eps)
 
     def parameters(self) -> list[Tensor] | None:
-        """Return the parameters of each norm and linear layer, or None if one has changed."""
+        """Return the parameters of each norm and linear layer, or None if a layer has changed."""
         for layer in self.without_parameters:
             if not _is_silu(layer):
                 return None

@@ -355,7 +355,7 @@ class _Pass:
         )
 
     def pixel_tensors(self, places: Sequence[Place], add: Sequence[bool] = ()) -> int:
-        """Append an array of tensors and return its position."""
+        """Append an array of structs that describe tensors, and return its position."""
         array = (PixelTensor * len(places))()
         for tensor, place, adds in zip(array, places, add or [False] * len(places), strict=True):
             tensor.channels, tensor.strides[:], tensor.add = place.channels, place.strides, adds
@@ -365,7 +365,10 @@ class _Pass:
         return position
 
     def pixel_layers(self, work: _Work, grads: int | None) -> int:
-        """Append layers and return their position. `grads` is the index shift from parameters to their gradients."""
+        """Append an array of structs that describe layers, and return its position.
+
+        `grads` is the index shift from parameters to their gradients, or None in forward.
+        """
         assert work.plan is not None
         plan = work.plan
         array = (PixelLayer * len(plan.kinds))()
@@ -412,7 +415,7 @@ class ForwardPass(_Pass):
         self.stretch = self.kept if keep else self.scratch
         self.keep = keep
         self.places = {i: program.tensor_places[place] for i, place in program.loaded.items()}
-        self.extra: dict[int, tuple[int, int]] = {}  # by node: kept besides inputs, such as block-start states
+        self.extra: dict[int, tuple[int, int]] = {}  # by node: values kept besides inputs, such as block-start states
         taken = {i for work in program.work if work.kind is None or work.kind.keeps_inputs for i in work.sources}
         for work in program.work:
             if work.node == program.root:

@@ -20,7 +20,7 @@ def s6(
 ) -> Tensor:
     """Scan x selectively along its positions, with Δ = softplus(W_Δ x + b_Δ) and [B, C] = W_BC x.
 
-    Δ, B and C have many times the size of x. The native backend projects them tile by tile, and neither writes them to
+    Δ, B and C have many times the size of x. The native backend computes them tile by tile, and neither writes them to
     memory nor keeps them for backward. For other backends, two linear layers compute them.
 
     Args:

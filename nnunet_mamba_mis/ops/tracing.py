@@ -1,4 +1,4 @@
-"""How torch.compile treats functions."""
+"""Mark functions that torch.compile calls instead of tracing."""
 
 from __future__ import annotations
 

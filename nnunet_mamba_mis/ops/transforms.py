@@ -1,8 +1,8 @@
 """The package's operators under transforms of torch.func, forward-mode differentiation and second derivatives.
 
 An operator has only the derivative that it registers. A transform that needs another derivative would get zeros or an
-error.
-While a transform is active, an operator therefore runs as equivalent PyTorch operations, which all transforms support.
+error. While a transform is active, an operator therefore runs as equivalent PyTorch operations, which all transforms
+support.
 """
 
 from __future__ import annotations

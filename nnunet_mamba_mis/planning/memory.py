@@ -75,7 +75,7 @@ _DEVICES = {
 
 
 class Stage(NamedTuple):
-    """Blocks of one size."""
+    """The blocks of one stage, and the size of their features."""
 
     depth: int
     channels: int
@@ -104,7 +104,7 @@ def training_bytes(
         stem: "patch" or "conv".
     """
     kept = kept_bytes(device, variant, patch_size, input_channels, stem)
-    # for each class: logits, their softmax in cross entropy and Dice, and gradients; for each pixel: targets
+    # bytes per pixel: logits, their softmax in cross entropy and Dice, and gradients of each class, plus the targets
     loss = 20 * classes + 20
     pixels = math.prod(_padded(patch_size))
     per_image = kept + pixels * (loss + _DEVICES[device].scratch[stem])

@@ -100,7 +100,7 @@ class MambaMISPlanner(ExperimentPlanner):
             UserError: Not even the smallest patch fits.
         """
         if len(spacing) == 3:
-            # `save_plans` drops this 3D configuration; as its patch is a whole image, nnU-Net makes no further ones
+            # `save_plans` drops this 3D configuration; as its patch is a whole image, nnU-Net adds no more of them
             return {"patch_size": median_shape, "spacing": spacing}
         arguments = (spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache)
         configuration = super().get_plans_for_configuration(*arguments)
@@ -143,10 +143,11 @@ class MambaMISPlanner(ExperimentPlanner):
         return process_bytes(device) + step
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Write the plans; if nnU-Net's own plans preprocess in the same way, the new plans reuse their data.
+        """Write the plans; if nnU-Net's own plans preprocess in the same way, reuse their preprocessed data.
 
         Raises:
-            UserError: Plans of this name exist for another network, or networks were trained with them.
+            UserError: Plans of this name are for another network, or would change although networks were trained with
+                them, or the file cannot be written.
         """
         recursive_fix_for_json_export(plans)
         configuration = plans["configurations"][CONFIGURATION]

@@ -68,7 +68,7 @@ class BatchedNetworks:
     ) -> None:
         self._networks = [network.to(device) for network in networks]
         self._tile_size, self._heads, self._device = tile_size, heads, device
-        # mirrored copies in nnU-Net's order, with the axes of tensors (B, C, H, W)
+        # axes along which to flip each copy, in nnU-Net's order, as axes of tensors (B, C, H, W)
         axes = [axis + 2 for axis in mirror_axes]
         self._mirrors = [c for number in range(len(axes) + 1) for c in itertools.combinations(axes, number)]
         max_pixels, max_images = _BATCH_LIMITS.get(device.type, _BATCH_LIMITS["other"])

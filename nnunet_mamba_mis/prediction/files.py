@@ -25,7 +25,7 @@ _READ_AHEAD = 16
 
 @dataclass(frozen=True)
 class Options:
-    """How to predict files.
+    """Options for predicting files.
 
     Args:
         folds: Fold numbers, or "all"; the prediction is the mean over folds.
@@ -82,7 +82,7 @@ class FilePrediction:
         problems: A message for each input that cannot be used.
 
     Raises:
-        UserError: The model or a source cannot be used, or the output folder is also a source.
+        UserError: The model or a source cannot be used, or the output folder holds input files.
     """
 
     def __init__(self, model_folder: Path, sources: Sequence[Path], output: Path, options: Options) -> None:

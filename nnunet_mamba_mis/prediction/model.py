@@ -43,7 +43,7 @@ class ModelConfiguration(PlanarConfiguration):
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model's folder, without its weights.
+    """A trained model's folder, plans and dataset.json, without its weights.
 
     Args:
         folder: Folder TRAINER__PLANS__CONFIGURATION, in nnUNet_results or elsewhere.

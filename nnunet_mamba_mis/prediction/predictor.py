@@ -28,7 +28,7 @@ WithProbabilities = tuple[NDArray[Any], NDArray[np.float32]]
 # pixels (channels, slices, H, W) and properties, as nnU-Net's readers return them
 Image = tuple[NDArray[Any], dict[str, Any]]
 
-# largest numbers of images that wait in memory for the network, and of results that wait after it
+# largest number of images that wait in memory for the network, and of predictions that wait for `finish`
 _AHEAD = 4
 
 

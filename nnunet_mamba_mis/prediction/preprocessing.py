@@ -112,7 +112,7 @@ class Preprocessing:
         return Restored(labels, whole, properties, bool(self._labels.regions))
 
     def from_planes(self, image: NDArray[Any]) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Return channels (C, H, W) in the form that readers return, and properties with the spacing of the plans."""
+        """Return an image (C, H, W) as nnU-Net's readers do, with the axis of slices and the plans' spacing."""
         data = image[:, None].transpose(0, *(axis + 1 for axis in self._backward))
         spacing = (999, *self._spacing)
         return data, {"spacing": tuple(spacing[axis] for axis in self._backward)}

@@ -116,7 +116,7 @@ def _by_the_model(model: Model, case: Case) -> tuple[NDArray[Any] | None, dict[s
 
 def _as_picture(model: Model, bits: int, path: Path) -> tuple[NDArray[Any] | None, dict[str, Any], str]:
     """Read a picture as `mamba_mis convert` does: upright, with 8 bits per channel."""
-    # imported only in the reading process, so that the predicting one starts sooner
+    # imported only in the reading process, so that the predicting process starts sooner
     from nnunet_mamba_mis.dataset_conversion.images import SourceImage, upright
 
     try:

@@ -91,7 +91,7 @@ class Summary:
 
 
 def _mean_confidence(prediction: Restored) -> float:
-    """Return the mean probability of the predicted class; with regions, of each prediction of inside or outside."""
+    """Return the mean probability of the predicted class or, for regions, of the predicted side: inside or outside."""
     chances = prediction.probabilities
     if chances is None:
         return float("nan")

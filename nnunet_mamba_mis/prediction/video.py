@@ -126,7 +126,7 @@ def predict_video(
         predictor: Predictor with a model for pictures.
         path: Video file.
         output: Folder to write.
-        every: Predict every Nth frame; frames between repeat the last outlines.
+        every: Predict every Nth frame; frames in between repeat the last outlines.
         labels: Whether to write a label map for each predicted frame.
 
     Yields:

@@ -72,6 +72,6 @@ class nnUNetTrainerMambaMIS_noSSM(nnUNetTrainerMambaMIS):
 
 
 class nnUNetTrainerMambaMIS_mambaDiscretization(nnUNetTrainerMambaMIS):
-    """Discretization with Δ instead of (e^{ΔA} − 1)/A, as in Mamba."""
+    """Discretization with Δ, as in Mamba, instead of (e^{ΔA} − 1)/A."""
 
     architecture = {"discretization": "mamba"}

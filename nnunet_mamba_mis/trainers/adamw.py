@@ -10,7 +10,7 @@ from torch.optim import AdamW
 
 # weight decay would pull A towards −1 and D towards 0, which are not neutral values
 NO_DECAY = {"A_log", "D", "bias"}
-NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase)  # the last is batch and instance norm of any dimension
+NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase)  # _NormBase: batch and instance norm of any dimension
 
 
 def fused_adamw(groups: list[dict], lr: float) -> AdamW:
@@ -21,7 +21,7 @@ def fused_adamw(groups: list[dict], lr: float) -> AdamW:
 
 
 def stay_fused(optimizer: AdamW) -> None:
-    """Let an optimizer stay fused when it resumes a checkpoint of an ordinary AdamW."""
+    """Keep an optimizer fused even if it loads the state of an ordinary AdamW."""
     optimizer.register_load_state_dict_pre_hook(
         lambda _, state: state | {"param_groups": [group | {"fused": True} for group in state["param_groups"]]}
     )

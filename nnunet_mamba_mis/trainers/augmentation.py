@@ -1,4 +1,4 @@
-"""Change nnU-Net's augmentation, in the transforms that nnU-Net has composed.
+"""Change nnU-Net's augmentation by setting attributes of the transforms that nnU-Net has composed.
 
 nnU-Net composes its augmentation in one function, without parameters for these changes. A copy of that function would
 miss what later versions add. Instead, transforms are looked up by class, and a missing one ends training.

@@ -66,7 +66,9 @@ class AveragedTrainer(RobustTrainer):
         record = checkpoint.optimizer_state.average
         if self.average is None and record is not None:
             # network_weights are the average, from which training would silently continue
-            raise UserError(f"{path} has averaged weights: set ema_decay in {type(self).__name__} as in that run")
+            raise UserError(
+                f"{path} has averaged weights: set ema_decay in {type(self).__name__} as in the run that wrote it"
+            )
         super()._load_fitting(checkpoint, path)
         if self.average is None:
             return

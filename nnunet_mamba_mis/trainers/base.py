@@ -34,7 +34,7 @@ class ConfiguredTrainer(nnUNetTrainer):
             another process works on the fold.
     """
 
-    # nnU-Net's values, under nnU-Net's names where its instances have such an attribute
+    # nnU-Net's defaults; the constructor sets the instance's hyperparameters from them
     initial_lr: float = 1e-2
     weight_decay: float = 3e-5
     oversample_foreground_percent: float = 0.33
@@ -74,7 +74,7 @@ class ConfiguredTrainer(nnUNetTrainer):
         self.save_every = type(self).save_every
 
     def initialize(self) -> None:
-        """Initialize, and make nnU-Net load `-pretrained_weights`, its next step, with this package's loader."""
+        """Initialize, and replace the function with which nnU-Net then loads `-pretrained_weights`."""
         super().initialize()
         replace_loader(self.print_to_log_file)
 

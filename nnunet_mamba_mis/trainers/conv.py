@@ -8,7 +8,7 @@ from nnunet_mamba_mis.trainers.nnUNetTrainerMambaMIS import nnUNetTrainerMambaMI
 
 
 class nnUNetTrainerMambaMIS_conv(nnUNetTrainerMambaMIS):
-    """Convolutions instead of 4×4 patches and the last stage, and at the start of all remaining stages.
+    """Convolutions replace the 4×4 patches and the last decoder stage, and begin all remaining stages.
 
     Muon trains the convolutions. Validation and prediction use averaged weights.
     """

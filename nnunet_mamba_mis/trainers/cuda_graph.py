@@ -17,7 +17,7 @@ def replay_training_passes(network: nn.Module, image: Tensor) -> None:
 
     Args:
         network: On a CUDA device, in training mode.
-        image: A batch (B, C, H, W), float32, of the shape of all later ones.
+        image: A batch (B, C, H, W), float32, of the shape of all later batches.
 
     Raises:
         RuntimeError: Capture fails, or a replayed pass gives other values. In both cases the network is unchanged.
@@ -43,7 +43,7 @@ def replay_training_passes(network: nn.Module, image: Tensor) -> None:
 
 
 def _training_pass(network: nn.Module, image: Tensor) -> Tensor:
-    """Return all outputs and all gradients of a loss as one vector, in which either part is scaled to norm 1."""
+    """Return all outputs and all gradients of a loss as one vector; each of the two parts is scaled to norm 1."""
     network.zero_grad(set_to_none=True)
     with torch.autocast("cuda"):
         outputs = network(image)

@@ -20,7 +20,7 @@ MOMENTUM = 0.95
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# key of a parameter group that chooses its optimizer
+# key in a parameter group that chooses the optimizer of the group
 _MUON = "muon"
 
 
@@ -62,7 +62,7 @@ class MuonAdamW(AdamW):
         return loss
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a state; AdamW expects its own values in the state of each parameter of its groups."""
+        """Restore a state; hide Muon's groups from AdamW, which expects its own values for each parameter."""
         super().__setstate__({**state, "param_groups": _of_adamw(state["param_groups"])})
         self.param_groups = state["param_groups"]
 

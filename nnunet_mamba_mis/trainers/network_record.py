@@ -1,8 +1,8 @@
 """Record the network in checkpoints.
 
-Weights alone do not define a network: its discretization, for example, has none. nnU-Net records the trainer's name,
-but the trainer may be a user's own class. So the optimizer's state carries a record of the network, which nnU-Net and
-torch ignore there.
+Weights alone do not define a network: its discretization, for example, has no weights. nnU-Net records the trainer's
+name, but the trainer may be a user's own class. So the optimizer's state carries a record of the network, which nnU-Net
+and torch ignore there.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class nnUNetTrainerMambaMIS(nnUNetTrainerAdamW1e3):
             if chosen != planned:
                 self.print_to_log_file(
                     f"Network: {name} {chosen}, set by {type(self).__name__}. The plans, with their patch and batch "
-                    f"size, are for {name} {planned}: run mamba_mis plan for others"
+                    f"size, are for {name} {planned}: run mamba_mis plan for this network"
                 )
 
     def _use_cuda_graph(self) -> None:

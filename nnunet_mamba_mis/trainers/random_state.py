@@ -18,7 +18,7 @@ def get_random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Restore the state that `get_random_state` returned; ignore that of another device."""
+    """Restore the state that `get_random_state` returned; ignore the part of another device."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(torch.from_numpy(state["torch"]))

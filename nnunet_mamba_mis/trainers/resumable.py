@@ -46,7 +46,7 @@ class ResumableTrainer(ConfiguredTrainer):
         self.stop_request = StopRequest(spawned=self.is_ddp)
         # records of all processes, for the next checkpoint
         self.progress: list[dict[str, Any]] = []
-        # one function of nnU-Net composes and writes a checkpoint; only the optimizer's state can be extended elsewhere
+        # one function of nnU-Net composes and writes checkpoints; outside it, only optimizer state can be extended
         self.optimizer.register_state_dict_post_hook(lambda _, state: state | {RESUME: self.progress})
 
     def run_training(self) -> None:
@@ -159,7 +159,7 @@ class ResumableTrainer(ConfiguredTrainer):
             self._save_latest()
 
     def _save_latest(self) -> None:
-        self.current_epoch -= 1  # nnU-Net stores the epoch after this one as the next
+        self.current_epoch -= 1  # nnU-Net stores current_epoch + 1 as the next epoch
         self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
         self.current_epoch += 1
 

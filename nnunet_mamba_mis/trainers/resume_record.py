@@ -52,7 +52,7 @@ def recorded_progress(
 
 
 def check_log(checkpoint: Training, path: str, names: Iterable[str]) -> None:
-    """Check that a checkpoint's log has these lists, each with an entry per epoch.
+    """Check that a checkpoint's log has a list of each name, with an entry per epoch.
 
     Raises:
         UserError: A list is missing or too short.

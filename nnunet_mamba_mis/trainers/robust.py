@@ -32,7 +32,7 @@ class RobustTrainer(ResumableTrainer):
     def initialize(self) -> None:
         """Initialize, and keep DDP from broadcasting buffers: in the final validation, processes run at their own pace.
 
-        nnU-Net's networks have no buffers. Of this package's networks, only that of `_cnn` has buffers: those of
+        nnU-Net's networks have no buffers. Of this package's networks, only the network of `_cnn` has them: those of
         SyncBatchNorm, which are equal in all processes.
         """
         super().initialize()
@@ -128,7 +128,7 @@ class RobustTrainer(ResumableTrainer):
             )
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Keep skipped steps out of the mean loss, and count them in the log."""
+        """Leave non-finite losses out of the mean loss, and log their number."""
         losses = np.array([float(output["loss"]) for output in train_outputs])
         finite = np.isfinite(losses)
         if finite.any() and not finite.all():

@@ -15,7 +15,7 @@ class StopRequest:
     """A context that records SIGTERM and Ctrl-C instead of obeying them.
 
     It obeys a second Ctrl-C, because a user is waiting, but not a second SIGTERM: clusters may send several at once. It
-    leaves signals alone that are ignored (`nohup`) or that the program handles itself. Outside the main thread, where
+    leaves alone signals that are ignored (`nohup`) or that the program handles itself. Outside the main thread, where
     Python delivers no signals, it does nothing.
 
     Args:

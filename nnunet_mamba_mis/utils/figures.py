@@ -49,7 +49,7 @@ def for_figure(text: str, width: int = 34, most_lines: int = 4) -> str:
         kept = width * most_lines - 1
         shown = f"{shown[: kept - kept // 2]}…{shown[len(shown) - kept // 2 :]}"
     lines = [""]
-    # few names have spaces, so break them after underscores, too; break parts that are longer than a line anywhere
+    # few names have spaces, so also break after underscores, and break a longer part at any character
     for part in shown.replace("_", "_\0").replace(" ", " \0").split("\0"):
         for word in (part[start : start + width] for start in range(0, len(part), width)):
             if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:

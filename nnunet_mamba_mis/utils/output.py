@@ -69,7 +69,7 @@ def dependable_output() -> Iterator[Output]:
 
 
 def _open_closed_descriptors() -> None:
-    """Open closed standard streams: otherwise the next opened file would get the descriptor of one."""
+    """Open closed standard streams: otherwise the next opened file would get one of their descriptors."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

@@ -30,7 +30,7 @@ _TILE = 420
 
 
 def read_natural_image(path: Path) -> NDArray[Any]:
-    """Read a PNG, BMP or TIFF in its own depth.
+    """Read a PNG, BMP or TIFF at its own bit depth.
 
     Returns:
         (H, W, 3) for 3 or 4 channels, otherwise the first channel (H, W).

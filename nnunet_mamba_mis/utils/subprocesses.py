@@ -33,10 +33,10 @@ def scripts_folders() -> list[str]:
 
 
 def find_executable(name: str) -> str:
-    """Return the path of a console script of this Python's environment, or of this Python for "python".
+    """Return the path of a console script of this Python's environment; for "python", the path of this interpreter.
 
     Raises:
-        UserError: It is not installed.
+        UserError: The script is not installed.
     """
     if name == "python":
         return sys.executable

@@ -91,7 +91,7 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
 
 
 def shortened_lines(lines: Sequence[str], most: int = 10) -> list[str]:
-    """Return the first of equally indented lines, then one with the number of the rest."""
+    """Return the first `most` of equally indented lines, then a line with the number of the rest."""
     if len(lines) <= most:
         return list(lines)
     indent = " " * (len(lines[0]) - len(lines[0].lstrip()))

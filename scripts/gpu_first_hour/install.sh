@@ -7,7 +7,7 @@ python=$1 out=$2
 
 cd "$out/wheels"
 if [[ ! -e wheels.sha256 ]]; then
-    echo "$python has no nnunet_mamba_mis and $out/wheels no wheels: run scripts/collect_wheels.py and --bring its parts" >&2
+    echo "neither $python nor $out/wheels has nnunet_mamba_mis: run scripts/collect_wheels.py and --bring its parts" >&2
     exit 1
 fi
 for first in *.whl.000; do

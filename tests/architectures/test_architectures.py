@@ -64,7 +64,8 @@ def test_agrees_with_the_authors_network(parity):
 def test_agrees_with_the_authors_network_in_float32(parity):
     """LayerNorms over two or three nearly equal channels amplify rounding errors up to 316 times.
 
-    Even with only the stem in float32, one pixel is off by 1e-4. One pixel in a thousand may therefore be off by 1e-3.
+    Even with only the stem in float32, one pixel is off by 1e-4. One pixel in a thousand may therefore be off by more
+    than 1e-4, but none by more than 1e-3.
     """
     error = errors(parity, torch.float32)
     assert error.mean() <= 1e-5
@@ -144,7 +145,7 @@ def test_deep_supervision_weights_load_into_a_network_without_it(kwargs):
 
 @each_network
 def test_padded_network_equals_a_larger_one_on_the_padded_image(kwargs):
-    """A 40×40 network has the output of the 64×64 one for the image padded with zeros at the right and bottom."""
+    """A 40×40 network's logits are the top left 40×40 logits of a 64×64 network on the image padded with zeros."""
     small, large = network((40, 40), **kwargs), network((64, 64), **kwargs)
     large.load_state_dict(small.state_dict())
     x = torch.randn(1, 3, 40, 40)
@@ -281,7 +282,7 @@ def test_spectral_gate_of_ones_is_the_identity():
 
 
 def test_bfss_scans_rows_and_columns():
-    """Without fusion, one channel depends only on earlier positions in row order, the other only in column order."""
+    """With an identity as fusion, channel 0 sees positions up to its own in row order, channel 1 in column order."""
     bfss = BFSS(1, d_state=4)
     identity = torch.nn.Linear(2, 2, bias=True)
     torch.nn.init.eye_(identity.weight)
@@ -298,7 +299,7 @@ def test_bfss_scans_rows_and_columns():
 @pytest.mark.feature("Ablations", "`_noSSM` has the parameters of scans, and their cost within 5 %")
 @pytest.mark.parametrize("channels", [1, 8, 16, 128])
 def test_control_without_state_spaces_has_the_parameters_and_cost_of_scans(channels):
-    """Cost in operations per pixel: 2 per weight, 9 per state of a scan, 5 per SiLU and the addition after it."""
+    """Cost in operations per pixel: 2 per weight, 9 per state of a scan, 5 per SiLU with the addition after it."""
     scan, control = S6(channels), DepthwiseMixer(channels)
     parameters = [sum(p.numel() for p in module.parameters()) for module in (scan, control)]
     assert parameters[0] == parameters[1]
@@ -356,7 +357,7 @@ def test_bridge_has_the_scans_of_the_ablation(arguments, scan):
 
 
 def test_ss2d_weights_with_bfss_in_the_bridge_are_refused_in_one_line():
-    """Version 0.1.0 had such networks before its release."""
+    """Development versions before 0.1.0 built such networks."""
     old = network(scan="ss2d")
     old.bridge = network().bridge
     with pytest.raises(RuntimeError, match="bridge") as raised:
@@ -386,7 +387,7 @@ def test_reference_weights_load_by_the_authors_names(scan):
 
 
 def hooked_modules(register):
-    """Return the names of a block's modules, and of those whose hook ran."""
+    """Hook each module of a block, run the block, and return the names of all modules and of those whose hook ran."""
     block = BSSS(8, (4, 4), d_state=3)
     called, names = set(), {}
     for name, module in block.named_modules():
@@ -400,7 +401,7 @@ def hooked_modules(register):
     "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
 )
 def test_hooks_of_all_modules_of_a_block_run(register):
-    """Hooks run even on modules that lend their weights to one operation: a scan, its projections and its fusion."""
+    """Hooks run even on modules whose weights a joint operation uses: a scan, its projections and its fusion."""
     registered, called = hooked_modules(register)
     assert called == registered and "scan.scans.0.delta" in registered and "scan.fusion" in registered
 

@@ -71,7 +71,7 @@ class Bridge(nn.Module):
 
 
 class Summaries(nn.Module):
-    """Both summaries of the attention. A zero convolution gives all pixels the same gate."""
+    """The channel and pixel summaries of the attention; with a zero convolution, all pixels have the same gate."""
 
     def __init__(self):
         super().__init__()

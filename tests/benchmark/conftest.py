@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.fixture
 def compared(place: Place) -> Place:
-    """The dataset with both folds of each of two trainers."""
+    """The dataset of `place`, with the results of two trainers on both folds."""
     write_folds(place, STOCK, 3)
     write_folds(place, OURS, 1, random=1)
     return place
@@ -47,7 +47,7 @@ def tested(compared: Place) -> Place:
 
 @pytest.fixture(scope="session")
 def dataset(nnunet: Workplace) -> Dataset:
-    """The small dataset, and two of its images as another dataset; trainers for tests are installed too."""
+    """Write the small dataset, and another dataset of two of its images; install trainers; return the small dataset."""
     shutil.copy(PROGRAMS / "benchmark_trainers.py", nnunet.root / "trainers")
     small = discs(nnunet)
     write_elsewhere(nnunet)
@@ -56,11 +56,11 @@ def dataset(nnunet: Workplace) -> Dataset:
 
 @pytest.fixture
 def benchmark(nnunet: Workplace, dataset: Dataset, tmp_path: Path) -> Benchmark:
-    """The command, with an empty results folder."""
+    """The benchmark command, with an empty results folder."""
     return Benchmark(nnunet, tmp_path / "results")
 
 
-# the shared grid: two folds and one seed of a trainer that works and of one that fails in its first fold
+# the shared grid: two folds, one seed, one trainer that works and one that fails
 GRID = ["run", "-d", NUMBER, "--trainers", "Quick", "Failing", "--folds", 0, 1, "--seeds", 1, "--jobs", 2]
 GRID += ["-device", "cpu", "--test-on", ELSEWHERE]
 

@@ -30,7 +30,7 @@ from support.umamba import PLAIN, TO_IMPORT, make_umamba
 
 
 class ChannelsLast(nn.Module):
-    """A block on features (batch, H, W, channels)."""
+    """A block with its input permuted to (batch, H, W, channels)."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ChannelsLast(nn.Module):
 
 
 def counted_while_running(run) -> int:
-    """Return the operations counted during an actual run, instead of from shapes alone."""
+    """Return the number of operations counted during an actual run, instead of from shapes alone."""
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         run()
     return counter.get_total_flops()

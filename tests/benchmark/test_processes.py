@@ -1,4 +1,4 @@
-"""Jobs run as processes: only once at a time, without orphans, and all stop on a signal."""
+"""Jobs are processes: each runs only once at a time, none is orphaned, and all stop on a signal."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ from support.images import disc
 
 
 def refused(capsys, *arguments: object) -> str:
-    """Return the single message of a command that fails with status 1."""
+    """Run a report command, assert that it fails with status 1, and return its error message."""
     assert main(["benchmark", "report", "-d", "7", *map(str, arguments)]) == 1
     message = capsys.readouterr().err
     assert message.startswith("mamba_mis: error: ")
@@ -78,7 +78,7 @@ def test_figures_are_files_but_the_page_is_self_contained(compared):
 
 
 def test_words_of_the_report(tested):
-    """Compare all text outside tables, with # for numbers; if `report_words.md` is deleted, write it again."""
+    """Compare the text outside tables, with # for numbers, to `report_words.md`; write that file if it is missing."""
     expected = Path(__file__).with_name("report_words.md")
     lines = [
         line

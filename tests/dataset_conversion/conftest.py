@@ -18,7 +18,7 @@ from support.images import centred_disc
 
 
 class Finished(NamedTuple):
-    """Exit status of a command, and all output of it and its libraries."""
+    """Exit status of a command, and everything that it and its libraries printed."""
 
     status: int
     stdout: str
@@ -66,7 +66,7 @@ def preprocessed(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def run(capfd) -> Callable[..., Finished]:
-    """Call `mamba_mis convert` in this process, by default without worker processes."""
+    """Return a function that runs `mamba_mis convert` in this process, by default without worker processes."""
 
     def call(*arguments: object) -> Finished:
         capfd.readouterr()

@@ -307,7 +307,7 @@ def _cut_at_header(data: bytes) -> bytes:
 
 
 def _hidden_entry(data: bytes) -> bytes:
-    """Extend the comment of an entry in a zip's directory over the next entry."""
+    """Extend an entry's comment in a zip's central directory so that it hides the next entry."""
     first, second, third = (at.start() for at in list(re.finditer(b"PK\1\2", data))[3:6])
     return data[: first + 32] + struct.pack("<H", third - second) + data[first + 34 :]
 
@@ -454,7 +454,7 @@ def test_unsupported_compression_must_be_unpacked_by_hand(kvasir: Path, tmp_path
 
 @pytest.fixture
 def dataverse(tmp_path: Path) -> Path:
-    """HAM10000 as Dataverse packs all files: a zip of zips, two of which have no top folder."""
+    """The content of Dataverse's archive of HAM10000: three zips, two of them without a top folder, and two files."""
     ham10000(tmp_path / "ham")
     files = tmp_path / "files"
     files.mkdir()

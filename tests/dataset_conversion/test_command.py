@@ -141,7 +141,7 @@ def test_ctrl_c_leaves_nothing_behind(processes: int, sign: str, pairs, raw: Pat
     ) as process:
         wait_until(lambda: process.poll() is not None or list(raw.glob(sign)), 30)
         time.sleep(0.05)
-        # to all its processes, as a terminal does
+        # interrupt all its processes, as a terminal does
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=30)
 

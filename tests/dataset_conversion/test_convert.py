@@ -291,7 +291,7 @@ def test_real_isic2017(shared: Path, tmp_path: Path, raw: Path, run) -> None:
     if not source.is_dir():
         pytest.skip(f"{source} does not exist")
     images = sorted((source / "ISIC-2017_Validation_Data").iterdir())
-    # the four smallest files for training, as these images have full size
+    # use the smallest files, four of them for training, as these images have their original size
     images.sort(key=lambda path: path.stat().st_size)
     for part, chosen in (("Training", images[:4]), ("Validation", images[4:6])):
         data, truth = (tmp_path / f"ISIC-2017_{part}_{kind}" for kind in ("Data", "Part1_GroundTruth"))

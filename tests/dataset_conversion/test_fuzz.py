@@ -1,4 +1,4 @@
-"""Any decoder failure becomes a problem of the file, and reading is reproducible."""
+"""Every decoder failure is reported as a bad file, and reading is reproducible."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def turned() -> Image.Exif:
 
 @cache
 def seeds() -> dict[str, list[bytes]]:
-    """Intact files of each format."""
+    """Return intact files of each format."""
     palette = Image.fromarray(RGB).quantize(16)
     two_pages = io.BytesIO()
     tifffile.imwrite(two_pages, np.stack([RGB, RGB]), photometric="rgb")
@@ -122,7 +122,7 @@ def mutated(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def mutated_png(data: bytes, random: np.random.Generator) -> bytes:
-    """Change chunks and correct their checksums, as otherwise no damage would reach the decoders."""
+    """Mostly change one chunk and correct the checksums, as otherwise no damage would reach the decoders."""
     if random.random() < 0.2:
         return mutated(data, random)
     chunks = chunks_of(data)

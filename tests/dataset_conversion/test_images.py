@@ -97,7 +97,7 @@ def test_all_images_are_scaled_from_the_smallest_sufficient_depth(largest: int, 
     folder = raw / "Dataset001_KvasirSEG"
     for i, samples in enumerate(deep):
         np.testing.assert_array_equal(read(folder / f"imagesTr/cju{i}_0000.png"), scaled(samples, bits))
-    # images with 8 bits in the same source
+    # 8-bit images in the same source are unchanged
     np.testing.assert_array_equal(read(folder / "imagesTr/cju2_0000.png"), read(only(kvasir, "images/cju2.jpg")))
     written = report(folder)
     assert written["images"]["bits"] == bits and written["images"]["number_with_16_bits"] == 2

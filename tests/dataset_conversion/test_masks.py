@@ -1,4 +1,4 @@
-"""Masks: two levels are background and a class; further levels are refused by value, or named with --labels."""
+"""Masks: two levels are background and one class; more levels are refused and listed, unless --labels names them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
 
 def drawn(values: dict[int, np.ndarray] | None = None, background: int = 0) -> np.ndarray:
-    """Return a mask that has each value where the array of this value is not 0."""
+    """Return a mask that has each key of `values` where its array is not 0, and `background` elsewhere."""
     mask = np.full(SIZE, background, np.uint8)
     for value, where in (values or {}).items():
         mask[where > 0] = value
@@ -42,18 +42,18 @@ def palette(indices: np.ndarray, *colours: tuple[int, int, int]) -> Image.Image:
 
 
 def spots(value: int) -> np.ndarray:
-    """A mask of 0 and 255 in which three pixels have another value."""
+    """Return a mask of 0 and 255 in which three pixels have another value."""
     return drawn({255: OBJECT, value: np.eye(*SIZE) * (np.arange(SIZE[0]) < 3)[:, None]})
 
 
 def reduced(resampling: Image.Resampling, size: tuple[int, int]) -> np.ndarray:
-    """A binary mask, resized with soft edges."""
+    """Return a binary mask after resizing, which softens its edges."""
     return np.asarray(Image.fromarray(disc(120, 100, 60, (240, 320), 255)).resize(size, resampling))
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Callable[..., list[Path]]:
-    """Write an image for each of these masks, and return the folders for -i."""
+    """Return a function that writes masks and an image for each, and returns the folders for -i."""
 
     def make(*masks: np.ndarray | Image.Image, suffix: str = ".png", **options: object) -> list[Path]:
         for i, mask in enumerate(masks):
@@ -68,7 +68,7 @@ def source(tmp_path: Path) -> Callable[..., list[Path]]:
 
 @pytest.fixture
 def convert(source, raw: Path, run) -> Callable[..., Path]:
-    """Convert a folder of masks and return the dataset."""
+    """Return a function that writes and converts images with these masks, and returns the dataset's folder."""
 
     def call(*masks: np.ndarray | Image.Image, arguments: tuple[object, ...] = (), **options: object) -> Path:
         result = run("folder", "-i", *source(*masks, **options), "-d", 1, *arguments)
@@ -521,7 +521,7 @@ def test_documented_stems_work(image: str, mask: str, stems: str, tmp_path: Path
 
 
 def test_a_mask_named_like_an_image_is_not_a_further_mask(tmp_path: Path, raw: Path, error_of) -> None:
-    """If masks are named like images, the mask of a missing image must not become a further mask of another one."""
+    """If masks are named like images, the mask of a missing image must not become a further mask of another image."""
     write(tmp_path / "images" / "a.png", photograph(SIZE))
     for name in ("a", "a_1"):
         write(tmp_path / "masks" / f"{name}.png", OBJECT * 255)

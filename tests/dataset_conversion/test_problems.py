@@ -128,7 +128,7 @@ def _image_as_mask(image: Path, mask: Path) -> Path:
 
 
 def _foreign(image: Path, mask: Path) -> Path:
-    # as a browser leaves an interrupted download
+    # a browser leaves such a file when a download is interrupted
     path = image.with_suffix(".jpg.crdownload")
     path.write_bytes(b"\xff\xd8\xff")
     return path
@@ -273,7 +273,7 @@ def test_duplicate_folders_are_named(kvasir: Path, raw: Path, error_of) -> None:
 
 
 def test_many_duplicate_folders_are_counted(kvasir: Path, raw: Path, error_of) -> None:
-    """The message about a source that is a whole disk does not fill the terminal."""
+    """Even if the source is a whole disk, the message does not fill the terminal."""
     for number in range(20):
         shutil.copytree(only(kvasir / "Kvasir-SEG", "images").parent, kvasir / f"copy{number}")
 

@@ -98,7 +98,7 @@ def test_near_duplicates_stay_together(tmp_path: Path, raw: Path) -> None:
     source = tmp_path / "source"
     for i in range(10):
         write_pair(source / "images" / f"c{i}.png", source / "masks" / f"c{i}.png", i, (96, 128))
-    # the same image, darker, smaller and compressed
+    # the image of c3 again, but darker, smaller and compressed as JPEG
     image = Image.fromarray(photograph((96, 128), 3)).resize((100, 75))
     write(source / "images" / "c_again.jpg", (np.asarray(image) * 0.8).astype(np.uint8))
     write(source / "masks" / "c_again.png", read(source / "masks" / "c3.png")[:75, :100])
@@ -171,7 +171,7 @@ def test_isic_years_that_share_images_cause_a_warning(tmp_path: Path, raw: Path,
         assert results[-1].status == 0, results[-1].stderr
     assert "ISIC_0016072" in results[0].stderr and "2018 training set" in results[0].stderr
     assert "ISIC_0016072" in results[1].stderr and "2017 test set" in results[1].stderr
-    # a leak found in nnUNet_raw, in addition to the known one
+    # besides the warning about the known leak, there is one about a dataset in nnUNet_raw
     assert "Dataset017_ISIC2017" in results[1].stderr
     assert any("ISIC_0016072" in warning for warning in report(raw / "Dataset018_ISIC2018")["warnings"])
 

@@ -46,7 +46,7 @@ def test_killing_at_any_moment_breaks_nothing(overwrite: bool, tmp_path: Path, r
     begun, ended = time_conversion(command("kvasir-seg", "-i", source, "-d", 2, "--name", "KvasirSEG", "-np", 2), raw)
     new = contents(raw / "Dataset002_KvasirSEG")
     moments = random.Random(0)
-    # kill from shortly before the conversion writes (until then it only imports) until after its end
+    # kill at moments from shortly before the first write (until then, only imports run) until after the end
     first, last, count = 0.9 * begun, 1.1 * ended, 5 if overwrite else 8
     for index in range(count):
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -180,7 +180,7 @@ def test_a_dry_run_writes_nothing_and_prints_the_plan(kvasir: Path, raw: Path, r
 
 
 def spoil(kvasir: Path) -> None:
-    """Spoil cases 1 to 7 of a source, each with another kind of problem, and add a foreign file."""
+    """Spoil cases 1 to 7 of a source, each with a different kind of problem, and add a foreign file."""
     images, masks = only(kvasir, "images"), only(kvasir, "masks")
     (masks / "cju1.jpg").unlink()
     write(masks / "cju2.jpg", rgb(centred_disc((9, 9))))
@@ -270,7 +270,7 @@ def test_a_read_only_target_is_a_clear_error(
 
 
 def test_system_without_fcntl_converts_and_overwrites_too(kvasir: Path, raw: Path, monkeypatch) -> None:
-    """Folders cannot be locked, as on Windows, so a run keeps even the work folders of killed runs."""
+    """Without fcntl, as on Windows, folders cannot be locked, so a run keeps even the work folders of killed runs."""
     monkeypatch.setattr(work_folder, "fcntl", None)
     left = raw / f".converting_{TARGET}_0a"
     (left / "dataset").mkdir(parents=True)

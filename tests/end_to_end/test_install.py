@@ -1,4 +1,4 @@
-"""nnU-Net finds the trainers of a wheel or editable install at once, even if nnUNet_extTrainer has other folders."""
+"""nnU-Net finds the trainers of a wheel or editable install without setup, even beside other folders of trainers."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_doctor_reports_no_problem_after_a_correct_installation(installed, tmp_p
 
 
 def test_doctor_reports_a_python_that_ignores_pth_files(wheel_without_compiler, dependencies, tmp_path):
-    """After `pip install --target`, Python ignores the package's .pth file. nnU-Net's folders are wrong too."""
+    """After `pip install --target`, Python ignores the package's .pth file. Two of nnU-Net's folders are wrong too."""
     target, absent = tmp_path / "target", tmp_path / "absent"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target]
     subprocess.run([*command, wheel_without_compiler], check=True, env=clean_environment())

@@ -270,7 +270,7 @@ def difference_without_the_package(file: Path, kind: str, net: nn.Module, images
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pt2", "aoti"])
 def test_exported_program_runs_without_the_package(kind, tmp_path, unoptimized_inductor):
-    # few steps, as Inductor compiles each of them
+    # few scan steps, as Inductor compiles each of them
     part = Part(BSSS(6, (2, 3), 4), 6, (2, 3)).eval()
     programs.FORMATS[kind].write(part, tmp_path / "part.pt2")
     images = torch.randn(1 if kind == "aoti" else 3, 6, 2, 3)

@@ -1,4 +1,4 @@
-"""`predict_onnx.py`, the script of an export, compared with nnU-Net's own reader."""
+"""`predict_onnx.py`, the script that `mamba_mis export` writes, compared with nnU-Net's own reader."""
 
 from __future__ import annotations
 

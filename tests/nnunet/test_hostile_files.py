@@ -1,4 +1,4 @@
-"""Whatever the state of untrusted files, a command succeeds, or fails with a message of one line."""
+"""Whatever the state of untrusted files, a command succeeds, or fails with a short message and no traceback."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tested(place: Place) -> Place:
 
 
 def assert_no_trace(capsys, arguments: list[str], path: Path, state: str, lines: int = 1) -> int:
-    """Check that a command succeeds, or fails and prints at most `lines` lines; return its status."""
+    """Check that a command succeeds, or fails with at most `lines` lines of errors; return its status."""
     try:
         status = main(arguments)
     except BaseException as error:

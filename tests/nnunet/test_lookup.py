@@ -1,4 +1,4 @@
-"""Classes are found by name in the source code, and are the same that nnU-Net finds."""
+"""Classes are found by name in the source code, and are the same ones that nnU-Net finds."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Chain(nn.Module):
         return x * F.silu(factor) + term
 
     def values_and_gradients(self, function):
-        """Return the result, and the gradients of a functional of it, keyed by name."""
+        """Return the result and the gradients of its randomly weighted sum, keyed by name."""
         leaves = {str(i): t for i, t in enumerate(self.tensors)} | dict(self.named_parameters())
         return with_gradients({"y": function()}, leaves)
 
@@ -298,7 +298,7 @@ def test_plan_follows_changes_of_a_layer(change, context):
 
 
 def count_calls(module, register):
-    """Add a hook that counts a module's calls, or all modules' calls if `register` adds global hooks."""
+    """Add a hook to a module, or to all if `register` is global; return the list of calls and the handle."""
     calls = []
     handle = getattr(module, register, None) or getattr(nn.modules.module, register)
     return calls, handle(lambda *_, **__: calls.append(1) or None)

@@ -1,4 +1,4 @@
-"""`nnunet_mamba_mis.ops` without nnU-Net: a replacement of selective_scan_fn in blocks of other projects."""
+"""`nnunet_mamba_mis.ops` without nnU-Net: a replacement for mamba_ssm's selective_scan_fn in other projects."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_scan_passes_gradgradcheck(backend, discretization, groups):
 
 @needs_native
 def test_parameters_have_second_derivatives():
-    """A penalty on gradients needs second derivatives: by all inputs of a layer, even by a parameter used twice."""
+    """Penalties on gradients need second derivatives with respect to all inputs, even a parameter used twice."""
     norm, linear = nn.LayerNorm(2).double(), nn.Linear(2, 2).double()
     leaves = (make(1, 2, 2, 2).requires_grad_(), *norm.parameters(), *linear.parameters())
 

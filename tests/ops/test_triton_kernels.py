@@ -312,7 +312,7 @@ def compiled():
 def test_kernels_compile_for_absent_gpus(capability, compiled):
     """Every kernel compiles to machine code with states in registers; for H100, in both forms of compile_kernels.py."""
     assert {name for name, _ in compiled[capability]} == {"walk", "carry", "gradients"}
-    # a lane has 128 bytes of states, and another 128 bytes for each of several values that belong to these states
+    # on the stack, a lane's states would take 128 bytes, and each of several values per state another 128
     version = tuple(map(int, importlib.import_module("triton").__version__.split(".")[:2]))
     most = 160 if version > (3, 6) else 192
     assert max(used for _, used in compiled[capability]) <= most, f"bytes of a thread's stack: {compiled[capability]}"

@@ -28,7 +28,7 @@ def test_parameter_count_matches_the_network(variant, stem, size):
 
 
 def bytes_at_autograd(device: str, stem: str, variant: str, size: tuple[int, int], batch: int) -> float:
-    """Count the bytes kept for backward per image with autograd's hooks; fake tensors need no GPU."""
+    """Count, with autograd's hooks on fake tensors (which need no GPU), the bytes per image kept for backward."""
     with FakeTensorMode(), torch.device(device):
         network = MambaMIS(3, 2, size, variant=variant, stem=stem, deep_supervision=True)
         x = torch.empty(batch, 3, *size)

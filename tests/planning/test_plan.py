@@ -42,7 +42,7 @@ def write_dataset(raw: Path, ending: str, write: Callable[[Path, np.ndarray], ob
 
 @pytest.fixture
 def preprocessed(raw, tmp_path, monkeypatch):
-    """The folder in nnUNet_preprocessed of a dataset with tiny images."""
+    """The nnUNet_preprocessed folder of a dataset with tiny images."""
     write_dataset(raw, ".png", imageio.imwrite)
     folder = tmp_path / "nnUNet_preprocessed" / DATASET
     folder.mkdir(parents=True)
@@ -176,7 +176,7 @@ def test_data_preprocessed_by_nnunet_are_reused(preprocessed, capsys):
 
 @pytest.mark.feature("Planning", "before nnU-Net has planned, data get their own folder")
 def test_data_get_their_own_folder_before_nnunet_has_planned(preprocessed):
-    """nnU-Net could plan another spacing later, and would then write into the folder of its own plans."""
+    """nnU-Net could later plan another spacing, and would then write other data into the folder nnUNetPlans_2d."""
     write_fingerprint(preprocessed, 40, 40)
     assert planned(preprocessed)["data_identifier"] == f"{PLANS}_2d"
 

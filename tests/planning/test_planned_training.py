@@ -14,7 +14,7 @@ from support.nnunet_workplace import Dataset
 
 NUMBER = 61
 PLANS = "nnUNetMambaMISPlans"
-STOCK_TRAINER = "nnUNetTrainer_brief"  # nnU-Net's own, but short
+STOCK_TRAINER = "nnUNetTrainer_brief"  # nnU-Net's own trainer, but with short training
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def test_nnunets_own_trainer_trains_the_planned_network(stock):
 
 @pytest.mark.feature("Planning", "prediction without our trainers")
 def test_prediction_does_not_need_our_trainers(nnunet, stock, planned, tmp_path):
-    # nnU-Net's trainer itself would leave the same files under its name, but its epochs take minutes
+    # nnUNetTrainer itself would leave the same files under its own name, but its epochs take minutes
     folder = shutil.copytree(stock.parent, stock.parent.with_name(f"nnUNetTrainer__{PLANS}__2d"))
     path = folder / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(path, weights_only=False)

@@ -59,7 +59,7 @@ def run_training_entry():
 
 @pytest.fixture
 def out(tmp_path, monkeypatch) -> Path:
-    """Return the output folder. There is a dataset to copy, and a training run that ends at once when it is resumed."""
+    """Return the output folder; write a dataset to copy, and a stand-in for training that ends at once when resumed."""
     package = tmp_path / "packages" / "nnunetv2" / "run"
     package.mkdir(parents=True)
     (package / "run_training.py").write_text(TRAINING)

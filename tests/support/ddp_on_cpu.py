@@ -80,7 +80,7 @@ def _run(rank: int, folder: Path, variables: dict, function: Callable, arguments
     os.environ.update(variables)
     # processes that are started from here must not import pytest
     multiprocessing.set_start_method(None, force=True)
-    # as in `nnunet_workplace`
+    # fork workers, as `nnunet_workplace` does
     multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
     sys.modules["__main__"] = ModuleType("__main__")
     replace_what_needs_a_gpu(folder / "rendezvous")

@@ -1,4 +1,4 @@
-"""Damage a JSON file in every way that an external file may be damaged."""
+"""Damage a JSON file: break its content, or replace or remove single values."""
 
 from __future__ import annotations
 

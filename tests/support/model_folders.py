@@ -1,4 +1,4 @@
-"""Write folders of untrained models, with seeded weights of the trainer's network and logits that vary.
+"""Write folders of untrained models: the trainer's network with seeded weights that predict all classes.
 
 performance/prediction.py uses this module too.
 """
@@ -23,7 +23,7 @@ _RESAMPLING = {"is_seg": False, "order_z": 0, "force_separate_z": None}
 
 
 def plain_unet(patch_size: tuple[int, int], most_features: int = 512, first: int = 32) -> dict[str, Any]:
-    """Return the entry of nnU-Net's own network in plans for a patch size."""
+    """Return the entry for nnU-Net's own network that plans have for a patch size."""
     stages = max(2, min(side.bit_length() for side in patch_size) - 2)
     return {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -144,7 +144,7 @@ class UntrainedModel:
 
 @torch.no_grad()
 def _vary(network: nn.Module, images: torch.Tensor) -> None:
-    """Change the last layer so that classes are about equally frequent, and each pixel's logits have mean 0."""
+    """Change the last layer so that each class's logits have mean 0 and deviation 1, so all classes are predicted."""
     heads = network.decoder.seg_layers
     head = heads[0] if heads[0].in_channels <= heads[-1].in_channels else heads[-1]
     if len(head.weight) > 1:

@@ -8,7 +8,8 @@ A case is a memory image. The file consists of 64-bit integers, doubles, and tex
     calls          function, segment with its struct
     expectations   name, segment, offset, count, whether doubles (else floats), relative tolerance, expected numbers
 
-To add a kernel, change only this file: a `Layer` if it is a step of programs, otherwise a function like `scan_case`.
+To add a kernel, change only this file: add a `Layer` if the kernel is a step of programs, otherwise a function like
+`scan_case`.
 """
 
 from __future__ import annotations
@@ -357,7 +358,7 @@ class ScanLayer(Layer):
 
 
 class PixelwiseLayer(Layer):
-    """Every kind of pixelwise step, on the input and three more tensors."""
+    """Every kind of pixelwise step except PROJECT, on the input and three more tensors."""
 
     kind = PIXELWISE
     kinds = (LOAD, NORM, LINEAR, SILU, LOAD, TIMES, LOAD, PLUS, LOAD, CONCAT, LINEAR)

@@ -50,12 +50,12 @@ def double(arguments):
 
 
 def with_memory_order(change, arguments):
-    """Return the same values, with sequences stored in the memory order that `change`, its own inverse, produces."""
+    """Return the same values, with sequences stored in the memory order of `change(v)`; `change` is its own inverse."""
     return {k: change(change(v).contiguous()) if v is not None and v.dim() > 2 else v for k, v in arguments.items()}
 
 
 def with_gradients(results, leaves):
-    """Add the gradients, with respect to each leaf, of the sum of all values in the results with random weights."""
+    """Add the gradients of a randomly weighted sum of all results with respect to each leaf."""
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device) for t in results.values()]
     loss = sum((t * weight).sum() for t, weight in zip(results.values(), weights, strict=True))
@@ -72,7 +72,7 @@ def values_and_gradients(scan, arguments, **options):
 
 
 def check_scan(backend, arguments, given=None, tolerance=None, **options):
-    """Assert that a backend's values and gradients match the float64 reference, and return the backend's.
+    """Assert that a backend's values and gradients match the float64 reference, and return them.
 
     Args:
         backend: Name of the backend.
@@ -91,7 +91,7 @@ def check_scan(backend, arguments, given=None, tolerance=None, **options):
 
 
 def assert_same(actual, expected, tolerance):
-    """Assert that tensors agree by name; the tolerance is relative to the largest value of each, or to 1."""
+    """Assert that tensors agree by name, within `tolerance` times the larger of 1 and the tensor's largest value."""
     assert actual.keys() == expected.keys()
     for name, reference in expected.items():
         error = (actual[name].double() - reference.double()).abs().max()

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, belong to others, or hold code."""
+"""Checkpoints that are damaged, come from other trainers, or hold code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Code:
 
 @pytest.fixture
 def start(in_this_process):
-    """Make a trainer that resumes or starts, as nnU-Net's command does."""
+    """Return a function that makes a trainer and loads a checkpoint or weights, as nnU-Net's command does."""
 
     def start(trainer: type = Small, continued: bool = False, **arguments):
         made = make_trainer(trainer, in_this_process, continued)

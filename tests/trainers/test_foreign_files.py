@@ -1,4 +1,4 @@
-"""Plans, dataset.json and splits_final.json on which nnU-Net would fail with a traceback."""
+"""Plans, dataset.json and splits_final.json with which nnU-Net would fail with a traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def data(in_this_process, tmp_path) -> Path:
 
 @pytest.fixture
 def split(data):
-    """Return the cases of fold 0 for a given splits_final.json."""
+    """Return a function that returns the training and validation cases of fold 0 for a given splits_final.json."""
 
     def split(content: object) -> tuple[list[str], list[str]]:
         trainer = make_trainer(nnUNetTrainerMambaMIS_S, data)

@@ -18,7 +18,7 @@ REGIONS = {"background": 0, "whole": [1, 2, 4], "core": [2, 4]}
 
 @pytest.fixture(params=[nnUNetDatasetBlosc2, nnUNetDatasetNumpy])
 def check(request, tmp_path):
-    """Check cases, one for each tuple of values, as training does."""
+    """Return a function that writes a case for each tuple of label values, and checks the cases as training does."""
 
     def check(labels: dict, *cases: tuple[int, ...]):
         dataset = request.param

@@ -1,4 +1,4 @@
-"""The schedule: nnU-Net's by default, with a warm-up or a cosine on request."""
+"""The learning-rate schedule: nnU-Net's by default, with a warm-up or a cosine on request."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from support.trainer_in_process import FEW_WEIGHTS, make_trainer
 
 
 def reference(x: torch.Tensor) -> torch.Tensor:
-    """Newton-Schulz on the matrix itself, in float64."""
+    """Return the result of Newton-Schulz iterations on the matrix itself, in float64."""
     x = x.double() / x.double().norm()
     linear, cubic, quintic = POLYNOMIAL
     for _ in range(ITERATIONS):
@@ -138,12 +138,12 @@ def test_muon_trains_the_kernels_that_mix_channels():
 def test_muon_trains_all_kernels_of_a_u_net_but_its_segmentation_layers():
     network = PlainConvUNet(1, 3, (4, 8, 8), nn.Conv3d, 3, (1, 2, 2), 1, 2, 1, deep_supervision=True)
     kernels = dense_kernels(network)
-    assert len(kernels) == 3 - 1 + 2 + 2  # all but the first, which has one channel in; transposed; in the decoder
+    assert len(kernels) == 3 - 1 + 2 + 2  # encoder, without the first, which has one channel in; transposed; decoder
     assert not {id(kernel) for kernel in kernels} & {id(layer.weight) for layer in network.decoder.seg_layers}
 
 
 class WithMuon(nnUNetTrainerMambaMIS):
-    """Mamba-MIS with Muon, in the folder of a run without it."""
+    """Mamba-MIS with Muon; a test gives a trainer without Muon the same name, and so the same results folder."""
 
     architecture: ClassVar = FEW_WEIGHTS
     muon = True

@@ -19,7 +19,7 @@ OURS = "nnUNetTrainerMambaMIS"
 
 @pytest.fixture(scope="module")
 def shim():
-    """The module that nnU-Net imports, under another name."""
+    """The module that nnU-Net imports from `nnunet_ext_trainers`, imported at the top level as nnU-Net does."""
     spec = importlib.util.spec_from_file_location("mamba_mis_trainers", SHIM)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -166,7 +166,7 @@ def test_several_sigterms_act_as_one(in_this_process):
 
 
 class Torn:
-    """An object that is interrupted, or fails, while torch writes it."""
+    """An object that sends this process a signal, or fails, while torch writes it."""
 
     def __init__(self, number: int = 0):
         self.number = number

@@ -16,13 +16,13 @@ from support.waiting import wait_until
 
 SCRIPT = REPOSITORY / "scripts" / "slurm_train_folds.sh"
 
-# stand-ins for nnU-Net's command, which ends as the test chooses, and for Slurm's
+# stand-ins for nnU-Net's command, which ends as the test chooses, and for Slurm's `scontrol`
 CLUSTER = PROGRAMS / "cluster"
 
 
 @pytest.fixture
 def slurm():
-    """Start the script as Slurm does, and return the process."""
+    """Return a function that starts the script as Slurm does, and returns the process."""
     tasks = []
 
     def submit(*arguments: str, **variables: str) -> subprocess.Popen:

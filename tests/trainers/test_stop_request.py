@@ -23,7 +23,7 @@ def test_ctrl_c_twice_ends_at_once():
 
 @pytest.mark.feature("Processes", "SIGTERM to `-num_gpus 2` leaves a checkpoint and no process")
 def test_second_ctrl_c_is_ignored_in_one_of_several_processes():
-    """Such signals may come from the kernel, which sends one or several when the command has ended."""
+    """When the command that started the process is killed, torch makes the kernel send one or more such signals."""
     with StopRequest(spawned=True) as request:
         for _ in range(3):
             signal.raise_signal(signal.SIGINT)

@@ -23,6 +23,6 @@ class nnUNetTrainerAdamW1e3_muon_25epochs(trainers.nnUNetTrainerAdamW1e3):
 
 
 class nnUNetTrainerAdamW1e3_muon_250epochs(nnUNetTrainerAdamW1e3_muon_25epochs):
-    """The same for 250 epochs."""
+    """`nnUNetTrainerAdamW1e3_muon_25epochs` for 250 epochs."""
 
     epochs = 250

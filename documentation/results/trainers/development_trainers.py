@@ -14,13 +14,13 @@ class Dev_unet(_Development, trainers.nnUNetTrainerAdamW1e3):
 
 
 class Dev_unet_average(Dev_unet):
-    """Averaged weights."""
+    """nnU-Net's network with averaged weights."""
 
     ema_decay = 0.99
 
 
 class Dev_unet_muon(Dev_unet_average):
-    """Muon for convolutions, and averaged weights."""
+    """nnU-Net's network with Muon for convolutions, and averaged weights."""
 
     muon = True
 
@@ -30,7 +30,7 @@ class Dev_hybrid_muon(_Development, trainers.nnUNetTrainerMambaMIS_conv):
 
 
 class Dev_hybrid_muon_noSSM(_Development, trainers.nnUNetTrainerMambaMIS_conv_noSSM):
-    """The same without scans."""
+    """`_conv` with depthwise convolutions instead of scans."""
 
 
 class Dev_hybrid_average(Dev_hybrid_muon):
@@ -40,7 +40,7 @@ class Dev_hybrid_average(Dev_hybrid_muon):
 
 
 class Dev_hybrid(Dev_hybrid_average):
-    """The network of `_conv` with neither."""
+    """The network of `_conv` with neither Muon nor averaged weights."""
 
     ema_decay = None
 
@@ -73,12 +73,12 @@ class Dev_conv_rate(Dev_conv):
 
 
 class Dev_conv_average(Dev_conv):
-    """Averaged weights."""
+    """B with the convolutional stem and averaged weights."""
 
     ema_decay = 0.99
 
 
 class Dev_conv_average_colour(Dev_conv_average):
-    """Averaged weights, and colour changes drawn once for all channels."""
+    """B with the convolutional stem, averaged weights, and colour changes drawn once for all channels."""
 
     joint_colour = True

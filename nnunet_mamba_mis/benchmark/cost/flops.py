@@ -34,7 +34,7 @@ def count_flops(build: Callable[[], nn.Module], shape: Sequence[int]) -> int:
 
     Args:
         build: Function that builds the network.
-        shape: (batch, channels, *size) of its input.
+        shape: Shape of the network's input, (batch, channels, *size).
     """
     # always on "cpu": all backends have the same count
     with FakeTensorMode(), torch.device("cpu"):

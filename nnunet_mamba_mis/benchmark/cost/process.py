@@ -84,7 +84,7 @@ def _random_batch(trainer: nnUNetTrainer) -> dict[str, Any]:
 
 
 def _inference(trainer: nnUNetTrainer) -> dict[str, Any]:
-    """Return the seconds for an image of the dataset's median size, predicted as in nnU-Net's final validation."""
+    """Time the prediction of an image of the dataset's median size, as in nnU-Net's final validation."""
     *_, mirroring = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(device=trainer.device, perform_everything_on_device=True, allow_tqdm=False)

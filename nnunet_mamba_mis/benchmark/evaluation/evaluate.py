@@ -30,7 +30,7 @@ class Evaluation:
     Args:
         truth: Ground truth of the dataset or test set.
         fold_set: Folds, and descriptions of missing ones.
-        records: How each fold was trained; empty for a test set.
+        records: Record of each fold's training; empty for a test set.
         scores: Scores of the cases that all models predicted.
         costs: Costs in addition to those in the records: kind → model → number.
     """
@@ -70,7 +70,7 @@ class Evaluation:
         return compare_all(self.values(metric), self.truth.group_of)
 
     def problem_without_common_case(self) -> str:
-        """Return why nothing can be compared, or "" if something can."""
+        """Return the reason why nothing can be compared, or "" if models can be compared."""
         if self.scores.runs:
             return ""
         folds = {
@@ -119,7 +119,7 @@ def evaluate_datasets(
         trainers: Trainers to compare, the baseline first; all by default.
         tolerance: Tolerance of the normalised surface Dice, in units of the spacing.
         processes: Number of processes for scoring.
-        measure: Function that takes dataset and models, and returns costs that are not in the logs.
+        measure: Function that takes a dataset and its models, and returns costs that are not in the logs.
 
     Raises:
         UserError: Results are missing or contradictory.

@@ -26,7 +26,7 @@ class Fold:
     Args:
         model: Trainer, plans and configuration.
         seed: N of the folder seed_N that contains it; empty without such a folder.
-        number: Number of the fold; for an ensemble, all numbers as 0+1+2.
+        number: Number of the fold; for an ensemble, all numbers, such as 0+1+2.
         folder: nnUNet_results/DATASET/MODEL/fold_N, or the folder of the predictions.
         predictions: Prediction file of each predicted case.
     """
@@ -52,9 +52,10 @@ class Truth:
         images: Folder of the images, which may be missing.
         classes: Classes of the label maps, from dataset.json.
         validation: Validation cases of each fold in splits_final.json; empty without that file.
-        group_of: Group (patient, lesion, sequence, …) of each case in a group, as recorded by `mamba_mis convert`.
-        test_set: Name of the images' folder, preceded by its dataset unless that is `name`, and followed by the folds,
-            such as " (folds 0+1)", if several ensembles predicted the test set; empty for cross-validation.
+        group_of: Group (patient, lesion, sequence, …) of each case that has one, as recorded by `mamba_mis convert`.
+        test_set: Name of the folder of the images. If it is in a dataset other than `name`, that dataset's name comes
+            first. If several ensembles predicted the test set, the folds follow, such as " (folds 0+1)". Empty for
+            cross-validation.
     """
 
     name: str
@@ -195,7 +196,7 @@ def short_names(models: Sequence[Model]) -> dict[Model, str]:
 
 
 def _read_fold(truth: Truth, model: Model, seed: str, folder: Path, problems: list[str]) -> Fold | None:
-    """Return a usable fold, or None; add what is missing to `problems`."""
+    """Return the fold in a folder, or None if it cannot be used; describe what is missing in `problems`."""
     name = f"{model} {folder.name}" + (f" of seed {seed}" if seed else "")
     number = fold_number(folder)
     if number is None:

@@ -106,7 +106,7 @@ def count(truth: Mask, prediction: Mask, counted: Mask | None = None) -> Counts:
     """Count pixels.
 
     Args:
-        truth: (H, W) or (D, H, W).
+        truth: Mask, (H, W) or (D, H, W).
         prediction: Mask of the same shape.
         counted: Pixels to include; all by default.
     """
@@ -121,7 +121,7 @@ def score(
     """Score one class of one case.
 
     Args:
-        truth: (H, W) or (D, H, W).
+        truth: Mask, (H, W) or (D, H, W).
         prediction: Mask of the same shape.
         spacing: Spacing of each axis.
         tolerance: Tolerance of the normalised surface Dice, in units of the spacing.

@@ -57,12 +57,12 @@ class Scores:
 
     @property
     def runs(self) -> list[Run]:
-        """The runs, which every model has."""
+        """The runs, which are the same for all models."""
         return sorted(next(iter(self.by_model.values()), ()))
 
     @property
     def cases(self) -> list[str]:
-        """The cases, which every model has."""
+        """The cases, which are the same for all models."""
         return sorted({run.case for run in self.runs})
 
     def values(
@@ -155,7 +155,7 @@ def mean_of_defined(values: Iterable[float]) -> float:
 
 
 def _not_in_all_models(by_model: Mapping[Model, Mapping[Run, object]], common: set[Run]) -> Iterator[str]:
-    """Yield a description of the runs of each model that other models lack."""
+    """Yield, for each model with runs that another model lacks, a description of these runs."""
     for model, runs in by_model.items():
         if further := sorted(set(runs) - common):
             cases = shortened(list(map(str, further)))

@@ -50,7 +50,7 @@ class Comparison:
         wins: Number of groups in which the second's value is higher.
         losses: Number of groups in which the second's value is lower.
         ties: Number of groups in which both values are equal.
-        effect: Matched-pairs rank-biserial correlation, -1 to 1; positive if the second's values are higher.
+        effect: Matched-pairs rank-biserial correlation, -1 to 1; positive if the second's values tend to be higher.
         p: Two-sided p value of Wilcoxon's signed-rank test.
         p_holm: The p value adjusted for all pairs of trainers.
     """
@@ -129,8 +129,8 @@ def rank_biserial(differences: NDArray[np.float64]) -> float:
 def wilcoxon_p(differences: NDArray[np.float64]) -> float:
     """Return the two-sided p value of Wilcoxon's signed-rank test without zeros; 1 if all differences are zero.
 
-    As in scipy, the test is exact up to 50 differences without ties and zeros, and uses the normal approximation
-    otherwise.
+    For at most 50 differences without ties, scipy's test is exact. Otherwise, the method depends on scipy's version and
+    the number of differences.
     """
     from scipy.stats import wilcoxon
 
@@ -169,7 +169,7 @@ def _by_group(
     """Return the sum and the number of the values of each group."""
     groups: dict[tuple[bool, str], list[float]] = {}
     for case, value in values.items():
-        # a group may be named like a case outside it
+        # a group and a case that belongs to no group may have the same name
         key = (True, group_of[case]) if case in group_of else (False, case)
         groups.setdefault(key, []).append(value)
     members = list(groups.values())

@@ -57,7 +57,7 @@ def find_tests(
 
 
 def _ensembles(truth: Truth, roots: Sequence[Path], models: Sequence[Model]) -> Iterator[tuple[Fold, TestSet]]:
-    """Yield each ensemble and test set that has a folder of predictions, without listing its files."""
+    """Yield the ensemble and test set of each folder of predictions; the ensemble's `predictions` stay empty."""
     for model in models:
         for seed, root in seed_folders(roots):
             for file in sorted((root / truth.name / str(model)).glob(f"test_folds_*/*/*/{DATASET_FILE}")):
@@ -91,7 +91,7 @@ def _truth_of_test(truth: Truth, test_set: TestSet, raw: Path) -> Truth:
 
 
 def _read(truth: Truth, ensembles: Sequence[Fold], models: Sequence[Model]) -> FoldSet:
-    """Return the ensembles with the files that they predicted."""
+    """Return the ensembles with their prediction files, and descriptions of missing predictions."""
     ending = truth.classes.file_ending
     folds, problems = [], []
     for fold in ensembles:

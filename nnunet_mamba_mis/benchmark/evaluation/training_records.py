@@ -64,7 +64,7 @@ def read_training(fold: Fold) -> TrainingRecord:
 
 
 def comparability_warnings(records: Mapping[Fold, TrainingRecord]) -> list[str]:
-    """Return warnings about settings that differ between models or within one, and about unfinished training."""
+    """Return warnings about settings that differ between or within models, unfinished training and unusable files."""
     unusable = dict.fromkeys(problem for record in records.values() for problem in record.problems)
     return [*_unequal(records), *_unfinished(records), *unusable]
 

@@ -26,7 +26,7 @@ _GAIN, _LOSS = "#0072B2", "#D55E00"
 _PANEL = 4.2
 _MOST_MARKERS = 15
 _COLUMNS = 3
-# more models cannot be distinguished, and a figure of them would exceed Agg's maximum size
+# more models cannot be distinguished, and a figure of hundreds would exceed Agg's maximum size
 MOST_MODELS = 12
 MOST_CLASSES = 6
 _TILE_INCHES = 2.2
@@ -60,7 +60,7 @@ def draw_paired_differences(
     """Draw each case's difference from the baseline, from the greatest loss to the greatest gain.
 
     Args:
-        differences: Comparison of each other model, and the difference of each case.
+        differences: Comparison of each other model with the baseline, and the difference of each case.
         metric: Name of the metric.
         baseline: Name of the baseline.
         file: PNG to write; an SVG is written beside it.
@@ -179,7 +179,8 @@ def draw_overlays(panels: Sequence[Panel], names: Sequence[str], file: Path) -> 
         names: Names of the models.
         file: PNG to write; an SVG is written beside it.
     """
-    # in inches: a strip for the legend at the top, one for the reasons at the left, and a title over each row
+    # in inches: a strip for the legend at the top, one for the reasons at the left, a title over each row, and a line
+    # of model names
     legend, reasons, title, names_height = 0.4, 2.0, 0.3, 0.45
     sides = [panel.image.shape[0] / panel.image.shape[1] for panel in panels]
     heights = [_TILE_INCHES * min(2.0, max(0.3, side)) + title for side in sides]

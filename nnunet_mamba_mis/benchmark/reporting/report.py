@@ -38,7 +38,7 @@ def make_report(
         output: Folder to write; other files in it are kept.
         tolerance: Tolerance of the normalised surface Dice, in units of the spacing.
         processes: Number of processes for scoring.
-        measure: Function that takes dataset and models, and returns costs that are not in the logs.
+        measure: Function that takes a dataset and its models, and returns costs that are not in the logs.
         overlays: Whether to draw pictures of cases.
 
     Raises:
@@ -46,7 +46,7 @@ def make_report(
     """
     _check_options(tolerance, processes)
     _check_packages()
-    # imported here, as these modules need the packages
+    # imported here, as these modules need the packages that were just checked
     from nnunet_mamba_mis.benchmark.reporting.case_table import cases_csv
     from nnunet_mamba_mis.benchmark.reporting.document import Heading
     from nnunet_mamba_mis.benchmark.reporting.sections import dataset_sections, introduction

@@ -78,7 +78,7 @@ def make_grid(
         if (description := read_record_if_usable(preprocessed / name / DATASET_FILE, Dataset)) is not None:
             test_sets[name] = find_test_sets(raw, description, name, own_test_sets, others, problems)
     if any(test_sets.values()) and configuration == "3d_cascade_fullres":
-        problems.append("-c 3d_cascade_fullres: test sets need predictions of 3d_lowres first; omit them")
+        problems.append("-c 3d_cascade_fullres: test sets need predictions of 3d_lowres first; omit the test sets")
     if problems:
         raise UserError("\n  ".join([f"nothing was started; {counted(len(problems), 'problem')}:", *problems]))
     grid = itertools.product(names, *map(_each_once, (seeds, folds, plans, trainers)))
@@ -90,7 +90,7 @@ def make_grid(
 
 
 def write_missing_splits(trainings: Iterable[Training]) -> None:
-    """Write the splits that nnU-Net would write, as jobs that start together could read a half-written file.
+    """Write the splits that nnU-Net would write; jobs that start together could otherwise read a half-written file.
 
     Raises:
         UserError: A dataset has too few cases.

@@ -93,7 +93,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Training:
-    """A fold of a model, trained and validated.
+    """A job that trains and validates a fold of a model.
 
     Args:
         candidate: The model.
@@ -178,7 +178,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A test set to predict with the ensemble of a model's folds, and to evaluate.
+    """A job that predicts a test set with the ensemble of a model's folds, and evaluates the predictions.
 
     Args:
         candidate: The model.
@@ -278,7 +278,7 @@ class Prediction:
             return None
 
     def _is_complete(self) -> bool:
-        """Whether all labelled images were evaluated, as images may have been added since; True without nnUNet_raw."""
+        """Whether the evaluation covers exactly the images that have labels now; True if the labels cannot be found."""
         if folder_if_set("nnUNet_raw") is None or not self.test_set.labels.is_dir():
             return True
         try:

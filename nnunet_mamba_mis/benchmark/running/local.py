@@ -74,7 +74,7 @@ class _Runner:
         self._give_up()
 
     def _give_up(self) -> None:
-        """Give up jobs whose dependencies are not done."""
+        """Give up jobs with a dependency that ended without being done."""
         for job in list(self.waiting):
             missing = [str(needed.fold) for needed in job.needs if self.outcomes.get(needed, "done") != "done"]
             if missing:
@@ -114,7 +114,7 @@ class _Runner:
                 print("\n".join(f"    | {line}" for line in last_lines(running.job.log)), flush=True)
 
     def stop(self, signals: list[int]) -> None:
-        """Ask the running jobs to save and exit, and wait for them; kill them on another Ctrl-C."""
+        """Ask the running jobs to save and exit, and wait for them; kill them on a second Ctrl-C."""
         name = signal.Signals(signals[0]).name
         print(
             f"{name}: waiting for {counted(len(self.running), 'job')} to save and exit (Ctrl-C again to kill)",

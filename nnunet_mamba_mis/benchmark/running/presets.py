@@ -30,13 +30,13 @@ PRESETS = {
         "Is Mamba-MIS better than nnU-Net, and is that due to network, optimiser or scan?", _AGAINST_NNUNET
     ),
     "resenc-m": Preset(
-        "The same against nnU-Net's residual encoder M, on its plans",
+        "Is Mamba-MIS better than nnU-Net's residual encoder M, on that network's plans?",
         _AGAINST_NNUNET,
         "nnUNetResEncUNetMPlans",
         "nnUNetPlannerResEncM",
     ),
     "resenc-l": Preset(
-        "The same against nnU-Net's residual encoder L, on its plans",
+        "Is Mamba-MIS better than nnU-Net's residual encoder L, on that network's plans?",
         _AGAINST_NNUNET,
         "nnUNetResEncUNetLPlans",
         "nnUNetPlannerResEncL",
@@ -46,7 +46,9 @@ PRESETS = {
         ("nnUNetTrainer", "nnUNetTrainerUMambaBot", "nnUNetTrainerUMambaEnc", OURS),
     ),
     "pranet": Preset(
-        "The same on PraNet's five test sets of polyps (`mamba_mis convert pranet`)", _AGAINST_NNUNET, test_sets=True
+        "Is Mamba-MIS better than nnU-Net on PraNet's five test sets of polyps (`mamba_mis convert pranet`)?",
+        _AGAINST_NNUNET,
+        test_sets=True,
     ),
     "sizes": Preset("Which size of Mamba-MIS?", (f"{OURS}_S", OURS, f"{OURS}_L")),
     "ablations": Preset("What does each part of Mamba-MIS contribute?", (OURS,), ablations=True),
@@ -61,7 +63,7 @@ def get_preset(name: str, epochs: int | None = None) -> Preset:
         epochs: One of `EPOCHS`; None for 1000, the length of trainers without a suffix.
 
     Raises:
-        UserError: The preset or the length does not exist.
+        UserError: The preset does not exist, or no trainers for this number of epochs exist.
     """
     if name not in PRESETS:
         raise UserError(f"preset {name!r} does not exist: choose one of {', '.join(PRESETS)}")

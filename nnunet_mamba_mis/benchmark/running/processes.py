@@ -1,4 +1,4 @@
-"""Run a job in a process, never twice at a time on the machines that share the results, and leave no orphans."""
+"""Run a job in processes, at most once at a time across the machines that share the results, and leave no orphans."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def holder(job: Job) -> str:
 
 
 def _end_orphans(folder: Path) -> None:
-    """Kill workers on this machine whose training process was killed, as they would hold the lock forever."""
+    """Kill workers on this machine that outlived their job's command, as they would hold the lock forever."""
     process = _Holder.read(folder)
     # the system cannot reuse the process id for another group while a member of the old group exists and holds the lock
     if process and process.host == socket.gethostname() and not _is_alive(process.pid):

@@ -82,6 +82,6 @@ def _last_line(log: Path) -> str:
 
 
 def _pseudo_dice(epochs: list[Epoch]) -> float | None:
-    """Return the mean over the classes that occur in the last epoch's validation patches."""
+    """Return the mean pseudo Dice over the classes that occur in the last epoch's validation patches."""
     values = [value for epoch in epochs[-1:] for value in epoch.pseudo_dices if not math.isnan(value)]
     return statistics.fmean(values) if values else None

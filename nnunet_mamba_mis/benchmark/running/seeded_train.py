@@ -16,8 +16,8 @@ def main() -> None:
     from nnunetv2.run.run_training import run_training_entry
 
     seed = int(sys.argv.pop(1))
-    # A resumed run restores the state of its generators from the checkpoint if the trainer saves it. Otherwise, seeding
-    # would repeat the random numbers of the first epochs.
+    # A resumed run is not seeded: if its trainer saves the state of the generators, the checkpoint restores it, and if
+    # not, seeding would repeat the random numbers of the first epochs.
     if "--c" not in sys.argv:
         for set_seed in (random.seed, np.random.seed, torch.manual_seed):
             set_seed(seed)

@@ -47,7 +47,8 @@ class Task:
         """Run the job to its end.
 
         Raises:
-            RuntimeError: The job failed or stopped; the message includes the end of its log.
+            RuntimeError: The job cannot start, failed or stopped; the message gives the reason and, if the job ran, the
+                end of its log.
         """
         if missing := [str(needed.fold) for needed in self.job.needs if not needed.is_done()]:
             problem = f"failed: fold {', '.join(missing)} is not done"

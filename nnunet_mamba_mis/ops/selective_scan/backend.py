@@ -52,7 +52,7 @@ class Backend:
         return None
 
     def why_unsuitable(self, u: Tensor, discretization: str) -> str | None:
-        """Return why the backend cannot scan this u, which is on the backend's device, or None."""
+        """Return why the backend cannot scan u, or None; u is on the device that the backend needs."""
         return None
 
     def is_emulated(self) -> bool:

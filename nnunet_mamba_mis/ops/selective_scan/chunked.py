@@ -45,7 +45,7 @@ class TorchBackend(Backend):
 
 
 class DifferentiableBackend(Backend):
-    """Backend "torch" for all transforms and derivatives of any order; users cannot choose it."""
+    """Counterpart of `TorchBackend` for all transforms and derivatives of any order; users cannot choose it."""
 
     name = "differentiable"
 
@@ -278,7 +278,7 @@ def _join(x: Tensor, batch: int, length: int) -> Tensor:
 
 
 def _recurrence(chunks: _Chunks, block: slice) -> tuple[Tensor, Tensor]:
-    """Return e^{ΔA} and the weight of B_t u_t, (S, N, G, P, R) each for S steps; the weight Δ is (S, 1, G, P, R)."""
+    """Return e^{ΔA} and the weight of B_t u_t for S steps, (S, N, G, P, R) each, or (S, 1, G, P, R) for a weight Δ."""
     delta = chunks.delta[block].unsqueeze(1)
     x = delta * chunks.A
     decay = x.exp()
@@ -317,7 +317,7 @@ def _decay_of_chunks(chunks: _Chunks) -> Tensor:
 
 
 def _carry(decay: Tensor, added: Tensor, state: Tensor, backwards: bool = False) -> tuple[Tensor, Tensor]:
-    """Scan over chunks, and return the state that enters each, (N, G, P, R), and the one that leaves the last."""
+    """Scan over chunks, and return the states that enter them, (N, G, P, R), and the state that leaves the last."""
     batch = state.shape[-1]
     decay, added = (t.unflatten(-1, (-1, batch)).unbind(-2) for t in (decay, added))
     entering = torch.empty(*state.shape[:3], len(added), batch, dtype=state.dtype, device=state.device)

@@ -18,7 +18,10 @@ Tensors = Mapping[str, Any]  # keyed by the names of `scan`'s arguments; an omit
 
 
 class OperatorBackend(Backend):
-    """A backend with kernels for forward and backward; `scan` keeps block-start states between them."""
+    """A backend with kernels for forward and backward.
+
+    Forward keeps the state before each block of positions, the block-start states, for backward.
+    """
 
     dtypes: ClassVar[tuple[torch.dtype, ...]]  # dtypes of u that the kernels take
     one_dtype: ClassVar[bool]  # whether all tensors of a scan must have the dtype of u

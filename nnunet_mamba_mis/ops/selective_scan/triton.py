@@ -26,7 +26,7 @@ _WIDTH = 4  # states of a tile, which a lane loads at once
 _TILES_IN_REGISTERS = 8  # tiles that fit in the registers of a lane
 _WIDTH_OF_GRADIENTS = 2  # counterpart of _WIDTH in the kernel `gradients`
 _PROGRAMS_OF_MULTIPROCESSOR = 12  # programs for which a multiprocessor's registers suffice
-_MOST_POSITIONS = 2**31 - 2**16  # positions of idle lanes, past the last one, must fit in 32 bits too
+_MOST_POSITIONS = 2**31 - 2**16  # positions past the end, in idle lanes, must fit in 32 bits too
 _CHUNKS_TOGETHER = 64  # chunks per step of the scan over chunks
 
 
@@ -282,7 +282,7 @@ class _Layout(NamedTuple):
     kind: type  # `Sequence` or `Grouped`
     strides: tuple[int, ...]  # encoded
     is_one_row: bool  # one row, or contiguous rows
-    is_packed: bool  # channels, or every `_WIDTH` states, are adjacent in memory
+    is_packed: bool  # channels, or groups of `_WIDTH` states, are adjacent in memory
     alignment: int  # bytes to which data must be aligned to count as packed
 
 

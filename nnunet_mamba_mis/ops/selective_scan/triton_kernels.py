@@ -1,6 +1,6 @@
 """Triton kernels of the selective scan, parallel over batch, channels and chunks of the sequence.
 
-A lane handles one channel and one chunk, with all its states in registers, and walks over the chunk's positions. The
+A lane handles one channel and one chunk, with its states in registers, and walks over the chunk's positions. The
 lanes of a program cover P channels, which share B and C, in each of K chunks; P · K lanes fill a warp. States come in
 tiles of (lanes, WIDTH): a lane loads its WIDTH states at once. Three launches connect the chunks. Backward uses the
 same launches, with the gradient of the state as the state, and walks from right to left.
@@ -22,8 +22,8 @@ D, N). An argument that is not needed is None.
 
 A network has features of many sizes, and `gradients` takes ten seconds to compile. Triton compiles a kernel again for
 an integer argument of 1 and for multiples of 16. So sizes and strides are `encoded` as integers that are usually
-neither. `PACKED` restores the information that the encoding hides: channels are adjacent in memory, and so are every
-WIDTH states of B, C and their gradients. These groups of WIDTH states are aligned to their size.
+neither. `PACKED` restores the information that the encoding hides: channels are adjacent in memory, and so are the
+states in each group of WIDTH states of B, C and their gradients. Each such group is aligned to its size.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def walk(  # noqa: ANN201 (Triton's language)
     before every block goes to `kept`, and the state after the last position to `last_state` (batch, D, N). `added` gets
     the state after each chunk, and `sums` (batch, chunks, D) the sum of Δ over the chunk. The i-th chunk of the walk
     writes to index i + 1 of `added` and `sums`. Registers hold only a slice of TILES tiles of states; with several
-    slices, y is float32 and sums over them.
+    slices, y is float32 and accumulates their contributions.
     """
     sizes = _decoded_sizes(sizes)
     columns = sizes.columns.to(tl.int32)  # 32 bits, as every position is divided by it
@@ -351,7 +351,7 @@ def _join(decay, state, next_decay, next_state):
 def carry(  # noqa: ANN201
     A, start, added, sums, sizes, chunks, STATES: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Turn the states that chunks add, in place, into those that enter chunks, from `start` (batch, D, N) or zero."""
+    """Replace the states that chunks add, in place, by those that enter chunks, given `start` (batch, D, N) or zero."""
     sizes = _decoded_sizes(sizes)
     pid = tl.program_id(0).to(tl.int64)
     values = STATES * sizes.channels
