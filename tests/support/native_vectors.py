@@ -36,7 +36,18 @@ from nnunet_mamba_mis.ops.native_layers import (
     SpatialConvolution,
     SpectralFilter,
 )
-from nnunet_mamba_mis.ops.native_pixelwise import CONCAT, LINEAR, LOAD, NORM, PLUS, SILU, TIMES, pixelwise_in_torch
+from nnunet_mamba_mis.ops.native_pixelwise import (
+    CONCAT,
+    LINEAR,
+    LOAD,
+    NORM,
+    PARAMETERS,
+    PLUS,
+    PROJECT,
+    SILU,
+    TIMES,
+    pixelwise_in_torch,
+)
 from nnunet_mamba_mis.ops.native_structs import (
     ImageProblem,
     PixelLayer,
@@ -358,10 +369,10 @@ class ScanLayer(Layer):
 
 
 class PixelwiseLayer(Layer):
-    """Every kind of pixelwise step except PROJECT, on the input and three more tensors."""
+    """Every kind of pixelwise step, on the input and three more tensors."""
 
     kind = PIXELWISE
-    kinds = (LOAD, NORM, LINEAR, SILU, LOAD, TIMES, LOAD, PLUS, LOAD, CONCAT, LINEAR)
+    kinds = (LOAD, NORM, LINEAR, SILU, LOAD, TIMES, LOAD, PLUS, LOAD, CONCAT, LINEAR, PROJECT)
     eps = 1e-5
 
     def __init__(self, size: Sequence[int], channels: int) -> None:
@@ -374,8 +385,9 @@ class PixelwiseLayer(Layer):
             (channels,),
             (channels, 2 * channels),
             (channels,),
+            (channels, channels),
         ]
-        self.widths = [channels] * 9 + [2 * channels, channels]
+        self.widths = [channels] * 9 + [2 * channels, channels, channels]
 
     def reference(self, x: Tensor, *parameters: Tensor) -> Tensor:
         return pixelwise_in_torch([x, *parameters[:3]], parameters[3:], self.kinds, [self.eps] * len(self.kinds))
@@ -409,12 +421,11 @@ class PixelwiseLayer(Layer):
         place = case.struct(array)
         given = iter(zip(places.parameters[3:], places.grads[3:], strict=True))
         for i, kind in enumerate(self.kinds):
-            if kind in (NORM, LINEAR):
-                for field in ("weight", "bias"):
-                    parameter, grad = next(given)
-                    start = i * ctypes.sizeof(PixelLayer)
-                    case.point(place, start + getattr(PixelLayer, field).offset, parameter)
-                    case.point(place, start + getattr(PixelLayer, f"grad_{field}").offset, grad)
+            for field in PARAMETERS.get(kind, ()):
+                parameter, grad = next(given)
+                start = i * ctypes.sizeof(PixelLayer)
+                case.point(place, start + getattr(PixelLayer, field).offset, parameter)
+                case.point(place, start + getattr(PixelLayer, f"grad_{field}").offset, grad)
         return place
 
     def _problem(
