@@ -54,8 +54,9 @@ struct ScanParts {
     }
 
     // Run every unit through the sequence with `run(unit, begin, end, state, steps, final)`. With several parts, a
-    // first pass runs all but the last from a zero state, which gives every part's true start. A second pass, `final`,
-    // runs every part from there. If `backwards`, both passes start at the end of the sequence.
+    // first pass runs all but the last from a zero state. Its results, and the decay over each part, give every part's
+    // true start. A second pass, `final`, runs every part from there. If `backwards`, both passes start at the end of
+    // the sequence.
     template <class Run, class Initial, class Finish>
     void run_parts(bool backwards, Initial initial, Run run, Finish finish) const {
         const std::vector<Unit> list = units();

@@ -84,7 +84,7 @@ def collect(work: Path, wheels: Path, python: str, torch: str, installed: dict[s
 
 
 def unsuitable(chosen: list[dict], python: str, installed: dict[str, str]) -> set[str]:
-    """Return the names of installed packages whose version one of the chosen packages excludes."""
+    """Return the names of installed packages whose version does not meet the requirements of a chosen package."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
     requirements = [Requirement(text) for package in chosen for text in package.get("requires_dist", [])]
     return {

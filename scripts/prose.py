@@ -56,7 +56,7 @@ NOT_GENERAL = ("misc.phrasal_adjectives", "redundancy.misc.after_the_deadline")
 # "the the" is a repetition; "1 1", "Test test" and columns of a table are not
 REPEATED = re.compile(r"'([^\W\d]+)(?: |\s*\n\s*)\1'")
 
-# replaces everything that is not prose; it is neither a space, which phrases may span, nor part of a word
+# replaces everything that is not prose; neither a space nor part of a word, so that no phrase or word matches across it
 FILLER = "|"
 MARKDOWN_CODE = re.compile(
     r"^(?P<fence>```+|~~~+).*?^(?P=fence)[^\S\n]*$"  # code blocks

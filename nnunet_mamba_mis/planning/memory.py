@@ -104,7 +104,7 @@ def training_bytes(
         stem: "patch" or "conv".
     """
     kept = kept_bytes(device, variant, patch_size, input_channels, stem)
-    # bytes per pixel: logits, their softmax in cross entropy and Dice, and gradients of each class, plus the targets
+    # bytes per pixel: per class, the logit, its softmax in cross entropy and Dice, and gradients; once, the targets
     loss = 20 * classes + 20
     pixels = math.prod(_padded(patch_size))
     per_image = kept + pixels * (loss + _DEVICES[device].scratch[stem])

@@ -77,7 +77,7 @@ def test_rank_biserial_agrees_with_scipys_rank_sums():
 
 
 def test_holm_matches_a_hand_calculation():
-    # in order: 0.005 × 4, 0.01 × 3, 0.03 × 2, 0.04 × 1, never decreasing
+    # in order: 0.005 × 4, 0.01 × 3, 0.03 × 2, 0.04 × 1, each raised to the one before if that is larger
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1, 1]
     assert holm([]) == []

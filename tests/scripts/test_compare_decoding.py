@@ -14,8 +14,8 @@ from support.paths import REPOSITORY
 def test_each_decoding_is_scored(tmp_path):
     truth = np.zeros((20, 20), np.uint8)
     truth[5:15, 5:15] = 1
-    # 100 pixels of the object have 0.42, the other 300 have 0.1: a threshold of 0.5 finds nothing; the object has
-    # the largest expected Dice
+    # probability 0.42 in the object (100 pixels), 0.1 elsewhere (300): a threshold of 0.5 finds nothing, and the mask
+    # with the largest expected Dice is the object
     probability = np.where(truth == 1, 0.42, 0.1)
     Image.fromarray(truth).save(tmp_path / "case.png")
     np.savez(tmp_path / "case.npz", probabilities=np.stack([1 - probability, probability])[:, None])

@@ -32,7 +32,7 @@ class FinalValidation(nnUNetTrainer):
 
 
 class Watched(nnUNetTrainerMambaMIS, FinalValidation, nnUNetTrainerNoDA):
-    """Train two epochs of four steps, of which the third is skipped; record weights after steps and in validation."""
+    """Train two epochs of four steps, skip the first epoch's third; record weights after steps and in validation."""
 
     architecture: ClassVar = FEW_WEIGHTS
     epochs, iterations_per_epoch, validation_iterations_per_epoch = 2, 4, 1

@@ -93,7 +93,7 @@ def _write(contents: Mapping[str, str], output: Path) -> None:
     for name, content in contents.items():
         try:
             with atomic_write(output / name) as file:
-                # file names may contain bytes that are not valid text
+                # the content names files, whose names may contain bytes that are not valid text
                 file.write(content.encode(errors="backslashreplace"))
         except OSError as error:
             raise UserError(f"{output / name} cannot be written: {error.strerror or error}") from None

@@ -39,7 +39,7 @@ def _year(
     reference: str,
     licence: str,
 ) -> Dataset:
-    """Return a year's dataset; {} in `images` and `masks` stands for each key of `parts`, whose values are subsets."""
+    """Return a year's dataset; `parts` maps each name that {} in `images` and `masks` stands for to its subset."""
     return Dataset(
         num_images=num_images,
         size=size,
