@@ -43,9 +43,12 @@ def main() -> None:
     arguments = parser.parse_args()
     scores = []
     for file in sorted(arguments.validation.glob("*.npz")):
+        label = arguments.labels / f"{file.stem}.png"
+        if not label.exists():
+            parser.error(f"{label} does not exist: LABELS must hold the ground truth of every case in VALIDATION")
         with np.load(file, allow_pickle=False) as saved:
             probability = saved["probabilities"][1, 0]
-        truth = np.asarray(Image.open(arguments.labels / f"{file.stem}.png")) == 1
+        truth = np.asarray(Image.open(label)) == 1
         masks = [*(probability > threshold for threshold in THRESHOLDS), largest_expected_dice(probability)]
         scores.append([dice(mask, truth) for mask in masks])
     if not scores:
